@@ -1,0 +1,31 @@
+# Sets CMAKE_CUDA_ARCHITECTURES (before CUDA is enabled, as CMake wants it) and cuda_architecture_names for people.
+
+# One of each generation from Ampere on; the last is also embedded as PTX, for devices that are yet to come.
+set(default_architectures 80 86 89 90 100 120)
+
+function(perceptual_ops_cuda_architectures wanted nvcc)
+  execute_process(COMMAND "${nvcc}" --list-gpu-code OUTPUT_VARIABLE listed OUTPUT_STRIP_TRAILING_WHITESPACE)
+  string(REGEX MATCHALL "sm_[0-9]+" supported "${listed}")
+  if(wanted STREQUAL "default")
+    foreach(architecture IN LISTS default_architectures)
+      if("sm_${architecture}" IN_LIST supported)
+        list(APPEND architectures ${architecture})
+      else()
+        message(STATUS "perceptual_ops: ${nvcc} does not know sm_${architecture}, left out")
+      endif()
+    endforeach()
+  else()
+    string(REPLACE "," ";" architectures "${wanted}")
+    foreach(architecture IN LISTS architectures)
+      if(NOT "sm_${architecture}" IN_LIST supported)
+        message(FATAL_ERROR "PERCEPTUAL_OPS_CUDA_ARCHS: expected `none` or numbers that ${nvcc} knows joined by commas, "
+                            "such as 80,90; got '${wanted}'; it knows ${supported}")
+      endif()
+    endforeach()
+  endif()
+  list(TRANSFORM architectures APPEND "-real" OUTPUT_VARIABLE binaries)
+  list(GET architectures -1 newest)
+  set(CMAKE_CUDA_ARCHITECTURES ${binaries} "${newest}-virtual" PARENT_SCOPE)
+  list(JOIN architectures " " names)
+  set(cuda_architecture_names "${names} +PTX" PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,89 @@
+// What the CPU operators share: vectorised clones, fixed-order sums over blocks, products through aten.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <vector>
+
+#include "tensor_view.h"
+
+// One function compiled for SSE2, AVX2 and AVX-512, chosen when the library is loaded. Other compilers and processors
+// vectorise for the baseline that they are told.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define PO_CPU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define PO_CPU_CLONES
+#endif
+// Bodies that a clone takes in, so that they are compiled for its instruction set.
+#define PO_INLINE inline __attribute__((always_inline))
+
+namespace perceptual_ops {
+
+// Elements that one task of a parallel loop handles at least, and over which a vectorised fp32 sum runs before it is
+// promoted to fp64: a function of nothing but the input's shape, so that sums never depend on the number of threads.
+constexpr int64_t kBlock = 4096;
+
+// (batch, rows, columns) over memory that someone else owns; strides in elements.
+template <class T>
+Tensor matrices(T* data, std::array<int64_t, 3> sizes, std::array<int64_t, 3> strides) {
+  constexpr auto type = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+  static_assert(std::is_same_v<T, double> || std::is_same_v<T, float>, "products run in fp32 or fp64");
+  return torch::stable::from_blob(data, {sizes.data(), 3}, {strides.data(), 3},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), type);
+}
+
+// out (B, M, N) = a (B, M, K) b (B, K, N). The out= overload, because autocast would cast the other's inputs to bf16.
+inline void batched_product(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // takes the reference that the dispatcher returned
+}
+
+// partial[first], ..., partial[first + count - 1] summed in that order.
+inline double ordered_sum(const std::vector<double>& partial, int64_t first, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = first; i < first + count; ++i) sum += partial[i];
+  return sum;
+}
+
+// The elements of an fp32 or fp64 vector (N).
+inline std::vector<double> to_doubles(const Tensor& vector) {
+  const Tensor dense = torch::stable::contiguous(vector);
+  std::vector<double> numbers(dense.numel());
+  if (dense.scalar_type() == ScalarType::Double) {
+    std::copy_n(static_cast<const double*>(dense.data_ptr()), numbers.size(), numbers.begin());
+  } else {
+    check(dense.scalar_type() == ScalarType::Float, "grad: expected dtype float32 or float64");
+    std::copy_n(static_cast<const float*>(dense.data_ptr()), numbers.size(), numbers.begin());
+  }
+  return numbers;
+}
+
+// Numbers as a new tensor of the accumulation type of `like`.
+inline Tensor from_doubles(const Tensor& like, const std::vector<double>& numbers, std::vector<int64_t> sizes) {
+  Tensor out = torch::stable::new_empty(like, sizes, accumulator_type(like));
+  if (out.scalar_type() == ScalarType::Double) {
+    std::copy(numbers.begin(), numbers.end(), static_cast<double*>(out.data_ptr()));
+  } else {
+    std::transform(numbers.begin(), numbers.end(), static_cast<float*>(out.data_ptr()),
+                   [](double number) { return static_cast<float>(number); });
+  }
+  return out;
+}
+
+// loss (N) = sum of weights[l] * values[l, n] over the layers in order, and the values themselves (L, N).
+inline std::tuple<Tensor, Tensor> weighted_losses(const Tensor& like, const std::vector<double>& values,
+                                                  const std::vector<double>& weights) {
+  const int64_t layers = weights.size(), batch = like.size(0);
+  std::vector<double> losses(batch, 0.0);
+  for (int64_t l = 0; l < layers; ++l) {
+    for (int64_t n = 0; n < batch; ++n) losses[n] += weights[l] * values[l * batch + n];
+  }
+  return {from_doubles(like, losses, {batch}), from_doubles(like, values, {layers, batch})};
+}
+
+}  // namespace perceptual_ops

@@ -1,0 +1,10 @@
+// The element types of feature maps, by name, for launchers that know no torch.
+#pragma once
+
+#include <cstdint>
+
+namespace perceptual_ops {
+
+enum class Element : int8_t { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
+}  // namespace perceptual_ops

@@ -1,0 +1,64 @@
+// What operators over lists of layers share: checks of the lists, per-layer values to losses.
+#pragma once
+
+#include <tuple>
+
+#include "tensor_view.h"
+
+namespace perceptual_ops {
+
+// Lists of equal length, maps of four dimensions, one batch and one dtype.
+inline void check_features(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                           const std::vector<double>& weights) {  // (L)
+  check(!features.empty(), "features: expected at least one layer, got none");
+  check(features.size() == weights.size(), "weights: expected ", features.size(), ", got ", weights.size());
+  for (const Tensor& x : features) {
+    check(x.dim() == 4, "features: expected (N, C, H, W), got ", x.dim(), " dimensions");
+    check(x.size(0) == features[0].size(0), "features: expected the batch ", features[0].size(0), " in every layer, got ",
+          x.size(0));
+    check(x.scalar_type() == features[0].scalar_type(), "features: expected one dtype for every layer");
+    check(x.device() == features[0].device(), "features: expected one device for every layer");
+  }
+}
+
+// One upstream number a sample, in the accumulation type.
+inline void check_upstream(const Tensor& grad,  // (N)
+                           const Tensor& x) {   // (N, C, H, W)
+  check(grad.dim() == 1 && grad.size(0) == x.size(0), "grad: expected (", x.size(0), ")");
+  check(grad.scalar_type() == accumulator_type(x) && grad.device() == x.device(),
+        "grad: expected float32 (float64 for float64 input) on the input's device");
+}
+
+// Targets shaped like the features, with their batch or a batch of one.
+inline void check_feature_pairs(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                                const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
+                                const std::vector<double>& weights) {
+  check_features(features, weights);
+  check(targets.size() == features.size(), "targets: expected ", features.size(), " layers, got ", targets.size());
+  for (size_t l = 0; l < features.size(); ++l) {
+    const Tensor &x = features[l], &y = targets[l];
+    check(y.dim() == 4 && y.size(1) == x.size(1) && y.size(2) == x.size(2) && y.size(3) == x.size(3),
+          "targets[", l, "]: expected the shape of features[", l, "]");
+    check(y.size(0) == 1 || y.size(0) == x.size(0), "targets[", l, "]: expected a batch of 1 or ", x.size(0), ", got ",
+          y.size(0));
+    check(y.scalar_type() == x.scalar_type() && y.device() == x.device(), "targets[", l,
+          "]: expected the dtype and device of features[", l, "]");
+  }
+}
+
+// Square matrices for the channels of each layer, with the batch of the features or a batch of one.
+inline void check_gram_pairs(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                             const std::vector<Tensor>& grams) {   // L x (N or 1, C, C)
+  check(grams.size() == features.size(), "target_grams: expected ", features.size(), " layers, got ", grams.size());
+  for (size_t l = 0; l < features.size(); ++l) {
+    const Tensor &x = features[l], &gram = grams[l];
+    check(gram.dim() == 3 && gram.size(1) == x.size(1) && gram.size(2) == x.size(1), "target_grams[", l,
+          "]: expected (N, ", x.size(1), ", ", x.size(1), ")");
+    check(gram.size(0) == 1 || gram.size(0) == x.size(0), "target_grams[", l, "]: expected a batch of 1 or ", x.size(0),
+          ", got ", gram.size(0));
+    check(gram.scalar_type() == accumulator_type(x) && gram.device() == x.device(), "target_grams[", l,
+          "]: expected float32 (float64 for float64 features) on the features' device");
+  }
+}
+
+}  // namespace perceptual_ops

@@ -1,0 +1,27 @@
+// Sums over a block in a fixed order: shuffles within each warp, then the warps' sums in one warp.
+#pragma once
+
+namespace perceptual_ops {
+
+constexpr int kWarp = 32;
+
+template <class Acc>
+__device__ __forceinline__ Acc warp_sum(Acc value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// The sum of every thread's value, returned to thread 0. All kThreads threads of the block must call it, once a kernel.
+template <int kThreads, class Acc>
+__device__ Acc block_sum(Acc value) {
+  static_assert(kThreads % kWarp == 0 && kThreads / kWarp <= kWarp, "one warp must be able to hold the warps' sums");
+  __shared__ Acc warp_sums[kThreads / kWarp];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  value = warp_sum(value);
+  if (lane == 0) warp_sums[warp] = value;
+  __syncthreads();
+  if (warp != 0) return Acc(0);
+  return warp_sum(lane < kThreads / kWarp ? warp_sums[lane] : Acc(0));
+}
+
+}  // namespace perceptual_ops

@@ -1,0 +1,144 @@
+// Products go through aten's bmm, which runs near the processor's peak for these shapes. fp16 and bf16 maps are widened to
+// fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made.
+#include "products_cpu.h"
+
+namespace perceptual_ops {
+namespace {
+
+// Elements of a widened block: its 4 MB of fp32 stay in the cache until the product has read them.
+constexpr int64_t kWidenedElements = 1 << 20;
+constexpr int64_t kLeastPixels = 16;
+
+template <class From, class To>
+PO_INLINE void convert_row(const From* from, To* to, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(from[i]);
+}
+PO_CPU_CLONES void convert(const Half* from, float* to, int64_t count) { convert_row(from, to, count); }
+PO_CPU_CLONES void convert(const BFloat16* from, float* to, int64_t count) { convert_row(from, to, count); }
+PO_CPU_CLONES void convert(const float* from, Half* to, int64_t count) { convert_row(from, to, count); }
+PO_CPU_CLONES void convert(const float* from, BFloat16* to, int64_t count) { convert_row(from, to, count); }
+PO_CPU_CLONES void accumulate(const float* from, float* to, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// X (N, C, P) of a map.
+template <class T>
+Tensor channel_rows(T* data, const FeatureMap& map) {
+  return matrices(data, {map.batch, map.channels, map.pixels}, {map.stride_n, map.stride_c, map.stride_p});
+}
+// X^T (N, P, C) of a map.
+template <class T>
+Tensor pixel_rows(T* data, const FeatureMap& map) {
+  return matrices(data, {map.batch, map.pixels, map.channels}, {map.stride_n, map.stride_p, map.stride_c});
+}
+
+// A dense map of the same batch, channels and layout with its own number of pixels.
+FeatureMap dense_block(const FeatureMap& map, int64_t pixels) {
+  const bool nchw = map.layout() == Layout::kNCHW;
+  return {map.batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
+}
+
+int64_t pixels_per_block(const FeatureMap& map) {
+  return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, std::max(map.pixels, kLeastPixels));
+}
+
+// Calls f(offset in the map, offset in the block, length) for every run of elements that lies side by side in both the
+// dense block and the pixels [first, first + block.pixels) of the map, in parallel.
+template <class F>
+void for_each_run(const FeatureMap& map, const FeatureMap& block, int64_t first, F&& f) {
+  const bool nchw = map.layout() == Layout::kNCHW;
+  const int64_t runs = nchw ? block.channels : block.pixels, length = nchw ? block.pixels : block.channels;
+  const int64_t pitch = nchw ? map.stride_c : map.stride_p;
+  torch::stable::parallel_for(0, map.batch * runs, ceil_div(kBlock, length), [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      f(run / runs * map.stride_n + first * map.stride_p + run % runs * pitch, run * length, length);
+    }
+  });
+}
+
+// f(first, block) for every block of pixels, in order.
+template <class F>
+void for_each_pixel_block(const FeatureMap& map, F&& f) {
+  const int64_t step = pixels_per_block(map);
+  for (int64_t first = 0; first < map.pixels; first += step) {
+    f(first, dense_block(map, std::min(step, map.pixels - first)));
+  }
+}
+
+template <class T>
+void widened_gram(const T* data, const FeatureMap& map, const Tensor& gram) {
+  std::vector<float> widened(map.batch * map.channels * pixels_per_block(map));
+  const Tensor partial = torch::stable::empty_like(gram);
+  for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
+    for_each_run(map, block, first,
+                 [&](int64_t from, int64_t to, int64_t length) { convert(data + from, &widened[to], length); });
+    batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block), first == 0 ? gram : partial);
+    if (first > 0) {
+      accumulate(static_cast<const float*>(partial.data_ptr()), static_cast<float*>(gram.data_ptr()), gram.numel());
+    }
+  });
+}
+
+// out = S X in the layout of the map: S X on rows of pixels, X^T S on rows of channels.
+template <class T>
+void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map) {
+  if (x_map.layout() == Layout::kNCHW) {
+    batched_product(symmetric, channel_rows(x, x_map), channel_rows(out, out_map));
+  } else {
+    batched_product(pixel_rows(x, x_map), symmetric, pixel_rows(out, out_map));
+  }
+}
+
+template <class T>
+void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map) {
+  std::vector<float> widened(x_map.batch * x_map.channels * pixels_per_block(x_map)), product(widened.size());
+  for_each_pixel_block(x_map, [&](int64_t first, const FeatureMap& block) {
+    for_each_run(x_map, block, first,
+                 [&](int64_t from, int64_t to, int64_t length) { convert(x + from, &widened[to], length); });
+    symmetric_product(symmetric, widened.data(), block, product.data(), block);
+    for_each_run(out_map, block, first,
+                 [&](int64_t to, int64_t from, int64_t length) { convert(&product[from], out + to, length); });
+  });
+}
+
+}  // namespace
+
+Tensor gram_products(const Tensor& features) {
+  const Tensor x = served(features);
+  const FeatureMap map = *feature_map(x);
+  Tensor gram = torch::stable::new_empty(x, {{map.batch, map.channels, map.channels}}, accumulator_type(x));
+  if (map.batch * map.sample_size() == 0) return torch::stable::zero_(gram);
+  dispatch_dtype(x, "features", [&](auto element) {
+    using T = decltype(element);
+    T* data = static_cast<T*>(x.data_ptr());
+    if constexpr (std::is_same_v<T, Accumulator<T>>) {
+      batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
+    } else {
+      widened_gram<T>(data, map, gram);
+    }
+  });
+  return gram;
+}
+
+Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
+  const Tensor x = served(features);
+  const FeatureMap map = *feature_map(x);
+  return filled_like(features, map.layout(), [&](Tensor& out) {
+    if (map.batch * map.sample_size() == 0) return;
+    const FeatureMap out_map = *feature_map(out);
+    dispatch_dtype(x, "features", [&](auto element) {
+      using T = decltype(element);
+      T* x_data = static_cast<T*>(x.data_ptr());
+      T* out_data = static_cast<T*>(out.data_ptr());
+      if constexpr (std::is_same_v<T, Accumulator<T>>) {
+        symmetric_product(symmetric, x_data, map, out_data, out_map);
+      } else {
+        widened_gradient<T>(symmetric, x_data, map, out_data, out_map);
+      }
+    });
+  });
+}
+
+}  // namespace perceptual_ops

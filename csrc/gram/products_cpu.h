@@ -1,0 +1,15 @@
+// The two matrix products of the Gram room on the CPU.
+#pragma once
+
+#include "../common/cpu.h"
+
+namespace perceptual_ops {
+
+// X X^T of every sample, unscaled: (N, C, H, W) -> (N, C, C) in fp32 (fp64 for fp64).
+Tensor gram_products(const Tensor& features);
+
+// S X of every sample in the dtype and memory layout of the features, for symmetric S: -> (N, C, H, W)
+Tensor gram_gradient(const Tensor& symmetric,  // (N, C, C) fp32 (fp64 for fp64)
+                     const Tensor& features);  // (N, C, H, W)
+
+}  // namespace perceptual_ops

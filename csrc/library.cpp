@@ -1,0 +1,44 @@
+// Every operator's schema, once. Backends register their kernels beside them; fakes and gradients are Python's
+// (perceptual_ops/_autograd.py). Shapes of arguments and results: perceptual_ops/ops.py.
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+namespace perceptual_ops {
+namespace {
+
+// What `perceptual-ops doctor` shows of this file: key=value, one a line.
+std::string build_info() {
+  return "version=" PO_VERSION "\ntorch_headers=" PO_TORCH_VERSION "\ntorch_target=2.10\ncompiler=" PO_COMPILER
+         "\ncuda=" PO_CUDA_VERSION "\ncuda_architectures=" PO_CUDA_ARCHITECTURES "\ncuda_reason=" PO_CUDA_REASON;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(perceptual_ops, m) {
+  m.def("gram_matrix(Tensor x, str normalize) -> Tensor");
+  m.def("gram_matrix_backward(Tensor grad, Tensor x, str normalize) -> Tensor");
+
+  // -> loss (N), unweighted value of each layer (L, N), slopes of the loss by each raw Gram, symmetrised, L x (N, C, C)
+  m.def(
+      "style_loss(Tensor[] features, Tensor[] target_grams, float[] weights, str normalize, str distance, "
+      "float parameter) -> (Tensor, Tensor, Tensor[])");
+  m.def("style_loss_backward(Tensor grad, Tensor[] features, Tensor[] slopes) -> Tensor[]");
+
+  // -> loss (N), unweighted value of each layer (L, N)
+  m.def(
+      "feature_loss(Tensor[] features, Tensor[] targets, float[] weights, str distance, float parameter) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "feature_loss_backward(Tensor grad, Tensor[] features, Tensor[] targets, float[] weights, str distance, "
+      "float parameter) -> Tensor[]");
+
+  m.def("total_variation(Tensor x, str kind) -> Tensor");
+  m.def("total_variation_backward(Tensor grad, Tensor x, str kind) -> Tensor");
+
+  m.def("build_info() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&build_info)); }
+
+}  // namespace perceptual_ops

@@ -1,0 +1,54 @@
+#include "total_variation.cuh"
+
+#include "../common/feature_map.h"
+#include "../common/launch.h"
+
+namespace perceptual_ops {
+namespace {
+
+// Only the two distances that a variation is made of.
+template <class F>
+void dispatch_variation(Distance distance, F&& f) {
+  if (distance == Distance::kL1) return f(std::integral_constant<Distance, Distance::kL1>{});
+  f(std::integral_constant<Distance, Distance::kSquared>{});
+}
+
+}  // namespace
+
+int64_t total_variation_blocks(const ImageRows& rows) { return ceil_div(rows.count(), kVariationRows); }
+
+cudaError_t launch_total_variation(Element element, const ImageRows& rows, Distance distance, const void* x, void* partial,
+                                   void* values, cudaStream_t stream) {
+  const int64_t blocks = total_variation_blocks(rows);
+  if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
+  dispatch_element(element, [&](auto type) {
+    using T = decltype(type);
+    using Acc = DeviceAccumulator<T>;
+    dispatch_variation(distance, [&](auto kind) {
+      total_variation_partial_kernel<T, decltype(kind)::value>
+          <<<static_cast<unsigned>(blocks * rows.batch), kVariationThreads, 0, stream>>>(
+              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<Acc*>(partial));
+    });
+    total_variation_finish_kernel<<<static_cast<unsigned>(rows.batch), kVariationThreads, 0, stream>>>(
+        static_cast<const Acc*>(partial), blocks, static_cast<Acc*>(values));
+  });
+  return cudaGetLastError();
+}
+
+cudaError_t launch_total_variation_gradient(Element element, const ImageRows& rows, Distance distance, const void* x,
+                                            const void* grad, void* dx, cudaStream_t stream) {
+  const int64_t blocks = total_variation_blocks(rows);
+  if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
+  dispatch_element(element, [&](auto type) {
+    using T = decltype(type);
+    using Acc = DeviceAccumulator<T>;
+    dispatch_variation(distance, [&](auto kind) {
+      total_variation_gradient_kernel<T, decltype(kind)::value>
+          <<<static_cast<unsigned>(blocks * rows.batch), kVariationThreads, 0, stream>>>(
+              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<const Acc*>(grad), static_cast<T*>(dx));
+    });
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace perceptual_ops

@@ -1,0 +1,163 @@
+"""Fake kernels and gradients of the compiled operators (schemas: csrc/library.cpp).
+
+A gradient of a gradient is made by differentiating the reference: the backward operators are not differentiable
+themselves, and torch would pass zeros on where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import _checks as checks
+from . import reference
+
+library = torch.ops.perceptual_ops
+
+
+def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    first, batch = features[0], features[0].shape[0]
+    dtype = checks.accumulator_dtype(first)
+    return first.new_empty(batch, dtype=dtype), first.new_empty((len(features), batch), dtype=dtype)
+
+
+def _gram_like(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
+    return x.new_empty((x.shape[0], x.shape[1], x.shape[1]), dtype=checks.accumulator_dtype(x))
+
+
+def _register_fakes() -> None:
+    fake = torch.library.register_fake
+
+    @fake("perceptual_ops::gram_matrix")
+    def _(x, normalize):
+        return _gram_like(x)
+
+    @fake("perceptual_ops::gram_matrix_backward")
+    def _(grad, x, normalize):
+        return torch.empty_like(x)
+
+    @fake("perceptual_ops::style_loss")
+    def _(features, target_grams, weights, normalize, distance, parameter):
+        return (*_losses_like(features), [_gram_like(x) for x in features])
+
+    @fake("perceptual_ops::style_loss_backward")
+    def _(grad, features, slopes):
+        return [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::feature_loss")
+    def _(features, targets, weights, distance, parameter):
+        return _losses_like(features)
+
+    @fake("perceptual_ops::feature_loss_backward")
+    def _(grad, features, targets, weights, distance, parameter):
+        return [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::total_variation")
+    def _(x, kind):
+        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
+
+    @fake("perceptual_ops::total_variation_backward")
+    def _(grad, x, kind):
+        return torch.empty_like(x)
+
+
+def _through_reference(value: Callable[[], Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor | None]:
+    """The gradient of the reference by those `inputs` that want one, itself differentiable by `inputs` and `grad`."""
+    wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
+    found: list[Tensor | None] = [None] * len(inputs)
+    gradients = torch.autograd.grad(value(), [inputs[i] for i in wanted], grad, create_graph=True)
+    for i, gradient in zip(wanted, gradients, strict=True):
+        found[i] = gradient
+    return found
+
+
+def _gram_matrix_setup(ctx, inputs, output):
+    x, ctx.normalize = inputs
+    ctx.save_for_backward(x)
+
+
+def _gram_matrix_backward(ctx, grad):
+    (x,) = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *_through_reference(lambda: reference.raw_gram_matrix(x, ctx.normalize), [x], grad), None
+    return library.gram_matrix_backward(grad, x, ctx.normalize), None
+
+
+def _style_loss_setup(ctx, inputs, output):
+    features, target_grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter = inputs
+    _, _, slopes = output
+    ctx.layers = len(features)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*features, *target_grams, *slopes)
+
+
+def _style_loss_backward(ctx, grad, _per_layer_grad, _slopes_grad):
+    layers = ctx.layers
+    if grad is None:
+        return [None] * layers, [None] * layers, None, None, None, None
+    saved = ctx.saved_tensors
+    features, grams, slopes = list(saved[:layers]), list(saved[layers : 2 * layers]), list(saved[2 * layers :])
+    if torch.is_grad_enabled():
+
+        def value():
+            terms = (features, grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter)
+            return reference.style_terms(*terms)[0]
+
+        gradients = _through_reference(value, features, grad)
+    else:
+        gradients = library.style_loss_backward(grad, features, slopes)
+    return gradients, [None] * layers, None, None, None, None
+
+
+def _feature_loss_setup(ctx, inputs, output):
+    features, targets, ctx.weights, ctx.distance, ctx.parameter = inputs
+    ctx.layers = len(features)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*features, *targets)
+
+
+def _feature_loss_backward(ctx, grad, _per_layer_grad):
+    if grad is None:
+        return [None] * ctx.layers, [None] * ctx.layers, None, None, None
+    features, targets = list(ctx.saved_tensors[: ctx.layers]), list(ctx.saved_tensors[ctx.layers :])
+    if torch.is_grad_enabled():
+
+        def value():
+            return reference.feature_terms(features, targets, ctx.weights, ctx.distance, ctx.parameter)[0]
+
+        found = _through_reference(value, [*features, *targets], grad)
+        return found[: ctx.layers], found[ctx.layers :], None, None, None
+    gradients = library.feature_loss_backward(grad, features, targets, ctx.weights, ctx.distance, ctx.parameter)
+    # d(x - y) depends on the error alone: the targets' gradient is the features', negated, summed where one target served
+    # the whole batch.
+    of_targets = [
+        (-dx if y.shape[0] == dx.shape[0] else -dx.sum(0, keepdim=True)) if y.requires_grad else None
+        for dx, y in zip(gradients, targets, strict=True)
+    ]
+    return gradients, of_targets, None, None, None
+
+
+def _total_variation_setup(ctx, inputs, output):
+    x, ctx.kind = inputs
+    ctx.save_for_backward(x)
+
+
+def _total_variation_backward(ctx, grad):
+    (x,) = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *_through_reference(lambda: reference.variation(x, ctx.kind), [x], grad), None
+    return library.total_variation_backward(grad, x, ctx.kind), None
+
+
+def register() -> None:
+    """Attaches fakes and gradients to the loaded library; once a process."""
+    _register_fakes()
+    for name, setup, backward in (
+        ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
+        ("style_loss", _style_loss_setup, _style_loss_backward),
+        ("feature_loss", _feature_loss_setup, _feature_loss_backward),
+        ("total_variation", _total_variation_setup, _total_variation_backward),
+    ):
+        torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup)

@@ -1,0 +1,154 @@
+"""Checks of the arguments that the operators and their reference share.
+
+Every error names the argument, what was expected and what came. Shapes are compared axis by axis, so that symbolic sizes
+under torch.compile stay symbolic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DISTANCES = ("mse", "l1", "charbonnier", "huber", "sse")
+NORMALIZATIONS = ("none", "hw", "chw")
+REDUCTIONS = ("mean", "sum", "none")
+VARIATIONS = ("l1", "l2_squared", "l2")
+BACKENDS = ("auto", "native", "reference")
+
+
+def accumulator_dtype(x: Tensor) -> torch.dtype:
+    """fp32, or fp64 for fp64: the dtype of Grams, sums and losses."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_positive(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    return float(value)
+
+
+def check_map(name: str, x: object) -> Tensor:
+    """A feature map or image batch (N, C, H, W) with C, H, W >= 1 of a floating dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected dtype float32, float16, bfloat16 or float64, got {x.dtype}")
+    if x.dim() != 4:
+        raise ValueError(f"{name}: expected shape (N, C, H, W), got {tuple(x.shape)}")
+    if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"{name}: expected at least one channel and pixel, got shape {tuple(x.shape)}")
+    return x
+
+
+def check_list(name: str, values: object) -> list[Tensor]:
+    if isinstance(values, Tensor) or not isinstance(values, Sequence):
+        raise TypeError(f"{name}: expected a list with one tensor per layer, got {type(values).__name__}")
+    if not values:
+        raise ValueError(f"{name}: expected at least one layer, got an empty list")
+    return list(values)
+
+
+def check_features(values: object) -> list[Tensor]:
+    """Maps of one batch, dtype and device; layers may differ in C, H, W."""
+    features = [check_map(f"features[{i}]", x) for i, x in enumerate(check_list("features", values))]
+    first = features[0]
+    for i, x in enumerate(features):
+        if x.dtype != first.dtype or x.device != first.device:
+            raise TypeError(
+                f"features[{i}]: expected the dtype and device of features[0], {first.dtype} on {first.device}; "
+                f"got {x.dtype} on {x.device}"
+            )
+        if x.shape[0] != first.shape[0]:
+            raise ValueError(f"features[{i}]: expected a batch of {first.shape[0]} as in features[0], got {x.shape[0]}")
+    return features
+
+
+def check_weights(weights: object, layers: int) -> list[float]:
+    """One number per layer; ones where none are given."""
+    if weights is None:
+        return [1.0] * layers
+    if isinstance(weights, Tensor):
+        refuse_gradient("weights", weights)
+        weights = weights.tolist()
+    if isinstance(weights, str) or not isinstance(weights, Sequence):
+        raise TypeError(f"weights: expected a list with one number per layer, got {type(weights).__name__}")
+    if len(weights) != layers:
+        raise ValueError(f"weights: expected {layers} numbers, one per layer; got {len(weights)}")
+    for i, weight in enumerate(weights):
+        if isinstance(weight, Tensor):
+            refuse_gradient(f"weights[{i}]", weight)
+        elif not isinstance(weight, Real):
+            raise TypeError(f"weights[{i}]: expected a number, got {type(weight).__name__}")
+    return [float(weight) for weight in weights]
+
+
+def refuse_gradient(name: str, x: Tensor) -> None:
+    if x.requires_grad:
+        raise ValueError(f"{name}: expected no requires_grad, since no gradient flows to it; pass {name}.detach()")
+
+
+def check_targets(values: object, features: list[Tensor]) -> list[Tensor]:
+    """Targets shaped like the features, with their batch or a batch of one."""
+    targets = check_list("targets", values)
+    if len(targets) != len(features):
+        raise ValueError(f"targets: expected {len(features)} layers as in features, got {len(targets)}")
+    for i, (x, y) in enumerate(zip(features, targets, strict=True)):
+        check_map(f"targets[{i}]", y)
+        if y.dtype != x.dtype or y.device != x.device:
+            raise TypeError(
+                f"targets[{i}]: expected the dtype and device of features[{i}], {x.dtype} on {x.device}; "
+                f"got {y.dtype} on {y.device}"
+            )
+        same_map = y.shape[1] == x.shape[1] and y.shape[2] == x.shape[2] and y.shape[3] == x.shape[3]
+        if not same_map or (y.shape[0] != x.shape[0] and y.shape[0] != 1):
+            raise ValueError(
+                f"targets[{i}]: expected the shape of features[{i}], {tuple(x.shape)}, or a batch of 1; "
+                f"got {tuple(y.shape)}"
+            )
+    return targets
+
+
+def check_target_grams(values: object, features: list[Tensor]) -> list[Tensor]:
+    """Square matrices over each layer's channels, with the batch of the features or a batch of one."""
+    grams = check_list("target_grams", values)
+    if len(grams) != len(features):
+        raise ValueError(f"target_grams: expected {len(features)} layers as in features, got {len(grams)}")
+    for i, (x, gram) in enumerate(zip(features, grams, strict=True)):
+        name, channels, dtype = f"target_grams[{i}]", x.shape[1], accumulator_dtype(x)
+        if not isinstance(gram, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(gram).__name__}")
+        if gram.dtype != dtype or gram.device != x.device:
+            raise TypeError(f"{name}: expected {dtype} on {x.device}, got {gram.dtype} on {gram.device}")
+        square = gram.dim() == 3 and gram.shape[1] == channels and gram.shape[2] == channels
+        if not square or (gram.shape[0] != x.shape[0] and gram.shape[0] != 1):
+            raise ValueError(
+                f"{name}: expected shape (N, {channels}, {channels}) with N = {x.shape[0]} or 1 "
+                f"for features[{i}], got {tuple(gram.shape)}"
+            )
+        refuse_gradient(name, gram)
+    return grams
+
+
+def check_distance(distance: str, eps: float, delta: float) -> float:
+    """The distance's one parameter: eps for Charbonnier, delta for Huber, 0 for the others, which have none."""
+    check_choice("distance", distance, DISTANCES)
+    eps, delta = check_positive("eps", eps), check_positive("delta", delta)
+    return {"charbonnier": eps, "huber": delta}.get(distance, 0.0)
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:  # (N) -> () or (N)
+    """Reduces over the batch; a batch of 0 gives 0."""
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / max(loss.shape[0], 1)

@@ -1,0 +1,209 @@
+"""The functional operators: fused, differentiable, on CPU and CUDA.
+
+All take feature maps (N, C, H, W) in fp32, fp16, bf16 or fp64. NCHW and NHWC (`channels_last`) maps are read in place, other
+strides are copied. Grams, sums and losses are fp32 (fp64 for fp64), summed in a fixed order: the same input gives the same
+bits. Gradients have the dtype and strides of the maps. autocast changes nothing here.
+
+`backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the input),
+"native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _checks as checks
+from . import reference
+from ._native import fall_back, native
+
+if native.loaded:
+    from . import _autograd
+
+    _autograd.register()
+
+
+def use_native(x: Tensor, backend: str) -> bool:
+    """Whether the compiled operators run for `x`; raises or warns, as `backend` says, where they cannot."""
+    checks.check_choice("backend", backend, checks.BACKENDS)
+    if backend == "reference":
+        return False
+    refusal = native.refusal(x.device.type)
+    if not refusal:
+        return True
+    if backend == "native":
+        raise RuntimeError(f'backend="native": {refusal}')
+    fall_back(refusal)
+    return False
+
+
+def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> Tensor:
+    """Gram matrices of feature maps: G[n, i, j] = s * sum over pixels of x[n, i] * x[n, j].
+
+    Args:
+        x: Features (N, C, H, W).
+        normalize: The factor s: "none" 1 (piq), "hw" 1/(H W) (Gatys et al., pystiche), "chw" 1/(C H W) (Johnson et al. 2016,
+            pytorch/examples, BasicSR).
+        backend: See the module.
+
+    Returns:
+        (N, C, C), symmetric, fp32 (fp64 for fp64).
+
+    Raises:
+        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        RuntimeError: backend="native" where the compiled operators cannot run.
+    """
+    checks.check_map("x", x)
+    checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
+    if use_native(x, backend):
+        return torch.ops.perceptual_ops.gram_matrix(x, normalize)
+    return reference.raw_gram_matrix(x, normalize)
+
+
+def style_terms(
+    features: list[Tensor],
+    target_grams: list[Tensor],
+    weights: list[float],
+    normalize: str,
+    distance: str,
+    parameter: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The style loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
+    if use_native(features[0], backend):
+        loss, per_layer, _ = torch.ops.perceptual_ops.style_loss(
+            features, target_grams, weights, normalize, distance, parameter
+        )
+    else:
+        loss, per_layer = reference.style_terms(features, target_grams, weights, normalize, distance, parameter)
+    return loss, per_layer.detach()
+
+
+def feature_terms(
+    features: list[Tensor],
+    targets: list[Tensor],
+    weights: list[float],
+    distance: str,
+    parameter: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The feature loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
+    if use_native(features[0], backend):
+        loss, per_layer = torch.ops.perceptual_ops.feature_loss(features, targets, weights, distance, parameter)
+    else:
+        loss, per_layer = reference.feature_terms(features, targets, weights, distance, parameter)
+    return loss, per_layer.detach()
+
+
+def style_loss(
+    features: Sequence[Tensor],
+    target_grams: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    normalize: str = "chw",
+    distance: str = "mse",
+    reduction: str = "mean",
+    *,
+    eps: float = 1e-6,
+    delta: float = 1.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Distance of Gram matrices to target Grams, all layers at once (Gatys et al. 2016; Johnson et al. 2016, eq. 4).
+
+    For each sample sum_l weights[l] * mean over (C, C) of d(G_l - A_l), with G_l = gram_matrix(features[l], normalize).
+
+    Args:
+        features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
+        target_grams: One (N or 1, C, C) per layer, fp32 (fp64 for fp64 features); need not be symmetric. No gradient flows
+            to them.
+        weights: One number per layer; ones by default.
+        normalize: As in `gram_matrix`.
+        distance: d(e): "mse" e^2; "sse" e^2 summed instead of averaged (the squared Frobenius norm of the paper); "l1" |e|;
+            "charbonnier" sqrt(e^2 + eps); "huber" e^2/2 up to delta, delta (|e| - delta/2) beyond.
+        reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
+        eps, delta: Parameters of "charbonnier" and "huber", above 0.
+        backend: See the module.
+
+    Returns:
+        A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
+
+    Raises:
+        TypeError, ValueError: An argument is not as described, or target_grams or weights require grad.
+        RuntimeError: backend="native" where the compiled operators cannot run.
+    """
+    checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    parameter = checks.check_distance(distance, eps, delta)
+    maps = checks.check_features(features)
+    grams = checks.check_target_grams(target_grams, maps)
+    numbers = checks.check_weights(weights, len(maps))
+    loss, _ = style_terms(maps, grams, numbers, normalize, distance, parameter, backend)
+    return checks.reduce(loss, reduction)
+
+
+def feature_loss(
+    features: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    distance: str = "mse",
+    reduction: str = "mean",
+    *,
+    eps: float = 1e-6,
+    delta: float = 1.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Distance of feature maps, all layers at once (Johnson et al. 2016, eq. 2).
+
+    For each sample sum_l weights[l] * mean over (C, H, W) of d(x_l - y_l).
+
+    Args:
+        features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
+        targets: One map per layer, shaped like the features or with a batch of 1, in their dtype. Gradients flow to those
+            that require them.
+        weights: One number per layer; ones by default.
+        distance, reduction, eps, delta: As in `style_loss`.
+        backend: See the module.
+
+    Returns:
+        A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
+
+    Raises:
+        TypeError, ValueError: An argument is not as described, or weights require grad.
+        RuntimeError: backend="native" where the compiled operators cannot run.
+    """
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    parameter = checks.check_distance(distance, eps, delta)
+    maps = checks.check_features(features)
+    target_maps = checks.check_targets(targets, maps)
+    numbers = checks.check_weights(weights, len(maps))
+    loss, _ = feature_terms(maps, target_maps, numbers, distance, parameter, backend)
+    return checks.reduce(loss, reduction)
+
+
+def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean", *, backend: str = "auto") -> Tensor:
+    """Total variation of images, summed over channels and over pixel pairs to the right and down.
+
+    Args:
+        x: Images (N, C, H, W).
+        kind: "l1" |dx| + |dy|; "l2_squared" dx^2 + dy^2; "l2" the root of an image's "l2_squared" (piq's three kinds). The
+            gradient of "l2" at a constant image is 0.
+        reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
+        backend: See the module.
+
+    Returns:
+        A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
+
+    Raises:
+        TypeError, ValueError: An argument is not as described.
+        RuntimeError: backend="native" where the compiled operators cannot run.
+    """
+    checks.check_map("x", x)
+    checks.check_choice("kind", kind, checks.VARIATIONS)
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    summed = "l1" if kind == "l1" else "l2_squared"
+    if use_native(x, backend):
+        value = torch.ops.perceptual_ops.total_variation(x, summed)
+    else:
+        value = reference.variation(x, summed)
+    return checks.reduce(reference.root(value) if kind == "l2" else value, reduction)

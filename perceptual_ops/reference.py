@@ -1,0 +1,151 @@
+"""The pure-PyTorch oracle of every operator: same names, same arguments, same numbers as `perceptual_ops.ops`.
+
+Tests and benchmarks compare with it, and `backend="reference"` runs it. It is written to be read, differentiable as often
+as torch is, and sums in fp32 (fp64 for fp64) whatever the dtype of the features and whether autocast is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _checks as checks
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(checks.accumulator_dtype(x))
+
+
+def distance_map(error: Tensor, distance: str, parameter: float) -> Tensor:
+    """d(error) for every element; the formulas are those of `ops.feature_loss`."""
+    if distance == "l1":
+        return error.abs()
+    if distance == "charbonnier":
+        return (error.square() + parameter).sqrt()
+    if distance == "huber":
+        small = error.abs() <= parameter
+        return torch.where(small, 0.5 * error.square(), parameter * (error.abs() - 0.5 * parameter))
+    return error.square()
+
+
+def sample_distances(error: Tensor, distance: str, parameter: float) -> Tensor:  # (N, ...) -> (N)
+    """Mean of d over every axis but the first; the sum for "sse"."""
+    values = distance_map(error, distance, parameter).flatten(1)
+    return values.sum(1) if distance == "sse" else values.mean(1)
+
+
+def weighted_sum(values: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor]:  # L x (N) -> (N), (L, N)
+    """The weighted sum over the layers, and the layers' own values."""
+    per_layer = torch.stack(values)
+    loss = torch.zeros_like(values[0])
+    for weight, value in zip(weights, values, strict=True):
+        loss = loss + weight * value
+    return loss, per_layer
+
+
+def raw_gram_matrix(x: Tensor, normalize: str) -> Tensor:  # (N, C, H, W) -> (N, C, C)
+    with torch.autocast(x.device.type, enabled=False):
+        flat = _widened(x).flatten(2)
+        gram = flat @ flat.transpose(1, 2)
+    _, channels, height, width = x.shape
+    if normalize == "hw":
+        return gram / (height * width)
+    if normalize == "chw":
+        return gram / (channels * height * width)
+    return gram
+
+
+def style_terms(
+    features: list[Tensor],
+    target_grams: list[Tensor],
+    weights: list[float],
+    normalize: str,
+    distance: str,
+    parameter: float,
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    values = [
+        sample_distances(raw_gram_matrix(x, normalize) - gram, distance, parameter)
+        for x, gram in zip(features, target_grams, strict=True)
+    ]
+    return weighted_sum(values, weights)
+
+
+def feature_terms(
+    features: list[Tensor], targets: list[Tensor], weights: list[float], distance: str, parameter: float
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    values = [
+        sample_distances(_widened(x) - _widened(y), distance, parameter) for x, y in zip(features, targets, strict=True)
+    ]
+    return weighted_sum(values, weights)
+
+
+def variation(x: Tensor, kind: str) -> Tensor:  # (N, C, H, W) -> (N)
+    x = _widened(x)
+    right, down = x[:, :, :, 1:] - x[:, :, :, :-1], x[:, :, 1:] - x[:, :, :-1]
+    if kind == "l1":
+        return right.abs().flatten(1).sum(1) + down.abs().flatten(1).sum(1)
+    return right.square().flatten(1).sum(1) + down.square().flatten(1).sum(1)
+
+
+def root(x: Tensor) -> Tensor:
+    """sqrt(x) whose gradient at 0 is 0, not NaN."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1).sqrt(), x)
+
+
+def gram_matrix(x: Tensor, normalize: str = "chw") -> Tensor:
+    """See `perceptual_ops.gram_matrix`."""
+    checks.check_map("x", x)
+    checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
+    return raw_gram_matrix(x, normalize)
+
+
+def style_loss(
+    features: Sequence[Tensor],
+    target_grams: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    normalize: str = "chw",
+    distance: str = "mse",
+    reduction: str = "mean",
+    *,
+    eps: float = 1e-6,
+    delta: float = 1.0,
+) -> Tensor:
+    """See `perceptual_ops.style_loss`."""
+    checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    parameter = checks.check_distance(distance, eps, delta)
+    maps = checks.check_features(features)
+    grams = checks.check_target_grams(target_grams, maps)
+    loss, _ = style_terms(maps, grams, checks.check_weights(weights, len(maps)), normalize, distance, parameter)
+    return checks.reduce(loss, reduction)
+
+
+def feature_loss(
+    features: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    distance: str = "mse",
+    reduction: str = "mean",
+    *,
+    eps: float = 1e-6,
+    delta: float = 1.0,
+) -> Tensor:
+    """See `perceptual_ops.feature_loss`."""
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    parameter = checks.check_distance(distance, eps, delta)
+    maps = checks.check_features(features)
+    target_maps = checks.check_targets(targets, maps)
+    loss, _ = feature_terms(maps, target_maps, checks.check_weights(weights, len(maps)), distance, parameter)
+    return checks.reduce(loss, reduction)
+
+
+def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean") -> Tensor:
+    """See `perceptual_ops.total_variation`."""
+    checks.check_map("x", x)
+    checks.check_choice("kind", kind, checks.VARIATIONS)
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    value = variation(x, kind)
+    return checks.reduce(root(value) if kind == "l2" else value, reduction)
