@@ -1,8 +1,18 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
 from . import reference
+from .losses import PerceptualLoss
+from .networks import load_network
 from .ops import feature_loss, gram_matrix, style_loss, total_variation
 
 __version__ = "0.1.0"
 
-__all__ = ["feature_loss", "gram_matrix", "reference", "style_loss", "total_variation"]
+__all__ = [
+    "PerceptualLoss",
+    "feature_loss",
+    "gram_matrix",
+    "load_network",
+    "reference",
+    "style_loss",
+    "total_variation",
+]

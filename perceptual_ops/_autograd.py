@@ -130,8 +130,8 @@ def _feature_loss_backward(ctx, grad, _per_layer_grad):
         found = _through_reference(value, [*features, *targets], grad)
         return found[: ctx.layers], found[ctx.layers :], None, None, None
     gradients = library.feature_loss_backward(grad, features, targets, ctx.weights, ctx.distance, ctx.parameter)
-    # d(x - y) depends on the error alone: the targets' gradient is the features', negated, summed where one target served
-    # the whole batch.
+    # d(x - y) depends on the error alone: the targets' gradient is the features', negated, summed where one target
+    # served the whole batch.
     of_targets = [
         (-dx if y.shape[0] == dx.shape[0] else -dx.sum(0, keepdim=True)) if y.requires_grad else None
         for dx, y in zip(gradients, targets, strict=True)

@@ -1,7 +1,7 @@
 """Checks of the arguments that the operators and their reference share.
 
-Every error names the argument, what was expected and what came. Shapes are compared axis by axis, so that symbolic sizes
-under torch.compile stay symbolic.
+Every error names the argument, what was expected and what came. Shapes are compared axis by axis, so that symbolic
+sizes under torch.compile stay symbolic.
 """
 
 from __future__ import annotations
@@ -31,8 +31,14 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_positive(name: str, value: object) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    return float(value)
+
+
+def check_number(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
     return float(value)
 
 

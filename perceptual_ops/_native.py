@@ -48,8 +48,8 @@ def _load() -> NativeLibrary:
         torch.ops.load_library(str(LIBRARY))
     except OSError as error:
         reason = (
-            f"{LIBRARY.name} does not load with torch {torch.__version__} (it needs torch >= 2.10 for Linux on this kind "
-            f"of processor): {error}"
+            f"{LIBRARY.name} does not load with torch {torch.__version__} (it needs torch >= 2.10 for Linux "
+            f"on this kind of processor): {error}"
         )
         return NativeLibrary(reason, reason)
     info = dict(line.split("=", 1) for line in torch.ops.perceptual_ops.build_info().splitlines())

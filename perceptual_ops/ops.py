@@ -1,11 +1,11 @@
 """The functional operators: fused, differentiable, on CPU and CUDA.
 
-All take feature maps (N, C, H, W) in fp32, fp16, bf16 or fp64. NCHW and NHWC (`channels_last`) maps are read in place, other
-strides are copied. Grams, sums and losses are fp32 (fp64 for fp64), summed in a fixed order: the same input gives the same
-bits. Gradients have the dtype and strides of the maps. autocast changes nothing here.
+All take feature maps (N, C, H, W) in fp32, fp16, bf16 or fp64. NCHW and NHWC (`channels_last`) maps are read in
+place, other strides are copied. Grams, sums and losses are fp32 (fp64 for fp64), summed in a fixed order: the same
+input gives the same bits. Gradients have the dtype and strides of the maps. autocast changes nothing here.
 
-`backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the input),
-"native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`).
+`backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the
+input), "native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> 
 
     Args:
         x: Features (N, C, H, W).
-        normalize: The factor s: "none" 1 (piq), "hw" 1/(H W) (Gatys et al., pystiche), "chw" 1/(C H W) (Johnson et al. 2016,
-            pytorch/examples, BasicSR).
+        normalize: The factor s: "none" 1 (piq), "hw" 1/(H W) (Gatys et al., pystiche), "chw" 1/(C H W) (Johnson et
+            al. 2016, pytorch/examples, BasicSR).
         backend: See the module.
 
     Returns:
@@ -115,12 +115,12 @@ def style_loss(
 
     Args:
         features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
-        target_grams: One (N or 1, C, C) per layer, fp32 (fp64 for fp64 features); need not be symmetric. No gradient flows
-            to them.
+        target_grams: One (N or 1, C, C) per layer, fp32 (fp64 for fp64 features); need not be symmetric. No gradient
+            flows to them.
         weights: One number per layer; ones by default.
         normalize: As in `gram_matrix`.
-        distance: d(e): "mse" e^2; "sse" e^2 summed instead of averaged (the squared Frobenius norm of the paper); "l1" |e|;
-            "charbonnier" sqrt(e^2 + eps); "huber" e^2/2 up to delta, delta (|e| - delta/2) beyond.
+        distance: d(e): "mse" e^2; "sse" e^2 summed instead of averaged (the squared Frobenius norm of the paper);
+            "l1" |e|; "charbonnier" sqrt(e^2 + eps); "huber" e^2/2 up to delta, delta (|e| - delta/2) beyond.
         reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
         eps, delta: Parameters of "charbonnier" and "huber", above 0.
         backend: See the module.
@@ -159,8 +159,8 @@ def feature_loss(
 
     Args:
         features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
-        targets: One map per layer, shaped like the features or with a batch of 1, in their dtype. Gradients flow to those
-            that require them.
+        targets: One map per layer, shaped like the features or with a batch of 1, in their dtype. Gradients flow to
+            those that require them.
         weights: One number per layer; ones by default.
         distance, reduction, eps, delta: As in `style_loss`.
         backend: See the module.
@@ -186,8 +186,8 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
 
     Args:
         x: Images (N, C, H, W).
-        kind: "l1" |dx| + |dy|; "l2_squared" dx^2 + dy^2; "l2" the root of an image's "l2_squared" (piq's three kinds). The
-            gradient of "l2" at a constant image is 0.
+        kind: "l1" |dx| + |dy|; "l2_squared" dx^2 + dy^2; "l2" the root of an image's "l2_squared" (piq's three
+            kinds). The gradient of "l2" at a constant image is 0.
         reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
         backend: See the module.
 

@@ -1,7 +1,7 @@
 """The pure-PyTorch oracle of every operator: same names, same arguments, same numbers as `perceptual_ops.ops`.
 
-Tests and benchmarks compare with it, and `backend="reference"` runs it. It is written to be read, differentiable as often
-as torch is, and sums in fp32 (fp64 for fp64) whatever the dtype of the features and whether autocast is on.
+Tests and benchmarks compare with it, and `backend="reference"` runs it. It is written to be read, differentiable as
+often as torch is, and sums in fp32 (fp64 for fp64) whatever the dtype of the features and whether autocast is on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,31 @@
+"""Layers and weights as users write them, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .. import _checks as checks
+
+LayerWeights = Mapping[str, float] | Sequence[str]
+
+
+def scaled_layers(name: str, layers: LayerWeights | None, weight_name: str, weight: object) -> dict[str, float]:
+    """Layer -> its weight times the weight of its part; empty where the part is not wanted."""
+    factor = checks.check_number(weight_name, weight)
+    if layers is None or not factor:
+        return {}
+    if isinstance(layers, str) or not isinstance(layers, (Mapping, Sequence)):
+        raise TypeError(
+            f"{name}: expected a dict of layer names and weights, such as {{'relu3_3': 1.0}}; got {layers!r}"
+        )
+    weights = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
+    return {layer: factor * checks.check_number(f"{name}[{layer!r}]", number) for layer, number in weights.items()}
+
+
+def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if count == 0:
+        raise ValueError("images: expected at least one style, got an empty list")
+    shares = [1.0] * count if weights is None else [checks.check_number("weights", weight) for weight in weights]
+    if len(shares) != count or min(shares) < 0 or sum(shares) <= 0:
+        raise ValueError(f"weights: expected {count} numbers, none negative and one above 0; got {weights!r}")
+    return [share / sum(shares) for share in shares]

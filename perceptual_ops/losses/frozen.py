@@ -1,0 +1,147 @@
+"""What every loss over a frozen network shares: where the network lives, and the way of an image into it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks as checks
+from ..networks import FeatureNetwork, ModuleFeatures
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ENGINES = ("lean", "autograd")
+
+
+class FrozenLoss(nn.Module):
+    """A loss whose network is part of it and yet none of its parameters, buffers or submodules.
+
+    An optimizer, a checkpoint or DistributedDataParallel over a model that holds the loss sees no tensor of it. The
+    network moves and changes dtype with the module (`.to`, `.cuda`, `.bfloat16`), and copies and pickles with it. What
+    is kept beside it (normalisation, cached targets) moves too but stays fp32.
+
+    Args:
+        network: The frozen trunk.
+        mean, std: Normalisation of an image in [0, 1], or None where the network takes that as it is.
+        input_range: Values of black and white in the images.
+        compute_dtype: dtype of the trunk's arithmetic; None follows autocast, and without it the trunk's own dtype.
+        chunk_size: Samples that go through the network at a time; None: all.
+        engine: "lean" or "autograd".
+        backend: "auto", "native" or "reference", as in `perceptual_ops.ops`.
+    """
+
+    _network: FeatureNetwork | ModuleFeatures
+
+    def __init__(
+        self,
+        network: FeatureNetwork | ModuleFeatures,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        input_range: tuple[float, float],
+        compute_dtype: torch.dtype | None,
+        chunk_size: int | None,
+        engine: str,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        checks.check_choice("engine", engine, ENGINES)
+        checks.check_choice("backend", backend, checks.BACKENDS)
+        if compute_dtype is not None and compute_dtype not in checks.DTYPES[:3]:
+            raise ValueError(f"compute_dtype: expected None, torch.float32, float16 or bfloat16, got {compute_dtype!r}")
+        if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+            raise ValueError(f"chunk_size: expected None or a whole number above 0, got {chunk_size!r}")
+        self.input_range = _checked_range(input_range)
+        self.compute_dtype = compute_dtype
+        self.chunk_size = chunk_size
+        self.engine = engine
+        self.backend = backend
+        scale, shift = _input_map(self.input_range, mean, std)
+        # Past nn.Module.__setattr__, which would register the network as a submodule.
+        object.__setattr__(self, "_network", network)
+        self._kept: dict[str, list[Tensor]] = {"input": [scale, shift]}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._network._apply(fn)
+        self._kept = {
+            name: [tensor.to(fn(tensor).device) for tensor in tensors] for name, tensors in self._kept.items()
+        }
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        return self._kept["input"][0].device
+
+    def _images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
+        """Checks a batch of images (N, 3, H, W) or (N, 1, H, W), and repeats grey to three channels."""
+        if not isinstance(images, Tensor):
+            raise TypeError(f"{name}: expected a tensor of images (N, 3, H, W), got {type(images).__name__}")
+        if images.dtype not in checks.DTYPES:
+            raise TypeError(
+                f"{name}: expected a floating-point tensor in the range {self.input_range}, got {images.dtype}; "
+                f"convert 8-bit images by images.float() / 255"
+            )
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(
+                f"{name}: expected shape (N, 3, H, W), or (N, 1, H, W) for grey; got {tuple(images.shape)}"
+            )
+        if images.device != self._device:
+            raise ValueError(
+                f"{name}: expected images on {self._device}, where the loss is; got {images.device}; "
+                f"move one of them by .to()"
+            )
+        smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
+        height, width = images.shape[2:]
+        if height < smallest or width < smallest:
+            raise ValueError(
+                f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "
+                f"got {height} x {width}"
+            )
+        return images.expand(-1, 3, -1, -1)
+
+    def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """Images (N, 3, H, W) in input_range -> the features of each layer."""
+        trunk = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
+        wide = torch.float64 if trunk == torch.float64 else torch.float32
+        scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
+        with self._precision(images.device.type):
+            features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
+        return [features[layer] for layer in layers]
+
+    def _precision(self, device_type: str) -> contextlib.AbstractContextManager:
+        if self.compute_dtype is None:
+            return contextlib.nullcontext()
+        if self.compute_dtype == torch.float32:
+            return torch.autocast(device_type, enabled=False)
+        return torch.autocast(device_type, dtype=self.compute_dtype)
+
+
+def _checked_range(input_range: object) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in input_range)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ValueError(f"input_range: expected two numbers (low, high), got {input_range!r}") from None
+    if not low < high:
+        raise ValueError(f"input_range: expected low < high, got {input_range!r}")
+    return low, high
+
+
+def _input_map(
+    input_range: tuple[float, float], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift (1, 3, 1, 1), fp64 rounded once to fp32, from input_range to [0, 1] to the network's input."""
+    low, high = input_range
+    for name, value in (("mean", mean), ("std", std)):
+        if value is not None and len(value) != 3:
+            raise ValueError(f"{name}: expected three numbers, one per channel, got {value!r}")
+    deviation = torch.tensor(std or (1.0, 1.0, 1.0), dtype=torch.float64)
+    if not bool((deviation > 0).all()):
+        raise ValueError(f"std: expected numbers above 0, got {std!r}")
+    scale = 1 / ((high - low) * deviation)
+    shift = -low * scale - torch.tensor(mean or (0.0, 0.0, 0.0), dtype=torch.float64) / deviation
+    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)

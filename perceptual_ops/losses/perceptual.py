@@ -1,0 +1,315 @@
+"""The perceptual loss: content, style and total variation over a frozen network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks as checks
+from .. import ops
+from ..networks import FeatureNetwork, ModuleFeatures, load_network
+from ..networks.weights import WeightSource
+from .arguments import LayerWeights, normalized_shares, scaled_layers
+from .frozen import FrozenLoss
+from .presets import PRESETS
+from .targets import check_partner, rows_of, target_pass
+
+
+class PerceptualLoss(FrozenLoss):
+    """Feature, style and total-variation loss of Johnson, Alahi and Fei-Fei 2016, for training and for optimisation.
+
+    For each sample, content_weight * feature_loss + style_weight * style_loss + tv_weight * total_variation, each as in
+    `perceptual_ops.ops`; a part whose weight is 0 or whose layers are empty is not computed. Total variation is
+    "l2_squared" on the image in [0, 1].
+
+    Args:
+        network: "vgg11", "vgg13", "vgg16", "vgg19", or any module: a network of `load_network`, or your own, whose
+            features are taken by submodule name (see `networks.ModuleFeatures`). A module is copied and frozen.
+        weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
+        content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
+        content_weight, style_weight, tv_weight: Weights of the parts.
+        content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`).
+        gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
+        input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
+            output in training may overshoot.
+        reduction: "mean" or "sum" over the batch, or "none".
+        compute_dtype: dtype of the network's arithmetic, torch.float32, bfloat16 or float16. None: autocast's where
+            it is on, else the network's own. Grams, sums and losses are fp32 at least.
+        chunk_size: Samples that go through the network at a time; None: the whole batch. Smaller chunks take less
+            memory where no gradient is made.
+        engine: "lean" or "autograd"; both run through ordinary autograd so far.
+        backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
+        mean, std: Normalisation of an image in [0, 1], three numbers each. None: the network's own; ImageNet's for a
+            network by name, none for your own module.
+
+    Raises:
+        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+    """
+
+    def __init__(
+        self,
+        network: str | nn.Module = "vgg16",
+        *,
+        weights: WeightSource = "imagenet",
+        content_layers: LayerWeights | None = {"relu3_3": 1.0},  # noqa: B006 (the signature users read; never written to)
+        style_layers: LayerWeights | None = None,
+        content_weight: float = 1.0,
+        style_weight: float = 1.0,
+        tv_weight: float = 0.0,
+        content_distance: str = "mse",
+        style_distance: str = "mse",
+        gram_normalize: str = "chw",
+        input_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "mean",
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        content = scaled_layers("content_layers", content_layers, "content_weight", content_weight)
+        style = scaled_layers("style_layers", style_layers, "style_weight", style_weight)
+        tv_weight = checks.check_number("tv_weight", tv_weight)
+        if not content and not style:
+            raise ValueError(
+                "content_layers, style_layers: expected at least one layer whose part has a weight, got none"
+            )
+        for name, distance in (("content_distance", content_distance), ("style_distance", style_distance)):
+            checks.check_choice(name, distance, checks.DISTANCES)
+        checks.check_choice("gram_normalize", gram_normalize, checks.NORMALIZATIONS)
+        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+        trunk = _trunk(network, weights, list(dict.fromkeys([*content, *style])))
+        super().__init__(
+            trunk,
+            trunk.mean if mean is None else mean,
+            trunk.std if std is None else std,
+            input_range,
+            compute_dtype,
+            chunk_size,
+            engine,
+            backend,
+        )
+        self.content_layers, self.content_weights = list(content), list(content.values())
+        self.style_layers, self.style_weights = list(style), list(style.values())
+        self.tv_weight = tv_weight
+        self.content_distance = content_distance
+        self.style_distance = style_distance
+        self.gram_normalize = gram_normalize
+        self.reduction = reduction
+        self._layers = list(dict.fromkeys([*content, *style]))
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> PerceptualLoss:
+        """The loss of a published system; any argument of the constructor may be overridden.
+
+        Args:
+            name: "johnson-style": pytorch/examples' fast neural style. "johnson-sr": Johnson et al. 2016's
+                super-resolution. "gatys": L. Gatys' PyTorch implementation. "srgan": Ledig et al. 2017, VGG19 conv5_4.
+                "esrgan": Real-ESRGAN's five layers, L1. "pix2pixhd": NVIDIA/pix2pixHD, images in [-1, 1]. The numbers
+                and their sources are in `losses/presets.py`.
+            overrides: Arguments of `PerceptualLoss`.
+
+        Raises:
+            ValueError: Unknown name.
+        """
+        checks.check_choice("name", name, tuple(PRESETS))
+        return cls(**{**PRESETS[name], **overrides})
+
+    def extra_repr(self) -> str:
+        trunk = self._network
+        network = trunk.name if isinstance(trunk, FeatureNetwork) else type(trunk.module).__name__
+        content = dict(zip(self.content_layers, self.content_weights, strict=True))
+        style = dict(zip(self.style_layers, self.style_weights, strict=True))
+        return f"network={network}, content={content}, style={style}, tv={self.tv_weight}, reduction={self.reduction!r}"
+
+    def set_content(self, images: Tensor) -> None:
+        """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
+        if not self.content_layers:
+            raise ValueError(
+                "images: this loss has no content part; give content_layers and content_weight when it is made"
+            )
+        images = self._images("images", images, self.content_layers)
+        with target_pass(images.device):
+            features = self._target_features(images, self.content_layers)
+            self._kept["content"] = [x.to(checks.accumulator_dtype(x)) for x in features]
+        self._content_shape = images.shape
+
+    def set_style(self, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
+        """Keeps the style target for calls that give none.
+
+        Args:
+            images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each. A list of such blends them: the target
+                Gram is the weighted mean of theirs. Sizes may differ from the output's and from each other's.
+            weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
+        """
+        with target_pass(self._device):
+            self._kept["style"] = self._style_grams("images", images, weights)
+
+    def forward(
+        self,
+        output: Tensor,
+        target: Tensor | None = None,
+        style: Tensor | Sequence[Tensor] | None = None,
+        *,
+        return_terms: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of images.
+
+        Args:
+            output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them.
+            target: Content images, shaped like the output or with a batch of 1. Default: those of `set_content`. The
+                gradient flows to them if they require it.
+            style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
+            return_terms: Whether to return the parts too.
+
+        Returns:
+            The loss: a scalar, or (N,) for reduction="none"; fp32 (fp64 for a network in fp64). With return_terms
+                also a
+            dict of detached values shaped like the loss: "content", "style", "tv" weighted, and
+            "content/<layer>", "style/<layer>" unweighted.
+
+        Raises:
+            TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.
+        """
+        output = self._images("output", output, self._layers)
+        content_of = self._content_source(output, target)
+        grams = self._style_targets(output, style)
+        batch = output.shape[0]
+        step = self.chunk_size or max(batch, 1)
+        chunks = [
+            self._chunk_terms(
+                output[first : first + step],
+                content_of(slice(first, first + step)),
+                rows_of(grams, slice(first, first + step)),
+            )
+            for first in range(0, max(batch, 1), step)
+        ]
+        terms = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        parts = [terms[name] for name in ("content", "style", "tv") if name in terms]
+        loss = checks.reduce(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0], self.reduction)
+        if not return_terms:
+            return loss
+        return loss, {name: checks.reduce(value.detach(), self.reduction) for name, value in terms.items()}
+
+    def _chunk_terms(self, images: Tensor, content: list[Tensor], grams: list[Tensor]) -> dict[str, Tensor]:
+        """Every term of the samples of one chunk, each (n,)."""
+        features = dict(zip(self._layers, self._features(images, self._layers), strict=True))
+        terms: dict[str, Tensor] = {}
+        if self.content_layers:
+            maps = [features[layer] for layer in self.content_layers]
+            targets = [target.to(x.dtype) for target, x in zip(content, maps, strict=True)]
+            parameter = checks.check_distance(self.content_distance, 1e-6, 1.0)
+            terms["content"], values = ops.feature_terms(
+                maps, checks.check_targets(targets, maps), self.content_weights, self.content_distance, parameter,
+                self.backend,
+            )  # fmt: skip
+            terms |= {f"content/{layer}": value for layer, value in zip(self.content_layers, values, strict=True)}
+        if self.style_layers:
+            maps = [features[layer] for layer in self.style_layers]
+            targets = [gram.to(checks.accumulator_dtype(x)) for gram, x in zip(grams, maps, strict=True)]
+            parameter = checks.check_distance(self.style_distance, 1e-6, 1.0)
+            terms["style"], values = ops.style_terms(
+                maps, checks.check_target_grams(targets, maps), self.style_weights, self.gram_normalize,
+                self.style_distance, parameter, self.backend,
+            )  # fmt: skip
+            terms |= {f"style/{layer}": value for layer, value in zip(self.style_layers, values, strict=True)}
+        if self.tv_weight:
+            low, high = self.input_range
+            variation = ops.total_variation(images, "l2_squared", "none", backend=self.backend)
+            terms["tv"] = self.tv_weight / (high - low) ** 2 * variation
+        return terms
+
+    def _content_source(self, output: Tensor, target: Tensor | None) -> Callable[[slice], list[Tensor]]:
+        """A function from rows of the batch to their content targets, each (n or 1, C, H, W)."""
+        if not self.content_layers:
+            if target is not None:
+                raise ValueError("target: expected None, since this loss has no content part; a style image is `style`")
+            return lambda rows: []
+        if target is None:
+            if "content" not in self._kept:
+                raise ValueError("target: expected content images, got None; pass them or call set_content once before")
+            check_partner("output", output.shape, self._content_shape, "the images of set_content")
+            return partial(rows_of, self._kept["content"])
+        target = self._images("target", target, self.content_layers)
+        check_partner("target", output.shape, target.shape, "output")
+        if target.shape[0] == 1:
+            shared = self._target_features(target, self.content_layers)
+            return lambda rows: shared
+        return lambda rows: self._target_features(target[rows], self.content_layers)
+
+    def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+        """The target Grams of every sample, each (N or 1, C, C)."""
+        if not self.style_layers:
+            if style is not None:
+                raise ValueError(
+                    "style: expected None, since this loss has no style part; give style_layers when it is made"
+                )
+            return []
+        if style is not None:
+            with torch.no_grad():
+                grams = self._style_grams("style", style, None)
+        elif "style" in self._kept:
+            grams = self._kept["style"]
+        else:
+            raise ValueError("style: expected style images, got None; pass them or call set_style once before")
+        if grams[0].shape[0] not in (1, output.shape[0]):
+            raise ValueError(
+                f"style: expected one style, or one for each of the {output.shape[0]} images of output; "
+                f"got {grams[0].shape[0]}"
+            )
+        return grams
+
+    def _style_grams(
+        self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
+    ) -> list[Tensor]:
+        """The blended Grams of style images, each (N or 1, C, C)."""
+        if not self.style_layers:
+            raise ValueError(f"{name}: this loss has no style part; give style_layers and style_weight when it is made")
+        styles = [images] if isinstance(images, Tensor) else list(images)
+        shares = normalized_shares(weights, len(styles))
+        blended: list[Tensor] = []
+        for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
+            argument = name if len(styles) == 1 else f"{name}[{i}]"
+            style = self._images(argument, style, self.style_layers)
+            checks.refuse_gradient(argument, style)
+            if style.shape[0] not in (1, styles[0].shape[0]) and styles[0].shape[0] != 1:
+                raise ValueError(
+                    f"{argument}: expected a batch of 1 or {styles[0].shape[0]} to blend with the others, "
+                    f"got {style.shape[0]}"
+                )
+            grams = [
+                ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
+                for x in self._target_features(style, self.style_layers)
+            ]
+            blended = (
+                [share * gram for gram in grams]
+                if i == 0
+                else [a + share * b for a, b in zip(blended, grams, strict=True)]
+            )
+        return blended
+
+    def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """Features of targets; the pass keeps nothing unless a gradient is to flow to the images."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+            step = self.chunk_size or max(images.shape[0], 1)
+            chunks = [self._features(chunk, layers) for chunk in images.split(step)]
+            return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]
+
+
+def _trunk(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
+    """A network of the loss's own, no deeper than the layers ask."""
+    if isinstance(network, str):
+        return load_network(network, weights, layers=layers)
+    if isinstance(network, FeatureNetwork):
+        network.smallest_size(layers)  # raises for layers that the network does not have
+        return copy.deepcopy(network)
+    if isinstance(network, nn.Module):
+        return ModuleFeatures(network, layers)
+    raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")

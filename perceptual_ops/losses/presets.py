@@ -1,0 +1,51 @@
+"""Published settings of PerceptualLoss, by name.
+
+Each reproduces the numbers of its source given the same weights; see `PerceptualLoss.preset`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # pytorch/examples, fast_neural_style: MSE on relu2_2 and on Grams / (C H W).
+    "johnson-style": {
+        "network": "vgg16",
+        "content_layers": {"relu2_2": 1.0},
+        "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 1.0},
+        "content_weight": 1e5,
+        "style_weight": 1e10,
+    },
+    # Johnson, Alahi and Fei-Fei 2016, section 4.2: super-resolution with the feature loss at relu2_2.
+    "johnson-sr": {"network": "vgg16", "content_layers": {"relu2_2": 1.0}},
+    # leongatys/PytorchNeuralStyleTransfer: MSE on relu4_2 and on Grams / (H W), a layer of C channels weighs 1e3 / C^2.
+    "gatys": {
+        "network": "vgg19",
+        "content_layers": {"relu4_2": 1.0},
+        "style_layers": {
+            "relu1_1": 1e3 / 64**2,
+            "relu2_1": 1e3 / 128**2,
+            "relu3_1": 1e3 / 256**2,
+            "relu4_1": 1e3 / 512**2,
+            "relu5_1": 1e3 / 512**2,
+        },
+        "gram_normalize": "hw",
+    },
+    # Ledig et al. 2017, VGG5,4: MSE on conv5_4; conv5_4 before its ReLU, as the field uses it.
+    "srgan": {"network": "vgg19", "content_layers": {"conv5_4": 1.0}},
+    # Real-ESRGAN's training options, in BasicSR's terms; ESRGAN itself (Wang et al. 2018) used conv5_4 alone.
+    "esrgan": {
+        "network": "vgg19",
+        "content_layers": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0},
+        "content_distance": "l1",
+    },
+    # NVIDIA/pix2pixHD: L1; it feeds images in [-1, 1] to the network as they are, without ImageNet's normalisation.
+    "pix2pixhd": {
+        "network": "vgg19",
+        "content_layers": {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0},
+        "content_distance": "l1",
+        "input_range": (-1.0, 1.0),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    },
+}

@@ -1,0 +1,59 @@
+"""Loading a network by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
+from .layers import Conv, Layer, Pooling
+from .state_dicts import convolution_weights
+from .vgg import VGG
+from .weights import WeightSource, random_weights, read_weights
+
+ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**VGG}
+
+
+def load_network(
+    name: str,
+    weights: WeightSource = "imagenet",
+    *,
+    layers: Iterable[str] | None = None,
+    pooling: Pooling | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    seed: int = 0,
+    progress: bool = True,
+) -> FeatureNetwork:
+    """A frozen network: images (N, 3, H, W) in [0, 1] -> dict of features by layer name.
+
+    Args:
+        name: "vgg11", "vgg13", "vgg16" or "vgg19".
+        weights: "imagenet": torchvision's file, from the torch hub cache, else downloaded and checked against the hash
+            in its name; "stlpips": the blur-pool VGG16 of the installed package stlpips-pytorch; "random"; the path of
+            a .pth, .pt or .safetensors file; or a state dict (layouts: `convolution_weights`).
+        layers: the layers wanted, such as ["relu1_2", "relu3_3"]; those beyond the deepest are not built. Default: all.
+        pooling: "max", "average" or "blur"; default: what the weights were trained with, "blur" for "stlpips" and
+            "max" for all others.
+        mean, std: normalisation of each channel; the default is ImageNet's.
+        seed: of the "random" weights; the global random numbers are not touched.
+        progress: whether a download draws a progress bar on stderr.
+
+    Raises:
+        ValueError: unknown network, layer, pooling or source; weights that are damaged or of another network.
+        OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"network must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    if pooling is None:
+        pooling = "blur" if weights == "stlpips" else "max"
+    architecture = ARCHITECTURES[name]
+    taps = [layer.name for layer in architecture] if layers is None else layers
+    network = FeatureNetwork(name, architecture, taps, pooling, mean, std)
+
+    convolutions = [layer for layer in network.layers if isinstance(layer, Conv)]
+    if weights == "random":
+        network.load_state_dict(random_weights(convolutions, seed))
+    else:
+        state, origin = read_weights(weights, name, progress)
+        network.load_state_dict(convolution_weights(state, name, architecture, convolutions, origin))
+    return network

@@ -1,0 +1,114 @@
+"""State dicts of other libraries, brought to this one's keys: `conv1_1.weight`, `conv1_1.bias`, ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from .layers import Conv, Layer, Pool
+
+# features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips.
+_NUMBERED = re.compile(r"(features\.|net\.slice\d+\.|)(\d+)\.weight")
+
+
+def convolution_weights(
+    state: Mapping[str, object], network: str, architecture: Sequence[Layer], needed: Iterable[Conv], origin: str
+) -> dict[str, Tensor]:
+    """The weights and biases of the convolutions needed, checked, under this library's keys.
+
+    Args:
+        state: `features.N.*` (torchvision's whole model; other keys are ignored), `N.*` (its feature part),
+            `net.sliceK.N.*` (lpips, stlpips), or this library's `conv1_1.*`. More convolutions than needed are fine.
+        network: name of the network, for errors.
+        architecture: all the layers of the network.
+        needed: the convolutions to find.
+        origin: what errors call the state dict, such as its path.
+
+    Returns:
+        For each convolution `<name>.weight` (out, in, k, k) and `<name>.bias` (out,), in the dtype they came in.
+
+    Raises:
+        ValueError: no key in a known layout, a convolution where the network has none, a missing or misshapen tensor.
+    """
+    prefixes = _named_prefixes(state, network, architecture, origin)
+    if not prefixes:
+        prefixes = _numbered_prefixes(state, network, architecture, origin)
+    weights = {}
+    for conv in needed:
+        shapes = {
+            "weight": (conv.out_channels, conv.in_channels, conv.kernel, conv.kernel),
+            "bias": (conv.out_channels,),
+        }
+        for part, shape in shapes.items():
+            key = f"{prefixes[conv.name]}.{part}"
+            what = f"{key!r} ({conv.name} of {network})"
+            weights[f"{conv.name}.{part}"] = _checked(state.get(key), shape, what, origin)
+    return weights
+
+
+def _named_prefixes(
+    state: Mapping[str, object], network: str, architecture: Sequence[Layer], origin: str
+) -> dict[str, str]:
+    """This library's own layout: each convolution's key is its name; empty if the state dict is of another layout."""
+    names = [layer.name for layer in architecture if isinstance(layer, Conv)]
+    if not any(f"{name}.weight" in state for name in names):
+        return {}
+    foreign = [key for key in state if _is_filter(state, key) and key.removesuffix(".weight") not in names]
+    if foreign:
+        own = ", ".join(names)
+        raise ValueError(f"{origin} is not for {network}: it holds {foreign[0]!r}, and the convolutions are {own}")
+    return {name: name for name in names}
+
+
+def _numbered_prefixes(
+    state: Mapping[str, object], network: str, architecture: Sequence[Layer], origin: str
+) -> dict[str, str]:
+    """Layouts that number the layers: the key prefix of each convolution, such as `features.10`."""
+    matches = [match for key in state if (match := _NUMBERED.fullmatch(str(key)))]
+    if not matches:
+        known = "features.0.weight, 0.weight, net.slice1.0.weight or conv1_1.weight"
+        came = ", ".join(str(key) for key in list(state)[:3]) or "an empty one"
+        raise ValueError(f"{origin} is in no known layout: expected keys such as {known}, got {came}")
+    prefixes = {int(match[2]): f"{match[1]}{match[2]}" for match in matches}
+    # lpips numbers its layers as torchvision does; stlpips counts a pooling twice, as maximum and as blur.
+    candidates = (_numbers(architecture, per_pool=1), _numbers(architecture, per_pool=2))
+    numbers = max(candidates, key=lambda candidate: len(candidate.keys() & prefixes.keys()))
+    for number, prefix in prefixes.items():
+        # Another depth or a batch-norm variant fits for its first layers and would silently give other features.
+        if number not in numbers and number < max(numbers) and _is_filter(state, f"{prefix}.weight"):
+            raise ValueError(
+                f"{origin} is not for {network}: it holds the convolution '{prefix}.weight', "
+                f"and those of {network} are numbered {', '.join(map(str, numbers))}"
+            )
+    absent = re.sub(r"slice\d+", "slice*", matches[0][1])
+    return {name: prefixes.get(number, f"{absent}{number}") for number, name in numbers.items()}
+
+
+def _numbers(architecture: Sequence[Layer], per_pool: int) -> dict[int, str]:
+    """The names of the convolutions by their number, where a pooling layer takes `per_pool` numbers."""
+    numbers = {}
+    number = 0
+    for layer in architecture:
+        if isinstance(layer, Conv):
+            numbers[number] = layer.name
+        number += per_pool if isinstance(layer, Pool) else 1
+    return numbers
+
+
+def _is_filter(state: Mapping[str, object], key: str) -> bool:
+    value = state[key]
+    return isinstance(value, Tensor) and value.dim() == 4 and str(key).endswith(".weight")
+
+
+def _checked(value: object, shape: tuple[int, ...], what: str, origin: str) -> Tensor:
+    if value is None:
+        raise ValueError(f"{origin} lacks {what}")
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} in {origin} must be a tensor, got {type(value).__name__}")
+    if tuple(value.shape) != shape or not value.is_floating_point():
+        raise ValueError(
+            f"{what} in {origin} must be a float tensor of shape {shape}, got {value.dtype} {tuple(value.shape)}"
+        )
+    return value

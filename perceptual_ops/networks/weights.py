@@ -1,0 +1,201 @@
+"""Where trunk weights come from: torchvision's files, the stlpips wheel, a file, a state dict, or random numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Conv
+
+WeightSource = str | os.PathLike[str] | Mapping[str, Tensor]
+
+SOURCES = ("imagenet", "stlpips", "random")
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+# torchvision's files (torchvision/models/vgg.py); the name ends with the first digits of the file's SHA-256.
+IMAGENET_URL = "https://download.pytorch.org/models"
+IMAGENET_FILES = {
+    "vgg11": "vgg11-8a719046.pth",
+    "vgg13": "vgg13-19584684.pth",
+    "vgg16": "vgg16-397923af.pth",
+    "vgg19": "vgg19-dcbb9e9d.pth",
+}
+
+# Shift-tolerant LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686): an ImageNet VGG16 with blur pooling.
+STLPIPS_PACKAGE = "stlpips_pytorch"
+STLPIPS_INSTALL = "pip install --no-deps stlpips-pytorch"
+STLPIPS_FILES = {"vgg16": "weights/vST0.0/vgg_shift_tolerant.pth"}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file one of the sources provides: where it belongs and how it gets there."""
+
+    source: str
+    network: str
+    path: Path | None  # None: part of a package that is not installed
+    remedy: str
+
+    @property
+    def present(self) -> bool:
+        """Whether the file is there; its contents are not read."""
+        return self.path is not None and self.path.is_file()
+
+
+def available() -> tuple[WeightFile, ...]:
+    """Every file the sources "imagenet" and "stlpips" know, present or not; touches no network and reads no file."""
+    imagenet = [
+        WeightFile("imagenet", network, _imagenet_path(network), f"download {_imagenet_url(network)}")
+        for network in IMAGENET_FILES
+    ]
+    stlpips = [
+        WeightFile("stlpips", network, _stlpips_path(network), f"run {STLPIPS_INSTALL}") for network in STLPIPS_FILES
+    ]
+    return (*imagenet, *stlpips)
+
+
+def read_weights(weights: WeightSource, network: str, progress: bool = True) -> tuple[Mapping[str, object], str]:
+    """The state dict behind `weights`, as it came, and what errors call it.
+
+    Args:
+        weights: "imagenet" (torch hub's cache, else a download), "stlpips" (the installed wheel), the path of a
+            .pth, .pt or .safetensors file, or a state dict. ("random" is made from the layers: `random_weights`.)
+        network: name of the network, for the sources that hold several.
+        progress: whether a download draws its progress bar.
+
+    Raises:
+        TypeError: weights of another type.
+        ValueError: unknown source, a network the source does not have, a wrong hash, a file that holds no state dict.
+        FileNotFoundError: no file at the path.
+        ModuleNotFoundError: the package that holds or reads the weights is not installed.
+        OSError: the download failed.
+    """
+    if isinstance(weights, Mapping):
+        return weights, "the state dict passed as weights"
+    if weights == "imagenet":
+        return _read_imagenet(network, progress)
+    if weights == "stlpips":
+        return _read_stlpips(network)
+    if not isinstance(weights, str | os.PathLike):
+        hint = ", pass its state_dict()" if isinstance(weights, nn.Module) else ""
+        raise TypeError(f"weights must be a source, a path or a state dict, got {type(weights).__name__}{hint}")
+    path = Path(weights).expanduser()
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise ValueError(
+            f"weights must be one of {', '.join(SOURCES)}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
+            f"or a state dict, got {os.fspath(weights)!r}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file at {path.absolute()}, pass the path of one")
+    return _read_checkpoint(path, "pass a file that torch.save or safetensors wrote"), str(path)
+
+
+def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]:
+    """Kaiming-normal fan-out weights in fp32 and zero biases, as torchvision initialises its VGGs.
+
+    Drawn layer by layer from a generator of their own: the caller's random numbers are untouched, and a shallower
+    network gets the same first layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for conv in convolutions:
+        weight = torch.empty(conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        weights[f"{conv.name}.weight"] = weight
+        weights[f"{conv.name}.bias"] = torch.zeros(conv.out_channels)
+    return weights
+
+
+def _file_of(source: str, network: str, files: Mapping[str, str]) -> str:
+    if network not in files:
+        raise ValueError(f"weights {source!r} has no {network}, only {', '.join(files)}")
+    return files[network]
+
+
+def _imagenet_url(network: str) -> str:
+    return f"{IMAGENET_URL}/{_file_of('imagenet', network, IMAGENET_FILES)}"
+
+
+def _imagenet_path(network: str) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", _file_of("imagenet", network, IMAGENET_FILES))
+
+
+def _stlpips_path(network: str) -> Path | None:
+    """Where the installed wheel keeps the network's file; None if it is not installed."""
+    file = _file_of("stlpips", network, STLPIPS_FILES)
+    # Finding does not import: the package imports others that nobody here needs.
+    package = importlib.util.find_spec(STLPIPS_PACKAGE)
+    folders = package.submodule_search_locations if package else None
+    return Path(folders[0], file) if folders else None
+
+
+def _read_imagenet(network: str, progress: bool) -> tuple[Mapping[str, object], str]:
+    path = _imagenet_path(network)
+    if not path.is_file():
+        _download(_imagenet_url(network), path, progress)
+    return _read_checkpoint(path, "delete it and it is downloaded again at the next call"), str(path)
+
+
+def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
+    path = _stlpips_path(network)
+    if path is None:
+        raise ModuleNotFoundError(
+            f"weights 'stlpips' come from the package stlpips-pytorch, which is not installed: {STLPIPS_INSTALL}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the installed package stlpips-pytorch lacks {path}: reinstall it with {STLPIPS_INSTALL} --force-reinstall"
+        )
+    return _read_checkpoint(path, f"reinstall its package with {STLPIPS_INSTALL} --force-reinstall"), str(path)
+
+
+def _download(url: str, path: Path, progress: bool) -> None:
+    """Fetches the file and checks its hash; what fails the check is never left at `path`."""
+    expected = path.stem.rpartition("-")[2]
+    by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16)"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=progress)
+    except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors, a cut connection the other
+        raise OSError(f"could not download {url} ({error}): {by_hand}") from error
+    except RuntimeError as error:  # how torch.hub reports a hash
+        raise ValueError(
+            f"what came from {url} is not the file expected, whose SHA-256 begins with {expected} ({error}): "
+            f"try again without a proxy, or {by_hand}"
+        ) from error
+
+
+def _read_checkpoint(path: Path, remedy: str) -> Mapping[str, object]:
+    try:
+        state = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except (ImportError, PermissionError):  # their own sentence says it
+        raise
+    except Exception as error:  # damaged bytes can raise anything on their way through the two readers
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or holds no state dict, "
+            f"reading it failed with {type(error).__name__}: {remedy}"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}: {remedy}")
+    return state
+
+
+def _load_torch(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_safetensors(path: Path) -> object:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"reading {path} needs the package safetensors: pip install safetensors, or pass the state dict itself"
+        ) from error
+    return load_file(path)
