@@ -39,7 +39,7 @@ class StopWithoutTorch(dist_info):
 class CMakeBuild(build_ext):
     def build_extension(self, ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        build = ROOT / "build" / "cmake"  # the same for wheels and editable installs, so that both build what changed
         build.mkdir(parents=True, exist_ok=True)
         architectures = os.environ.get("PERCEPTUAL_OPS_CUDA_ARCHS", "default").replace(";", ",").replace(" ", "")
         settings = {

@@ -39,6 +39,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def("build_info() -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&build_info)); }
+STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CompositeExplicitAutograd, m) {
+  m.impl("build_info", TORCH_BOX(&build_info));
+}
 
 }  // namespace perceptual_ops

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks as checks
@@ -25,8 +26,7 @@ def distance_map(error: Tensor, distance: str, parameter: float) -> Tensor:
     if distance == "charbonnier":
         return (error.square() + parameter).sqrt()
     if distance == "huber":
-        small = error.abs() <= parameter
-        return torch.where(small, 0.5 * error.square(), parameter * (error.abs() - 0.5 * parameter))
+        return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=parameter)
     return error.square()
 
 

@@ -39,10 +39,14 @@ __device__ __forceinline__ T narrow(DeviceAccumulator<T> value) {
 template <class F>
 void dispatch_element(Element element, F&& f) {
   switch (element) {
-    case Element::kFloat32: return f(float{});
-    case Element::kFloat64: return f(double{});
-    case Element::kFloat16: return f(__half{});
-    case Element::kBFloat16: return f(__nv_bfloat16{});
+    case Element::kFloat32:
+      return f(float{});
+    case Element::kFloat64:
+      return f(double{});
+    case Element::kFloat16:
+      return f(__half{});
+    case Element::kBFloat16:
+      return f(__nv_bfloat16{});
   }
 }
 

@@ -16,7 +16,7 @@ namespace perceptual_ops {
 
 enum class Distance : int8_t { kSquared, kL1, kCharbonnier, kHuber };
 
-// d(e) and d'(e). A NaN error gives a NaN value and slope for every distance.
+// d(e) and d'(e). A NaN error gives a NaN value for every distance.
 template <class Real>
 struct Point {
   Real value;
@@ -28,7 +28,7 @@ PO_HOST_DEVICE Point<Real> distance_at(Real error, Real parameter) {
   if constexpr (kDistance == Distance::kSquared) {
     return {error * error, Real(2) * error};
   } else if constexpr (kDistance == Distance::kL1) {
-    const Real sign = error > Real(0) ? Real(1) : error < Real(0) ? Real(-1) : error;
+    const Real sign = Real(error > Real(0)) - Real(error < Real(0));
     return {error < Real(0) ? -error : error, sign};
   } else if constexpr (kDistance == Distance::kCharbonnier) {  // parameter: eps
     const Real root = std::sqrt(error * error + parameter);
@@ -46,10 +46,14 @@ PO_HOST_DEVICE Point<Real> distance_at(Real error, Real parameter) {
 template <class F>
 void dispatch_distance(Distance distance, F&& f) {
   switch (distance) {
-    case Distance::kSquared: return f(std::integral_constant<Distance, Distance::kSquared>{});
-    case Distance::kL1: return f(std::integral_constant<Distance, Distance::kL1>{});
-    case Distance::kCharbonnier: return f(std::integral_constant<Distance, Distance::kCharbonnier>{});
-    case Distance::kHuber: return f(std::integral_constant<Distance, Distance::kHuber>{});
+    case Distance::kSquared:
+      return f(std::integral_constant<Distance, Distance::kSquared>{});
+    case Distance::kL1:
+      return f(std::integral_constant<Distance, Distance::kL1>{});
+    case Distance::kCharbonnier:
+      return f(std::integral_constant<Distance, Distance::kCharbonnier>{});
+    case Distance::kHuber:
+      return f(std::integral_constant<Distance, Distance::kHuber>{});
   }
 }
 

@@ -8,14 +8,14 @@
 namespace perceptual_ops {
 
 // Lists of equal length, maps of four dimensions, one batch and one dtype.
-inline void check_features(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+inline void check_features(const std::vector<Tensor>& features,   // L x (N, C, H, W)
                            const std::vector<double>& weights) {  // (L)
   check(!features.empty(), "features: expected at least one layer, got none");
   check(features.size() == weights.size(), "weights: expected ", features.size(), ", got ", weights.size());
   for (const Tensor& x : features) {
     check(x.dim() == 4, "features: expected (N, C, H, W), got ", x.dim(), " dimensions");
-    check(x.size(0) == features[0].size(0), "features: expected the batch ", features[0].size(0), " in every layer, got ",
-          x.size(0));
+    check(x.size(0) == features[0].size(0), "features: expected the batch ", features[0].size(0),
+          " in every layer, got ", x.size(0));
     check(x.scalar_type() == features[0].scalar_type(), "features: expected one dtype for every layer");
     check(x.device() == features[0].device(), "features: expected one device for every layer");
   }
@@ -37,8 +37,8 @@ inline void check_feature_pairs(const std::vector<Tensor>& features,  // L x (N,
   check(targets.size() == features.size(), "targets: expected ", features.size(), " layers, got ", targets.size());
   for (size_t l = 0; l < features.size(); ++l) {
     const Tensor &x = features[l], &y = targets[l];
-    check(y.dim() == 4 && y.size(1) == x.size(1) && y.size(2) == x.size(2) && y.size(3) == x.size(3),
-          "targets[", l, "]: expected the shape of features[", l, "]");
+    check(y.dim() == 4 && y.size(1) == x.size(1) && y.size(2) == x.size(2) && y.size(3) == x.size(3), "targets[", l,
+          "]: expected the shape of features[", l, "]");
     check(y.size(0) == 1 || y.size(0) == x.size(0), "targets[", l, "]: expected a batch of 1 or ", x.size(0), ", got ",
           y.size(0));
     check(y.scalar_type() == x.scalar_type() && y.device() == x.device(), "targets[", l,

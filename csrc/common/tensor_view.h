@@ -35,11 +35,16 @@ inline ScalarType accumulator_type(const Tensor& x) {
 template <class F>
 void dispatch_dtype(const Tensor& x, const char* argument, F&& f) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Half: return f(Half{});
-    case ScalarType::BFloat16: return f(BFloat16{});
-    default: check(false, argument, ": expected dtype float32, float16, bfloat16 or float64");
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(Half{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    default:
+      check(false, argument, ": expected dtype float32, float16, bfloat16 or float64");
   }
 }
 
@@ -65,7 +70,8 @@ bool has_dense_samples(const Tensor& x, Layout layout);
 Tensor dense_samples(const Tensor& x, Layout layout);
 
 // A new tensor like x, filled by fill(dense) with `dense` wholly dense in `layout`: the tensor itself where its strides
-// allow it, else a temporary that is copied over. Strides follow torch.empty_like, which the fake kernels in Python use too.
+// allow it, else a temporary that is copied over. Strides follow torch.empty_like, which the fake kernels in Python use
+// too.
 template <class Fill>
 Tensor filled_like(const Tensor& x, Layout layout, Fill&& fill) {
   Tensor out = torch::stable::empty_like(x);

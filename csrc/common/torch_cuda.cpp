@@ -5,8 +5,9 @@
 namespace perceptual_ops {
 namespace {
 
-// aoti_torch_get_current_cuda_stream lives in libtorch_cuda.so, which a CPU build of torch lacks: linking to it would make
-// this library unloadable there. The library is already mapped wherever a CUDA tensor exists, so it is looked up by name.
+// aoti_torch_get_current_cuda_stream lives in libtorch_cuda.so, which a CPU build of torch lacks: linking to it would
+// make this library unloadable there. The library is already mapped wherever a CUDA tensor exists, so it is looked up
+// by name.
 using CurrentStream = int32_t (*)(int32_t device_index, void** stream);
 
 CurrentStream current_stream_function() {
@@ -24,8 +25,9 @@ CudaScope::CudaScope(const Tensor& on_device) : guard_(on_device.get_device_inde
   check_launch(cudaGetDevice(&previous_device_), "device query");
   check_launch(cudaSetDevice(device), "device selection");
   const CurrentStream current_stream = current_stream_function();
-  check(current_stream != nullptr, "perceptual_ops: this torch has no aoti_torch_get_current_cuda_stream; expected a CUDA "
-                                   "build of torch >= 2.10");
+  check(current_stream != nullptr,
+        "perceptual_ops: this torch has no aoti_torch_get_current_cuda_stream; expected a CUDA "
+        "build of torch >= 2.10");
   void* stream = nullptr;
   check(current_stream(device, &stream) == 0, "perceptual_ops: torch gave no current stream for cuda:", device);
   stream_ = static_cast<cudaStream_t>(stream);
@@ -48,11 +50,16 @@ void check_launch(cudaError_t status, const char* kernel) {
 
 Element element_of(const Tensor& x, const char* argument) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return Element::kFloat32;
-    case ScalarType::Double: return Element::kFloat64;
-    case ScalarType::Half: return Element::kFloat16;
-    case ScalarType::BFloat16: return Element::kBFloat16;
-    default: check(false, argument, ": expected dtype float32, float16, bfloat16 or float64");
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    default:
+      check(false, argument, ": expected dtype float32, float16, bfloat16 or float64");
   }
   return Element::kFloat32;
 }

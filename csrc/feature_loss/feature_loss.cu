@@ -1,7 +1,6 @@
-#include "feature_loss.cuh"
-
 #include "../common/feature_map.h"
 #include "../common/launch.h"
+#include "feature_loss.cuh"
 #include "feature_loss.h"
 
 namespace perceptual_ops {
@@ -29,8 +28,9 @@ cudaError_t launch_feature_loss(Element element, const SamplePair& samples, Dist
   return cudaGetLastError();
 }
 
-cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samples, Distance distance, double parameter,
-                                         double slope_scale, const void* grad, void* dx, cudaStream_t stream) {
+cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samples, Distance distance,
+                                         double parameter, double slope_scale, const void* grad, void* dx,
+                                         cudaStream_t stream) {
   const int64_t blocks = feature_loss_blocks(samples.size);
   if (!fits_grid(blocks * samples.batch)) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
@@ -40,8 +40,8 @@ cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samp
       feature_loss_gradient_kernel<T, decltype(kind)::value>
           <<<static_cast<unsigned>(blocks * samples.batch), kLossThreads, 0, stream>>>(
               static_cast<const T*>(samples.x), static_cast<const T*>(samples.y), samples.size, samples.stride_x,
-              samples.stride_y, static_cast<uint32_t>(blocks), static_cast<Acc>(parameter), static_cast<Acc>(slope_scale),
-              static_cast<const Acc*>(grad), static_cast<T*>(dx));
+              samples.stride_y, static_cast<uint32_t>(blocks), static_cast<Acc>(parameter),
+              static_cast<Acc>(slope_scale), static_cast<const Acc*>(grad), static_cast<T*>(dx));
     });
   });
   return cudaGetLastError();

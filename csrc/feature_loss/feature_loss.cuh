@@ -1,5 +1,5 @@
-// Kernels of the feature loss: pointwise, so a sample is a row of numbers whatever its layout. Each block sums one chunk of
-// one sample into its own slot; a second kernel sums the slots in a fixed order.
+// Kernels of the feature loss: pointwise, so a sample is a row of numbers whatever its layout. Each block sums one
+// chunk of one sample into its own slot; a second kernel sums the slots in a fixed order.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -11,7 +11,8 @@ namespace perceptual_ops {
 constexpr int kLossThreads = 256;
 constexpr int64_t kLossChunk = 32 * kLossThreads;  // elements of a block: short fp32 sums, few slots
 
-// Grid: N * blocks, blocks innermost, under 2^31 (feature_loss.cu checks): a 64-bit division would be a call that spills.
+// Grid: N * blocks, blocks innermost, under 2^31 (feature_loss.cu checks): a 64-bit division would be a call that
+// spills.
 template <class T, Distance kDistance>
 __global__ void __launch_bounds__(kLossThreads)
     feature_loss_partial_kernel(const T* __restrict__ x,  // (N, E)
@@ -35,7 +36,7 @@ template <class Acc>
 __global__ void __launch_bounds__(kLossThreads)
     feature_loss_finish_kernel(const Acc* __restrict__ partial,  // (N, blocks)
                                int64_t blocks, Acc value_scale, Acc weight, bool first_layer,
-                               Acc* __restrict__ values,   // (N)
+                               Acc* __restrict__ values,  // (N)
                                Acc* __restrict__ loss) {  // (N)
   const int64_t n = blockIdx.x;
   Acc sum = 0;

@@ -10,12 +10,12 @@ namespace perceptual_ops {
 
 // Two batches of dense samples in one memory layout.
 struct SamplePair {
-  const void* x;      // (N, E), E = C * H * W
-  const void* y;      // (N or 1, E)
-  int64_t batch;      // N
-  int64_t size;       // E
-  int64_t stride_x;   // elements from sample to sample
-  int64_t stride_y;   // elements; 0 where one sample stands for all
+  const void* x;     // (N, E), E = C * H * W
+  const void* y;     // (N or 1, E)
+  int64_t batch;     // N
+  int64_t size;      // E
+  int64_t stride_x;  // elements from sample to sample
+  int64_t stride_y;  // elements; 0 where one sample stands for all
 };
 
 // Partial sums a sample.
@@ -30,8 +30,8 @@ cudaError_t launch_feature_loss(Element element, const SamplePair& samples, Dist
                                 cudaStream_t stream);
 
 // dx = grad[n] * slope_scale * d'(x - y)
-cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samples, Distance distance, double parameter,
-                                         double slope_scale,
+cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samples, Distance distance,
+                                         double parameter, double slope_scale,
                                          const void* grad,  // (N) Acc
                                          void* dx,          // (N, E)
                                          cudaStream_t stream);

@@ -1,4 +1,5 @@
-// feature_loss on the CPU: one pass for the value, one for the gradient. Pointwise, so only the order in memory matters.
+// feature_loss on the CPU: one pass for the value, one for the gradient. Pointwise, so only the order in memory
+// matters.
 #include <string>
 
 #include "../common/arguments.h"
@@ -31,7 +32,7 @@ PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, doub
 }
 
 // Clones cannot be templates: one pair of functions a dtype and distance.
-#define PO_DISTANCE_LOOPS(kDistance, T)                                                                               \
+#define PO_DISTANCE_LOOPS(kDistance, T)                                                                              \
   PO_CPU_CLONES double sum_block(std::integral_constant<Distance, kDistance>, const T* x, const T* y, int64_t count, \
                                  double parameter) {                                                                 \
     return distance_sum<kDistance>(x, y, count, parameter);                                                          \
@@ -40,10 +41,10 @@ PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, doub
                                  int64_t count, double parameter, double factor) {                                   \
     distance_slope<kDistance>(x, y, dx, count, parameter, factor);                                                   \
   }
-#define PO_DISTANCE_LOOPS_OF(T)                  \
-  PO_DISTANCE_LOOPS(Distance::kSquared, T)       \
-  PO_DISTANCE_LOOPS(Distance::kL1, T)            \
-  PO_DISTANCE_LOOPS(Distance::kCharbonnier, T)   \
+#define PO_DISTANCE_LOOPS_OF(T)                \
+  PO_DISTANCE_LOOPS(Distance::kSquared, T)     \
+  PO_DISTANCE_LOOPS(Distance::kL1, T)          \
+  PO_DISTANCE_LOOPS(Distance::kCharbonnier, T) \
   PO_DISTANCE_LOOPS(Distance::kHuber, T)
 PO_DISTANCE_LOOPS_OF(float)
 PO_DISTANCE_LOOPS_OF(double)

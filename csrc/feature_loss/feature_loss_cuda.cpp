@@ -20,8 +20,9 @@ struct DensePair {
 
 DensePair dense_pair(const Tensor& features, const Tensor& targets, Layout layout) {
   DensePair pair{dense_samples(features, layout), dense_samples(targets, layout), {}};
-  pair.samples = {pair.x.data_ptr(), pair.y.data_ptr(), pair.x.size(0), pair.x.size(1) * pair.x.size(2) * pair.x.size(3),
-                  pair.x.stride(0), pair.y.size(0) == 1 ? 0 : pair.y.stride(0)};
+  pair.samples = {pair.x.data_ptr(), pair.y.data_ptr(),
+                  pair.x.size(0),    pair.x.size(1) * pair.x.size(2) * pair.x.size(3),
+                  pair.x.stride(0),  pair.y.size(0) == 1 ? 0 : pair.y.stride(0)};
   return pair;
 }
 

@@ -26,14 +26,15 @@ cudaError_t launch_gram(Element element, const FeatureMap& map, const void* x, v
                         cudaStream_t stream) {
   const int64_t tiles = triangle_tiles(map.channels), splits = gram_splits(map);
   const int64_t pixels_per_split = ceil_div(ceil_div(map.pixels, splits), kDepth) * kDepth;
-  if (!fits_grid(tiles * splits * map.batch) || !fits_grid(map.batch * map.channels)) return cudaErrorInvalidConfiguration;
+  if (!fits_grid(tiles * splits * map.batch) || !fits_grid(map.batch * map.channels))
+    return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
     using Acc = DeviceAccumulator<T>;
-    const auto kernel =
-        map.layout() == Layout::kNHWC ? gram_partial_kernel<T, true> : gram_partial_kernel<T, false>;
+    const auto kernel = map.layout() == Layout::kNHWC ? gram_partial_kernel<T, true> : gram_partial_kernel<T, false>;
     kernel<<<static_cast<unsigned>(tiles * splits * map.batch), kTileThreads, 0, stream>>>(
-        static_cast<const T*>(x), map, static_cast<uint32_t>(tiles), static_cast<uint32_t>(splits), pixels_per_split, static_cast<Acc*>(partial));
+        static_cast<const T*>(x), map, static_cast<uint32_t>(tiles), static_cast<uint32_t>(splits), pixels_per_split,
+        static_cast<Acc*>(partial));
     gram_finish_kernel<<<static_cast<unsigned>(map.batch * map.channels), kRowThreads, 0, stream>>>(
         static_cast<const Acc*>(partial), splits, map.batch, static_cast<uint32_t>(map.channels),
         static_cast<Acc>(scale), static_cast<Acc*>(gram));
@@ -55,8 +56,9 @@ cudaError_t launch_style_distance(Element element, int64_t batch, int64_t channe
           static_cast<Acc>(style.parameter), static_cast<Acc>(style.value_scale), static_cast<Acc>(style.weight),
           style.first_layer, static_cast<Acc*>(values), static_cast<Acc*>(loss));
       style_slope_kernel<Acc, kDistance><<<static_cast<unsigned>(batch * channels), kRowThreads, 0, stream>>>(
-          static_cast<const Acc*>(gram), static_cast<const Acc*>(targets), static_cast<uint32_t>(channels), target_stride,
-          static_cast<Acc>(style.parameter), static_cast<Acc>(style.slope_scale), static_cast<Acc*>(slopes));
+          static_cast<const Acc*>(gram), static_cast<const Acc*>(targets), static_cast<uint32_t>(channels),
+          target_stride, static_cast<Acc>(style.parameter), static_cast<Acc>(style.slope_scale),
+          static_cast<Acc*>(slopes));
     });
   };
   element == Element::kFloat64 ? launch(double{}) : launch(float{});
@@ -83,8 +85,7 @@ cudaError_t launch_gram_gradient(Element element, const FeatureMap& map, const v
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
     using Acc = DeviceAccumulator<T>;
-    const auto kernel =
-        map.layout() == Layout::kNHWC ? gram_gradient_kernel<T, true> : gram_gradient_kernel<T, false>;
+    const auto kernel = map.layout() == Layout::kNHWC ? gram_gradient_kernel<T, true> : gram_gradient_kernel<T, false>;
     kernel<<<static_cast<unsigned>(pixel_tiles * channel_tiles * map.batch), kTileThreads, 0, stream>>>(
         static_cast<const Acc*>(symmetric), static_cast<const Acc*>(grad), static_cast<const T*>(x), map, dx_map,
         static_cast<uint32_t>(pixel_tiles), static_cast<uint32_t>(channel_tiles), static_cast<T*>(dx));

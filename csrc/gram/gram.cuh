@@ -1,8 +1,9 @@
 // Kernels of the Gram room.
 //
 // Gram: one block sums one 64 x 64 tile on or below the diagonal of one sample over one range of pixels. The ranges'
-// partial sums go to a workspace and are summed in order by a second kernel, which mirrors the tile: no atomics, the same
-// bits every time. Gradient: one block makes a 64 channel x 64 pixel tile of S X. Both hold 4 x 4 results a thread.
+// partial sums go to a workspace and are summed in order by a second kernel, which mirrors the tile: no atomics, the
+// same bits every time. Gradient: one block makes a 64 channel x 64 pixel tile of S X. Both hold 4 x 4 results a
+// thread.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -12,21 +13,22 @@
 
 namespace perceptual_ops {
 
-constexpr int kTile = 64;           // channels (and, in the gradient, pixels) of a tile
-constexpr int kDepth = 16;          // summed elements held in shared memory at a time
-constexpr int kSide = 16;           // threads along each side of a tile
+constexpr int kTile = 64;             // channels (and, in the gradient, pixels) of a tile
+constexpr int kDepth = 16;            // summed elements held in shared memory at a time
+constexpr int kSide = 16;             // threads along each side of a tile
 constexpr int kEach = kTile / kSide;  // results of a thread along each side
 constexpr int kTileThreads = kSide * kSide;
 constexpr int kPitch = kTile + 4;  // moves the rows of a tile to different banks
-// Blocks on an SM: up to 128 registers a thread, which fp64 takes. Without it the compiler aims for more blocks and spills.
+// Blocks on an SM: up to 128 registers a thread, which fp64 takes. Without it the compiler aims for more blocks and
+// spills.
 constexpr int kTileBlocks = 2;
 static_assert(kTile * kDepth % kTileThreads == 0, "every thread stages the same number of elements");
 
 constexpr int kSumThreads = 1024;
 constexpr int kRowThreads = 128;  // threads that walk along one row of a (C, C) matrix
 
-// Stages rows [first_row, first_row + kTile) x [first_deep, first_deep + kDepth) of a matrix as tile[deep][row], zero where
-// it ends. `deep_fastest` says along which axis neighbouring threads read, so that their reads are side by side.
+// Stages rows [first_row, first_row + kTile) x [first_deep, first_deep + kDepth) of a matrix as tile[deep][row], zero
+// where it ends. `deep_fastest` says along which axis neighbouring threads read, so that their reads are side by side.
 template <bool kDeepFastest, class T, class Acc>
 __device__ __forceinline__ void stage_tile(const T* matrix, int64_t rows, int64_t deep_end, int64_t row_stride,
                                            int64_t deep_stride, int64_t first_row, int64_t first_deep,
@@ -67,7 +69,7 @@ __device__ __forceinline__ void triangle_tile(uint32_t t, int64_t& row, int64_t&
 // Grid: N * splits * tiles.
 template <class T, bool kNhwc>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
-    gram_partial_kernel(const T* __restrict__ x,                        // (N, C, P), strides of `map`
+    gram_partial_kernel(const T* __restrict__ x,  // (N, C, P), strides of `map`
                         FeatureMap map, uint32_t tiles, uint32_t splits, int64_t pixels_per_split,
                         DeviceAccumulator<T>* __restrict__ partial) {  // (splits, N, C, C)
   using Acc = DeviceAccumulator<T>;
@@ -117,12 +119,12 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // One block a sample.
 template <class Acc, Distance kDistance>
-__global__ void __launch_bounds__(kSumThreads)
-    style_value_kernel(const Acc* __restrict__ gram,     // (N, C, C)
-                       const Acc* __restrict__ targets,  // (N or 1, C, C)
-                       int64_t area, int64_t target_stride, Acc parameter, Acc value_scale, Acc weight, bool first_layer,
-                       Acc* __restrict__ values,   // (N)
-                       Acc* __restrict__ loss) {  // (N)
+__global__ void __launch_bounds__(kSumThreads) style_value_kernel(const Acc* __restrict__ gram,     // (N, C, C)
+                                                                  const Acc* __restrict__ targets,  // (N or 1, C, C)
+                                                                  int64_t area, int64_t target_stride, Acc parameter,
+                                                                  Acc value_scale, Acc weight, bool first_layer,
+                                                                  Acc* __restrict__ values,  // (N)
+                                                                  Acc* __restrict__ loss) {  // (N)
   const int64_t n = blockIdx.x;
   Acc sum = 0;
   for (int64_t i = threadIdx.x; i < area; i += kSumThreads) {
@@ -155,10 +157,9 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // Grid: N * C, one block a row.
 template <class Acc>
-__global__ void __launch_bounds__(kRowThreads)
-    symmetrise_kernel(const Acc* __restrict__ slopes,  // (N, C, C)
-                      uint32_t channels, Acc scale,
-                      Acc* __restrict__ symmetric) {  // (N, C, C)
+__global__ void __launch_bounds__(kRowThreads) symmetrise_kernel(const Acc* __restrict__ slopes,  // (N, C, C)
+                                                                 uint32_t channels, Acc scale,
+                                                                 Acc* __restrict__ symmetric) {  // (N, C, C)
   const uint32_t row = blockIdx.x % channels;
   const int64_t first = blockIdx.x / channels * (int64_t(channels) * channels);
   for (uint32_t column = threadIdx.x; column < channels; column += kRowThreads) {
@@ -185,7 +186,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
   Acc sums[kEach][kEach] = {};
   for (int64_t c = 0; c < map.channels; c += kDepth) {
     stage_tile<true>(matrix, map.channels, map.channels, map.channels, int64_t(1), first_channel, c, s);
-    stage_tile<kNhwc>(x + n * map.stride_n, map.pixels, map.channels, map.stride_p, map.stride_c, first_pixel, c, pixels);
+    stage_tile<kNhwc>(x + n * map.stride_n, map.pixels, map.channels, map.stride_p, map.stride_c, first_pixel, c,
+                      pixels);
     __syncthreads();  // the tiles are whole
     // Rows are what neighbouring threads write side by side last: pixels in NCHW, channels in NHWC.
     if constexpr (kNhwc) {
@@ -204,7 +206,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
       const int64_t row = threadIdx.x / kSide + i * kSide, column = threadIdx.x % kSide + j * kSide;
       const int64_t channel = first_channel + (kNhwc ? column : row), pixel = first_pixel + (kNhwc ? row : column);
       if (channel < map.channels && pixel < map.pixels) {
-        dx[n * dx_map.stride_n + channel * dx_map.stride_c + pixel * dx_map.stride_p] = narrow<T>(upstream * sums[i][j]);
+        dx[n * dx_map.stride_n + channel * dx_map.stride_c + pixel * dx_map.stride_p] =
+            narrow<T>(upstream * sums[i][j]);
       }
     }
   }

@@ -15,9 +15,9 @@ int64_t gram_splits(const FeatureMap& map);
 
 // gram = scale * X X^T of every sample.
 cudaError_t launch_gram(Element element, const FeatureMap& map,
-                        const void* x,   // (N, C, P), strides of `map`
-                        void* partial,   // (splits, N, C, C) Acc, scratch
-                        void* gram,      // (N, C, C) Acc
+                        const void* x,  // (N, C, P), strides of `map`
+                        void* partial,  // (splits, N, C, C) Acc, scratch
+                        void* gram,     // (N, C, C) Acc
                         double scale, cudaStream_t stream);
 
 // values[n] = value_scale * sum of d(gram - target), loss[n] = (or +=) weight * values[n], and the slopes

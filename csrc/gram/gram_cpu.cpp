@@ -75,10 +75,9 @@ void finish_layer(const Tensor& raw,      // (N, C, C), overwritten
     const T* target_data = static_cast<const T*>(target.data_ptr());
     dispatch_distance(kind.distance, [&](auto distance) {
       for_each_row(batch, channels, [&](int64_t n, int64_t i) {
-        row_sums[n * channels + i] =
-            finish_row<decltype(distance)::value>(raw_data + n * area + i * channels,
-                                                  target_data + n * target_stride + i * channels, channels,
-                                                  static_cast<T>(scale), static_cast<T>(parameter));
+        row_sums[n * channels + i] = finish_row<decltype(distance)::value>(
+            raw_data + n * area + i * channels, target_data + n * target_stride + i * channels, channels,
+            static_cast<T>(scale), static_cast<T>(parameter));
       });
     });
     const T factor = static_cast<T>(weight * kind.scale(area) * scale);
@@ -130,11 +129,11 @@ Tensor gram_matrix_backward_cpu(const Tensor grad,  // (N, C, C)
   return gram_gradient(symmetrised(grad, gram_scale(normalize, x.size(1), x.size(2) * x.size(3))), x);
 }
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(const std::vector<Tensor> features,      // L x (N, C, H, W)
-                                                               const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
-                                                               const std::vector<double> weights,       // (L)
-                                                               const std::string normalize, const std::string distance,
-                                                               double parameter) {
+std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
+    const std::vector<Tensor> features,      // L x (N, C, H, W)
+    const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
+    const std::vector<double> weights,       // (L)
+    const std::string normalize, const std::string distance, double parameter) {
   check_features(features, weights);
   check_gram_pairs(features, target_grams);
   const DistanceKind kind = distance_kind(distance);
@@ -144,8 +143,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(const std::vector
   for (int64_t l = 0; l < layers; ++l) {
     const Tensor& x = features[l];
     slopes.push_back(gram_products(x));
-    finish_layer(slopes.back(), target_grams[l], gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), kind, parameter,
-                 weights[l], &values[l * batch]);
+    finish_layer(slopes.back(), target_grams[l], gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), kind,
+                 parameter, weights[l], &values[l * batch]);
   }
   auto [loss, per_layer] = weighted_losses(features[0], values, weights);
   return {loss, per_layer, slopes};

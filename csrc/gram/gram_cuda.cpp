@@ -60,19 +60,19 @@ Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
   const Tensor slopes = torch::stable::contiguous(grad);
   const Tensor symmetric = torch::stable::empty_like(slopes);
   if (slopes.numel() > 0) {
-    check_launch(launch_symmetrise(element_of(x, "x"), x.size(0), x.size(1), slopes.data_ptr(),
-                                   gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), symmetric.data_ptr(),
-                                   cuda.stream()),
-                 "symmetrise");
+    check_launch(
+        launch_symmetrise(element_of(x, "x"), x.size(0), x.size(1), slopes.data_ptr(),
+                          gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), symmetric.data_ptr(), cuda.stream()),
+        "symmetrise");
   }
   return scaled_gradient(symmetric, nullptr, x, cuda);
 }
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(const std::vector<Tensor> features,      // L x (N, C, H, W)
-                                                                const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
-                                                                const std::vector<double> weights,       // (L)
-                                                                const std::string normalize, const std::string distance,
-                                                                double parameter) {
+std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
+    const std::vector<Tensor> features,      // L x (N, C, H, W)
+    const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
+    const std::vector<double> weights,       // (L)
+    const std::string normalize, const std::string distance, double parameter) {
   check_features(features, weights);
   check_gram_pairs(features, target_grams);
   const CudaScope cuda(features[0]);
@@ -89,8 +89,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(const std::vecto
     const Tensor target = torch::stable::contiguous(target_grams[l]);
     slopes.push_back(torch::stable::empty_like(gram));
     if (gram.numel() == 0) continue;
-    const StyleDistance style{kind.distance,     parameter, kind.scale(area), weights[l] * kind.scale(area) * scale,
-                              weights[l], l == 0};
+    const StyleDistance style{kind.distance, parameter, kind.scale(area), weights[l] * kind.scale(area) * scale,
+                              weights[l],    l == 0};
     check_launch(launch_style_distance(element_of(x, "features"), batch, channels, target.size(0), gram.data_ptr(),
                                        target.data_ptr(), style, slopes.back().data_ptr(),
                                        static_cast<char*>(values.data_ptr()) + l * batch * values.element_size(),

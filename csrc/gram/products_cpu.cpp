@@ -1,5 +1,5 @@
-// Products go through aten's bmm, which runs near the processor's peak for these shapes. fp16 and bf16 maps are widened to
-// fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made.
+// Products go through aten's bmm, which runs near the processor's peak for these shapes. fp16 and bf16 maps are widened
+// to fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made.
 #include "products_cpu.h"
 
 namespace perceptual_ops {
@@ -8,6 +8,7 @@ namespace {
 // Elements of a widened block: its 4 MB of fp32 stay in the cache until the product has read them.
 constexpr int64_t kWidenedElements = 1 << 20;
 constexpr int64_t kLeastPixels = 16;
+constexpr int64_t kMostPixels = 4096;  // an fp32 sum over more positive products drifts
 
 template <class From, class To>
 PO_INLINE void convert_row(const From* from, To* to, int64_t count) {
@@ -41,7 +42,7 @@ FeatureMap dense_block(const FeatureMap& map, int64_t pixels) {
 }
 
 int64_t pixels_per_block(const FeatureMap& map) {
-  return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, std::max(map.pixels, kLeastPixels));
+  return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, kMostPixels);
 }
 
 // Calls f(offset in the map, offset in the block, length) for every run of elements that lies side by side in both the
@@ -74,7 +75,8 @@ void widened_gram(const T* data, const FeatureMap& map, const Tensor& gram) {
   for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
     for_each_run(map, block, first,
                  [&](int64_t from, int64_t to, int64_t length) { convert(data + from, &widened[to], length); });
-    batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block), first == 0 ? gram : partial);
+    batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block),
+                    first == 0 ? gram : partial);
     if (first > 0) {
       accumulate(static_cast<const float*>(partial.data_ptr()), static_cast<float*>(gram.data_ptr()), gram.numel());
     }

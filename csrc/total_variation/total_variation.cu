@@ -1,7 +1,6 @@
-#include "total_variation.cuh"
-
 #include "../common/feature_map.h"
 #include "../common/launch.h"
+#include "total_variation.cuh"
 
 namespace perceptual_ops {
 namespace {
@@ -17,8 +16,8 @@ void dispatch_variation(Distance distance, F&& f) {
 
 int64_t total_variation_blocks(const ImageRows& rows) { return ceil_div(rows.count(), kVariationRows); }
 
-cudaError_t launch_total_variation(Element element, const ImageRows& rows, Distance distance, const void* x, void* partial,
-                                   void* values, cudaStream_t stream) {
+cudaError_t launch_total_variation(Element element, const ImageRows& rows, Distance distance, const void* x,
+                                   void* partial, void* values, cudaStream_t stream) {
   const int64_t blocks = total_variation_blocks(rows);
   if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
@@ -45,7 +44,8 @@ cudaError_t launch_total_variation_gradient(Element element, const ImageRows& ro
     dispatch_variation(distance, [&](auto kind) {
       total_variation_gradient_kernel<T, decltype(kind)::value>
           <<<static_cast<unsigned>(blocks * rows.batch), kVariationThreads, 0, stream>>>(
-              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<const Acc*>(grad), static_cast<T*>(dx));
+              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<const Acc*>(grad),
+              static_cast<T*>(dx));
     });
   });
   return cudaGetLastError();

@@ -1,5 +1,6 @@
-// Kernels of the total variation. A warp walks along one row: every lane looks at its element's neighbours to the right and
-// below (and, for the gradient, to the left and above). Sums go to one slot a block and are summed in a fixed order.
+// Kernels of the total variation. A warp walks along one row: every lane looks at its element's neighbours to the right
+// and below (and, for the gradient, to the left and above). Sums go to one slot a block and are summed in a fixed
+// order.
 #pragma once
 
 #include "../common/cuda_element.cuh"

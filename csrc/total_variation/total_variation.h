@@ -1,4 +1,5 @@
-// Launchers of the total variation. Plain pointers, shapes in comments; no torch. `Acc` is fp32, or fp64 for fp64 images.
+// Launchers of the total variation. Plain pointers, shapes in comments; no torch. `Acc` is fp32, or fp64 for fp64
+// images.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,8 +9,8 @@
 
 namespace perceptual_ops {
 
-// A batch of dense images as rows of numbers: in NCHW a row is one channel's row of pixels, in NHWC a row of all channels.
-// The pixel to the right is `step` elements on, the row below `length` elements.
+// A batch of dense images as rows of numbers: in NCHW a row is one channel's row of pixels, in NHWC a row of all
+// channels. The pixel to the right is `step` elements on, the row below `length` elements.
 struct ImageRows {
   int64_t batch;     // N
   int64_t planes;    // C in NCHW, 1 in NHWC

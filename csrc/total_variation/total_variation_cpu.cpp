@@ -9,8 +9,8 @@
 namespace perceptual_ops {
 namespace {
 
-// A dense sample as rows of numbers: in NCHW a row is one channel's row of pixels, in NHWC a row of all channels. The pixel
-// to the right is `step` elements on, the row below `length` elements.
+// A dense sample as rows of numbers: in NCHW a row is one channel's row of pixels, in NHWC a row of all channels. The
+// pixel to the right is `step` elements on, the row below `length` elements.
 struct Rows {
   int64_t planes, height, length, step;
 
@@ -61,7 +61,7 @@ PO_INLINE void row_gradient(const T* x, T* dx, int64_t length, int64_t step, boo
 }
 
 // Clones cannot be templates.
-#define PO_VARIATION_LOOPS(kDistance, T)                                                                               \
+#define PO_VARIATION_LOOPS(kDistance, T)                                                                              \
   PO_CPU_CLONES double sum_row(std::integral_constant<Distance, kDistance>, const T* x, int64_t length, int64_t step, \
                                bool has_below) {                                                                      \
     return row_sum<kDistance>(x, length, step, has_below);                                                            \
@@ -90,7 +90,8 @@ template <class F>
 void for_each_row(int64_t batch, const Rows& rows, F&& f) {
   torch::stable::parallel_for(0, batch * rows.count(), ceil_div(kBlock, std::max<int64_t>(1, rows.length)),
                               [&](int64_t begin, int64_t end) {
-                                for (int64_t task = begin; task < end; ++task) f(task / rows.count(), task % rows.count());
+                                for (int64_t task = begin; task < end; ++task)
+                                  f(task / rows.count(), task % rows.count());
                               });
 }
 
@@ -110,9 +111,8 @@ Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
       const T* data = static_cast<const T*>(dense.data_ptr());
       dispatch_kind(kind, [&](auto distance) {
         for_each_row(batch, rows, [&](int64_t n, int64_t row) {
-          row_sums[n * rows.count() + row] =
-              sum_row(distance, data + n * dense.stride(0) + row * rows.length, rows.length, rows.step,
-                      rows.has_below(row));
+          row_sums[n * rows.count() + row] = sum_row(distance, data + n * dense.stride(0) + row * rows.length,
+                                                     rows.length, rows.step, rows.has_below(row));
         });
       });
     });

@@ -29,8 +29,7 @@ Tensor total_variation_cuda(const Tensor x,  // (N, C, H, W)
   const Tensor dense = dense_samples(x, layout);
   const ImageRows rows = rows_of(dense, layout);
   Tensor values = torch::stable::new_empty(x, {{rows.batch}}, accumulator_type(x));
-  const Tensor partial =
-      torch::stable::new_empty(x, {{rows.batch, total_variation_blocks(rows)}}, accumulator_type(x));
+  const Tensor partial = torch::stable::new_empty(x, {{rows.batch, total_variation_blocks(rows)}}, accumulator_type(x));
   check_launch(launch_total_variation(element_of(dense, "x"), rows, distance, dense.data_ptr(), partial.data_ptr(),
                                       values.data_ptr(), cuda.stream()),
                "total_variation");

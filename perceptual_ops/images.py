@@ -1,0 +1,209 @@
+"""Pictures on disk to tensors and back; needs Pillow and numpy, the extra [cli]."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PathLike = str | os.PathLike[str]
+
+# What a picture may be written as. Pillow knows more suffixes, but those either lose most of the picture (GIF, ICO) or
+# are no picture (PDF).
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    # Full-resolution chroma: stylised pictures carry their detail in the colour too.
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+}
+MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
+
+
+def read_image(path: PathLike, size: int | None = None) -> Tensor:
+    """A picture as (1, 3, H, W) fp32 in [0, 1].
+
+    The orientation a camera noted (EXIF) is applied, transparency is composited on white, grey is repeated to three
+    channels, and 16 bits of grey keep their precision.
+
+    Args:
+        path: A file of any format Pillow reads.
+        size: Pixels of the longer side; the other keeps the aspect (Lanczos filter). None: as it is.
+
+    Raises:
+        ValueError: A size out of range; a file that is no picture, is damaged or is too large.
+        OSError: No such file, or no permission to read it.
+        ModuleNotFoundError: Pillow or numpy is not installed.
+    """
+    if size is not None:
+        check_size(size)
+    _check_installed()
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{os.fspath(path)}: expected a picture, there is no such file") from None
+    except PermissionError:
+        raise PermissionError(f"{os.fspath(path)}: expected a picture, there is no permission to read it") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{os.fspath(path)}: expected a picture, got a file of no format Pillow knows") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{os.fspath(path)}: expected a picture of a usual size; {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:  # how Pillow's readers report damaged bytes
+        raise ValueError(f"{os.fspath(path)}: expected a picture, this one is damaged ({error})") from None
+    image = _plain(image, path)
+    if size is not None:
+        image = image.resize(_fitted(image.size, size), Image.Resampling.LANCZOS)
+    return _to_tensor(image)
+
+
+def write_image(path: PathLike, image: Tensor) -> None:
+    """Writes a picture whole or not at all: a file that is already there stays until the new one is complete.
+
+    Args:
+        path: Its suffix says the format, see `FORMATS`.
+        image: (1, 3, H, W) or (3, H, W) in [0, 1]; values beyond are clamped, rounded to 8 bits.
+
+    Raises:
+        TypeError, ValueError: Not a picture, or an unknown suffix.
+        OSError: The folder is missing or cannot be written.
+    """
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        raise TypeError(f"image: expected a floating-point tensor in [0, 1], got {getattr(image, 'dtype', type(image))}")
+    shape = tuple(image.shape)
+    if shape[-3:-2] != (3,) or image.dim() not in (3, 4) or (image.dim() == 4 and shape[0] != 1) or 0 in shape:
+        raise ValueError(f"image: expected shape (3, H, W) or (1, 3, H, W), got {shape}")
+    save_picture(path, to_picture(image))
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) or (3, H, W) in [0, 1] -> Pillow's 8-bit RGB."""
+    _check_installed()
+    from PIL import Image
+
+    pixels = image.detach().reshape(image.shape[-3:]).float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_picture(path: PathLike, picture: Image.Image) -> None:
+    """Writes Pillow's image as `write_image` does."""
+    picture_format = _format_of(path)
+    with _written_whole(Path(path)) as temporary:
+        picture.save(temporary, picture_format, **SAVE_OPTIONS.get(picture_format, {}))
+
+
+def check_writable(path: PathLike) -> None:
+    """Raises what writing a picture to `path` would raise, before minutes are spent on it."""
+    _check_installed()
+    _format_of(path)
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a picture, this is a folder")
+    temporary = _temporary_beside(Path(path))
+    temporary.unlink()
+
+
+def check_size(size: object) -> int:
+    """The pixels of a longer side as they are, if they are."""
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"size: expected 1 to {MAX_SIDE} pixels for the longer side, got {size!r}")
+    return size
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, and is removed if anything goes wrong."""
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new empty file in the folder of `path`: only there is os.replace sure to be atomic."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.touch(exist_ok=False)  # with the user's umask, which tempfile would ignore
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: expected an existing folder, there is no {path.parent}; create it") from None
+    except OSError as error:
+        raise OSError(f"{path}: expected a folder to write to, {path.parent} is not one ({error.strerror})") from None
+    return temporary
+
+
+def _format_of(path: PathLike) -> str:
+    from PIL import Image
+
+    Image.init()  # loads the plugins, so that SAVE is complete
+    suffixes = [suffix for suffix, name in FORMATS.items() if name in Image.SAVE]
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise ValueError(f"{os.fspath(path)}: expected a name that ends with {', '.join(suffixes)}; got {suffix!r}")
+    return FORMATS[suffix]
+
+
+def _plain(image: Image.Image, path: PathLike) -> Image.Image:
+    """Any of Pillow's modes as "RGB", or as "F" in [0, 1] for grey of 16 bits."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # "I;16" and its kin; some 16-bit files come as 32-bit "I"
+        values = np.asarray(image).astype(np.float32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{os.fspath(path)}: expected 8 or 16 bits a channel, got 32; save it as one of those")
+        return Image.fromarray(values / 65535)
+    if image.mode == "F":
+        raise ValueError(f"{os.fspath(path)}: expected 8 or 16 bits a channel, got floating point; save it as one of those")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(W, H) whose longer side is `size`, with the aspect of `shape`."""
+    longer = max(shape)
+    return max(1, round(shape[0] * size / longer)), max(1, round(shape[1] * size / longer))
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """ "RGB" or "F" -> (1, 3, H, W) fp32 in [0, 1]."""
+    import numpy as np
+
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    if image.mode == "F":
+        return pixels.clamp(0, 1).expand(1, 3, -1, -1).contiguous()  # Lanczos overshoots at edges
+    return (pixels / 255).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _check_installed() -> None:
+    try:
+        import numpy
+        import PIL  # noqa: F401
+    except ImportError:
+        raise ModuleNotFoundError(
+            "pictures need Pillow and numpy, which are not both installed: pip install 'perceptual_ops[cli]'"
+        ) from None

@@ -1,0 +1,43 @@
+"""Devices and backends that the suite runs on.
+
+`pytest --backend reference` makes "auto" everywhere the PyTorch reference; tests of the compiled operators are skipped.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from perceptual_ops import _native, ops
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", choices=["auto", "reference"], default="auto", help='what backend="auto" runs')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--backend") == "reference":
+        reason = "pytest --backend reference"
+        ops.native = _native.NativeLibrary(reason, reason)
+        _native._told.add(reason)  # the fallback's warning is what the option asks for
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def native(device: str) -> str:
+    """The name of the compiled backend; skips where it does not serve the device."""
+    refusal = ops.native.refusal(device)
+    if refusal:
+        pytest.skip(refusal)
+    return "native"
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request: pytest.FixtureRequest, device: str) -> str:
+    return request.getfixturevalue("native") if request.param == "native" else "reference"
