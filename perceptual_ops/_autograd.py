@@ -121,7 +121,8 @@ def _feature_loss_setup(ctx, inputs, output):
 def _feature_loss_backward(ctx, grad, _per_layer_grad):
     if grad is None:
         return [None] * ctx.layers, [None] * ctx.layers, None, None, None
-    features, targets = list(ctx.saved_tensors[: ctx.layers]), list(ctx.saved_tensors[ctx.layers :])
+    saved = ctx.saved_tensors  # once: checkpointing refuses a second look
+    features, targets = list(saved[: ctx.layers]), list(saved[ctx.layers :])
     if torch.is_grad_enabled():
 
         def value():

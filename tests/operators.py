@@ -145,9 +145,7 @@ def value_and_gradient(
     leaves = [x.detach().requires_grad_() for x in maps]
     value = run(leaves)
     upstream = random_map(tuple(value.shape), torch.float64, str(value.device), upstream_seed).to(value.dtype)
-    return value.detach(), list(
-        torch.autograd.grad(value, leaves, upstream, materialize_grads=True)
-    )
+    return value.detach(), list(torch.autograd.grad(value, leaves, upstream, materialize_grads=True))
 
 
 def run_native(operator: Operator, maps: list[Tensor]) -> Tensor:

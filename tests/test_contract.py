@@ -1,0 +1,118 @@
+"""What torch expects of an operator: gradcheck, opcheck, torch.compile, export, double backward, 64-bit offsets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from maps import random_map
+from operators import OPERATORS, Operator, run_native, run_reference
+from torch import Tensor
+from torch.library import opcheck
+
+import perceptual_ops as po
+
+operators = pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
+
+
+def small_maps(device: str) -> list[Tensor]:
+    shapes = [(2, 3, 4, 5), (2, 4, 2, 3)]
+    return [random_map(shape, torch.float64, device, i).requires_grad_() for i, shape in enumerate(shapes)]
+
+
+@operators
+def test_gradcheck(operator: Operator, backend: str, device: str) -> None:
+    maps = small_maps(device)
+    assert torch.autograd.gradcheck(lambda *xs: operator.run(po, list(xs), backend=backend), maps)
+
+
+@operators
+def test_second_derivatives(operator: Operator, native: str, device: str) -> None:
+    """A gradient of a gradient is the reference's; torch alone would pass zeros on."""
+    maps = small_maps(device)
+    if operator.smooth:
+        assert torch.autograd.gradgradcheck(lambda *xs: run_native(operator, list(xs)), maps)
+
+    def second(run) -> list[Tensor]:
+        first = torch.autograd.grad(run(operator, maps).sum(), maps, create_graph=True, materialize_grads=True)
+        squares = sum((gradient**2).sum() for gradient in first)
+        return list(torch.autograd.grad(squares, maps, materialize_grads=True))
+
+    torch.testing.assert_close(second(run_native), second(run_reference))
+
+
+def operator_calls(device: str) -> dict[str, tuple]:
+    x = random_map((2, 3, 4, 5), torch.float32, device, 1).requires_grad_()
+    y = random_map((1, 3, 4, 5), torch.float32, device, 2).requires_grad_()
+    gram, upstream = random_map((2, 3, 3), torch.float32, device, 3), torch.ones(2, device=device)
+    nhwc = x.detach().contiguous(memory_format=torch.channels_last)
+    maps = [x, nhwc.requires_grad_()]
+    return {
+        "gram_matrix": (x, "chw"),
+        "gram_matrix_backward": (gram, nhwc.detach(), "hw"),
+        "style_loss": (maps, [gram, gram], [1.0, 0.5], "chw", "huber", 1.0),
+        "style_loss_backward": (upstream, [x.detach()], [gram]),
+        "feature_loss": (maps, [y, y.expand(2, -1, -1, -1)], [1.0, 0.5], "charbonnier", 0.1),
+        "feature_loss_backward": (upstream, [nhwc.detach()], [y.detach()], [0.5], "l1", 0.0),
+        "total_variation": (x, "l2_squared"),
+        "total_variation_backward": (upstream, nhwc.detach(), "l1"),
+    }
+
+
+@pytest.mark.parametrize("name", list(operator_calls("cpu")))
+def test_opcheck(name: str, native: str, device: str) -> None:
+    opcheck(getattr(torch.ops.perceptual_ops, name).default, operator_calls(device)[name])
+
+
+def every_operator(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
+    loss = po.style_loss([x], [gram], distance="charbonnier") + po.feature_loss([x], [y], distance="huber")
+    return loss + po.total_variation(x, "l2") + po.gram_matrix(x).square().sum()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compile(compiler: str, dynamic: bool, native: str, device: str) -> None:
+    compiled = torch.compile(every_operator, fullgraph=True, dynamic=dynamic, backend=compiler)
+    for batch, size in ((2, 8), (3, 11)) if dynamic else ((2, 8),):
+        x = random_map((batch, 4, size, size + 1), torch.float32, device, 1)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        y, gram = random_map(tuple(x.shape), x.dtype, device, 2), random_map((1, 4, 4), x.dtype, device, 3)
+        expected, actual = every_operator(x, y, gram), compiled(x, y, gram)
+        torch.testing.assert_close(actual, expected)
+        gradient, compiled_gradient = torch.autograd.grad(expected, x)[0], torch.autograd.grad(actual, x)[0]
+        torch.testing.assert_close(compiled_gradient, gradient)
+        assert compiled_gradient.stride() == gradient.stride()
+
+
+def test_export(native: str, device: str) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
+            return every_operator(x, y, gram)
+
+    x, y = random_map((2, 4, 6, 6), torch.float32, device, 1), random_map((2, 4, 6, 6), torch.float32, device, 2)
+    gram = random_map((1, 4, 4), torch.float32, device, 3)
+    batch = torch.export.Dim("batch", min=2, max=16)
+    shapes = {"x": {0: batch}, "y": {0: batch}, "gram": None}
+    program = torch.export.export(Module(), (x, y, gram), dynamic_shapes=shapes)
+    assert any("perceptual_ops" in str(node.target) for node in program.graph.nodes)
+    more = torch.cat([x, y]), torch.cat([y, y]), gram
+    torch.testing.assert_close(program.module()(*more), every_operator(*more))
+
+
+@operators
+def test_strides_beyond_32_bits(operator: Operator, native: str, device: str) -> None:
+    """Two samples 2^31 elements apart, in memory of which only they are ever touched."""
+    apart = 2**31 + 3
+    memory = torch.empty(apart + 1000, dtype=torch.float16, device=device)
+    view = memory.as_strided((2, 3, 4, 5), (apart, 20, 5, 1))
+    dense = random_map((2, 3, 4, 5), torch.float16, device, 1)
+    view.copy_(dense)
+    torch.testing.assert_close(run_native(operator, [view]), run_native(operator, [dense]), rtol=1e-6, atol=0)
+
+
+def test_more_than_2_to_the_31_elements(native: str, device: str) -> None:
+    """The same sample 2^15 + 1 times, by a stride of 0."""
+    x = random_map((1, 64, 32, 32), torch.bfloat16, device, 1)
+    y = random_map((1, 64, 32, 32), torch.bfloat16, device, 2)
+    many = po.feature_loss([x.expand(2**15 + 1, -1, -1, -1)], [y], reduction="none", backend=native)
+    one = po.feature_loss([x], [y], reduction="none", backend=native)
+    assert torch.equal(many, one.expand(2**15 + 1))

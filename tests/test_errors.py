@@ -1,0 +1,110 @@
+"""Bad arguments: each is refused by name, with what was expected and what came, before any operator runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+import perceptual_ops as po
+
+
+def maps(*shape: int) -> Tensor:
+    return torch.rand(shape or (2, 3, 4, 5))
+
+
+def grams(*shape: int) -> Tensor:
+    return torch.rand(shape or (2, 3, 3))
+
+
+Call = Callable[[ModuleType], object]
+
+BAD: list[tuple[str, type[Exception], Call, str]] = [
+    ("not a tensor", TypeError, lambda m: m.gram_matrix([1.0]), "x: expected a tensor, got list"),
+    ("integers", TypeError, lambda m: m.gram_matrix(maps().long()), "x: expected dtype .* got torch.int64"),
+    ("three axes", ValueError, lambda m: m.total_variation(maps(3, 4, 5)), r"x: expected shape .* got \(3, 4, 5\)"),
+    ("no pixels", ValueError, lambda m: m.gram_matrix(maps(1, 3, 0, 5)), r"at least one .* got shape \(1, 3, 0, 5\)"),
+    ("normalize", ValueError, lambda m: m.gram_matrix(maps(), "c"), "normalize: expected one of .* got 'c'"),
+    ("kind", ValueError, lambda m: m.total_variation(maps(), "l3"), "kind: expected one of .* got 'l3'"),
+    ("reduction", ValueError, lambda m: m.total_variation(maps(), "l1", "max"), "reduction: .* got 'max'"),
+    ("distance", ValueError, lambda m: m.feature_loss([maps()], [maps()], None, "l2"), "distance: .* got 'l2'"),
+    ("eps", ValueError, lambda m: m.feature_loss([maps()], [maps()], eps=0), "eps: expected a number above 0, got 0"),
+    ("delta", ValueError, lambda m: m.style_loss([maps()], [grams()], delta=-1.0), "delta: .* got -1.0"),
+    ("bare tensor", TypeError, lambda m: m.feature_loss(maps(), [maps()]), "features: expected a list .* got Tensor"),
+    ("no layers", ValueError, lambda m: m.feature_loss([], []), "features: expected at least one layer"),
+    ("layers", ValueError, lambda m: m.feature_loss([maps()], [maps()] * 2), "targets: expected 1 layers .* got 2"),
+    (
+        "batch",
+        ValueError,
+        lambda m: m.style_loss([maps(), maps(3, 3, 4, 5)], [grams()] * 2),
+        r"features\[1\]: .* got 3",
+    ),
+    ("dtypes", TypeError, lambda m: m.style_loss([maps(), maps().half()], [grams()] * 2), r"features\[1\]: .*float16"),
+    ("target dtype", TypeError, lambda m: m.feature_loss([maps()], [maps().half()]), r"targets\[0\]: .*float16"),
+    (
+        "target size",
+        ValueError,
+        lambda m: m.feature_loss([maps()], [maps(2, 3, 4, 6)]),
+        r"targets\[0\]: .*\(2, 3, 4, 6\)",
+    ),
+    ("target batch", ValueError, lambda m: m.feature_loss([maps()], [maps(3, 3, 4, 5)]), r"targets\[0\]: .*batch of 1"),
+    ("gram size", ValueError, lambda m: m.style_loss([maps()], [grams(1, 4, 4)]), r"target_grams\[0\]: .*\(1, 4, 4\)"),
+    ("gram dtype", TypeError, lambda m: m.style_loss([maps()], [grams().double()]), r"target_grams\[0\]: .*float64"),
+    ("gram type", TypeError, lambda m: m.style_loss([maps()], [3]), r"target_grams\[0\]: expected a tensor, got int"),
+    ("gram count", ValueError, lambda m: m.style_loss([maps()], [grams()] * 2), "target_grams: expected 1 layers"),
+    (
+        "gram gradient",
+        ValueError,
+        lambda m: m.style_loss([maps()], [grams().requires_grad_()]),
+        r"target_grams\[0\]: expected no requires_grad .* pass target_grams\[0\].detach\(\)",
+    ),
+    ("weights count", ValueError, lambda m: m.feature_loss([maps()], [maps()], [1, 2]), "weights: expected 1 .* got 2"),
+    ("weights type", TypeError, lambda m: m.feature_loss([maps()], [maps()], "a"), "weights: .* got str"),
+    ("weight type", TypeError, lambda m: m.feature_loss([maps()], [maps()], ["a"]), r"weights\[0\]: .* got str"),
+    (
+        "weights gradient",
+        ValueError,
+        lambda m: m.feature_loss([maps()], [maps()], torch.ones(1, requires_grad=True)),
+        "weights: expected no requires_grad",
+    ),
+]
+
+
+@pytest.mark.parametrize("module", [po, po.reference], ids=["ops", "reference"])
+@pytest.mark.parametrize(("error", "call", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_refused_by_name(module: ModuleType, error: type[Exception], call: Call, message: str) -> None:
+    with pytest.raises(error) as raised:
+        call(module)
+    assert re.search(message.replace(" .* ", r"[\s\S]*"), str(raised.value)), str(raised.value)
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ValueError, match="backend: expected one of 'auto', 'native', 'reference'; got 'cuda'"):
+        po.gram_matrix(maps(), backend="cuda")
+
+
+def test_weights_as_a_tensor_of_numbers() -> None:
+    x, y = maps(), maps()
+    assert torch.equal(po.feature_loss([x], [y], torch.tensor([2.0])), po.feature_loss([x], [y], [2.0]))
+
+
+def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
+    library, x = torch.ops.perceptual_ops, maps()
+    calls = {
+        "dimensions": lambda: library.gram_matrix(maps(3, 4, 5), "chw"),
+        "grad: expected": lambda: library.gram_matrix_backward(grams(2, 2, 2), x, "chw"),
+        "targets": lambda: library.feature_loss([x], [maps(2, 3, 4, 4)], [1.0], "mse", 0.0),
+        "weights": lambda: library.feature_loss([x], [x], [1.0, 1.0], "mse", 0.0),
+        "target_grams": lambda: library.style_loss([x], [grams(2, 2, 2)], [1.0], "chw", "mse", 0.0),
+        "normalize": lambda: library.gram_matrix(x, "c"),
+        "distance": lambda: library.feature_loss([x], [x], [1.0], "l7", 0.0),
+        "kind": lambda: library.total_variation(x, "l3"),
+        "dtype": lambda: library.gram_matrix(x.long(), "chw"),
+    }
+    for message, call in calls.items():
+        with pytest.raises(RuntimeError, match=message):
+            call()

@@ -1,0 +1,212 @@
+"""PerceptualLoss inside a training program: optimizers, checkpoints, copies, dtypes, autocast, compile, threads."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import perceptual_ops as po
+
+
+def images(batch: int = 2, seed: int = 0, device: str = "cpu") -> Tensor:
+    return torch.rand((batch, 3, 20, 22), generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def make(device: str = "cpu", **settings: object) -> po.PerceptualLoss:
+    criterion = po.PerceptualLoss(
+        "vgg11", weights="random", content_layers=["relu2_1"], style_layers=["relu1_1"], **settings
+    )
+    criterion = criterion.to(device)
+    criterion.set_content(images(2, 1, device))
+    criterion.set_style(images(1, 2, device))
+    return criterion
+
+
+class Model(nn.Module):
+    """A model that keeps its loss as an attribute, as Lightning modules do."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 3, 3, padding=1)
+        self.criterion = make(device)
+        self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.criterion(torch.sigmoid(self.body(x)))
+
+
+def test_a_parent_sees_no_tensor_of_it() -> None:
+    model = Model()
+    assert {name for name, _ in model.named_parameters()} == {"body.weight", "body.bias"}
+    assert not list(model.criterion.parameters())
+    assert not list(model.buffers())
+    assert set(model.state_dict()) == {"body.weight", "body.bias"}
+    assert [name for name, _ in model.criterion.named_modules()] == [""]
+    groups = torch.optim.SGD(model.parameters(), lr=0.1).param_groups[0]["params"]
+    assert sum(parameter.numel() for parameter in groups) == 3 * 3 * 9 + 3
+    model.load_state_dict(model.state_dict(), strict=True)
+    model.requires_grad_(True)
+    model(images()).backward()
+    assert all(parameter.grad is None for parameter in model.criterion._network.parameters())
+
+
+def test_training_lowers_it(device: str) -> None:
+    torch.manual_seed(0)
+    model = Model(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = model(images(device=device))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "torch.save"])
+def test_copies_give_the_same_bits(duplicate: str, device: str) -> None:
+    criterion, x = make(device), images(device=device)
+    if duplicate == "deepcopy":
+        other = copy.deepcopy(criterion)
+    elif duplicate == "pickle":
+        other = pickle.loads(pickle.dumps(criterion))
+    else:
+        file = io.BytesIO()
+        torch.save(criterion, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    assert torch.equal(other(x), criterion(x))
+    other.to(torch.float64)
+    assert criterion._network.dtype == torch.float32
+    assert other._network.dtype == torch.float64
+
+
+def test_train_and_eval_change_nothing() -> None:
+    criterion, x = make(), images()
+    expected = criterion(x)
+    assert torch.equal(criterion.train()(x), expected)
+    assert not any(module.training for module in criterion._network.modules())
+    assert torch.equal(criterion.eval()(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_to_dtype_casts_the_trunk_only(dtype: torch.dtype, device: str) -> None:
+    criterion, x = make(device), images(device=device).requires_grad_()
+    expected = criterion(x)
+    criterion.to(dtype)
+    assert criterion._network.dtype == dtype
+    assert all(kept.dtype == torch.float32 for tensors in criterion._kept.values() for kept in tensors)
+    loss = criterion(x)
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(loss.float(), expected, rtol=0.05, atol=0)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient.dtype == x.dtype
+    assert gradient.isfinite().all()
+    half = criterion(x.detach().to(torch.bfloat16))  # images may come in any dtype
+    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0)
+
+
+def features_dtype(criterion: po.PerceptualLoss, x: Tensor) -> torch.dtype:
+    return criterion._features(x, ["relu2_1"])[0].dtype
+
+
+def test_compute_dtype_and_autocast(device: str) -> None:
+    x = images(device=device).requires_grad_()
+    expected = make(device)(x)
+    for settings, autocast, dtype in (
+        ({}, True, torch.bfloat16),
+        ({"compute_dtype": torch.bfloat16}, False, torch.bfloat16),
+        ({"compute_dtype": torch.float16}, True, torch.float16),
+        ({"compute_dtype": torch.float32}, True, torch.float32),
+        ({}, False, torch.float32),
+    ):
+        criterion = make(device, **settings)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            assert features_dtype(criterion, x) == dtype
+            loss = criterion(x)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected, rtol=0.05, atol=0)
+        assert torch.autograd.grad(loss, x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_training_step(dynamic: bool, device: str) -> None:
+    """A whole step in one graph; its value and gradients are eager's."""
+    torch.manual_seed(0)
+    model = Model(device)
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    for batch in (2, 2) if not dynamic else (2, 4):
+        x = images(batch, device=device)
+        model.criterion.set_content(images(batch, 1, device))
+        results = []
+        for run in (model, compiled):
+            loss = run(x)
+            results.append((loss.detach(), *torch.autograd.grad(loss, list(model.body.parameters()))))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+
+
+def test_second_backward_and_second_derivative() -> None:
+    criterion = make(tv_weight=0.1).double()
+    x = images().double().requires_grad_()
+    loss = criterion(x)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (again,) = torch.autograd.grad(2 * loss, x)
+    torch.testing.assert_close(again, 2 * first)
+    (gradient,) = torch.autograd.grad(criterion(x), x, create_graph=True)
+    (curved,) = torch.autograd.grad((gradient**2).sum(), x)
+    reference = make(tv_weight=0.1, backend="reference").double()
+    (gradient,) = torch.autograd.grad(reference(x), x, create_graph=True)
+    (expected,) = torch.autograd.grad((gradient**2).sum(), x)
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(curved, expected)
+
+
+def test_no_grad_and_inference_mode(device: str) -> None:
+    criterion, x = make(device), images(device=device)
+    expected = criterion(x)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(criterion(x), expected)
+            criterion.set_content(images(2, 1, device))  # targets kept here serve in training too
+            criterion.set_style(images(1, 2, device))
+        leaf = x.clone().requires_grad_()
+        criterion(leaf).backward()
+        assert leaf.grad is not None
+
+
+def test_checkpointing_around_it() -> None:
+    criterion, x = make(), images().requires_grad_()
+    (expected,) = torch.autograd.grad(criterion(x), x)
+    (gradient,) = torch.autograd.grad(checkpoint(criterion, x, use_reentrant=False), x)
+    assert torch.equal(gradient, expected)
+
+
+def test_threads_share_it() -> None:
+    criterion = make()
+    batches = [images(seed=seed) for seed in range(8)]
+    expected = [criterion(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(criterion, batches * 4))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected * 4, strict=True))
+
+
+def test_prints_and_warns_nothing(capfd: pytest.CaptureFixture[str], native: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = images().requires_grad_()
+        make(tv_weight=0.1, backend=native)(x).backward()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_prints_what_it_is() -> None:
+    assert "vgg11" in repr(make())
+    assert "relu2_1" in repr(make())
