@@ -38,7 +38,7 @@ gpu:
 
 # Ninja compiles what changed; the rest is a few seconds of pip.
 build: $(VENV)/.installed
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/pip install -q --no-build-isolation --no-deps -e .
+	$(VENV)/bin/pip install -q --no-build-isolation --no-deps -e .
 
 $(VENV)/.installed: requirements-dev.txt requirements-data.txt
 	$(PYTHON) -m venv $(VENV)

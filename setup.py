@@ -54,8 +54,10 @@ class CMakeBuild(build_ext):
 
     @staticmethod
     def cmake(*arguments):
+        # cmake and ninja installed by pip lie beside this Python, which need not be an activated environment's.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         try:
-            subprocess.run(["cmake", *map(str, arguments)], check=True)
+            subprocess.run(["cmake", *map(str, arguments)], check=True, env={**os.environ, "PATH": path})
         except FileNotFoundError:
             sys.exit("perceptual_ops is built by CMake, which was not found: run `pip install cmake ninja`")
         except subprocess.CalledProcessError:

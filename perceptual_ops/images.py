@@ -90,7 +90,9 @@ def write_image(path: PathLike, image: Tensor) -> None:
         OSError: The folder is missing or cannot be written.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
-        raise TypeError(f"image: expected a floating-point tensor in [0, 1], got {getattr(image, 'dtype', type(image))}")
+        raise TypeError(
+            f"image: expected a floating-point tensor in [0, 1], got {getattr(image, 'dtype', type(image))}"
+        )
     shape = tuple(image.shape)
     if shape[-3:-2] != (3,) or image.dim() not in (3, 4) or (image.dim() == 4 and shape[0] != 1) or 0 in shape:
         raise ValueError(f"image: expected shape (3, H, W) or (1, 3, H, W), got {shape}")
@@ -176,7 +178,9 @@ def _plain(image: Image.Image, path: PathLike) -> Image.Image:
             raise ValueError(f"{os.fspath(path)}: expected 8 or 16 bits a channel, got 32; save it as one of those")
         return Image.fromarray(values / 65535)
     if image.mode == "F":
-        raise ValueError(f"{os.fspath(path)}: expected 8 or 16 bits a channel, got floating point; save it as one of those")
+        raise ValueError(
+            f"{os.fspath(path)}: expected 8 or 16 bits a channel, got floating point; save it as one of those"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -311,11 +311,11 @@ def test_bad_settings(message: str) -> None:
 def test_settings_of_a_wrong_type() -> None:
     with pytest.raises(TypeError, match="content_weight: expected a number, got '1'"):
         make(content_weight="1")
-    with pytest.raises(TypeError, match="style_layers: expected a dict .* got 'relu1_1'"):
+    with pytest.raises(TypeError, match=r"style_layers: expected a dict .* got 'relu1_1'"):
         make(style_layers="relu1_1")
     with pytest.raises(TypeError, match=r"content_layers\['relu1_1'\]: expected a number"):
         make(content_layers={"relu1_1": "a"})
-    with pytest.raises(TypeError, match="network: expected a name or a torch.nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"network: expected a name or a torch\.nn.Module, got int"):
         po.PerceptualLoss(3)
     with pytest.raises(ValueError, match="name: expected one of 'johnson-style'"):
         po.PerceptualLoss.preset("johnson")

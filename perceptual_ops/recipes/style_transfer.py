@@ -123,12 +123,21 @@ def stylize(
             with torch.no_grad():
                 image.clamp_(0, 1)
     else:
-        torch.optim.LBFGS([image], max_iter=steps, max_eval=steps, tolerance_grad=0, tolerance_change=0,
-            history_size=HIST, line_search_fn="strong_wolfe").step(evaluate)
+        torch.optim.LBFGS(
+            [image],
+            max_iter=steps,
+            max_eval=steps,
+            tolerance_grad=0,
+            tolerance_change=0,
+            history_size=HIST,
+            line_search_fn="strong_wolfe",
+        ).step(evaluate)
     return StyleTransferResult(image.detach().clamp(0, 1), history, snapshots)
+
 
 SCHED = "cos"
 HIST = 20
+
 
 def _initial(content: Tensor, init: str, seed: int) -> Tensor:
     if init == "noise":
