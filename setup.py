@@ -22,8 +22,8 @@ def torch_folder() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         sys.exit(
-            "perceptual_ops is compiled against the torch you have, which this build does not see: install torch >= 2.10, "
-            "ninja and cmake first, then run `pip install --no-build-isolation .`"
+            "perceptual_ops is compiled against the torch you have, which this build does not see: "
+            "install torch >= 2.10, ninja and cmake first, then run `pip install --no-build-isolation .`"
         )
     return Path(spec.origin).parent
 

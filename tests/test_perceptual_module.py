@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,8 +139,9 @@ def test_compute_dtype_and_autocast(device: str) -> None:
         assert torch.autograd.grad(loss, x)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_training_step(dynamic: bool, device: str) -> None:
+def test_compiled_training_step(dynamic: bool, autocast: bool, device: str) -> None:
     """A whole step in one graph; its value and gradients are eager's."""
     torch.manual_seed(0)
     model = Model(device)
@@ -149,9 +151,12 @@ def test_compiled_training_step(dynamic: bool, device: str) -> None:
         model.criterion.set_content(images(batch, 1, device))
         results = []
         for run in (model, compiled):
-            loss = run(x)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+                loss = run(x)
             results.append((loss.detach(), *torch.autograd.grad(loss, list(model.body.parameters()))))
-        torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            results[1], results[0], rtol=0.1 if autocast else 1e-4, atol=1e-3 if autocast else 1e-6
+        )
 
 
 def test_second_backward_and_second_derivative() -> None:
@@ -168,6 +173,23 @@ def test_second_backward_and_second_derivative() -> None:
     (expected,) = torch.autograd.grad((gradient**2).sum(), x)
     assert expected.abs().sum() > 0
     torch.testing.assert_close(curved, expected)
+
+
+def test_data_parallel_sees_the_body_only(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        model = Model()
+        model(images()).backward()
+        expected = model.body.weight.grad.clone()
+        model.zero_grad()
+        parallel = nn.parallel.DistributedDataParallel(model)
+        parallel(images()).backward()
+        assert torch.equal(model.body.weight.grad, expected)
+        assert len(list(parallel.parameters())) == 2
+        assert not list(parallel.buffers())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_no_grad_and_inference_mode(device: str) -> None:
