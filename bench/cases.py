@@ -1,0 +1,182 @@
+"""What is timed, as data: workloads at sizes of images.
+
+A new row of the table is one `build` function and one line in `WORKLOADS`; a new size is one line in `IMAGES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_ops import reference
+
+from . import roofline
+from .rivals import Problem
+
+# Channels and stride of VGG16's taps.
+TAPS = {"relu1_2": (64, 1), "relu2_2": (128, 2), "relu3_3": (256, 4), "relu4_3": (512, 8)}
+CONTENT = "relu3_3"
+
+# Weights of pytorch/examples' fast neural style: both terms reach the gradient.
+STYLE_WEIGHT, CONTENT_WEIGHT = 1e10, 1e5
+
+# Not 1, so that an operator that ignores its upstream gradient is found out.
+UPSTREAM = 3.0
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch of square images and how their features are held."""
+
+    batch: int
+    size: int
+    dtype: torch.dtype
+    layout: torch.memory_format = torch.contiguous_format
+
+    def tap(self, name: str, batch: int | None = None) -> tuple[int, int, int, int]:
+        """Shape (N, C, H, W) of a VGG16 tap."""
+        channels, stride = TAPS[name]
+        return (batch or self.batch, channels, self.size // stride, self.size // stride)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A row of the table at any size of images."""
+
+    name: str
+    build: Callable[[Images, Draw], Problem]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload at one size of images."""
+
+    workload: Workload
+    images: Images
+
+    @property
+    def name(self) -> str:
+        images = self.images
+        return f"{self.workload.name} {images.batch}x{images.size}x{images.size}"
+
+    @property
+    def dtype(self) -> str:
+        return str(self.images.dtype).removeprefix("torch.")
+
+    @property
+    def layout(self) -> str:
+        return "NHWC" if self.images.layout == torch.channels_last else "NCHW"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.name, self.dtype, self.layout)
+
+    def problem(self, device: torch.device) -> Problem:
+        """The case on random tensors, the same at every call."""
+        return self.workload.build(self.images, Draw(self.images, device))
+
+
+class Draw:
+    """Random tensors from a fixed seed, in the dtype and layout of the images."""
+
+    def __init__(self, images: Images, device: torch.device) -> None:
+        self.images, self.device = images, device
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, fp32, contiguous."""
+        return torch.randn(shape, device=self.device, generator=self.generator)
+
+    def maps(self, shape: tuple[int, ...]) -> Tensor:
+        """Values in [0, 1), as images have."""
+        values = torch.rand(shape, device=self.device, generator=self.generator)
+        return values.to(self.images.dtype).contiguous(memory_format=self.images.layout)
+
+    def features(self, shape: tuple[int, ...]) -> Tensor:
+        """As after a ReLU: three of four values are 0, channels differ in scale, so that Grams of two maps differ."""
+        values = (self.normal(*shape) - 0.6745).relu_()
+        values *= 0.5 + torch.rand((1, shape[1], 1, 1), device=self.device, generator=self.generator)
+        return values.to(self.images.dtype).contiguous(memory_format=self.images.layout)
+
+    def scalar(self) -> Tensor:
+        return torch.tensor(UPSTREAM, device=self.device)
+
+
+def gram_all(operators: Any, features: list[Tensor]) -> list[Tensor]:
+    return [operators.gram_matrix(x) for x in features]
+
+
+def head_loss(operators: Any, features: list[Tensor], grams: list[Tensor], content: Tensor) -> list[Tensor]:
+    style = operators.style_loss(features, grams)
+    tap = features[list(TAPS).index(CONTENT)]
+    return [STYLE_WEIGHT * style + CONTENT_WEIGHT * operators.feature_loss([tap], [content])]
+
+
+def variation(operators: Any, images: list[Tensor]) -> list[Tensor]:
+    return [operators.total_variation(x) for x in images]
+
+
+def build_gram(images: Images, draw: Draw, *, taps: Iterable[str], gradient: bool) -> Problem:
+    shapes = [images.tap(name) for name in taps]
+    cost = sum((roofline.gram(shape, images.dtype) for shape in shapes), roofline.Cost())
+    features = [draw.features(shape) for shape in shapes]
+    if not gradient:
+        return Problem(gram_all, features, cost)
+    cost = sum((roofline.gram_gradient(shape, images.dtype) for shape in shapes), cost)
+    upstream = [draw.normal(batch, channels, channels) for batch, channels, _, _ in shapes]
+    return Problem(gram_all, [x.requires_grad_() for x in features], cost, upstream=upstream)
+
+
+def build_head(images: Images, draw: Draw) -> Problem:
+    shapes = [images.tap(name) for name in TAPS]
+    features = [draw.features(shape).requires_grad_() for shape in shapes]
+    grams = [reference.gram_matrix(draw.features(images.tap(name, batch=1))) for name in TAPS]
+    content = draw.features(images.tap(CONTENT))
+    cost = roofline.head(shapes, [images.tap(CONTENT)], images.dtype)
+    return Problem(head_loss, features, cost, (grams, content), [draw.scalar()])
+
+
+def build_variation(images: Images, draw: Draw) -> Problem:
+    shape = (images.batch, 3, images.size, images.size)
+    cost = roofline.total_variation(shape, images.dtype)
+    return Problem(variation, [draw.maps(shape).requires_grad_()], cost, upstream=[draw.scalar()])
+
+
+# In the order of the table: what matters most first, since a run that is cut short keeps what it has.
+WORKLOADS = (
+    Workload("head fwd+grad", build_head),
+    Workload("gram fwd+grad", partial(build_gram, taps=TAPS, gradient=True)),
+    Workload("gram fwd", partial(build_gram, taps=TAPS, gradient=False)),
+    Workload("tv fwd+grad", build_variation),
+)
+# One tap at a time, at the first size only: relu1_2 is bound by memory, relu4_3 by its products.
+TAP_WORKLOADS = tuple(Workload(f"gram {tap} fwd+grad", partial(build_gram, taps=[tap], gradient=True)) for tap in TAPS)
+
+IMAGES = {
+    "cpu": (
+        Images(4, 256, torch.float32),
+        Images(4, 256, torch.float32, torch.channels_last),
+        Images(1, 64, torch.float32),
+        Images(4, 256, torch.bfloat16),
+    ),
+    "cuda": (
+        Images(8, 512, torch.bfloat16, torch.channels_last),
+        Images(8, 512, torch.bfloat16),
+        Images(8, 512, torch.float32),
+        Images(4, 256, torch.bfloat16, torch.channels_last),
+        Images(4, 256, torch.float32),
+        Images(1, 64, torch.float32),
+    ),
+}
+
+
+def catalogue(device_type: str) -> list[Case]:
+    """Every case of a kind of device."""
+    sizes = IMAGES[device_type]
+    everywhere = [Case(workload, images) for workload in WORKLOADS for images in sizes]
+    return everywhere + [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]
