@@ -22,9 +22,11 @@
 
 namespace perceptual_ops {
 
-// Elements that one task of a parallel loop handles at least, and over which a vectorised fp32 sum runs before it is
-// promoted to fp64: a function of nothing but the input's shape, so that sums never depend on the number of threads.
+// Elements over which a vectorised fp32 sum runs before it is promoted to fp64: a function of nothing but the input's
+// shape, so that sums never depend on the number of threads.
 constexpr int64_t kBlock = 4096;
+// Elements that are worth waking another thread for, as in torch's own loops.
+constexpr int64_t kGrain = 32768;
 
 // (batch, rows, columns) over memory that someone else owns; strides in elements.
 template <class T>

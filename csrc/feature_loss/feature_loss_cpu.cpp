@@ -58,7 +58,7 @@ int64_t sample_stride(const Tensor& x) { return x.size(0) == 1 ? 0 : x.stride(0)
 template <class F>
 void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
   const int64_t blocks = ceil_div(sample_size, kBlock);
-  torch::stable::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, batch * blocks, kGrain / kBlock, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % blocks * kBlock;
       f(task / blocks, first, std::min(kBlock, sample_size - first));

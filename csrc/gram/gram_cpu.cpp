@@ -19,7 +19,7 @@ void dispatch_gram(const Tensor& gram, F&& f) {
 // Calls f(sample, row) for every row of N matrices of `channels` rows, in parallel.
 template <class F>
 void for_each_row(int64_t batch, int64_t channels, F&& f) {
-  torch::stable::parallel_for(0, batch * channels, ceil_div(kBlock, channels), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, batch * channels, ceil_div(kGrain, channels), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) f(task / channels, task % channels);
   });
 }

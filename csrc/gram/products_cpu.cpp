@@ -52,7 +52,7 @@ void for_each_run(const FeatureMap& map, const FeatureMap& block, int64_t first,
   const bool nchw = map.layout() == Layout::kNCHW;
   const int64_t runs = nchw ? block.channels : block.pixels, length = nchw ? block.pixels : block.channels;
   const int64_t pitch = nchw ? map.stride_c : map.stride_p;
-  torch::stable::parallel_for(0, map.batch * runs, ceil_div(kBlock, length), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, map.batch * runs, ceil_div(kGrain, length), [&](int64_t begin, int64_t end) {
     for (int64_t run = begin; run < end; ++run) {
       f(run / runs * map.stride_n + first * map.stride_p + run % runs * pitch, run * length, length);
     }
