@@ -1,9 +1,10 @@
 # demo   stylise a photograph: pictures in demo/
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
+# check-wheel  install the wheel into an environment without compiler and run a loss
 # gpu    on a machine whose python3 has a CUDA torch: build, test, sanitize, bench (PARTS="test bench" for some)
 # clean  remove what the build made
-# The first five make .venv with pinned packages; gpu uses python3 as it is and needs no network.
+# All but gpu make .venv with pinned packages; gpu uses python3 as it is and needs no network.
 
 PYTHON ?= python3
 PARTS ?= build test sanitize bench
@@ -11,13 +12,26 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint bench wheel gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench wheel check-wheel gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
 
 test: build
 	$(RUN) -m pytest
+
+# The suite on the PyTorch reference alone.
+test-reference: build
+	$(RUN) -m pytest --backend reference
+
+# The operators of a library without its CUDA part, built beside the usual one.
+test-cpu: $(VENV)/.installed
+	rm -rf build/cpu && mkdir -p build/cpu
+	cp -r CMakeLists.txt cmake csrc perceptual_ops pyproject.toml setup.py README.md LICENSE tests build/cpu
+	cd build/cpu && rm -f perceptual_ops/_C.so && \
+	    PERCEPTUAL_OPS_CUDA_ARCHS=none $(CURDIR)/$(RUN) setup.py -q build_ext --inplace > build.log 2>&1 || \
+	    { cat build.log; exit 1; }
+	cd build/cpu && $(CURDIR)/$(RUN) -m pytest tests/test_operators.py tests/test_native_library.py tests/test_perceptual_loss.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -29,9 +43,16 @@ bench: build
 	$(RUN) -m bench
 
 wheel: $(VENV)/.installed
-	rm -rf dist
+	rm -rf dist build/lib build/bdist.*
 	$(RUN) setup.py -q sdist
 	$(VENV)/bin/pip wheel -q --no-build-isolation --no-deps -w dist .
+
+# torch comes from the first environment; gcc, cmake and the sources do not.
+check-wheel: wheel
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
+	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
+	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
 
 gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)
@@ -39,6 +60,7 @@ gpu:
 # Ninja compiles what changed; the rest is a few seconds of pip.
 build: $(VENV)/.installed
 	$(VENV)/bin/pip install -q --no-build-isolation --no-deps -e .
+	@$(RUN) -c "from perceptual_ops._native import native; print(native.cuda_reason or 'built for CPU and CUDA')"
 
 $(VENV)/.installed: requirements-dev.txt requirements-data.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:
+    sys.exit("perceptual_ops is packaged by setuptools >= 77: run `pip install -U setuptools`")
 
 ROOT = Path(__file__).parent
 

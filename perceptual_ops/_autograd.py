@@ -63,11 +63,18 @@ def _register_fakes() -> None:
         return torch.empty_like(x)
 
 
-def _through_reference(value: Callable[[], Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor | None]:
-    """The gradient of the reference by those `inputs` that want one, itself differentiable by `inputs` and `grad`."""
+def _through_reference(
+    value: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradient of value(inputs) by those that want one, itself differentiable by `inputs` and `grad`.
+
+    One input may be computed from another, as the layers of a network are. The gradient is taken by aliases, so that it
+    stops at each input and does not run on into the next: the engine that called does that.
+    """
+    aliases = [x.view_as(x) for x in inputs]
     wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
     found: list[Tensor | None] = [None] * len(inputs)
-    gradients = torch.autograd.grad(value(), [inputs[i] for i in wanted], grad, create_graph=True)
+    gradients = torch.autograd.grad(value(aliases), [aliases[i] for i in wanted], grad, create_graph=True)
     for i, gradient in zip(wanted, gradients, strict=True):
         found[i] = gradient
     return found
@@ -81,13 +88,14 @@ def _gram_matrix_setup(ctx, inputs, output):
 def _gram_matrix_backward(ctx, grad):
     (x,) = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return *_through_reference(lambda: reference.raw_gram_matrix(x, ctx.normalize), [x], grad), None
+        return *_through_reference(lambda xs: reference.raw_gram_matrix(xs[0], ctx.normalize), [x], grad), None
     return library.gram_matrix_backward(grad, x, ctx.normalize), None
 
 
 def _style_loss_setup(ctx, inputs, output):
     features, target_grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter = inputs
-    _, _, slopes = output
+    _, per_layer, slopes = output
+    ctx.mark_non_differentiable(per_layer, *slopes)
     ctx.layers = len(features)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*features, *target_grams, *slopes)
@@ -101,8 +109,8 @@ def _style_loss_backward(ctx, grad, _per_layer_grad, _slopes_grad):
     features, grams, slopes = list(saved[:layers]), list(saved[layers : 2 * layers]), list(saved[2 * layers :])
     if torch.is_grad_enabled():
 
-        def value():
-            terms = (features, grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter)
+        def value(maps):
+            terms = (maps, grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter)
             return reference.style_terms(*terms)[0]
 
         gradients = _through_reference(value, features, grad)
@@ -113,6 +121,7 @@ def _style_loss_backward(ctx, grad, _per_layer_grad, _slopes_grad):
 
 def _feature_loss_setup(ctx, inputs, output):
     features, targets, ctx.weights, ctx.distance, ctx.parameter = inputs
+    ctx.mark_non_differentiable(output[1])
     ctx.layers = len(features)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*features, *targets)
@@ -125,8 +134,9 @@ def _feature_loss_backward(ctx, grad, _per_layer_grad):
     features, targets = list(saved[: ctx.layers]), list(saved[ctx.layers :])
     if torch.is_grad_enabled():
 
-        def value():
-            return reference.feature_terms(features, targets, ctx.weights, ctx.distance, ctx.parameter)[0]
+        def value(maps):
+            terms = (maps[: ctx.layers], maps[ctx.layers :], ctx.weights, ctx.distance, ctx.parameter)
+            return reference.feature_terms(*terms)[0]
 
         found = _through_reference(value, [*features, *targets], grad)
         return found[: ctx.layers], found[ctx.layers :], None, None, None
@@ -148,7 +158,7 @@ def _total_variation_setup(ctx, inputs, output):
 def _total_variation_backward(ctx, grad):
     (x,) = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return *_through_reference(lambda: reference.variation(x, ctx.kind), [x], grad), None
+        return *_through_reference(lambda xs: reference.variation(xs[0], ctx.kind), [x], grad), None
     return library.total_variation_backward(grad, x, ctx.kind), None
 
 

@@ -6,6 +6,7 @@ sizes under torch.compile stay symbolic.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from numbers import Real
 
@@ -31,15 +32,19 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_positive(name: str, value: object) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
-    return float(value)
+    number = check_number(name, value)
+    if number < torch.finfo(torch.float32).tiny:
+        raise ValueError(f"{name}: expected a number above 0 that fp32 can hold, got {value!r}")
+    return number
 
 
 def check_number(name: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    return float(value)
+    number = float(value)
+    if not abs(number) <= sys.float_info.max:  # what torch.compile can trace of math.isfinite
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return number
 
 
 def check_map(name: str, x: object) -> Tensor:
@@ -48,6 +53,8 @@ def check_map(name: str, x: object) -> Tensor:
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: expected dtype float32, float16, bfloat16 or float64, got {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {x.layout}; pass {name}.to_dense()")
     if x.dim() != 4:
         raise ValueError(f"{name}: expected shape (N, C, H, W), got {tuple(x.shape)}")
     if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
@@ -92,6 +99,8 @@ def check_weights(weights: object, layers: int) -> list[float]:
     for i, weight in enumerate(weights):
         if isinstance(weight, Tensor):
             refuse_gradient(f"weights[{i}]", weight)
+            if weight.numel() != 1:
+                raise ValueError(f"weights[{i}]: expected one number, got shape {tuple(weight.shape)}")
         elif not isinstance(weight, Real):
             raise TypeError(f"weights[{i}]: expected a number, got {type(weight).__name__}")
     return [float(weight) for weight in weights]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,15 +30,31 @@ class NativeLibrary:
     def loaded(self) -> bool:
         return not self.reason
 
-    def refusal(self, device_type: str) -> str:
-        """Why tensors on a device of this type are not served; empty where they are."""
-        if self.reason:
+    def refusal(self, device: torch.device) -> str:
+        """Why tensors on this device are not served; empty where they are."""
+        if self.reason or device.type == "cpu":
             return self.reason
-        if device_type == "cpu":
-            return ""
-        if device_type == "cuda":
+        if device.type != "cuda":
+            return f"the compiled operators serve cpu and cuda tensors, not {device.type}"
+        if self.cuda_reason or torch.compiler.is_compiling():  # the device was asked when the graph's tensors were made
             return self.cuda_reason
-        return f"the compiled operators serve cpu and cuda tensors, not {device_type}"
+        return _unserved_device(self.build_info["cuda_architectures"], device.index or 0)
+
+
+@cache
+def _unserved_device(architectures: str, index: int) -> str:
+    """Why no kernel of these architectures runs on a CUDA device; empty where one does."""
+    if torch.version.hip:
+        return "the compiled operators are built for CUDA, not for ROCm"
+    major, minor = torch.cuda.get_device_capability(index)
+    built = [int(name) for name in architectures.split() if name.isdigit()]
+    # Machine code runs on later devices of its generation; PTX, embedded for the newest, on whatever follows it.
+    if any(number // 10 == major and number % 10 <= minor for number in built) or 10 * major + minor > max(built):
+        return ""
+    return (
+        f"{LIBRARY.name} has no kernel for cuda:{index} of capability {major}.{minor}, only for {architectures}; "
+        f"build it with PERCEPTUAL_OPS_CUDA_ARCHS={major}{minor}"
+    )
 
 
 def _load() -> NativeLibrary:

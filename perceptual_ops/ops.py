@@ -2,7 +2,9 @@
 
 All take feature maps (N, C, H, W) in fp32, fp16, bf16 or fp64. NCHW and NHWC (`channels_last`) maps are read in
 place, other strides are copied. Grams, sums and losses are fp32 (fp64 for fp64), summed in a fixed order: the same
-input gives the same bits. Gradients have the dtype and strides of the maps. autocast changes nothing here.
+input gives the same bits every time, on one machine with one number of threads. Gradients have the dtype and strides of
+the maps. autocast changes nothing here; fp32 matrix products on the CPU are torch's, so they follow
+`torch.set_float32_matmul_precision`.
 
 `backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the
 input), "native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`).
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _checks as checks
 from . import reference
@@ -25,18 +28,24 @@ if native.loaded:
     _autograd.register()
 
 
-def use_native(x: Tensor, backend: str) -> bool:
-    """Whether the compiled operators run for `x`; raises or warns, as `backend` says, where they cannot."""
+def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
+    """Whether the compiled operators run for `inputs`; raises or warns, as `backend` says, where they cannot."""
     checks.check_choice("backend", backend, checks.BACKENDS)
     if backend == "reference":
         return False
-    refusal = native.refusal(x.device.type)
+    refusal = native.refusal(inputs[0].device)
+    if not refusal and not torch.compiler.is_compiling() and any(map(_has_tangent, inputs)):
+        refusal = "the compiled operators have no forward-mode derivative"
     if not refusal:
         return True
     if backend == "native":
         raise RuntimeError(f'backend="native": {refusal}')
     fall_back(refusal)
     return False
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> Tensor:
@@ -57,7 +66,7 @@ def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> 
     """
     checks.check_map("x", x)
     checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
-    if use_native(x, backend):
+    if use_native([x], backend):
         return torch.ops.perceptual_ops.gram_matrix(x, normalize)
     return reference.raw_gram_matrix(x, normalize)
 
@@ -72,7 +81,7 @@ def style_terms(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The style loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
-    if use_native(features[0], backend):
+    if use_native(features, backend):
         loss, per_layer, _ = torch.ops.perceptual_ops.style_loss(
             features, target_grams, weights, normalize, distance, parameter
         )
@@ -90,7 +99,7 @@ def feature_terms(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The feature loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
-    if use_native(features[0], backend):
+    if use_native([*features, *targets], backend):
         loss, per_layer = torch.ops.perceptual_ops.feature_loss(features, targets, weights, distance, parameter)
     else:
         loss, per_layer = reference.feature_terms(features, targets, weights, distance, parameter)
@@ -202,7 +211,7 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
     checks.check_choice("kind", kind, checks.VARIATIONS)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     summed = "l1" if kind == "l1" else "l2_squared"
-    if use_native(x, backend):
+    if use_native([x], backend):
         value = torch.ops.perceptual_ops.total_variation(x, summed)
     else:
         value = reference.variation(x, summed)

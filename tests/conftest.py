@@ -32,7 +32,7 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def native(device: str) -> str:
     """The name of the compiled backend; skips where it does not serve the device."""
-    refusal = ops.native.refusal(device)
+    refusal = ops.native.refusal(torch.device(device))
     if refusal:
         pytest.skip(refusal)
     return "native"

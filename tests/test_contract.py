@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 import perceptual_ops as po
+from perceptual_ops import _native
 
 operators = pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
 
@@ -38,6 +39,38 @@ def test_second_derivatives(operator: Operator, native: str, device: str) -> Non
         return list(torch.autograd.grad(squares, maps, materialize_grads=True))
 
     torch.testing.assert_close(second(run_native), second(run_reference))
+
+
+def test_first_gradient_is_the_same_with_a_graph(native: str, device: str) -> None:
+    """Maps that are computed from each other, as a network's layers are, and one map given twice."""
+    x = random_map((2, 3, 6, 6), torch.float64, device, 1).requires_grad_()
+
+    def gradient(create_graph: bool) -> Tensor:
+        deeper = torch.tanh(x * 1.5)
+        maps = [x, deeper, deeper, deeper.square()]
+        targets = [random_map((1, 3, 6, 6), torch.float64, device, 2)] * 3 + [deeper]
+        grams = [random_map((1, 3, 3), torch.float64, device, 3)] * 4
+        loss = po.style_loss(maps, grams, backend=native) + po.feature_loss(maps, targets, backend=native)
+        loss = loss + po.gram_matrix(deeper, backend=native).square().sum()
+        return torch.autograd.grad(loss + po.total_variation(deeper, backend=native), x, create_graph=create_graph)[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False))
+
+
+def test_forward_mode_runs_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch would give a tangent of zero; here the reference runs, and says so."""
+    monkeypatch.setattr(_native, "_told", set())
+    x, y, tangent = (random_map((2, 3, 4, 5), torch.float64, "cpu", seed) for seed in range(3))
+
+    def loss(x: Tensor) -> Tensor:
+        return po.feature_loss([x], [y]) + po.gram_matrix(x).square().sum() + po.total_variation(x)
+
+    with pytest.warns(RuntimeWarning, match="no forward-mode derivative"):
+        _, derivative = torch.func.jvp(loss, (x,), (tangent,))
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(derivative, (torch.autograd.grad(loss(leaf), leaf)[0] * tangent).sum())
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        po.gram_matrix(torch.autograd.forward_ad.make_dual(x, tangent), backend="native")
 
 
 def operator_calls(device: str) -> dict[str, tuple]:

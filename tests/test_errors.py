@@ -32,7 +32,9 @@ BAD: list[tuple[str, type[Exception], Call, str]] = [
     ("kind", ValueError, lambda m: m.total_variation(maps(), "l3"), "kind: expected one of .* got 'l3'"),
     ("reduction", ValueError, lambda m: m.total_variation(maps(), "l1", "max"), "reduction: .* got 'max'"),
     ("distance", ValueError, lambda m: m.feature_loss([maps()], [maps()], None, "l2"), "distance: .* got 'l2'"),
-    ("eps", ValueError, lambda m: m.feature_loss([maps()], [maps()], eps=0), "eps: expected a number above 0, got 0"),
+    ("sparse", TypeError, lambda m: m.gram_matrix(maps().to_sparse()), "x: expected a dense tensor"),
+    ("two weights", ValueError, lambda m: m.feature_loss([maps()], [maps()], [torch.ones(2)]), r"weights\[0\]: .*one"),
+    ("eps", ValueError, lambda m: m.feature_loss([maps()], [maps()], eps=0), "eps: expected a number above 0 .* got 0"),
     ("delta", ValueError, lambda m: m.style_loss([maps()], [grams()], delta=-1.0), "delta: .* got -1.0"),
     ("bare tensor", TypeError, lambda m: m.feature_loss(maps(), [maps()]), "features: expected a list .* got Tensor"),
     ("no layers", ValueError, lambda m: m.feature_loss([], []), "features: expected at least one layer"),
@@ -104,6 +106,10 @@ def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
         "distance": lambda: library.feature_loss([x], [x], [1.0], "l7", 0.0),
         "kind": lambda: library.total_variation(x, "l3"),
         "dtype": lambda: library.gram_matrix(x.long(), "chw"),
+        "x: expected at least one": lambda: library.gram_matrix_backward(grams(2, 0, 0), maps(2, 0, 3, 3), "chw"),
+        "features: expected at least one": lambda: library.style_loss(
+            [maps(2, 0, 3, 3)], [grams(2, 0, 0)], [1.0], "chw", "mse", 0.0
+        ),
     }
     for message, call in calls.items():
         with pytest.raises(RuntimeError, match=message):

@@ -96,9 +96,31 @@ def test_native_insists(no_library: str) -> None:
 
 
 def test_a_device_that_is_not_served() -> None:
-    assert "not meta" in _native.NativeLibrary("", "").refusal("meta")
-    assert _native.NativeLibrary("", "no nvcc").refusal("cuda") == "no nvcc"
-    assert _native.NativeLibrary("", "no nvcc").refusal("cpu") == ""
+    assert "not meta" in _native.NativeLibrary("", "").refusal(torch.device("meta"))
+    assert _native.NativeLibrary("", "no nvcc").refusal(torch.device("cuda")) == "no nvcc"
+    assert _native.NativeLibrary("", "no nvcc").refusal(torch.device("cpu")) == ""
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "served"),
+    [
+        ((9, 0), "80 90 +PTX", True),
+        ((8, 9), "80 90 +PTX", True),  # code of an earlier device of the generation
+        ((12, 1), "80 90 +PTX", True),  # PTX of the newest
+        ((7, 5), "80 90 +PTX", False),
+        ((8, 0), "86 +PTX", False),
+    ],
+)
+def test_a_gpu_without_a_kernel_is_not_served(
+    capability: tuple[int, int], architectures: str, served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    _native._unserved_device.cache_clear()
+    library = _native.NativeLibrary("", "", {"cuda_architectures": architectures})
+    reason = library.refusal(torch.device("cuda", 0))
+    _native._unserved_device.cache_clear()
+    assert served == (not reason)
+    assert served or f"of capability {capability[0]}.{capability[1]}" in reason
 
 
 def test_a_missing_or_broken_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,12 @@ def test_many_positive_pixels_do_not_drift(dtype: torch.dtype, device: str, nati
     assert relative_error(po.gram_matrix(x, backend=native), exact) < 2e-6
 
 
+def test_long_rows_do_not_drift(device: str, native: str) -> None:
+    x = random_map((1, 1, 1, 2**20), torch.float32, device)
+    exact = po.reference.total_variation(x.double())
+    assert relative_error(po.total_variation(x, backend=native), exact) < 1e-6
+
+
 def test_autocast_changes_nothing(backend: str, device: str) -> None:
     x = random_map((2, 40, 17, 19), torch.float32, device).requires_grad_()
     gram = random_map((1, 40, 40), torch.float32, device, 9)

@@ -237,6 +237,47 @@ def test_any_module_as_the_network(backend: str) -> None:
     assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
+def test_layers_of_different_dtypes_under_autocast(backend: str) -> None:
+    """A normalisation or an identity stays fp32 where convolutions are bf16: their maps meet in fp32."""
+    trunk = nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3))
+    criterion = po.PerceptualLoss(trunk, content_layers=["0", "1"], backend=backend)
+    x, target = images(2), images(2, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = criterion(x, target)
+    torch.testing.assert_close(loss, criterion(x, target), rtol=0.02, atol=0)
+
+
+def test_a_network_must_keep_the_batch() -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"map": torch.cat([x, x])}
+
+    with pytest.raises(ValueError, match="layer 'map': expected features of each of the 2 images, got 4"):
+        po.PerceptualLoss(Doubling(), content_layers=["map"])(images(2), images(2))
+
+
+def test_weights_beside_a_module_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights: expected none beside a network that is a module"):
+        po.PerceptualLoss(Encoder(), weights="random", content_layers=["head"])
+
+
+def test_mean_and_std_of_any_kind() -> None:
+    plain = make(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    tensors = make(mean=torch.tensor([0.4, 0.5, 0.6]), std=torch.tensor([0.2, 0.3, 0.4]))
+    x, target, style = images(1), images(1, seed=1), images(1, seed=2)
+    torch.testing.assert_close(tensors(x, target, style), plain(x, target, style))
+
+
+def test_eps_and_delta_reach_the_operators() -> None:
+    x, target = images(2), images(2, seed=1)
+    for distance, setting in (("charbonnier", {"eps": 0.5}), ("huber", {"delta": 0.01})):
+        expected = po.reference.feature_loss(
+            features(x, list(CONTENT)), features(target, list(CONTENT)), list(CONTENT.values()), distance, **setting
+        )
+        found = make(style_layers=None, content_distance=distance, **setting)(x, target)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_loaded_network_is_copied() -> None:
     network = po.load_network("vgg11", "random", layers=["relu1_1"])
     criterion = po.PerceptualLoss(network, content_layers=["relu1_1"]).to(torch.bfloat16)
@@ -291,8 +332,12 @@ BAD_SETTINGS = {
     "gram_normalize: .*'chwn'": {"gram_normalize": "chwn"},
     "input_range: expected low < high": {"input_range": (1.0, 0.0)},
     "input_range: expected two numbers": {"input_range": 1.0},
+    "input_range: .*inf": {"input_range": (0.0, float("inf"))},
+    "style_weight: expected a finite number": {"style_weight": float("nan")},
+    "eps: expected a number above 0": {"eps": 1e-60},
     "compute_dtype: .*float64": {"compute_dtype": torch.float64},
     "chunk_size: .*got 0": {"chunk_size": 0},
+    "chunk_size: .*got True": {"chunk_size": True},
     "engine: .*'fast'": {"engine": "fast"},
     "backend: .*'cuda'": {"backend": "cuda"},
     "mean: expected three numbers": {"mean": (0.5,)},
@@ -343,7 +388,11 @@ def test_bad_images() -> None:
         (ValueError, "weights: expected 2 numbers", lambda: criterion.set_style([s, s], [1])),
         (ValueError, "weights: expected 2 numbers, none negative", lambda: criterion.set_style([s, s], [1, -1])),
         (ValueError, "images: expected at least one style", lambda: criterion.set_style([])),
-        (ValueError, r"images\[1\]: expected a batch of 1 or 2", lambda: criterion.set_style([x, images(3)])),
+        (ValueError, r"images\[0\]: expected a batch of 1 or 3", lambda: criterion.set_style([x, images(3)])),
+        (TypeError, "images: expected a tensor of images or a list", lambda: criterion.set_style(3)),
+        (TypeError, "weights: expected a list of 1 numbers, got 2", lambda: criterion.set_style(s, weights=2)),
+        (ValueError, "weights: expected a finite number", lambda: criterion.set_style([s, s], [float("nan"), 1])),
+        (ValueError, "style: expected at least one style", lambda: criterion(x, x, style=[])),
     ]
     for error, message, call in refused:
         with pytest.raises(error, match=message):

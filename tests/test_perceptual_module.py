@@ -159,6 +159,68 @@ def test_compiled_training_step(dynamic: bool, autocast: bool, device: str) -> N
         )
 
 
+def test_fp16_under_a_scaled_loss_has_the_gradient_of_fp32() -> None:
+    """With the factor a GradScaler gives; without one fp16 gradients of means vanish, here as everywhere."""
+    x = images().requires_grad_()
+    (expected,) = torch.autograd.grad(make()(x), x)
+    (gradient,) = torch.autograd.grad(2.0**16 * make(compute_dtype=torch.float16)(x), x)
+    gradient = gradient / 2.0**16
+    assert (gradient - expected).norm() < 0.05 * expected.norm()
+
+
+def test_compute_dtype_beside_a_moved_network_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"compute_dtype: expected None or torch.bfloat16.*got torch.float32"):
+        make(compute_dtype=torch.float32).to(torch.bfloat16)(images())
+
+
+def test_defaults_of_the_caller_do_not_reach_it() -> None:
+    settings = {"weights": "random", "content_layers": ["relu2_1"]}
+    expected = po.PerceptualLoss("vgg11", **settings)(images(), images(seed=1))
+    try:
+        torch.set_default_dtype(torch.float64)
+        criterion = po.PerceptualLoss("vgg11", **settings)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert criterion._network.dtype == torch.float32
+    assert torch.equal(criterion(images(), images(seed=1)), expected)
+
+
+def test_fp64_images_do_not_change_the_dtype_of_the_loss() -> None:
+    assert make(tv_weight=0.1)(images().double()).dtype == torch.float32
+
+
+def test_made_and_moved_in_inference_mode_it_trains_later() -> None:
+    with torch.inference_mode():
+        criterion = make().to(torch.float64).to(torch.float32)
+    leaf = images().requires_grad_()
+    criterion(leaf).backward()
+    torch.testing.assert_close(leaf.grad, torch.autograd.grad(make()(leaf), leaf)[0])
+
+
+def test_targets_of_a_shallow_copy_are_its_own() -> None:
+    criterion = make()
+    expected = criterion(images())
+    copy.copy(criterion).set_content(images(seed=9))
+    assert torch.equal(criterion(images()), expected)
+
+
+def test_kept_targets_move_with_it(device: str) -> None:
+    criterion = make()
+    expected = criterion(images())
+    criterion.to(device)
+    torch.testing.assert_close(criterion(images(device=device)).cpu(), expected)
+    meta = copy.deepcopy(criterion).to("meta")
+    assert all(kept.is_meta for tensors in meta._kept.values() for kept in tensors)
+    with pytest.raises(ValueError, match="output: expected images on meta, where the loss is"):
+        meta(images(device=device))
+
+
+def test_a_module_keeps_its_device() -> None:
+    trunk = nn.Conv2d(3, 4, 3, device="meta")
+    criterion = po.PerceptualLoss(nn.Sequential(trunk), content_layers=["0"])
+    assert criterion._device.type == "meta"
+
+
 def test_second_backward_and_second_derivative() -> None:
     criterion = make(tv_weight=0.1).double()
     x = images().double().requires_grad_()

@@ -10,9 +10,9 @@
 
 #include "tensor_view.h"
 
-// One function compiled for SSE2, AVX2 and AVX-512, chosen when the library is loaded. Other compilers and processors
-// vectorise for the baseline that they are told.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+// One function compiled for SSE2, AVX2 and AVX-512, chosen when the library is loaded. Other processors and
+// compilers (the names of the levels came with gcc 12) vectorise for the baseline that they are told.
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define PO_CPU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define PO_CPU_CLONES
@@ -23,7 +23,7 @@
 namespace perceptual_ops {
 
 // Elements over which a vectorised fp32 sum runs before it is promoted to fp64: a function of nothing but the input's
-// shape, so that sums never depend on the number of threads.
+// shape, so that these sums do not depend on the number of threads.
 constexpr int64_t kBlock = 4096;
 // Elements that are worth waking another thread for, as in torch's own loops.
 constexpr int64_t kGrain = 32768;

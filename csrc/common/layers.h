@@ -7,13 +7,20 @@
 
 namespace perceptual_ops {
 
+// A batch of maps with at least one channel and pixel.
+inline void check_map(const Tensor& x, const char* argument) {  // (N, C, H, W)
+  check(x.dim() == 4, argument, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, argument, ": expected at least one channel and pixel, got (",
+        x.size(0), ", ", x.size(1), ", ", x.size(2), ", ", x.size(3), ")");
+}
+
 // Lists of equal length, maps of four dimensions, one batch and one dtype.
 inline void check_features(const std::vector<Tensor>& features,   // L x (N, C, H, W)
                            const std::vector<double>& weights) {  // (L)
   check(!features.empty(), "features: expected at least one layer, got none");
   check(features.size() == weights.size(), "weights: expected ", features.size(), ", got ", weights.size());
   for (const Tensor& x : features) {
-    check(x.dim() == 4, "features: expected (N, C, H, W), got ", x.dim(), " dimensions");
+    check_map(x, "features");
     check(x.size(0) == features[0].size(0), "features: expected the batch ", features[0].size(0),
           " in every layer, got ", x.size(0));
     check(x.scalar_type() == features[0].scalar_type(), "features: expected one dtype for every layer");

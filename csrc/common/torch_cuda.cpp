@@ -18,11 +18,17 @@ CurrentStream current_stream_function() {
   return function;
 }
 
+int current_device() {
+  int device = 0;
+  check_launch(cudaGetDevice(&device), "device query");
+  return device;
+}
+
 }  // namespace
 
-CudaScope::CudaScope(const Tensor& on_device) : guard_(on_device.get_device_index()) {
+CudaScope::CudaScope(const Tensor& on_device)
+    : previous_device_(current_device()), guard_(on_device.get_device_index()) {
   const int32_t device = on_device.get_device_index();
-  check_launch(cudaGetDevice(&previous_device_), "device query");
   check_launch(cudaSetDevice(device), "device selection");
   const CurrentStream current_stream = current_stream_function();
   check(current_stream != nullptr,

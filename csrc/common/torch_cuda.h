@@ -21,8 +21,9 @@ class CudaScope {
   cudaStream_t stream() const { return stream_; }
 
  private:
+  // The runtime this library carries keeps a current device of its own: asked before torch's guard may change it.
+  int previous_device_;
   torch::stable::accelerator::DeviceGuard guard_;
-  int previous_device_ = 0;
   cudaStream_t stream_ = nullptr;
 };
 

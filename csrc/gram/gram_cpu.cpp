@@ -108,7 +108,7 @@ Tensor scaled_samples(const Tensor& matrices, const std::vector<double>& factors
 
 Tensor gram_matrix_cpu(const Tensor x,  // (N, C, H, W)
                        const std::string normalize) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   const double scale = gram_scale(normalize, x.size(1), x.size(2) * x.size(3));
   Tensor gram = gram_products(x);
   dispatch_gram(gram, [&](auto element) {
@@ -122,7 +122,7 @@ Tensor gram_matrix_cpu(const Tensor x,  // (N, C, H, W)
 Tensor gram_matrix_backward_cpu(const Tensor grad,  // (N, C, C)
                                 const Tensor x,     // (N, C, H, W)
                                 const std::string normalize) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   check(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == x.size(1),
         "grad: expected (", x.size(0), ", ", x.size(1), ", ", x.size(1), ")");
   check(grad.scalar_type() == accumulator_type(x), "grad: expected float32 (float64 for float64 x)");

@@ -43,7 +43,7 @@ Tensor scaled_gradient(const Tensor& symmetric, const Tensor* grad, const Tensor
 
 Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
                         const std::string normalize) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   const CudaScope cuda(x);
   return scaled_gram(x, gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), cuda);  // (N, C, C)
 }
@@ -51,7 +51,7 @@ Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
 Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
                                  const Tensor x,     // (N, C, H, W)
                                  const std::string normalize) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   check(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == x.size(1),
         "grad: expected (", x.size(0), ", ", x.size(1), ", ", x.size(1), ")");
   check(grad.scalar_type() == accumulator_type(x) && grad.device() == x.device(),

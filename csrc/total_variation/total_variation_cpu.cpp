@@ -24,18 +24,17 @@ Rows rows_of(const Tensor& x, Layout layout) {  // (N, C, H, W)
   return {1, x.size(2), x.size(3) * x.size(1), x.size(1)};
 }
 
-// Sum of d(x[i + step] - x[i]) along one row, and over the differences to the row below where there is one.
+// Sum of d(x[i + step] - x[i]) over `right` elements, and of d(x[i + length] - x[i]) over `below` elements.
 template <Distance kDistance, class T>
-PO_INLINE double row_sum(const T* x, int64_t length, int64_t step, bool has_below) {
+PO_INLINE double differences_sum(const T* x, int64_t right, int64_t step, int64_t below, int64_t length) {
   using Acc = Accumulator<T>;
   Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < length - step; ++i) {
+  for (int64_t i = 0; i < right; ++i) {
     sum += distance_at<kDistance>(static_cast<Acc>(x[i + step]) - static_cast<Acc>(x[i]), Acc(0)).value;
   }
-  if (!has_below) return static_cast<double>(sum);
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < length; ++i) {
+  for (int64_t i = 0; i < below; ++i) {
     sum += distance_at<kDistance>(static_cast<Acc>(x[i + length]) - static_cast<Acc>(x[i]), Acc(0)).value;
   }
   return static_cast<double>(sum);
@@ -61,14 +60,14 @@ PO_INLINE void row_gradient(const T* x, T* dx, int64_t length, int64_t step, boo
 }
 
 // Clones cannot be templates.
-#define PO_VARIATION_LOOPS(kDistance, T)                                                                              \
-  PO_CPU_CLONES double sum_row(std::integral_constant<Distance, kDistance>, const T* x, int64_t length, int64_t step, \
-                               bool has_below) {                                                                      \
-    return row_sum<kDistance>(x, length, step, has_below);                                                            \
-  }                                                                                                                   \
-  PO_CPU_CLONES void gradient_row(std::integral_constant<Distance, kDistance>, const T* x, T* dx, int64_t length,     \
-                                  int64_t step, bool has_above, bool has_below, double factor) {                      \
-    row_gradient<kDistance>(x, dx, length, step, has_above, has_below, factor);                                       \
+#define PO_VARIATION_LOOPS(kDistance, T)                                                                          \
+  PO_CPU_CLONES double sum_differences(std::integral_constant<Distance, kDistance>, const T* x, int64_t right,    \
+                                       int64_t step, int64_t below, int64_t length) {                             \
+    return differences_sum<kDistance>(x, right, step, below, length);                                             \
+  }                                                                                                               \
+  PO_CPU_CLONES void gradient_row(std::integral_constant<Distance, kDistance>, const T* x, T* dx, int64_t length, \
+                                  int64_t step, bool has_above, bool has_below, double factor) {                  \
+    row_gradient<kDistance>(x, dx, length, step, has_above, has_below, factor);                                   \
   }
 #define PO_VARIATION_LOOPS_OF(T)            \
   PO_VARIATION_LOOPS(Distance::kSquared, T) \
@@ -99,7 +98,7 @@ void for_each_row(int64_t batch, const Rows& rows, F&& f) {
 
 Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
                            const std::string kind) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   const Layout layout = layout_of(x);
   const Tensor dense = dense_samples(x, layout);
   const Rows rows = rows_of(dense, layout);
@@ -111,8 +110,15 @@ Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
       const T* data = static_cast<const T*>(dense.data_ptr());
       dispatch_kind(kind, [&](auto distance) {
         for_each_row(batch, rows, [&](int64_t n, int64_t row) {
-          row_sums[n * rows.count() + row] = sum_row(distance, data + n * dense.stride(0) + row * rows.length,
-                                                     rows.length, rows.step, rows.has_below(row));
+          const T* line = data + n * dense.stride(0) + row * rows.length;
+          double sum = 0.0;
+          for (int64_t first = 0; first < rows.length; first += kBlock) {
+            const int64_t count = std::min(kBlock, rows.length - first);
+            const int64_t right = std::clamp<int64_t>(rows.length - rows.step - first, 0, count);
+            sum +=
+                sum_differences(distance, line + first, right, rows.step, rows.has_below(row) ? count : 0, rows.length);
+          }
+          row_sums[n * rows.count() + row] = sum;
         });
       });
     });
@@ -124,7 +130,7 @@ Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
 Tensor total_variation_backward_cpu(const Tensor grad,  // (N)
                                     const Tensor x,     // (N, C, H, W)
                                     const std::string kind) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   const Layout layout = layout_of(x);
   check_upstream(grad, x);
   const std::vector<double> upstream = to_doubles(grad);

@@ -21,7 +21,7 @@ ImageRows rows_of(const Tensor& dense, Layout layout) {  // (N, C, H, W)
 
 Tensor total_variation_cuda(const Tensor x,  // (N, C, H, W)
                             const std::string kind) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   const CudaScope cuda(x);
   const Distance distance = variation_distance(kind);
   if (x.numel() == 0) return torch::stable::new_zeros(x, {{x.size(0)}}, accumulator_type(x));
@@ -39,7 +39,7 @@ Tensor total_variation_cuda(const Tensor x,  // (N, C, H, W)
 Tensor total_variation_backward_cuda(const Tensor grad,  // (N)
                                      const Tensor x,     // (N, C, H, W)
                                      const std::string kind) {
-  check(x.dim() == 4, "x: expected (N, C, H, W), got ", x.dim(), " dimensions");
+  check_map(x, "x");
   check_upstream(grad, x);
   const CudaScope cuda(x);
   const Distance distance = variation_distance(kind);

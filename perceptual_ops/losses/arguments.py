@@ -23,8 +23,8 @@ def scaled_layers(name: str, layers: LayerWeights | None, weight_name: str, weig
 
 
 def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    if count == 0:
-        raise ValueError("images: expected at least one style, got an empty list")
+    if weights is not None and (isinstance(weights, str) or not isinstance(weights, Sequence)):
+        raise TypeError(f"weights: expected a list of {count} numbers, got {weights!r}")
     shares = [1.0] * count if weights is None else [checks.check_number("weights", weight) for weight in weights]
     if len(shares) != count or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"weights: expected {count} numbers, none negative and one above 0; got {weights!r}")

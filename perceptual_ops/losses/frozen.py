@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ class FrozenLoss(nn.Module):
         network: The frozen trunk.
         mean, std: Normalisation of an image in [0, 1], or None where the network takes that as it is.
         input_range: Values of black and white in the images.
-        compute_dtype: dtype of the trunk's arithmetic; None follows autocast, and without it the trunk's own dtype.
+        compute_dtype: dtype of the arithmetic of an fp32 trunk; None follows autocast, and without it the trunk's own.
         chunk_size: Samples that go through the network at a time; None: all.
         engine: "lean" or "autograd".
         backend: "auto", "native" or "reference", as in `perceptual_ops.ops`.
@@ -53,24 +54,26 @@ class FrozenLoss(nn.Module):
         checks.check_choice("backend", backend, checks.BACKENDS)
         if compute_dtype is not None and compute_dtype not in checks.DTYPES[:3]:
             raise ValueError(f"compute_dtype: expected None, torch.float32, float16 or bfloat16, got {compute_dtype!r}")
-        if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
             raise ValueError(f"chunk_size: expected None or a whole number above 0, got {chunk_size!r}")
         self.input_range = _checked_range(input_range)
         self.compute_dtype = compute_dtype
         self.chunk_size = chunk_size
         self.engine = engine
         self.backend = backend
-        scale, shift = _input_map(self.input_range, mean, std)
+        scale, shift = _input_map(self.input_range, _three_numbers("mean", mean, 0.0), _three_numbers("std", std, 1.0))
+        device = next((parameter.device for parameter in network.parameters()), scale.device)
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
-        self._kept: dict[str, list[Tensor]] = {"input": [scale, shift]}
+        self._kept: dict[str, list[Tensor]] = {"input": [scale.to(device), shift.to(device)]}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self._network._apply(fn)
-        self._kept = {
-            name: [tensor.to(fn(tensor).device) for tensor in tensors] for name, tensors in self._kept.items()
-        }
+        with torch.inference_mode(False):  # or what is moved there could not serve in training later
+            super()._apply(fn, recurse)
+            self._network._apply(fn)
+            self._kept = {
+                name: [tensor.to(fn(tensor).device) for tensor in tensors] for name, tensors in self._kept.items()
+            }
         return self
 
     @property
@@ -107,11 +110,23 @@ class FrozenLoss(nn.Module):
     def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Images (N, 3, H, W) in input_range -> the features of each layer."""
         trunk = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
+        if self.compute_dtype not in (None, trunk) and trunk != torch.float32:
+            raise ValueError(
+                f"compute_dtype: expected None or {trunk}, the dtype the network was moved to; got {self.compute_dtype}"
+            )
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
         with self._precision(images.device.type):
             features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
-        return [features[layer] for layer in layers]
+        for layer in layers:
+            if features[layer].shape[0] != images.shape[0]:
+                raise ValueError(
+                    f"layer {layer!r}: expected features of each of the {images.shape[0]} images, "
+                    f"got {features[layer].shape[0]}"
+                )
+        # Under autocast the layers of a module may differ in dtype.
+        common = reduce(torch.promote_types, (features[layer].dtype for layer in layers))
+        return [features[layer].to(common) for layer in layers]
 
     def _precision(self, device_type: str) -> contextlib.AbstractContextManager:
         if self.compute_dtype is None:
@@ -123,7 +138,7 @@ class FrozenLoss(nn.Module):
 
 def _checked_range(input_range: object) -> tuple[float, float]:
     try:
-        low, high = (float(value) for value in input_range)  # type: ignore[attr-defined]
+        low, high = (checks.check_number("input_range", float(value)) for value in input_range)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise ValueError(f"input_range: expected two numbers (low, high), got {input_range!r}") from None
     if not low < high:
@@ -131,17 +146,24 @@ def _checked_range(input_range: object) -> tuple[float, float]:
     return low, high
 
 
-def _input_map(
-    input_range: tuple[float, float], mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift (1, 3, 1, 1), fp64 rounded once to fp32, from input_range to [0, 1] to the network's input."""
-    low, high = input_range
-    for name, value in (("mean", mean), ("std", std)):
-        if value is not None and len(value) != 3:
-            raise ValueError(f"{name}: expected three numbers, one per channel, got {value!r}")
-    deviation = torch.tensor(std or (1.0, 1.0, 1.0), dtype=torch.float64)
-    if not bool((deviation > 0).all()):
+def _three_numbers(name: str, values: Sequence[float] | None, default: float) -> list[float]:
+    if values is None:
+        return [default] * 3
+    numbers = [float(value) for value in values]
+    if len(numbers) != 3:
+        raise ValueError(f"{name}: expected three numbers, one per channel, got {values!r}")
+    return numbers
+
+
+def _input_map(input_range: tuple[float, float], mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Scale and shift (1, 3, 1, 1), from input_range to [0, 1] to the network's input, rounded once to fp32."""
+    if min(std) <= 0:
         raise ValueError(f"std: expected numbers above 0, got {std!r}")
-    scale = 1 / ((high - low) * deviation)
-    shift = -low * scale - torch.tensor(mean or (0.0, 0.0, 0.0), dtype=torch.float64) / deviation
-    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)
+    low, high = input_range
+    scale = [1 / ((high - low) * deviation) for deviation in std]
+    shift = [-low * factor - center / deviation for factor, center, deviation in zip(scale, mean, std, strict=True)]
+    with torch.inference_mode(False):
+        tensors = [
+            torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1) for values in (scale, shift)
+        ]
+    return tensors[0], tensors[1]

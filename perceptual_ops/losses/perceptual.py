@@ -38,14 +38,16 @@ class PerceptualLoss(FrozenLoss):
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
             output in training may overshoot.
         reduction: "mean" or "sum" over the batch, or "none".
-        compute_dtype: dtype of the network's arithmetic, torch.float32, bfloat16 or float16. None: autocast's where
-            it is on, else the network's own. Grams, sums and losses are fp32 at least.
+        compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16. None:
+            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. fp16 needs a
+            GradScaler, as all fp16 training does: the gradient of a mean over a map is below what fp16 holds.
         chunk_size: Samples that go through the network at a time; None: the whole batch. Smaller chunks take less
             memory where no gradient is made.
         engine: "lean" or "autograd"; both run through ordinary autograd so far.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: the network's own; ImageNet's for a
             network by name, none for your own module.
+        eps, delta: Parameters of "charbonnier" and "huber" (see `style_loss`).
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
@@ -73,6 +75,8 @@ class PerceptualLoss(FrozenLoss):
         backend: str = "auto",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        eps: float = 1e-6,
+        delta: float = 1.0,
     ) -> None:
         content = scaled_layers("content_layers", content_layers, "content_weight", content_weight)
         style = scaled_layers("style_layers", style_layers, "style_weight", style_weight)
@@ -99,6 +103,8 @@ class PerceptualLoss(FrozenLoss):
         self.content_layers, self.content_weights = list(content), list(content.values())
         self.style_layers, self.style_weights = list(style), list(style.values())
         self.tv_weight = tv_weight
+        self.eps = checks.check_positive("eps", eps)
+        self.delta = checks.check_positive("delta", delta)
         self.content_distance = content_distance
         self.style_distance = style_distance
         self.gram_normalize = gram_normalize
@@ -138,7 +144,8 @@ class PerceptualLoss(FrozenLoss):
         images = self._images("images", images, self.content_layers)
         with target_pass(images.device):
             features = self._target_features(images, self.content_layers)
-            self._kept["content"] = [x.to(checks.accumulator_dtype(x)) for x in features]
+            # A new dict, so that a copy of the module and a forward in another thread keep theirs.
+            self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
         self._content_shape = images.shape
 
     def set_style(self, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
@@ -150,7 +157,7 @@ class PerceptualLoss(FrozenLoss):
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
         """
         with target_pass(self._device):
-            self._kept["style"] = self._style_grams("images", images, weights)
+            self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
 
     def forward(
         self,
@@ -205,7 +212,7 @@ class PerceptualLoss(FrozenLoss):
         if self.content_layers:
             maps = [features[layer] for layer in self.content_layers]
             targets = [target.to(x.dtype) for target, x in zip(content, maps, strict=True)]
-            parameter = checks.check_distance(self.content_distance, 1e-6, 1.0)
+            parameter = checks.check_distance(self.content_distance, self.eps, self.delta)
             terms["content"], values = ops.feature_terms(
                 maps, checks.check_targets(targets, maps), self.content_weights, self.content_distance, parameter,
                 self.backend,
@@ -214,7 +221,7 @@ class PerceptualLoss(FrozenLoss):
         if self.style_layers:
             maps = [features[layer] for layer in self.style_layers]
             targets = [gram.to(checks.accumulator_dtype(x)) for gram, x in zip(grams, maps, strict=True)]
-            parameter = checks.check_distance(self.style_distance, 1e-6, 1.0)
+            parameter = checks.check_distance(self.style_distance, self.eps, self.delta)
             terms["style"], values = ops.style_terms(
                 maps, checks.check_target_grams(targets, maps), self.style_weights, self.gram_normalize,
                 self.style_distance, parameter, self.backend,
@@ -223,7 +230,8 @@ class PerceptualLoss(FrozenLoss):
         if self.tv_weight:
             low, high = self.input_range
             variation = ops.total_variation(images, "l2_squared", "none", backend=self.backend)
-            terms["tv"] = self.tv_weight / (high - low) ** 2 * variation
+            # An fp64 image does not make an fp64 loss of an fp32 network.
+            terms["tv"] = (self.tv_weight / (high - low) ** 2 * variation).to(next(iter(terms.values())).dtype)
         return terms
 
     def _content_source(self, output: Tensor, target: Tensor | None) -> Callable[[slice], list[Tensor]]:
@@ -272,17 +280,21 @@ class PerceptualLoss(FrozenLoss):
         """The blended Grams of style images, each (N or 1, C, C)."""
         if not self.style_layers:
             raise ValueError(f"{name}: this loss has no style part; give style_layers and style_weight when it is made")
+        if not isinstance(images, (Tensor, list, tuple)):
+            raise TypeError(f"{name}: expected a tensor of images or a list of them, got {type(images).__name__}")
         styles = [images] if isinstance(images, Tensor) else list(images)
+        if not styles:
+            raise ValueError(f"{name}: expected at least one style, got an empty list")
         shares = normalized_shares(weights, len(styles))
+        batch = max((style.shape[0] for style in styles if isinstance(style, Tensor)), default=1)
         blended: list[Tensor] = []
         for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
             argument = name if len(styles) == 1 else f"{name}[{i}]"
             style = self._images(argument, style, self.style_layers)
             checks.refuse_gradient(argument, style)
-            if style.shape[0] not in (1, styles[0].shape[0]) and styles[0].shape[0] != 1:
+            if style.shape[0] not in (1, batch):
                 raise ValueError(
-                    f"{argument}: expected a batch of 1 or {styles[0].shape[0]} to blend with the others, "
-                    f"got {style.shape[0]}"
+                    f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
                 )
             grams = [
                 ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
@@ -306,7 +318,10 @@ class PerceptualLoss(FrozenLoss):
 def _trunk(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
     """A network of the loss's own, no deeper than the layers ask."""
     if isinstance(network, str):
-        return load_network(network, weights, layers=layers)
+        with torch.inference_mode(False):  # or it could not serve in training later
+            return load_network(network, weights, layers=layers)
+    if weights != "imagenet":
+        raise ValueError("weights: expected none beside a network that is a module, which has its own")
     if isinstance(network, FeatureNetwork):
         network.smallest_size(layers)  # raises for layers that the network does not have
         return copy.deepcopy(network)

@@ -186,7 +186,7 @@ class BlurPool(nn.Module):
     def __init__(self, layer: Pool) -> None:
         super().__init__()
         self.layer = layer
-        binomial = torch.tensor([1.0, 2.0, 1.0]) / 4
+        binomial = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float32, device="cpu") / 4
         self.register_buffer("kernel", torch.outer(binomial, binomial), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,10 +198,12 @@ class BlurPool(nn.Module):
 
 
 def _conv(layer: Conv) -> nn.Conv2d:
-    # skip_init, because the usual initialisation would draw from the caller's random numbers.
+    # skip_init, because the usual initialisation would draw from the caller's random numbers. fp32 on the CPU, whatever
+    # the caller's defaults are: weights are moved and cast by the network's owner.
     conv = nn.utils.skip_init(
-        nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=layer.padding
-    )
+        nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=layer.padding,
+        dtype=torch.float32, device="cpu",
+    )  # fmt: skip
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
     return conv

@@ -42,7 +42,7 @@ def load_network(
         ValueError: unknown network, layer, pooling or source; weights that are damaged or of another network.
         OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
     """
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(f"network must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
     if pooling is None:
         pooling = "blur" if weights == "stlpips" else "max"

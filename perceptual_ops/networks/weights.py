@@ -103,13 +103,15 @@ def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]
     Drawn layer by layer from a generator of their own: the caller's random numbers are untouched, and a shallower
     network gets the same first layers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     weights = {}
     for conv in convolutions:
-        weight = torch.empty(conv.out_channels, conv.in_channels, conv.kernel, conv.kernel)
+        weight = torch.empty(
+            conv.out_channels, conv.in_channels, conv.kernel, conv.kernel, dtype=torch.float32, device="cpu"
+        )
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
         weights[f"{conv.name}.weight"] = weight
-        weights[f"{conv.name}.bias"] = torch.zeros(conv.out_channels)
+        weights[f"{conv.name}.bias"] = torch.zeros(conv.out_channels, dtype=torch.float32, device="cpu")
     return weights
 
 

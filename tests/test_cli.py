@@ -1,0 +1,169 @@
+"""The command line: what it writes, what it says, and what it leaves behind."""
+
+import os
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import perceptual_ops
+from perceptual_ops import cli
+from perceptual_ops.images import write_image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with content.png (24 x 18), style.png and text.png, which is no picture."""
+    generator = torch.Generator().manual_seed(0)
+    write_image(tmp_path / "content.png", torch.rand(3, 18, 24, generator=generator))
+    write_image(tmp_path / "style.png", torch.rand(3, 30, 20, generator=generator))
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def stylize(folder, *options, content="content.png", style="style.png", out="out.png"):
+    quick = ["--weights", "random", "--steps", "3", "--size", "24", "--layers", "relu1_1,relu2_2", "--device", "cpu"]
+    return cli.main(["stylize", str(folder / content), str(folder / style), "-o", str(folder / out), *quick, *options])
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.parametrize("options", [(), ("--optimizer", "adam"), ("--init", "noise", "--seed", "5")])
+def test_stylize_writes_a_picture_and_nothing_else(folder, capsys, options):
+    before = names(folder)
+    assert stylize(folder, *options) == 0
+    assert names(folder) == sorted([*before, "out.png"])
+    assert Image.open(folder / "out.png").size == (24, 18)
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(folder / "out.png")
+    assert "style=" in captured.err and "it/s" in captured.err
+
+
+def test_the_same_command_writes_the_same_bytes(folder):
+    for out in ("a.png", "b.png"):
+        assert stylize(folder, "--init", "noise", out=out) == 0
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+    assert stylize(folder, "--init", "noise", "--seed", "1", out="c.png") == 0
+    assert (folder / "a.png").read_bytes() != (folder / "c.png").read_bytes()
+
+
+def test_as_a_module(folder):
+    command = [sys.executable, "-m", "perceptual_ops", "stylize", "content.png", "style.png", "-o", "out.jpg"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = ["--weights", "random", "--steps", "1", "--size", "24", "--optimizer", "adam"]
+    run = subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert Image.open(folder / "out.jpg").size == (24, 18)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "sentence"),
+    [
+        ((), {"content": "missing.png"}, "no such file"),
+        ((), {"style": "text.png"}, "no format Pillow knows"),
+        (("--size", "0"), {}, "size: expected 1 to"),
+        (("--size", "big"), {}, "--size"),
+        (("--size", "1"), {}, "at least"),
+        (("--steps", "0"), {}, "--steps: expected"),
+        (("--style-weight", "0"), {}, "--style-weight: expected"),
+        (("--tv-weight", "nan"), {}, "--tv-weight: expected"),
+        (("--layers", "relu9_9"), {}, "relu9_9"),
+        (("--weights", "nonsense"), {}, "nonsense"),
+        (("--weights", "missing.pth"), {}, "missing.pth"),
+        (("--device", "nonsense"), {}, "--device: expected"),
+        (("--optimizer", "sgd"), {}, "sgd"),
+        ((), {"out": "no/out.png"}, "create it"),
+        ((), {"out": "out.xyz"}, ".png"),
+    ],
+)
+def test_each_error_is_one_sentence(folder, capsys, options, arguments, sentence):
+    before = names(folder)
+    assert stylize(folder, *options, **arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("perceptual-ops: ") and sentence in line
+    assert names(folder) == before
+
+
+def test_out_may_not_be_a_folder(folder, capsys):
+    (folder / "taken.png").mkdir()
+    assert stylize(folder, out="taken.png") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_missing_weights_without_a_network(folder, capsys, monkeypatch):
+    def unreachable(*arguments, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(folder / "empty"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    assert stylize(folder, "--weights", "imagenet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "vgg16-397923af.pth" in line and "put the file at" in line
+    assert not (folder / "out.png").exists()
+
+
+def test_out_is_checked_before_the_work(folder, monkeypatch):
+    monkeypatch.setattr(cli, "read_image", lambda *_: pytest.fail("work began"))
+    assert stylize(folder, out="no/out.png") == 2
+
+
+def test_interruption_leaves_nothing(folder, capsys, monkeypatch):
+    def interrupted(bar, terms):
+        raise KeyboardInterrupt
+
+    before = names(folder)
+    monkeypatch.setattr(cli, "show_terms", interrupted)
+    assert stylize(folder) == 130
+    assert names(folder) == before
+    assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_missing_extra_is_one_sentence(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # how Python marks what cannot be imported
+    assert stylize(folder) == 2
+    assert "pip install 'perceptual_ops[cli]'" in capsys.readouterr().err
+
+
+def test_doctor_says_the_facts(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    code = cli.main(["doctor"])
+    out = capsys.readouterr().out
+    assert code == (0 if cli.native.loaded else 1)
+    for fact in (perceptual_ops.__version__, torch.__version__, sys.version.split()[0], "cpu", "[cli]", "stlpips"):
+        assert fact in out
+    (line,) = [line for line in out.splitlines() if line.startswith("imagenet vgg16")]
+    assert "missing" in line and str(tmp_path) in line
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth").touch()
+    cli.main(["doctor"])
+    assert any(line.startswith("imagenet vgg16") and "present" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_doctor_fails_where_the_library_does(capsys, monkeypatch):
+    reason = "_C.so is not built: run something"
+    monkeypatch.setattr(cli, "native", type(cli.native)(reason, reason))
+    assert cli.main(["doctor"]) == 1
+    assert reason in capsys.readouterr().out
+
+
+def test_doctor_notices_a_wrong_operator(capsys, monkeypatch):
+    if not cli.native.loaded:
+        pytest.skip("there is no compiled library")
+    monkeypatch.setattr(cli, "gram_matrix", lambda x, backend: torch.zeros(2, 8, 8, device=x.device))
+    assert cli.main(["doctor"]) == 1
+    assert "fails" in capsys.readouterr().out
+
+
+def test_no_command_is_one_sentence(capsys):
+    assert cli.main([]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
