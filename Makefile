@@ -1,6 +1,7 @@
 # demo   stylise a photograph: pictures in demo/
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
+# sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
 # gpu    on a machine whose python3 has a CUDA torch: build, test, sanitize, bench (PARTS="test bench" for some)
 # clean  remove what the build made
@@ -10,9 +11,9 @@ PYTHON ?= python3
 PARTS ?= build test sanitize bench
 VENV := .venv
 RUN := $(VENV)/bin/python
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench wheel check-wheel gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -53,6 +54,9 @@ check-wheel: wheel
 	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
 	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
+
+sanitize: build
+	$(RUN) tests/host/sanitize.py
 
 gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)

@@ -1,6 +1,8 @@
 // Sums over a block in a fixed order: shuffles within each warp, then the warps' sums in one warp.
 #pragma once
 
+#include "shared.cuh"
+
 namespace perceptual_ops {
 
 constexpr int kWarp = 32;
@@ -15,7 +17,8 @@ __device__ __forceinline__ Acc warp_sum(Acc value) {
 template <int kThreads, class Acc>
 __device__ Acc block_sum(Acc value) {
   static_assert(kThreads % kWarp == 0 && kThreads / kWarp <= kWarp, "one warp must be able to hold the warps' sums");
-  __shared__ Acc warp_sums[kThreads / kWarp];
+  using WarpSums = Acc[kThreads / kWarp];
+  PO_SHARED(WarpSums, warp_sums);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   value = warp_sum(value);
   if (lane == 0) warp_sums[warp] = value;

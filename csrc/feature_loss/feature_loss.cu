@@ -16,14 +16,12 @@ cudaError_t launch_feature_loss(Element element, const SamplePair& samples, Dist
     using T = decltype(type);
     using Acc = DeviceAccumulator<T>;
     dispatch_distance(distance, [&](auto kind) {
-      feature_loss_partial_kernel<T, decltype(kind)::value>
-          <<<static_cast<unsigned>(blocks * samples.batch), kLossThreads, 0, stream>>>(
-              static_cast<const T*>(samples.x), static_cast<const T*>(samples.y), samples.size, samples.stride_x,
-              samples.stride_y, static_cast<uint32_t>(blocks), static_cast<Acc>(parameter), static_cast<Acc*>(partial));
+      launch_kernel(feature_loss_partial_kernel<T, decltype(kind)::value>, blocks * samples.batch, kLossThreads, 0,
+                    stream, samples.x, samples.y, samples.size, samples.stride_x, samples.stride_y, blocks, parameter,
+                    partial);
     });
-    feature_loss_finish_kernel<<<static_cast<unsigned>(samples.batch), kLossThreads, 0, stream>>>(
-        static_cast<const Acc*>(partial), blocks, static_cast<Acc>(value_scale), static_cast<Acc>(weight), first_layer,
-        static_cast<Acc*>(values), static_cast<Acc*>(loss));
+    launch_kernel(feature_loss_finish_kernel<Acc>, samples.batch, kLossThreads, 0, stream, partial, blocks, value_scale,
+                  weight, first_layer, values, loss);
   });
   return cudaGetLastError();
 }
@@ -35,13 +33,10 @@ cudaError_t launch_feature_loss_gradient(Element element, const SamplePair& samp
   if (!fits_grid(blocks * samples.batch)) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
-    using Acc = DeviceAccumulator<T>;
     dispatch_distance(distance, [&](auto kind) {
-      feature_loss_gradient_kernel<T, decltype(kind)::value>
-          <<<static_cast<unsigned>(blocks * samples.batch), kLossThreads, 0, stream>>>(
-              static_cast<const T*>(samples.x), static_cast<const T*>(samples.y), samples.size, samples.stride_x,
-              samples.stride_y, static_cast<uint32_t>(blocks), static_cast<Acc>(parameter),
-              static_cast<Acc>(slope_scale), static_cast<const Acc*>(grad), static_cast<T*>(dx));
+      launch_kernel(feature_loss_gradient_kernel<T, decltype(kind)::value>, blocks * samples.batch, kLossThreads, 0,
+                    stream, samples.x, samples.y, samples.size, samples.stride_x, samples.stride_y, blocks, parameter,
+                    slope_scale, grad, dx);
     });
   });
   return cudaGetLastError();

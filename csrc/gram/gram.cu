@@ -32,12 +32,10 @@ cudaError_t launch_gram(Element element, const FeatureMap& map, const void* x, v
     using T = decltype(type);
     using Acc = DeviceAccumulator<T>;
     const auto kernel = map.layout() == Layout::kNHWC ? gram_partial_kernel<T, true> : gram_partial_kernel<T, false>;
-    kernel<<<static_cast<unsigned>(tiles * splits * map.batch), kTileThreads, 0, stream>>>(
-        static_cast<const T*>(x), map, static_cast<uint32_t>(tiles), static_cast<uint32_t>(splits), pixels_per_split,
-        static_cast<Acc*>(partial));
-    gram_finish_kernel<<<static_cast<unsigned>(map.batch * map.channels), kRowThreads, 0, stream>>>(
-        static_cast<const Acc*>(partial), splits, map.batch, static_cast<uint32_t>(map.channels),
-        static_cast<Acc>(scale), static_cast<Acc*>(gram));
+    launch_kernel(kernel, tiles * splits * map.batch, kTileThreads, 0, stream, x, map, tiles, splits, pixels_per_split,
+                  partial);
+    launch_kernel(gram_finish_kernel<Acc>, map.batch * map.channels, kRowThreads, 0, stream, partial, splits, map.batch,
+                  map.channels, scale, gram);
   });
   return cudaGetLastError();
 }
@@ -51,14 +49,10 @@ cudaError_t launch_style_distance(Element element, int64_t batch, int64_t channe
     using Acc = decltype(accumulator);
     dispatch_distance(style.distance, [&](auto distance) {
       constexpr Distance kDistance = decltype(distance)::value;
-      style_value_kernel<Acc, kDistance><<<static_cast<unsigned>(batch), kSumThreads, 0, stream>>>(
-          static_cast<const Acc*>(gram), static_cast<const Acc*>(targets), area, target_stride,
-          static_cast<Acc>(style.parameter), static_cast<Acc>(style.value_scale), static_cast<Acc>(style.weight),
-          style.first_layer, static_cast<Acc*>(values), static_cast<Acc*>(loss));
-      style_slope_kernel<Acc, kDistance><<<static_cast<unsigned>(batch * channels), kRowThreads, 0, stream>>>(
-          static_cast<const Acc*>(gram), static_cast<const Acc*>(targets), static_cast<uint32_t>(channels),
-          target_stride, static_cast<Acc>(style.parameter), static_cast<Acc>(style.slope_scale),
-          static_cast<Acc*>(slopes));
+      launch_kernel(style_value_kernel<Acc, kDistance>, batch, kSumThreads, 0, stream, gram, targets, area,
+                    target_stride, style.parameter, style.value_scale, style.weight, style.first_layer, values, loss);
+      launch_kernel(style_slope_kernel<Acc, kDistance>, batch * channels, kRowThreads, 0, stream, gram, targets,
+                    channels, target_stride, style.parameter, style.slope_scale, slopes);
     });
   };
   element == Element::kFloat64 ? launch(double{}) : launch(float{});
@@ -70,9 +64,7 @@ cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels, 
   if (!fits_grid(batch * channels)) return cudaErrorInvalidConfiguration;
   const auto launch = [&](auto accumulator) {
     using Acc = decltype(accumulator);
-    symmetrise_kernel<<<static_cast<unsigned>(batch * channels), kRowThreads, 0, stream>>>(
-        static_cast<const Acc*>(slopes), static_cast<uint32_t>(channels), static_cast<Acc>(scale),
-        static_cast<Acc*>(symmetric));
+    launch_kernel(symmetrise_kernel<Acc>, batch * channels, kRowThreads, 0, stream, slopes, channels, scale, symmetric);
   };
   element == Element::kFloat64 ? launch(double{}) : launch(float{});
   return cudaGetLastError();
@@ -84,11 +76,9 @@ cudaError_t launch_gram_gradient(Element element, const FeatureMap& map, const v
   if (!fits_grid(pixel_tiles * channel_tiles * map.batch)) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
-    using Acc = DeviceAccumulator<T>;
     const auto kernel = map.layout() == Layout::kNHWC ? gram_gradient_kernel<T, true> : gram_gradient_kernel<T, false>;
-    kernel<<<static_cast<unsigned>(pixel_tiles * channel_tiles * map.batch), kTileThreads, 0, stream>>>(
-        static_cast<const Acc*>(symmetric), static_cast<const Acc*>(grad), static_cast<const T*>(x), map, dx_map,
-        static_cast<uint32_t>(pixel_tiles), static_cast<uint32_t>(channel_tiles), static_cast<T*>(dx));
+    launch_kernel(kernel, pixel_tiles * channel_tiles * map.batch, kTileThreads, 0, stream, symmetric, grad, x, map,
+                  dx_map, pixel_tiles, channel_tiles, dx);
   });
   return cudaGetLastError();
 }

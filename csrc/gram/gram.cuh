@@ -10,6 +10,7 @@
 #include "../common/distance.h"
 #include "../common/feature_map.h"
 #include "../common/reduce.cuh"
+#include "../common/shared.cuh"
 
 namespace perceptual_ops {
 
@@ -24,6 +25,9 @@ constexpr int kPitch = kTile + 4;  // moves the rows of a tile to different bank
 constexpr int kTileBlocks = 2;
 static_assert(kTile * kDepth % kTileThreads == 0, "every thread stages the same number of elements");
 
+template <class Acc>
+using Tile = Acc[kDepth][kPitch];
+
 constexpr int kSumThreads = 1024;
 constexpr int kRowThreads = 128;  // threads that walk along one row of a (C, C) matrix
 
@@ -32,7 +36,7 @@ constexpr int kRowThreads = 128;  // threads that walk along one row of a (C, C)
 template <bool kDeepFastest, class T, class Acc>
 __device__ __forceinline__ void stage_tile(const T* matrix, int64_t rows, int64_t deep_end, int64_t row_stride,
                                            int64_t deep_stride, int64_t first_row, int64_t first_deep,
-                                           Acc (&tile)[kDepth][kPitch]) {
+                                           Tile<Acc>& tile) {
   for (int i = threadIdx.x; i < kTile * kDepth; i += kTileThreads) {
     const int row = kDeepFastest ? i / kDepth : i % kTile;
     const int deep = kDeepFastest ? i % kDepth : i / kTile;
@@ -43,8 +47,7 @@ __device__ __forceinline__ void stage_tile(const T* matrix, int64_t rows, int64_
 }
 
 template <class Acc>
-__device__ __forceinline__ void multiply_tiles(const Acc (&a)[kDepth][kPitch], const Acc (&b)[kDepth][kPitch],
-                                               Acc (&sums)[kEach][kEach]) {
+__device__ __forceinline__ void multiply_tiles(const Tile<Acc>& a, const Tile<Acc>& b, Acc (&sums)[kEach][kEach]) {
   const int row = threadIdx.x / kSide, column = threadIdx.x % kSide;
 #pragma unroll
   for (int deep = 0; deep < kDepth; ++deep) {
@@ -73,7 +76,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
                         FeatureMap map, uint32_t tiles, uint32_t splits, int64_t pixels_per_split,
                         DeviceAccumulator<T>* __restrict__ partial) {  // (splits, N, C, C)
   using Acc = DeviceAccumulator<T>;
-  __shared__ Acc a[kDepth][kPitch], b[kDepth][kPitch];
+  PO_SHARED(Tile<Acc>, a);
+  PO_SHARED(Tile<Acc>, b);
   const int64_t split = blockIdx.x / tiles % splits, n = blockIdx.x / tiles / splits;
   int64_t tile_row, tile_column;
   triangle_tile(blockIdx.x % tiles, tile_row, tile_column);
@@ -177,7 +181,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
                          FeatureMap map, FeatureMap dx_map, uint32_t pixel_tiles, uint32_t channel_tiles,
                          T* __restrict__ dx) {  // (N, C, P), strides of `dx_map`
   using Acc = DeviceAccumulator<T>;
-  __shared__ Acc s[kDepth][kPitch], pixels[kDepth][kPitch];
+  PO_SHARED(Tile<Acc>, s);
+  PO_SHARED(Tile<Acc>, pixels);
   const int64_t first_pixel = int64_t(blockIdx.x % pixel_tiles) * kTile;
   const int64_t first_channel = int64_t(blockIdx.x / pixel_tiles % channel_tiles) * kTile;
   const int64_t n = blockIdx.x / pixel_tiles / channel_tiles;

@@ -24,12 +24,11 @@ cudaError_t launch_total_variation(Element element, const ImageRows& rows, Dista
     using T = decltype(type);
     using Acc = DeviceAccumulator<T>;
     dispatch_variation(distance, [&](auto kind) {
-      total_variation_partial_kernel<T, decltype(kind)::value>
-          <<<static_cast<unsigned>(blocks * rows.batch), kVariationThreads, 0, stream>>>(
-              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<Acc*>(partial));
+      launch_kernel(total_variation_partial_kernel<T, decltype(kind)::value>, blocks * rows.batch, kVariationThreads, 0,
+                    stream, x, rows, blocks, partial);
     });
-    total_variation_finish_kernel<<<static_cast<unsigned>(rows.batch), kVariationThreads, 0, stream>>>(
-        static_cast<const Acc*>(partial), blocks, static_cast<Acc*>(values));
+    launch_kernel(total_variation_finish_kernel<Acc>, rows.batch, kVariationThreads, 0, stream, partial, blocks,
+                  values);
   });
   return cudaGetLastError();
 }
@@ -40,12 +39,9 @@ cudaError_t launch_total_variation_gradient(Element element, const ImageRows& ro
   if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
-    using Acc = DeviceAccumulator<T>;
     dispatch_variation(distance, [&](auto kind) {
-      total_variation_gradient_kernel<T, decltype(kind)::value>
-          <<<static_cast<unsigned>(blocks * rows.batch), kVariationThreads, 0, stream>>>(
-              static_cast<const T*>(x), rows, static_cast<uint32_t>(blocks), static_cast<const Acc*>(grad),
-              static_cast<T*>(dx));
+      launch_kernel(total_variation_gradient_kernel<T, decltype(kind)::value>, blocks * rows.batch, kVariationThreads,
+                    0, stream, x, rows, blocks, grad, dx);
     });
   });
   return cudaGetLastError();

@@ -1,0 +1,46 @@
+"""Builds the kernels for the CPU, in build/host/<configuration>; compiles only what changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pybind11
+
+ROOT = Path(__file__).parents[2]
+SANITIZERS = {"plain": "", "asan": "address,undefined", "tsan": "thread"}
+
+
+@cache
+def build(configuration: str, mutants: Path | None = None) -> Path:
+    """The folder of the modules of one configuration; once a process.
+
+    Args:
+        configuration: "plain", "asan" (with UBSan) or "tsan".
+        mutants: Folder with a changed copy of csrc, <room>/<mutant>, for each mutant. Each becomes a module in the
+            folder mutants/<room>/<mutant> of the result.
+    """
+    folder = ROOT / "build" / "host" / configuration
+    settings = {
+        "CMAKE_CXX_COMPILER": "g++",  # fibers switch by its builtins
+        "HOSTCUDA_SANITIZE": SANITIZERS[configuration],
+        "HOSTCUDA_MUTANTS": mutants or "",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+    }
+    defines = [f"-D{name}={value}" for name, value in settings.items()]
+    _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
+    _cmake("--build", folder)
+    return folder
+
+
+def _cmake(*arguments: str | Path) -> None:
+    # pip puts cmake and ninja beside the interpreter, whose folder need not be on the PATH.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = ["cmake", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    if done.returncode != 0:
+        raise RuntimeError(f"the kernels do not build for the CPU:\n{done.stdout}{done.stderr}")

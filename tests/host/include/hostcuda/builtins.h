@@ -1,0 +1,37 @@
+// The words of CUDA C++ that every kernel knows without an include.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+// Those of the thread that runs: the scheduler sets them at every switch.
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+template <class A, class B>
+constexpr std::common_type_t<A, B> min(A a, B b) {
+  using Common = std::common_type_t<A, B>;
+  return Common(b) < Common(a) ? Common(b) : Common(a);
+}
+
+template <class A, class B>
+constexpr std::common_type_t<A, B> max(A a, B b) {
+  using Common = std::common_type_t<A, B>;
+  return Common(a) < Common(b) ? Common(b) : Common(a);
+}

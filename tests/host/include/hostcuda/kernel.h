@@ -1,0 +1,6 @@
+// What nvcc includes by itself before the first line of a .cu file; CMake precompiles this and does the same.
+#pragma once
+
+#include "builtins.h"
+#include "launch.h"
+#include "warp.h"
