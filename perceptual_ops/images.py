@@ -205,7 +205,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def _check_installed() -> None:
     try:
-        import numpy
+        import numpy  # noqa: F401
         import PIL  # noqa: F401
     except ImportError:
         raise ModuleNotFoundError(

@@ -44,7 +44,8 @@ def test_stylize_writes_a_picture_and_nothing_else(folder, capsys, options):
     assert Image.open(folder / "out.png").size == (24, 18)
     captured = capsys.readouterr()
     assert captured.out.strip() == str(folder / "out.png")
-    assert "style=" in captured.err and "it/s" in captured.err
+    assert "style=" in captured.err
+    assert "it/s" in captured.err or "s/it" in captured.err  # tqdm turns it over below 1 it/s
 
 
 def test_the_same_command_writes_the_same_bytes(folder):
