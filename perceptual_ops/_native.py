@@ -81,8 +81,10 @@ native = _load()
 _told: set[str] = set()
 
 
-def fall_back(reason: str) -> None:
+@torch.compiler.assume_constant_result  # torch.compile runs it once while it traces, and keeps its graph whole
+def fall_back(reason: str) -> bool:
     """Warns once, for each reason, that the reference runs in place of the compiled operators."""
     if reason not in _told:
         _told.add(reason)
         warnings.warn(f"perceptual_ops runs its slower PyTorch reference: {reason}", RuntimeWarning, stacklevel=4)
+    return True

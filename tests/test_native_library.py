@@ -90,6 +90,14 @@ def test_falls_back_with_one_warning(no_library: str) -> None:
     assert torch.equal(first, po.reference.gram_matrix(x))
 
 
+def test_falls_back_inside_a_compiled_graph(no_library: str) -> None:
+    compiled = torch.compile(lambda x: po.gram_matrix(x), fullgraph=True, backend="aot_eager")
+    x = torch.rand(1, 2, 3, 3)
+    with pytest.warns(RuntimeWarning, match=no_library):
+        first = compiled(x)
+    torch.testing.assert_close(first, po.reference.gram_matrix(x))
+
+
 def test_native_insists(no_library: str) -> None:
     with pytest.raises(RuntimeError, match=f'backend="native": {no_library}'):
         po.gram_matrix(torch.rand(1, 2, 3, 3), backend="native")

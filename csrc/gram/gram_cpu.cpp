@@ -114,7 +114,11 @@ Tensor gram_matrix_cpu(const Tensor x,  // (N, C, H, W)
   dispatch_gram(gram, [&](auto element) {
     using T = decltype(element);
     T* data = static_cast<T*>(gram.data_ptr());
-    for (int64_t i = 0; i < gram.numel(); ++i) data[i] *= static_cast<T>(scale);
+    const int64_t channels = gram.size(1);
+    for_each_row(gram.size(0), channels, [&](int64_t n, int64_t i) {
+      T* row = data + (n * channels + i) * channels;
+      for (int64_t j = 0; j < channels; ++j) row[j] *= static_cast<T>(scale);
+    });
   });
   return gram;  // (N, C, C)
 }
