@@ -23,7 +23,7 @@ test: build
 
 # The suite on the PyTorch reference alone.
 test-reference: build
-	$(RUN) -m pytest --backend reference
+	$(RUN) -m pytest --backend reference --ignore-glob="tests/test_host_*"
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed

@@ -44,6 +44,13 @@ def native(device: str) -> str:
     return "native"
 
 
+@pytest.fixture
+def library() -> None:
+    """Skips a test of the compiled operators, on the CPU, where they are left out."""
+    if ops.native.reason:
+        pytest.skip(ops.native.reason)
+
+
 @pytest.fixture(params=["native", "reference"])
 def backend(request: pytest.FixtureRequest, device: str) -> str:
     return request.getfixturevalue("native") if request.param == "native" else "reference"

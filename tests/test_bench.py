@@ -11,9 +11,6 @@ from bench import __main__ as command
 from bench import report, rivals, roofline, timing
 from bench.cases import CONTENT, TAPS, Images
 from perceptual_ops import reference
-from perceptual_ops._native import native
-
-needs_native = pytest.mark.skipif(not native.loaded, reason=native.reason)
 
 
 @pytest.fixture
@@ -76,8 +73,7 @@ def run(folder, variants="ours,eager") -> tuple[int, list[dict[str, str]]]:
         return code, list(csv.DictReader(file))
 
 
-@needs_native
-def test_end_to_end(tmp_path, capsys, small_caches):
+def test_end_to_end(library: None, tmp_path, capsys, small_caches):
     code, rows = run(tmp_path)
     assert code == 0
     assert [row["variant"] for row in rows] == ["ours", "eager"]

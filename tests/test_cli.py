@@ -135,7 +135,7 @@ def test_missing_extra_is_one_sentence(folder, capsys, monkeypatch):
     assert "pip install 'perceptual_ops[cli]'" in capsys.readouterr().err
 
 
-def test_doctor_says_the_facts(capsys, monkeypatch, tmp_path):
+def test_doctor_says_the_facts(library, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     code = cli.main(["doctor"])
     out = capsys.readouterr().out

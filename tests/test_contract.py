@@ -57,7 +57,7 @@ def test_first_gradient_is_the_same_with_a_graph(native: str, device: str) -> No
     torch.testing.assert_close(gradient(True), gradient(False))
 
 
-def test_forward_mode_runs_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_mode_runs_the_reference(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch would give a tangent of zero; here the reference runs, and says so."""
     monkeypatch.setattr(_native, "_told", set())
     x, y, tangent = (random_map((2, 3, 4, 5), torch.float64, "cpu", seed) for seed in range(3))
