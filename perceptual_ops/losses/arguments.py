@@ -1,10 +1,16 @@
-"""Layers and weights as users write them, as numbers."""
+"""Networks, layers and weights as users write them, as the losses hold them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch import nn
+
 from .. import _checks as checks
+from ..networks import FeatureNetwork, ModuleFeatures, load_network
+from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
 
@@ -29,3 +35,18 @@ def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float
     if len(shares) != count or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"weights: expected {count} numbers, none negative and one above 0; got {weights!r}")
     return [share / sum(shares) for share in shares]
+
+
+def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
+    """A network of the loss's own, no deeper than the layers ask."""
+    if isinstance(network, str):
+        with torch.inference_mode(False):  # or it could not serve in training later
+            return load_network(network, weights, layers=layers)
+    if weights != "imagenet":
+        raise ValueError("weights: expected none beside a network that is a module, which has its own")
+    if isinstance(network, FeatureNetwork):
+        network.smallest_size(layers)  # raises for layers that the network does not have
+        return copy.deepcopy(network)
+    if isinstance(network, nn.Module):
+        return ModuleFeatures(network, layers)
+    raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from .. import ops
-from ..networks import FeatureNetwork, ModuleFeatures, load_network
+from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
-from .arguments import LayerWeights, normalized_shares, scaled_layers
+from .arguments import LayerWeights, normalized_shares, scaled_layers, trunk_of
 from .frozen import FrozenLoss
 from .presets import PRESETS
 from .targets import check_partner, rows_of, target_pass
@@ -89,7 +88,7 @@ class PerceptualLoss(FrozenLoss):
             checks.check_choice(name, distance, checks.DISTANCES)
         checks.check_choice("gram_normalize", gram_normalize, checks.NORMALIZATIONS)
         checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-        trunk = _trunk(network, weights, list(dict.fromkeys([*content, *style])))
+        trunk = trunk_of(network, weights, list(dict.fromkeys([*content, *style])))
         super().__init__(
             trunk,
             trunk.mean if mean is None else mean,
@@ -313,18 +312,3 @@ class PerceptualLoss(FrozenLoss):
             step = self.chunk_size or max(images.shape[0], 1)
             chunks = [self._features(chunk, layers) for chunk in images.split(step)]
             return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]
-
-
-def _trunk(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
-    """A network of the loss's own, no deeper than the layers ask."""
-    if isinstance(network, str):
-        with torch.inference_mode(False):  # or it could not serve in training later
-            return load_network(network, weights, layers=layers)
-    if weights != "imagenet":
-        raise ValueError("weights: expected none beside a network that is a module, which has its own")
-    if isinstance(network, FeatureNetwork):
-        network.smallest_size(layers)  # raises for layers that the network does not have
-        return copy.deepcopy(network)
-    if isinstance(network, nn.Module):
-        return ModuleFeatures(network, layers)
-    raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
