@@ -32,7 +32,8 @@ test-cpu: $(VENV)/.installed
 	cd build/cpu && rm -f perceptual_ops/_C.so && \
 	    PERCEPTUAL_OPS_CUDA_ARCHS=none $(CURDIR)/$(RUN) setup.py -q build_ext --inplace > build.log 2>&1 || \
 	    { cat build.log; exit 1; }
-	cd build/cpu && $(CURDIR)/$(RUN) -m pytest tests/test_operators.py tests/test_native_library.py tests/test_perceptual_loss.py
+	cd build/cpu && $(CURDIR)/$(RUN) -m pytest tests/test_operators.py tests/test_native_library.py \
+	    tests/test_perceptual_loss.py tests/test_perceptual_settings.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

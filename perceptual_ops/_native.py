@@ -36,7 +36,8 @@ class NativeLibrary:
             return self.reason
         if device.type != "cuda":
             return f"the compiled operators serve cpu and cuda tensors, not {device.type}"
-        if self.cuda_reason or torch.compiler.is_compiling():  # the device was asked when the graph's tensors were made
+        # torch.compile cannot trace the question to the device: there the operator itself says what it lacks.
+        if self.cuda_reason or torch.compiler.is_compiling():
             return self.cuda_reason
         return _unserved_device(self.build_info["cuda_architectures"], device.index or 0)
 

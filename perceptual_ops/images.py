@@ -7,6 +7,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,10 +205,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 
 def _check_installed() -> None:
-    try:
-        import numpy  # noqa: F401
-        import PIL  # noqa: F401
-    except ImportError:
+    if any(find_spec(package) is None for package in ("numpy", "PIL")):
         raise ModuleNotFoundError(
             "pictures need Pillow and numpy, which are not both installed: pip install 'perceptual_ops[cli]'"
-        ) from None
+        )

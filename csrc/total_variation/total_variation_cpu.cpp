@@ -87,11 +87,9 @@ void dispatch_kind(const std::string& kind, F&& f) {
 // Calls f(sample, row) for every row of every sample, in parallel.
 template <class F>
 void for_each_row(int64_t batch, const Rows& rows, F&& f) {
-  torch::stable::parallel_for(0, batch * rows.count(), ceil_div(kGrain, std::max<int64_t>(1, rows.length)),
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t task = begin; task < end; ++task)
-                                  f(task / rows.count(), task % rows.count());
-                              });
+  torch::stable::parallel_for(0, batch * rows.count(), ceil_div(kGrain, rows.length), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) f(task / rows.count(), task % rows.count());
+  });
 }
 
 }  // namespace

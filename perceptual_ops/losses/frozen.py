@@ -136,9 +136,9 @@ class FrozenLoss(nn.Module):
         return torch.autocast(device_type, dtype=self.compute_dtype)
 
 
-def _checked_range(input_range: object) -> tuple[float, float]:
+def _checked_range(input_range: Iterable[float]) -> tuple[float, float]:
     try:
-        low, high = (checks.check_number("input_range", float(value)) for value in input_range)  # type: ignore[attr-defined]
+        low, high = (checks.check_number("input_range", float(value)) for value in input_range)
     except (TypeError, ValueError):
         raise ValueError(f"input_range: expected two numbers (low, high), got {input_range!r}") from None
     if not low < high:

@@ -177,8 +177,7 @@ class PerceptualLoss(FrozenLoss):
 
         Returns:
             The loss: a scalar, or (N,) for reduction="none"; fp32 (fp64 for a network in fp64). With return_terms
-                also a
-            dict of detached values shaped like the loss: "content", "style", "tv" weighted, and
+            also a dict of detached values shaped like the loss: "content", "style", "tv" weighted, and
             "content/<layer>", "style/<layer>" unweighted.
 
         Raises:
