@@ -65,7 +65,7 @@ def relative_error(x: Tensor, exact: Tensor) -> float:
 
 
 # Last places that a result may be off whatever the naive run's luck. In fp64 the oracle itself is no better.
-LAST_PLACES = {torch.float64: 16, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
+LAST_PLACES = {torch.float64: 32, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 
 def assert_accurate(ours: Tensor, naive: Tensor, exact: Tensor) -> None:

@@ -23,4 +23,12 @@ struct FeatureMap {
   int64_t sample_size() const { return channels * pixels; }
 };
 
+// Whether every line of a map, what lies side by side in memory, begins at a multiple of 16 bytes.
+inline bool has_aligned_lines(const void* data, const FeatureMap& map, int64_t element_bytes) {
+  const bool nhwc = map.layout() == Layout::kNHWC;
+  const auto aligned = [&](int64_t count, int64_t stride) { return count <= 1 || stride * element_bytes % 16 == 0; };
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && aligned(map.batch, map.stride_n) &&
+         (nhwc ? aligned(map.pixels, map.stride_p) : aligned(map.channels, map.stride_c));
+}
+
 }  // namespace perceptual_ops

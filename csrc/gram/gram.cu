@@ -1,86 +1,168 @@
+#include "gram.cuh"
+
 #include <algorithm>
 
 #include "../common/launch.h"
-#include "gram.cuh"
+#include "finish.cuh"
 #include "gram.h"
+#include "slopes.cuh"
 
 namespace perceptual_ops {
 namespace {
 
-// Tiles on or below the diagonal.
-int64_t triangle_tiles(int64_t channels) {
-  const int64_t side = ceil_div(channels, kTile);
-  return side * (side + 1) / 2;
+// Blocks of the finish for one sample of one layer.
+int64_t finish_blocks(int64_t channels) { return ceil_div(triangle_fragments(channels), kFinishWarps); }
+
+template <class F>
+cudaError_t dispatch_accumulator(Element element, F&& f) {
+  element == Element::kFloat64 ? f(double{}) : f(float{});
+  return cudaGetLastError();
+}
+
+// Calls f(first, count) for the layers of each launch.
+template <class F>
+cudaError_t for_launches(size_t layers, F&& f) {
+  for (size_t first = 0; first < layers; first += kMaxLayers) {
+    const cudaError_t status = f(first, static_cast<int>(std::min<size_t>(layers - first, kMaxLayers)));
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+// The part of the table that finishing a Gram and a style loss share.
+FinishTable finish_table(const std::vector<MapPointer>& layers, const GramWorkspace& workspace, size_t first,
+                         int count) {
+  FinishTable table{count, 0, layers[first].map.batch, {}};
+  for (int l = 0; l < count; ++l) {
+    const GramWorkspace::Layer& plan = workspace.layers[first + l];
+    FinishLayer& entry = table.entries[l];
+    entry.channels = layers[first + l].map.channels;
+    entry.partial = plan.first;
+    entry.splits = plan.splits;
+    entry.first_block = table.blocks;
+    table.blocks += static_cast<uint32_t>(finish_blocks(entry.channels));
+  }
+  return table;
 }
 
 }  // namespace
 
-int64_t gram_splits(const FeatureMap& map) {
-  constexpr int64_t kBlocksWanted = 1024;  // several for each SM of the largest device
-  constexpr int64_t kLeastPixels = 512;    // below this a split costs more in partial sums than it gains
-  const int64_t blocks = triangle_tiles(map.channels) * map.batch;
-  return std::clamp<int64_t>(ceil_div(kBlocksWanted, blocks), 1, ceil_div(map.pixels, kLeastPixels));
+GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers) {
+  GramWorkspace workspace{};
+  const std::vector<Split> splits = plan_splits(layers, kLineBytes / element_bytes(element));
+  int64_t blocks = 0;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const FeatureMap& map = layers[l];
+    workspace.layers.push_back({splits[l].count, splits[l].pixels, workspace.partial});
+    workspace.partial += splits[l].count * map.batch * triangle_fragments(map.channels) * kFragmentSize;
+    blocks += finish_blocks(map.channels);
+  }
+  const int64_t batch = layers.empty() ? 0 : layers[0].batch;
+  workspace.slots = blocks * batch;
+  workspace.arrivals = ceil_div(layers.size(), kMaxLayers) * batch;
+  return workspace;
 }
 
-cudaError_t launch_gram(Element element, const FeatureMap& map, const void* x, void* partial, void* gram, double scale,
-                        cudaStream_t stream) {
-  const int64_t tiles = triangle_tiles(map.channels), splits = gram_splits(map);
-  const int64_t pixels_per_split = ceil_div(ceil_div(map.pixels, splits), kDepth) * kDepth;
-  if (!fits_grid(tiles * splits * map.batch) || !fits_grid(map.batch * map.channels))
-    return cudaErrorInvalidConfiguration;
-  dispatch_element(element, [&](auto type) {
-    using T = decltype(type);
-    using Acc = DeviceAccumulator<T>;
-    const auto kernel = map.layout() == Layout::kNHWC ? gram_partial_kernel<T, true> : gram_partial_kernel<T, false>;
-    launch_kernel(kernel, tiles * splits * map.batch, kTileThreads, 0, stream, x, map, tiles, splits, pixels_per_split,
-                  partial);
-    launch_kernel(gram_finish_kernel<Acc>, map.batch * map.channels, kRowThreads, 0, stream, partial, splits, map.batch,
-                  map.channels, scale, gram);
-  });
-  return cudaGetLastError();
-}
-
-cudaError_t launch_style_distance(Element element, int64_t batch, int64_t channels, int64_t target_batch,
-                                  const void* gram, const void* targets, const StyleDistance& style, void* slopes,
-                                  void* values, void* loss, cudaStream_t stream) {
-  const int64_t area = channels * channels, target_stride = target_batch == 1 ? 0 : area;
-  if (!fits_grid(batch * channels)) return cudaErrorInvalidConfiguration;
-  const auto launch = [&](auto accumulator) {
-    using Acc = decltype(accumulator);
-    dispatch_distance(style.distance, [&](auto distance) {
-      constexpr Distance kDistance = decltype(distance)::value;
-      launch_kernel(style_value_kernel<Acc, kDistance>, batch, kSumThreads, 0, stream, gram, targets, area,
-                    target_stride, style.parameter, style.value_scale, style.weight, style.first_layer, values, loss);
-      launch_kernel(style_slope_kernel<Acc, kDistance>, batch * channels, kRowThreads, 0, stream, gram, targets,
-                    channels, target_stride, style.parameter, style.slope_scale, slopes);
+cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                             void* partial, void* arrivals, cudaStream_t stream) {
+  if (!fits_grid(workspace.arrivals)) return cudaErrorInvalidConfiguration;
+  return for_launches(layers.size(), [&](size_t first, int count) {
+    GramTable table{{count, {}}, {}};
+    int64_t items = 0;
+    for (int l = 0; l < count; ++l) {
+      const auto& [x, map] = layers[first + l];
+      const GramWorkspace::Layer& plan = workspace.layers[first + l];
+      const bool nhwc = map.layout() == Layout::kNHWC;
+      const uint32_t tiles = triangle_tiles(map.channels);
+      table.layers[l] = {x, map, nhwc, has_aligned_lines(x, map, element_bytes(element)), tiles, plan.split_pixels,
+                         plan.first};
+      const int64_t of_layer = plan.splits * map.batch * int64_t(tiles);
+      items += of_layer;
+      if (!fits_grid(items)) return cudaErrorInvalidConfiguration;
+      table.items.counts[l] = static_cast<uint32_t>(of_layer);
+    }
+    dispatch_element(element, [&](auto type) {
+      launch_kernel(gram_sum_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, partial, arrivals,
+                    first == 0 ? workspace.arrivals : 0);
     });
-  };
-  element == Element::kFloat64 ? launch(double{}) : launch(float{});
-  return cudaGetLastError();
+    return cudaGetLastError();
+  });
+}
+
+cudaError_t launch_gram_finish(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                               const std::vector<GramOutput>& outputs, const void* partial, cudaStream_t stream) {
+  return for_launches(layers.size(), [&](size_t first, int count) {
+    FinishTable table = finish_table(layers, workspace, first, count);
+    if (!fits_grid(table.blocks * table.batch)) return cudaErrorInvalidConfiguration;
+    for (int l = 0; l < count; ++l) {
+      table.entries[l].scale = outputs[first + l].scale;
+      table.entries[l].out = outputs[first + l].gram;
+    }
+    return dispatch_accumulator(element, [&](auto accumulator) {
+      launch_kernel(gram_finish_kernel<decltype(accumulator)>, table.blocks * table.batch, kThreads, 0, stream, table,
+                    partial);
+    });
+  });
+}
+
+cudaError_t launch_style_finish(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                                const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+                                const void* partial, void* slots, void* arrivals, void* values, void* loss,
+                                cudaStream_t stream) {
+  return for_launches(layers.size(), [&](size_t first, int count) {
+    FinishTable table = finish_table(layers, workspace, first, count);
+    if (!fits_grid(table.blocks * table.batch)) return cudaErrorInvalidConfiguration;
+    for (int l = 0; l < count; ++l) {
+      const StyleOutput& output = outputs[first + l];
+      FinishLayer& entry = table.entries[l];
+      entry.scale = output.scale;
+      entry.out = output.slopes;
+      entry.target = output.target;
+      entry.target_stride = output.target_batch == 1 ? 0 : entry.channels * entry.channels;
+      entry.slope_scale = output.slope_scale;
+      entry.value_scale = output.value_scale;
+      entry.weight = output.weight;
+    }
+    return dispatch_accumulator(element, [&](auto accumulator) {
+      using Acc = decltype(accumulator);
+      dispatch_distance(distance, [&](auto kind) {
+        launch_kernel(style_finish_kernel<Acc, decltype(kind)::value>, table.blocks * table.batch, kThreads, 0, stream,
+                      table, parameter, first == 0, partial, slots,
+                      static_cast<uint32_t*>(arrivals) + first / kMaxLayers * table.batch,
+                      static_cast<Acc*>(values) + first * table.batch, loss);
+      });
+    });
+  });
 }
 
 cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels, const void* slopes, double scale,
                               void* symmetric, cudaStream_t stream) {
   if (!fits_grid(batch * channels)) return cudaErrorInvalidConfiguration;
-  const auto launch = [&](auto accumulator) {
-    using Acc = decltype(accumulator);
-    launch_kernel(symmetrise_kernel<Acc>, batch * channels, kRowThreads, 0, stream, slopes, channels, scale, symmetric);
-  };
-  element == Element::kFloat64 ? launch(double{}) : launch(float{});
-  return cudaGetLastError();
+  return dispatch_accumulator(element, [&](auto accumulator) {
+    launch_kernel(symmetrise_kernel<decltype(accumulator)>, batch * channels, kRowThreads, 0, stream, slopes, channels,
+                  scale, symmetric);
+  });
 }
 
-cudaError_t launch_gram_gradient(Element element, const FeatureMap& map, const void* symmetric, const void* grad,
-                                 const void* x, const FeatureMap& dx_map, void* dx, cudaStream_t stream) {
-  const int64_t pixel_tiles = ceil_div(map.pixels, kTile), channel_tiles = ceil_div(map.channels, kTile);
-  if (!fits_grid(pixel_tiles * channel_tiles * map.batch)) return cudaErrorInvalidConfiguration;
-  dispatch_element(element, [&](auto type) {
-    using T = decltype(type);
-    const auto kernel = map.layout() == Layout::kNHWC ? gram_gradient_kernel<T, true> : gram_gradient_kernel<T, false>;
-    launch_kernel(kernel, pixel_tiles * channel_tiles * map.batch, kTileThreads, 0, stream, symmetric, grad, x, map,
-                  dx_map, pixel_tiles, channel_tiles, dx);
+cudaError_t launch_narrow(Element element, const std::vector<NarrowSlopes>& layers, cudaStream_t stream) {
+  return for_launches(layers.size(), [&](size_t first, int count) {
+    NarrowTable table{count, {}};
+    int64_t rows = 0;
+    for (int l = 0; l < count; ++l) {
+      const NarrowSlopes& layer = layers[first + l];
+      table.entries[l] = {static_cast<const float*>(layer.slopes), layer.narrow, static_cast<float*>(layer.scale),
+                          static_cast<uint32_t>(layer.channels), static_cast<uint32_t>(narrow_pitch(layer.channels)),
+                          static_cast<uint32_t>(rows)};
+      rows += layer.batch * layer.channels;
+      if (!fits_grid(rows)) return cudaErrorInvalidConfiguration;
+    }
+    if (element == Element::kFloat16) {
+      launch_kernel(narrow_kernel<__half>, rows, kRowThreads, 0, stream, table);
+    } else {
+      launch_kernel(narrow_kernel<__nv_bfloat16>, rows, kRowThreads, 0, stream, table);
+    }
+    return cudaGetLastError();
   });
-  return cudaGetLastError();
 }
 
 }  // namespace perceptual_ops

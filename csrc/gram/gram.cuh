@@ -1,220 +1,220 @@
-// Kernels of the Gram room.
+// Partial sums of Gram matrices: X X^T over a range of pixels, for all layers and samples in one launch.
 //
-// Gram: one block sums one 64 x 64 tile on or below the diagonal of one sample over one range of pixels. The ranges'
-// partial sums go to a workspace and are summed in order by a second kernel, which mirrors the tile: no atomics, the
-// same bits every time. Gradient: one block makes a 64 channel x 64 pixel tile of S X. Both hold 4 x 4 results a
-// thread.
+// A block makes one tile of one sample from one range. It reads its pixels in stages of four panels: of a tile off the
+// diagonal the rows' two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of
+// pixels and two of the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two
+// warps of its own. So every stage moves 32 KB and an item's cost is its number of stages. Tiles on the diagonal make
+// only the fragments that reach it.
+//
+// Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM and one multiplies while the other
+// begins or ends; fp32 holds both parts of its numbers, fp64 its 64 totals, in up to 255 registers of one block. 96 KB
+// of shared memory in three stages, two of them under way: 64 KB are twice what an SM of the H200 has to have under way
+// to reach the memory's speed.
 #pragma once
 
-#include "../common/cuda_element.cuh"
-#include "../common/distance.h"
-#include "../common/feature_map.h"
-#include "../common/reduce.cuh"
 #include "../common/shared.cuh"
+#include "plan.h"
+#include "product.cuh"
 
 namespace perceptual_ops {
 
-constexpr int kTile = 64;             // channels (and, in the gradient, pixels) of a tile
-constexpr int kDepth = 16;            // summed elements held in shared memory at a time
-constexpr int kSide = 16;             // threads along each side of a tile
-constexpr int kEach = kTile / kSide;  // results of a thread along each side
-constexpr int kTileThreads = kSide * kSide;
-constexpr int kPitch = kTile + 4;  // moves the rows of a tile to different banks
-// Blocks on an SM: up to 128 registers a thread, which fp64 takes. Without it the compiler aims for more blocks and
-// spills.
-constexpr int kTileBlocks = 2;
-static_assert(kTile * kDepth % kTileThreads == 0, "every thread stages the same number of elements");
+struct GramLayer {
+  const void* x;  // (N, C, P), strides of `map`
+  FeatureMap map;
+  bool nhwc;
+  bool aligned;
+  uint32_t tiles;
+  int64_t split_pixels;
+  int64_t partial;  // where the layer's partial sums begin: (splits, N, fragments of the tiles, 16 * 8)
+};
 
-template <class Acc>
-using Tile = Acc[kDepth][kPitch];
+struct GramTable {
+  Interleaving items;  // of a layer: (splits, N, tiles)
+  GramLayer layers[kMaxLayers];
+};
 
-constexpr int kSumThreads = 1024;
-constexpr int kRowThreads = 128;  // threads that walk along one row of a (C, C) matrix
+constexpr int kStagePanels = 4;
+constexpr int kStages = kPanels / kStagePanels;
+template <class T>
+constexpr int kBlocksPerSm = sizeof(T) == 2 ? 2 : 1;
 
-// Stages rows [first_row, first_row + kTile) x [first_deep, first_deep + kDepth) of a matrix as tile[deep][row], zero
-// where it ends. `deep_fastest` says along which axis neighbouring threads read, so that their reads are side by side.
-template <bool kDeepFastest, class T, class Acc>
-__device__ __forceinline__ void stage_tile(const T* matrix, int64_t rows, int64_t deep_end, int64_t row_stride,
-                                           int64_t deep_stride, int64_t first_row, int64_t first_deep,
-                                           Tile<Acc>& tile) {
-  for (int i = threadIdx.x; i < kTile * kDepth; i += kTileThreads) {
-    const int row = kDeepFastest ? i / kDepth : i % kTile;
-    const int deep = kDeepFastest ? i % kDepth : i / kTile;
-    const bool inside = first_row + row < rows && first_deep + deep < deep_end;
-    tile[deep][row] =
-        inside ? widen(matrix[(first_row + row) * row_stride + (first_deep + deep) * deep_stride]) : Acc(0);
+// The 64 x 32 results of a tile that a warp makes.
+struct WarpPart {
+  int row, column;            // first, in the tile
+  int first_chunk, chunks;    // stretches of pixels of a stage
+  Cover cover;
+  bool idle;
+};
+
+// On the diagonal two of the eight parts hold nothing and two little. The four pairs of warps that share a scheduler of
+// the SM get about the same: 16 + 0, 16 + 0, 14 + 6 and 14 + 6 fragments; of a narrow map 14 + 6 each.
+__device__ __forceinline__ WarpPart warp_part(bool narrow, bool diagonal, int rows_left, int columns_left) {
+  constexpr uint32_t kParts = 0x71326054;  // part of each warp: 4 * (64 rows) + (32 columns)
+  const int warp = threadIdx.x / 32;
+  WarpPart part;
+  if (narrow) {
+    part = {0, ((warp & 1) ^ (warp >> 2)) * kWarpColumns, warp / 2, 1, Cover::kAll, false};
+  } else {
+    const int number = kParts >> (4 * warp) & 7;
+    part = {number / 4 * kWarpRows, number % 4 * kWarpColumns, 0, diagonal ? 2 : 1, Cover::kAll, false};
   }
+  const int below = part.row - part.column;  // the part's first corner, below the diagonal
+  if (diagonal && below <= 0) part.cover = below == 0 ? Cover::kLower : Cover::kCorner;
+  part.idle = (diagonal && below < -kWarpColumns) || part.row >= rows_left || part.column >= columns_left;
+  return part;
 }
 
-template <class Acc>
-__device__ __forceinline__ void multiply_tiles(const Tile<Acc>& a, const Tile<Acc>& b, Acc (&sums)[kEach][kEach]) {
-  const int row = threadIdx.x / kSide, column = threadIdx.x % kSide;
-#pragma unroll
-  for (int deep = 0; deep < kDepth; ++deep) {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-#pragma unroll
-      for (int j = 0; j < kEach; ++j) sums[i][j] += a[deep][row + i * kSide] * b[deep][column + j * kSide];
-    }
-  }
-}
-
-// Tile number t of the lower triangle, row by row: (0, 0), (1, 0), (1, 1), (2, 0), ...
-__device__ __forceinline__ void triangle_tile(uint32_t t, int64_t& row, int64_t& column) {
-  uint32_t first = 0;  // the number of the row's first tile
-  for (row = 0; first + row < t; ++row) first += row + 1;
-  column = t - first;
-}
-
-// Grids are one-dimensional, the fastest index innermost, and under 2^31 blocks (gram.cu checks): block indices are
-// taken apart in 32 bits, since a 64-bit division is a call that spills. Offsets are 64 bits.
-
-// Grid: N * splits * tiles.
-template <class T, bool kNhwc>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
-    gram_partial_kernel(const T* __restrict__ x,  // (N, C, P), strides of `map`
-                        FeatureMap map, uint32_t tiles, uint32_t splits, int64_t pixels_per_split,
-                        DeviceAccumulator<T>* __restrict__ partial) {  // (splits, N, C, C)
+// Adds up the totals of the four pairs of warps of a narrow map, in order, in the first pair.
+template <class T>
+__device__ __forceinline__ void add_chunks(const WarpPart& part, unsigned char* shared, Totals<T>& totals) {
   using Acc = DeviceAccumulator<T>;
-  PO_SHARED(Tile<Acc>, a);
-  PO_SHARED(Tile<Acc>, b);
-  const int64_t split = blockIdx.x / tiles % splits, n = blockIdx.x / tiles / splits;
-  int64_t tile_row, tile_column;
-  triangle_tile(blockIdx.x % tiles, tile_row, tile_column);
-  const T* sample = x + n * map.stride_n;
-  const int64_t end = min(map.pixels, (split + 1) * pixels_per_split);
-
-  Acc sums[kEach][kEach] = {};
-  for (int64_t p = split * pixels_per_split; p < end; p += kDepth) {
-    stage_tile<!kNhwc>(sample, map.channels, end, map.stride_c, map.stride_p, tile_row * kTile, p, a);
-    stage_tile<!kNhwc>(sample, map.channels, end, map.stride_c, map.stride_p, tile_column * kTile, p, b);
-    __syncthreads();  // the tiles are whole
-    multiply_tiles(a, b, sums);
-    __syncthreads();  // the tiles are read, the next step may overwrite them
-  }
-
-  Acc* out = partial + (split * map.batch + n) * map.channels * map.channels;
+  constexpr int kLanes = 32, kNumbers = kRowBlocks * kColumnBlocks * 4;
+  Acc* mine = reinterpret_cast<Acc*>(shared) + part.column / kWarpColumns * kNumbers * kLanes + lane_index();
+  constexpr int kPair = 2 * kNumbers * kLanes;
+  static_assert(3 * kPair * sizeof(Acc) <= kSharedBytes, "three pairs of warps leave their totals in shared memory");
+  __syncthreads();  // the last stage is read
+  if (part.first_chunk > 0) {
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int64_t row = tile_row * kTile + threadIdx.x / kSide + i * kSide;
-#pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int64_t column = tile_column * kTile + threadIdx.x % kSide + j * kSide;
-      if (row < map.channels && column < map.channels) out[row * map.channels + column] = sums[i][j];
+    for (int i = 0; i < kNumbers; ++i) {
+      mine[(part.first_chunk - 1) * kPair + i * kLanes] = totals[i / 16][i / 4 % 4][i % 4];
     }
   }
-}
-
-// Sums the splits in order and mirrors. Grid: N * C, one block a row.
-template <class Acc>
-__global__ void __launch_bounds__(kRowThreads)
-    gram_finish_kernel(const Acc* __restrict__ partial,  // (splits, N, C, C), lower tiles written
-                       int64_t splits, int64_t batch, uint32_t channels, Acc scale,
-                       Acc* __restrict__ gram) {  // (N, C, C)
-  const uint32_t row = blockIdx.x % channels;
-  const int64_t area = int64_t(channels) * channels, first = blockIdx.x / channels * area;
-  for (uint32_t column = threadIdx.x; column < channels; column += kRowThreads) {
-    const Acc* source = partial + first + int64_t(max(row, column)) * channels + min(row, column);
-    Acc sum = 0;
-    for (int64_t split = 0; split < splits; ++split) sum += source[split * batch * area];
-    gram[first + int64_t(row) * channels + column] = scale * sum;
+  __syncthreads();  // the totals are there
+  if (part.first_chunk > 0) return;
+  for (int chunk = 0; chunk < 3; ++chunk) {
+#pragma unroll
+    for (int i = 0; i < kNumbers; ++i) totals[i / 16][i / 4 % 4][i % 4] += mine[chunk * kPair + i * kLanes];
   }
 }
 
-// One block a sample.
-template <class Acc, Distance kDistance>
-__global__ void __launch_bounds__(kSumThreads) style_value_kernel(const Acc* __restrict__ gram,     // (N, C, C)
-                                                                  const Acc* __restrict__ targets,  // (N or 1, C, C)
-                                                                  int64_t area, int64_t target_stride, Acc parameter,
-                                                                  Acc value_scale, Acc weight, bool first_layer,
-                                                                  Acc* __restrict__ values,  // (N)
-                                                                  Acc* __restrict__ loss) {  // (N)
-  const int64_t n = blockIdx.x;
-  Acc sum = 0;
-  for (int64_t i = threadIdx.x; i < area; i += kSumThreads) {
-    sum += distance_at<kDistance>(gram[n * area + i] - targets[n * target_stride + i], parameter).value;
-  }
-  sum = block_sum<kSumThreads>(sum);
-  if (threadIdx.x == 0) {
-    values[n] = value_scale * sum;
-    loss[n] = (first_layer ? Acc(0) : loss[n]) + weight * values[n];
-  }
-}
-
-// The target Gram need not be symmetric, so both (i, j) and (j, i) are evaluated. Grid: N * C, one block a row.
-template <class Acc, Distance kDistance>
-__global__ void __launch_bounds__(kRowThreads)
-    style_slope_kernel(const Acc* __restrict__ gram,     // (N, C, C)
-                       const Acc* __restrict__ targets,  // (N or 1, C, C)
-                       uint32_t channels, int64_t target_stride, Acc parameter, Acc slope_scale,
-                       Acc* __restrict__ slopes) {  // (N, C, C)
-  const uint32_t row = blockIdx.x % channels, n = blockIdx.x / channels;
-  const int64_t first = n * int64_t(channels) * channels;
-  const Acc* target = targets + n * target_stride;
-  for (uint32_t column = threadIdx.x; column < channels; column += kRowThreads) {
-    const int64_t place = int64_t(row) * channels + column, mirrored = int64_t(column) * channels + row;
-    const Acc here = distance_at<kDistance>(gram[first + place] - target[place], parameter).slope;
-    const Acc there = distance_at<kDistance>(gram[first + mirrored] - target[mirrored], parameter).slope;
-    slopes[first + place] = slope_scale * (here + there);
-  }
-}
-
-// Grid: N * C, one block a row.
-template <class Acc>
-__global__ void __launch_bounds__(kRowThreads) symmetrise_kernel(const Acc* __restrict__ slopes,  // (N, C, C)
-                                                                 uint32_t channels, Acc scale,
-                                                                 Acc* __restrict__ symmetric) {  // (N, C, C)
-  const uint32_t row = blockIdx.x % channels;
-  const int64_t first = blockIdx.x / channels * (int64_t(channels) * channels);
-  for (uint32_t column = threadIdx.x; column < channels; column += kRowThreads) {
-    const int64_t place = int64_t(row) * channels + column, mirrored = int64_t(column) * channels + row;
-    symmetric[first + place] = scale * (slopes[first + place] + slopes[first + mirrored]);
-  }
-}
-
-// Grid: N * channel tiles * pixel tiles.
-template <class T, bool kNhwc>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
-    gram_gradient_kernel(const DeviceAccumulator<T>* __restrict__ symmetric,  // (N, C, C)
-                         const DeviceAccumulator<T>* __restrict__ grad,       // (N), or null for ones
-                         const T* __restrict__ x,                             // (N, C, P), strides of `map`
-                         FeatureMap map, FeatureMap dx_map, uint32_t pixel_tiles, uint32_t channel_tiles,
-                         T* __restrict__ dx) {  // (N, C, P), strides of `dx_map`
+template <class T>
+__device__ __forceinline__ void store_fragments(const WarpPart& part, bool diagonal, int rows_left,
+                                                int columns_left, const Totals<T>& totals,
+                                                DeviceAccumulator<T>* __restrict__ partial) {  // (fragments, 16 * 8)
   using Acc = DeviceAccumulator<T>;
-  PO_SHARED(Tile<Acc>, s);
-  PO_SHARED(Tile<Acc>, pixels);
-  const int64_t first_pixel = int64_t(blockIdx.x % pixel_tiles) * kTile;
-  const int64_t first_channel = int64_t(blockIdx.x / pixel_tiles % channel_tiles) * kTile;
-  const int64_t n = blockIdx.x / pixel_tiles / channel_tiles;
-  const Acc* matrix = symmetric + n * map.channels * map.channels;
-
-  Acc sums[kEach][kEach] = {};
-  for (int64_t c = 0; c < map.channels; c += kDepth) {
-    stage_tile<true>(matrix, map.channels, map.channels, map.channels, int64_t(1), first_channel, c, s);
-    stage_tile<kNhwc>(x + n * map.stride_n, map.pixels, map.channels, map.stride_p, map.stride_c, first_pixel, c,
-                      pixels);
-    __syncthreads();  // the tiles are whole
-    // Rows are what neighbouring threads write side by side last: pixels in NCHW, channels in NHWC.
-    if constexpr (kNhwc) {
-      multiply_tiles(pixels, s, sums);
-    } else {
-      multiply_tiles(s, pixels, sums);
-    }
-    __syncthreads();  // the tiles are read, the next step may overwrite them
-  }
-
-  const Acc upstream = grad == nullptr ? Acc(1) : grad[n];
+  const bool all = part.cover == Cover::kAll, lower = part.cover != Cover::kCorner;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
+  for (int i = 0; i < kRowBlocks; ++i) {
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int64_t row = threadIdx.x / kSide + i * kSide, column = threadIdx.x % kSide + j * kSide;
-      const int64_t channel = first_channel + (kNhwc ? column : row), pixel = first_pixel + (kNhwc ? row : column);
-      if (channel < map.channels && pixel < map.pixels) {
-        dx[n * dx_map.stride_n + channel * dx_map.stride_c + pixel * dx_map.stride_p] =
-            narrow<T>(upstream * sums[i][j]);
+    for (int j = 0; j < kColumnBlocks; ++j) {
+      const int row = part.row / kFragmentRows + i, column = part.column / kFragmentColumns + j;
+      if (!wanted(i, j, all, lower) || row * kFragmentRows >= rows_left || column * kFragmentColumns >= columns_left)
+        continue;
+      const int fragment = diagonal ? row * (row + 1) + column : row * (kTile / kFragmentColumns) + column;
+      Acc* to = partial + fragment * kFragmentSize + lane_index() * 4;
+#pragma unroll
+      for (int e = 0; e < 4; e += kUnit<Acc>) {
+        Pack<Acc> pack;
+#pragma unroll
+        for (int k = 0; k < kUnit<Acc>; ++k) pack.values[k] = totals[i][j][e + k];
+        store_pack(to + e, pack);
       }
     }
+  }
+}
+
+// What the threads of a block share: in shared memory, because registers are for the totals.
+template <class T>
+struct GramJob {
+  Matrix<T> x;  // from the range's first pixel on
+  int pixels;
+  int first_row, first_column;  // of the tile
+  int chunk_panels;             // of a stretch of pixels: 1, 2 or 4
+  DeviceAccumulator<T>* partial;  // (fragments, 16 * 8), of the tile
+
+  __device__ __forceinline__ bool narrow() const { return chunk_panels == 1; }
+  __device__ __forceinline__ bool diagonal() const { return chunk_panels < 4; }
+  __device__ __forceinline__ int stage_pixels() const { return kStagePanels / chunk_panels * kDepth<T>; }
+  __device__ __forceinline__ int stages() const { return (pixels + stage_pixels() - 1) / stage_pixels(); }
+  __device__ __forceinline__ int rows_left() const { return x.rows - first_row; }
+  __device__ __forceinline__ int columns_left() const { return x.rows - first_column; }
+};
+
+template <class T>
+__device__ __forceinline__ GramJob<T> gram_job(const GramLayer& layer, uint32_t item,
+                                               DeviceAccumulator<T>* partial) {  // of all layers
+  const FeatureMap& map = layer.map;
+  const uint32_t range = item / layer.tiles;  // (splits, N)
+  const int64_t n = range % uint32_t(map.batch), begin = range / uint32_t(map.batch) * layer.split_pixels;
+  const Tile tile = triangle_tile(item % layer.tiles);
+  const int64_t fragment = int64_t(range) * triangle_fragments(map.channels) + tile_fragment(tile);
+  return {{static_cast<const T*>(layer.x) + n * map.stride_n + begin * map.stride_p,
+           layer.nhwc ? map.stride_p : map.stride_c, static_cast<int>(map.channels), layer.aligned},
+          static_cast<int>(min(map.pixels - begin, layer.split_pixels)),
+          tile.row * kTile,
+          tile.column * kTile,
+          map.channels <= kNarrow ? 1 : tile.row == tile.column ? 2 : 4,
+          partial + layer.partial + fragment * kFragmentSize};
+}
+
+template <bool kNhwc, class T>
+__device__ __forceinline__ void fill_stage(const GramJob<T>& job, int stage, unsigned char* shared) {
+  unsigned char* to = shared + stage % kStages * kStagePanels * kPanelBytes;
+#pragma unroll 1
+  for (int panel = 0; panel < kStagePanels; ++panel, to += kPanelBytes) {
+    const int chunk = panel / job.chunk_panels, place = panel % job.chunk_panels;
+    const int row = (place < 2 ? job.first_row : job.first_column) + place % 2 * kPanelRows;
+    fill_panel<!kNhwc>(job.x, row, stage * job.stage_pixels() + chunk * kDepth<T>, job.pixels, to);
+  }
+}
+
+template <class T, bool kNhwc>
+__device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
+  using Parts = WarpPart[kThreads / 32];
+  PO_DYNAMIC_SHARED(shared);
+  PO_SHARED(Parts, parts);  // for the same reason as the job
+  const WarpPart& part = parts[threadIdx.x / 32];
+  if (lane_index() == 0) {
+    parts[threadIdx.x / 32] = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
+  }
+  __syncwarp();  // the part is there
+  const int stages = job.stages();
+  Totals<T> totals = {};
+#pragma unroll 1
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (stage < stages) fill_stage<kNhwc>(job, stage, shared);
+    commit_copies();
+  }
+#pragma unroll 1
+  for (int stage = 0; stage < stages; ++stage) {
+    wait_copies<kStages - 2>();
+    __syncthreads();  // this stage is whole, and the one before it is read
+    if (stage + kStages - 1 < stages) fill_stage<kNhwc>(job, stage + kStages - 1, shared);
+    commit_copies();
+    if (part.idle) continue;
+    const unsigned char* panels = shared + stage % kStages * kStagePanels * kPanelBytes;
+#pragma unroll 1
+    for (int chunk = part.first_chunk; chunk < part.first_chunk + part.chunks; ++chunk) {
+      const unsigned char* here = panels + chunk * job.chunk_panels * kPanelBytes;
+      const int a_panel = part.row / kPanelRows, b_panel = part.column / kPanelRows + (job.diagonal() ? 0 : 2);
+      PanelProduct<T, !kNhwc, !kNhwc>::add(here + a_panel * kPanelBytes, here + b_panel * kPanelBytes,
+                                           part.column % kPanelRows, part.cover, totals);
+    }
+  }
+
+  if (job.narrow()) add_chunks<T>(part, shared, totals);
+  if (part.idle || part.first_chunk > 0) return;
+  store_fragments<T>(part, job.diagonal(), job.rows_left(), job.columns_left(), totals, job.partial);
+}
+
+// Grid: the items of the table. The first launch of a sum also sets the arrivals to zero that its finish will count.
+template <class T>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>)
+    gram_sum_kernel(const __grid_constant__ GramTable table,
+                    DeviceAccumulator<T>* __restrict__ partial,  // of all layers
+                    uint32_t* __restrict__ arrivals,             // (arrival_count)
+                    uint32_t arrival_count) {
+  if (blockIdx.x == 0) {
+    for (uint32_t i = threadIdx.x; i < arrival_count; i += kThreads) arrivals[i] = 0;
+  }
+  PO_SHARED(GramJob<T>, job);
+  const Interleaving::Item item = table.items.item(blockIdx.x);
+  if (threadIdx.x == 0) job = gram_job<T>(table.layers[item.layer], item.index, partial);
+  __syncthreads();  // the job is there
+  if (table.layers[item.layer].nhwc) {
+    sum_tile<T, true>(job);
+  } else {
+    sum_tile<T, false>(job);
   }
 }
 

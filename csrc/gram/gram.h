@@ -1,7 +1,10 @@
-// Launchers of the Gram room. Plain pointers, shapes in comments; no torch. `Acc` is fp32, or fp64 for fp64 maps.
+// Launchers of the Gram room, each for all layers at once. Plain pointers, shapes in comments; no torch. `Acc` is fp32,
+// or fp64 for fp64 maps. Layers beyond what one launch can hold go into further launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
+
+#include <vector>
 
 #include "../common/distance.h"
 #include "../common/element.h"
@@ -9,35 +12,57 @@
 
 namespace perceptual_ops {
 
-// Into how many ranges the pixels are split, so that maps of few channels still fill the device. A pure function of the
-// map: the same input gives the same bits on every device.
-int64_t gram_splits(const FeatureMap& map);
-
-// gram = scale * X X^T of every sample.
-cudaError_t launch_gram(Element element, const FeatureMap& map,
-                        const void* x,  // (N, C, P), strides of `map`
-                        void* partial,  // (splits, N, C, C) Acc, scratch
-                        void* gram,     // (N, C, C) Acc
-                        double scale, cudaStream_t stream);
-
-// values[n] = value_scale * sum of d(gram - target), loss[n] = (or +=) weight * values[n], and the slopes
-// slope_scale * (D + D^T) with D = d'(gram - target).
-struct StyleDistance {
-  Distance distance;
-  double parameter;
-  double value_scale;
-  double slope_scale;
-  double weight;
-  bool first_layer;  // loss is set, not added to
+struct MapPointer {
+  const void* data;  // (N, C, P), strides of `map`; null: none
+  FeatureMap map;
 };
-cudaError_t launch_style_distance(Element element, int64_t batch, int64_t channels, int64_t target_batch,
-                                  const void* gram,     // (N, C, C) Acc
-                                  const void* targets,  // (N or 1, C, C) Acc
-                                  const StyleDistance& style,
-                                  void* slopes,  // (N, C, C) Acc
-                                  void* values,  // (N) Acc
-                                  void* loss,    // (N) Acc
-                                  cudaStream_t stream);
+
+// What the sums over pixels of some layers leave to their finish.
+struct GramWorkspace {
+  struct Layer {
+    uint32_t splits;
+    int64_t split_pixels;
+    int64_t first;  // of the layer's partial sums
+  };
+  std::vector<Layer> layers;
+  int64_t partial;   // Acc
+  int64_t slots;     // Acc
+  int64_t arrivals;  // uint32
+};
+GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers);
+
+// Sums of X X^T over ranges of pixels.
+cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                             void* partial,   // (workspace.partial) Acc
+                             void* arrivals,  // (workspace.arrivals) uint32
+                             cudaStream_t stream);
+
+// gram = scale * X X^T
+struct GramOutput {
+  void* gram;  // (N, C, C) Acc
+  double scale;
+};
+cudaError_t launch_gram_finish(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                               const std::vector<GramOutput>& outputs,
+                               const void* partial,  // (workspace.partial) Acc
+                               cudaStream_t stream);
+
+// values[l, n] = value_scale * sum of d(G - target), loss[n] = sum over l of weight * values[l, n], and
+// S = slope_scale * (D + D^T) with D = d'(G - target) and G = scale * X X^T.
+struct StyleOutput {
+  void* slopes;        // (N, C, C) Acc
+  const void* target;  // (N or 1, C, C) Acc
+  int64_t target_batch;
+  double scale, slope_scale, value_scale, weight;
+};
+cudaError_t launch_style_finish(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
+                                const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+                                const void* partial,  // (workspace.partial) Acc
+                                void* slots,          // (workspace.slots) Acc, scratch
+                                void* arrivals,       // (workspace.arrivals) uint32, set by launch_gram_sums
+                                void* values,         // (L, N) Acc
+                                void* loss,           // (N) Acc
+                                cudaStream_t stream);
 
 // symmetric = scale * (D + D^T)
 cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels,
@@ -46,13 +71,39 @@ cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels,
                               void* symmetric,  // (N, C, C) Acc
                               cudaStream_t stream);
 
-// dx[n] = grad[n] * S[n] X[n]
-cudaError_t launch_gram_gradient(Element element, const FeatureMap& map,
-                                 const void* symmetric,  // (N, C, C) Acc
-                                 const void* grad,       // (N) Acc, or null for ones
-                                 const void* x,          // (N, C, P), strides of `map`
-                                 const FeatureMap& dx_map,
-                                 void* dx,  // (N, C, P), strides of `dx_map`
+// S as the gradient multiplies by it. Of 16-bit maps: in their dtype, each row times a power of two.
+inline bool needs_narrow_slopes(Element element) { return element == Element::kFloat16 || element == Element::kBFloat16; }
+inline int64_t narrow_pitch(int64_t channels) { return ceil_div(channels, 8) * 8; }
+struct NarrowSlopes {
+  const void* slopes;  // (N, C, C) fp32
+  int64_t batch, channels;
+  void* narrow;  // (N, C, narrow_pitch(C)), 16 bits
+  void* scale;   // (N, C) fp32, which undoes the power of two
+};
+cudaError_t launch_narrow(Element element, const std::vector<NarrowSlopes>& layers, cudaStream_t stream);
+
+// dx = grad[n] * (S X + content_slope_scale * d'(x - target)), where there is a target also
+// values[n] = content_value_scale * sum of d(x - target).
+struct GradientOutput {
+  MapPointer x;
+  void* dx;  // (N, C, P), strides of dx_map, its layout that of x
+  FeatureMap dx_map;
+  const void* slopes;  // (N, C, C) Acc, or as launch_narrow made them
+  const void* scale;   // (N, C) as launch_narrow made it; null for fp32 and fp64
+  MapPointer target;   // (N or 1, C, P), its layout that of x; null without a feature loss
+  double content_slope_scale, content_value_scale;
+  void* values;  // (N) Acc
+};
+struct GradientWorkspace {
+  int64_t slots;     // Acc
+  int64_t arrivals;  // uint32, zeros
+};
+GradientWorkspace plan_gradient(const std::vector<GradientOutput>& layers);
+cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, Distance distance,
+                                 double parameter,
+                                 const void* grad,  // (N) Acc, or null for ones
+                                 void* slots,       // scratch; null without a feature loss
+                                 void* arrivals,    // zeros; null without a feature loss
                                  cudaStream_t stream);
 
 }  // namespace perceptual_ops

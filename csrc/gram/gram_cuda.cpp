@@ -1,42 +1,110 @@
 // gram_matrix and style_loss on CUDA: check, guard, allocate, stream, launch, check, register.
+#include "gram_cuda.h"
+
 #include <torch/csrc/stable/library.h>
 
-#include <string>
-#include <tuple>
-
 #include "../common/arguments.h"
-#include "../common/layers.h"
-#include "../common/torch_cuda.h"
-#include "gram.h"
 
 namespace perceptual_ops {
 namespace {
 
-// scale * X X^T: (N, C, H, W) -> (N, C, C)
-Tensor scaled_gram(const Tensor& features, double scale, const CudaScope& cuda) {
-  const Tensor x = served(features);
-  const FeatureMap map = *feature_map(x);
-  Tensor gram = torch::stable::new_empty(x, {{map.batch, map.channels, map.channels}}, accumulator_type(x));
-  if (map.batch * map.sample_size() == 0) return torch::stable::zero_(gram);
-  const Tensor partial =
-      torch::stable::new_empty(x, {{gram_splits(map), map.batch, map.channels, map.channels}}, accumulator_type(x));
-  check_launch(launch_gram(element_of(x, "features"), map, x.data_ptr(), partial.data_ptr(), gram.data_ptr(), scale,
-                           cuda.stream()),
-               "gram");
-  return gram;
+Tensor scratch(const Tensor& like, int64_t count, ScalarType type) {
+  return torch::stable::new_empty(like, {{count}}, type);
 }
 
-// grad[n] * S[n] X[n]: -> (N, C, H, W) like the features
-Tensor scaled_gradient(const Tensor& symmetric, const Tensor* grad, const Tensor& features, const CudaScope& cuda) {
-  const Tensor x = served(features);
-  const FeatureMap map = *feature_map(x);
-  return filled_like(features, map.layout(), [&](Tensor& out) {
-    if (map.batch * map.sample_size() == 0) return;
-    check_launch(launch_gram_gradient(element_of(x, "features"), map, symmetric.data_ptr(),
-                                      grad == nullptr ? nullptr : grad->data_ptr(), x.data_ptr(), *feature_map(out),
-                                      out.data_ptr(), cuda.stream()),
+}  // namespace
+
+GramSums::GramSums(const std::vector<Tensor>& features, const CudaScope& cuda) {
+  std::vector<FeatureMap> shapes;
+  for (const Tensor& x : features) {
+    maps_.push_back(served(x));
+    shapes.push_back(*feature_map(maps_.back()));
+    layers_.push_back({maps_.back().data_ptr(), shapes.back()});
+  }
+  element_ = element_of(maps_[0], "features");
+  workspace_ = plan_gram(element_, shapes);
+  partial_ = scratch(maps_[0], workspace_.partial, accumulator_type(maps_[0]));
+  slots_ = scratch(maps_[0], workspace_.slots, accumulator_type(maps_[0]));
+  arrivals_ = scratch(maps_[0], workspace_.arrivals, ScalarType::Int);
+  check_launch(
+      launch_gram_sums(element_, layers_, workspace_, partial_.data_ptr(), arrivals_.data_ptr(), cuda.stream()),
+      "gram_sums");
+}
+
+void GramSums::finish(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const {
+  check_launch(launch_gram_finish(element_, layers_, workspace_, outputs, partial_.data_ptr(), cuda.stream()),
+               "gram_finish");
+}
+
+void GramSums::finish(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+                      const Tensor& values, const Tensor& loss, const CudaScope& cuda) const {
+  check_launch(launch_style_finish(element_, layers_, workspace_, outputs, distance, parameter, partial_.data_ptr(),
+                                   slots_.data_ptr(), arrivals_.data_ptr(), values.data_ptr(), loss.data_ptr(),
+                                   cuda.stream()),
+               "style_finish");
+}
+
+Slopes::Slopes(const std::vector<Tensor>& slopes, const Tensor& x, const CudaScope& cuda) {
+  const Element element = element_of(x, "features");
+  std::vector<NarrowSlopes> narrow;
+  for (const Tensor& s : slopes) {
+    matrices_.push_back(torch::stable::contiguous(s));
+    scales_.emplace_back();
+    if (!needs_narrow_slopes(element)) continue;
+    const int64_t batch = s.size(0), channels = s.size(1);
+    const Tensor wide = matrices_.back();
+    wide_.push_back(wide);
+    matrices_.back() = torch::stable::new_empty(s, {{batch, channels, narrow_pitch(channels)}}, x.scalar_type());
+    scales_.back() = torch::stable::new_empty(s, {{batch, channels}}, ScalarType::Float);
+    narrow.push_back(
+        {wide.data_ptr(), batch, channels, matrices_.back().data_ptr(), scales_.back()->data_ptr()});
+  }
+  if (!narrow.empty()) check_launch(launch_narrow(element, narrow, cuda.stream()), "narrow");
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> style_values(
+    const std::vector<Tensor>& features,      // L x (N, C, H, W)
+    const std::vector<Tensor>& target_grams,  // L x (N or 1, C, C)
+    const std::vector<double>& weights,       // (L)
+    const std::string& normalize, const std::string& distance, double parameter, const CudaScope& cuda) {
+  const DistanceKind kind = distance_kind(distance);
+  const int64_t layers = features.size(), batch = features[0].size(0);
+  const ScalarType type = accumulator_type(features[0]);
+  const Tensor loss = torch::stable::new_empty(features[0], {{batch}}, type);
+  const Tensor values = torch::stable::new_empty(features[0], {{layers, batch}}, type);
+  std::vector<Tensor> slopes, targets;
+  std::vector<StyleOutput> outputs;
+  for (int64_t l = 0; l < layers; ++l) {
+    const int64_t channels = features[l].size(1), pixels = features[l].size(2) * features[l].size(3);
+    const double scale = gram_scale(normalize, channels, pixels), mean = kind.scale(channels * channels);
+    targets.push_back(torch::stable::contiguous(target_grams[l]));
+    slopes.push_back(torch::stable::new_empty(features[0], {{batch, channels, channels}}, type));
+    outputs.push_back({slopes[l].data_ptr(), targets[l].data_ptr(), targets[l].size(0), scale,
+                       weights[l] * mean * scale, mean, weights[l]});
+  }
+  if (batch > 0) GramSums(features, cuda).finish(outputs, kind.distance, parameter, values, loss, cuda);
+  return {loss, values, slopes};
+}
+
+namespace {
+
+std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,    // L x (N, C, C), symmetric
+                                   const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                                   const Tensor* grad,                   // (N), or null for ones
+                                   const CudaScope& cuda) {
+  std::vector<GradientTensors> gradients;
+  for (const Tensor& x : features) gradients.emplace_back(x);
+  std::vector<Tensor> results;
+  if (features[0].size(0) > 0) {
+    const Slopes matrices(slopes, features[0], cuda);
+    std::vector<GradientOutput> outputs;
+    for (size_t l = 0; l < features.size(); ++l) outputs.push_back(gradients[l].output(matrices, l));
+    check_launch(launch_gram_gradient(element_of(features[0], "features"), outputs, Distance::kSquared, 0.0,
+                                      grad == nullptr ? nullptr : grad->data_ptr(), nullptr, nullptr, cuda.stream()),
                  "gram_gradient");
-  });
+  }
+  for (const GradientTensors& gradient : gradients) results.push_back(gradient.result());
+  return results;
 }
 
 }  // namespace
@@ -45,7 +113,10 @@ Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
                         const std::string normalize) {
   check_map(x, "x");
   const CudaScope cuda(x);
-  return scaled_gram(x, gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), cuda);  // (N, C, C)
+  const double scale = gram_scale(normalize, x.size(1), x.size(2) * x.size(3));
+  Tensor gram = torch::stable::new_empty(x, {{x.size(0), x.size(1), x.size(1)}}, accumulator_type(x));
+  if (x.size(0) > 0) GramSums({x}, cuda).finish({{gram.data_ptr(), scale}}, cuda);
+  return gram;  // (N, C, C)
 }
 
 Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
@@ -65,7 +136,7 @@ Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
                           gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), symmetric.data_ptr(), cuda.stream()),
         "symmetrise");
   }
-  return scaled_gradient(symmetric, nullptr, x, cuda);
+  return gram_gradients({symmetric}, {x}, nullptr, cuda)[0];
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
@@ -75,29 +146,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
     const std::string normalize, const std::string distance, double parameter) {
   check_features(features, weights);
   check_gram_pairs(features, target_grams);
-  const CudaScope cuda(features[0]);
-  const DistanceKind kind = distance_kind(distance);
-  const int64_t layers = features.size(), batch = features[0].size(0);
-  const Tensor loss = torch::stable::new_zeros(features[0], {{batch}}, accumulator_type(features[0]));
-  const Tensor values = torch::stable::new_empty(features[0], {{layers, batch}}, accumulator_type(features[0]));
-  std::vector<Tensor> slopes;
-  for (int64_t l = 0; l < layers; ++l) {
-    const Tensor& x = features[l];
-    const int64_t channels = x.size(1), area = channels * channels;
-    const double scale = gram_scale(normalize, channels, x.size(2) * x.size(3));
-    const Tensor gram = scaled_gram(x, scale, cuda);
-    const Tensor target = torch::stable::contiguous(target_grams[l]);
-    slopes.push_back(torch::stable::empty_like(gram));
-    if (gram.numel() == 0) continue;
-    const StyleDistance style{kind.distance, parameter, kind.scale(area), weights[l] * kind.scale(area) * scale,
-                              weights[l],    l == 0};
-    check_launch(launch_style_distance(element_of(x, "features"), batch, channels, target.size(0), gram.data_ptr(),
-                                       target.data_ptr(), style, slopes.back().data_ptr(),
-                                       static_cast<char*>(values.data_ptr()) + l * batch * values.element_size(),
-                                       loss.data_ptr(), cuda.stream()),
-                 "style_distance");
-  }
-  return {loss, values, slopes};
+  return style_values(features, target_grams, weights, normalize, distance, parameter, CudaScope(features[0]));
 }
 
 std::vector<Tensor> style_loss_backward_cuda(const Tensor grad,                   // (N)
@@ -105,14 +154,10 @@ std::vector<Tensor> style_loss_backward_cuda(const Tensor grad,                 
                                              const std::vector<Tensor> slopes) {  // L x (N, C, C)
   check_features(features, std::vector<double>(features.size()));
   check_gram_pairs(features, slopes);
+  for (const Tensor& s : slopes) check(s.size(0) == features[0].size(0), "slopes: expected one matrix a sample");
   check_upstream(grad, features[0]);
-  const CudaScope cuda(features[0]);
   const Tensor upstream = torch::stable::contiguous(grad);
-  std::vector<Tensor> gradients;
-  for (size_t l = 0; l < features.size(); ++l) {
-    gradients.push_back(scaled_gradient(torch::stable::contiguous(slopes[l]), &upstream, features[l], cuda));
-  }
-  return gradients;
+  return gram_gradients(slopes, features, &upstream, CudaScope(features[0]));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {

@@ -56,6 +56,19 @@ class Arguments {
     return add(name, count * type.itemsize(), type).memory->data();
   }
 
+  // Room for `count` elements of the maps, and for counters, garbage so far.
+  void* elements(const char* name, int64_t count) {
+    return add(name, count * element_size(), py::dtype(element_size() == 2 ? "int16" : "float32")).memory->data();
+  }
+  void* counters(const char* name, int64_t count) {
+    return add(name, count * 4, py::dtype("uint32")).memory->data();
+  }
+  void* zeros(const char* name, int64_t count) {
+    void* counts = counters(name, count);
+    std::memset(counts, 0, count * 4);
+    return counts;
+  }
+
   // The pointer `elements` on from the beginning of a map.
   template <class Pointer>
   Pointer at(Pointer begin, int64_t elements) const {

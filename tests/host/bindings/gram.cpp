@@ -2,70 +2,184 @@
 #include "gram/gram.h"
 
 #include "arguments.h"
+#include "gram/plan.h"
 
 using namespace perceptual_ops;
 
+namespace {
+
+using Numbers = std::array<int64_t, 6>;  // of a FeatureMap
+
+// (map, memory, offset of the first element)
+using Map = std::tuple<Numbers, py::array, int64_t>;
+// (N, C, C) target, its batch, and the four factors of StyleOutput
+using Style = std::tuple<py::array, int64_t, double, double, double, double>;
+// (map, S, dx map, dx memory, dx offset, content target, slope scale and value scale of the content)
+using Gradient = std::tuple<Map, py::array, Numbers, py::array, int64_t, std::optional<Map>, double, double>;
+
+MapPointer input_map(Arguments& memory, const char* name, const Map& map) {
+  const auto& [numbers, contents, offset] = map;
+  return {memory.at(memory.input(name, contents), offset), feature_map(numbers)};
+}
+
+// The partial sums of some layers and what they need.
+struct Sums {
+  std::vector<MapPointer> layers;
+  GramWorkspace workspace;
+  void *partial, *slots, *arrivals;
+
+  Sums(Arguments& memory, const std::vector<Map>& maps) {
+    std::vector<FeatureMap> shapes;
+    for (const Map& map : maps) {
+      layers.push_back(input_map(memory, "x", map));
+      shapes.push_back(layers.back().map);
+    }
+    workspace = plan_gram(memory.element(), shapes);
+    partial = memory.accumulators("partial", workspace.partial);
+    slots = memory.accumulators("slots", workspace.slots);
+    arrivals = memory.counters("arrivals", workspace.arrivals);
+    memory.check(launch_gram_sums(memory.element(), layers, workspace, partial, arrivals, nullptr));
+  }
+  int64_t area(size_t layer) const {
+    const FeatureMap& map = layers[layer].map;
+    return map.batch * map.channels * map.channels;
+  }
+};
+
+py::tuple results(const Arguments& memory, const std::vector<void*>& pointers) {
+  py::tuple arrays(pointers.size());
+  for (size_t i = 0; i < pointers.size(); ++i) arrays[i] = memory.result(pointers[i]);
+  return arrays;
+}
+
+py::tuple gram(const std::string& element, const std::vector<Map>& maps, const std::vector<double>& scales,
+               uint64_t seed) {
+  Arguments memory(element, seed);
+  const Sums sums(memory, maps);
+  std::vector<GramOutput> outputs;
+  std::vector<void*> grams;  // (N, C, C) each
+  for (size_t l = 0; l < maps.size(); ++l) {
+    grams.push_back(memory.accumulators("gram", sums.area(l)));
+    outputs.push_back({grams[l], scales[l]});
+  }
+  memory.check(
+      launch_gram_finish(memory.element(), sums.layers, sums.workspace, outputs, sums.partial, nullptr));
+  return results(memory, grams);
+}
+
+// -> (slopes of each layer, values, loss)
+py::tuple style(const std::string& element, const std::vector<Map>& maps, const std::vector<Style>& styles,
+                const std::string& distance, double parameter, uint64_t seed) {
+  Arguments memory(element, seed);
+  const Sums sums(memory, maps);
+  std::vector<StyleOutput> outputs;
+  std::vector<void*> outs;
+  for (size_t l = 0; l < maps.size(); ++l) {
+    const auto& [target, target_batch, scale, slope_scale, value_scale, weight] = styles[l];
+    outs.push_back(memory.accumulators("slopes", sums.area(l)));
+    outputs.push_back(
+        {outs[l], memory.input("target", target), target_batch, scale, slope_scale, value_scale, weight});
+  }
+  const int64_t batch = sums.layers[0].map.batch;
+  void* values = memory.accumulators("values", batch * maps.size());
+  void* loss = memory.accumulators("loss", batch);
+  memory.check(launch_style_finish(memory.element(), sums.layers, sums.workspace, outputs,
+                                   distance_kind(distance).distance, parameter, sums.partial, sums.slots,
+                                   sums.arrivals, values, loss, nullptr));
+  outs.insert(outs.end(), {values, loss});
+  return results(memory, outs);
+}
+
+py::array symmetrise(const std::string& element, int64_t batch, int64_t channels, const py::array& slopes, double scale,
+                     uint64_t seed) {
+  Arguments memory(element, seed);
+  const void* given = memory.input("slopes", slopes);
+  void* symmetric = memory.accumulators("symmetric", batch * channels * channels);
+  memory.check(launch_symmetrise(memory.element(), batch, channels, given, scale, symmetric, nullptr));
+  return memory.result(symmetric);
+}
+
+// S as the gradient of this element type takes it: (matrix, scale or null) of each layer.
+std::vector<std::pair<const void*, const void*>> prepared(Arguments& memory, const std::vector<Gradient>& layers) {
+  std::vector<std::pair<const void*, const void*>> matrices;
+  std::vector<NarrowSlopes> narrow;
+  for (const Gradient& layer : layers) {
+    const FeatureMap map = feature_map(std::get<0>(std::get<0>(layer)));
+    const void* slopes = memory.input("slopes", std::get<1>(layer));
+    if (!needs_narrow_slopes(memory.element())) {
+      matrices.emplace_back(slopes, nullptr);
+      continue;
+    }
+    void* matrix = memory.elements("narrow", map.batch * map.channels * narrow_pitch(map.channels));
+    void* scale = memory.accumulators("scale", map.batch * map.channels);
+    narrow.push_back({slopes, map.batch, map.channels, matrix, scale});
+    matrices.emplace_back(matrix, scale);
+  }
+  if (!narrow.empty()) memory.check(launch_narrow(memory.element(), narrow, nullptr));
+  return matrices;
+}
+
+// -> (dx of each layer, content values of each layer that has them)
+py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>& layers,
+                        const std::optional<py::array>& grad, const std::string& distance, double parameter,
+                        uint64_t seed) {
+  Arguments memory(element, seed);
+  const auto matrices = prepared(memory, layers);
+  std::vector<GradientOutput> outputs;
+  std::vector<void*> outs, values;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const auto& [x, slopes, dx_numbers, dx, dx_offset, target, slope_scale, value_scale] = layers[l];
+    GradientOutput output{};
+    output.x = input_map(memory, "x", x);
+    outs.push_back(memory.changed("dx", dx));
+    output.dx = memory.at(outs.back(), dx_offset);
+    output.dx_map = feature_map(dx_numbers);
+    std::tie(output.slopes, output.scale) = matrices[l];
+    if (target) {
+      output.target = input_map(memory, "target", *target);
+      output.content_slope_scale = slope_scale;
+      output.content_value_scale = value_scale;
+      output.values = memory.accumulators("values", output.x.map.batch);
+      values.push_back(output.values);
+    }
+    outputs.push_back(output);
+  }
+  const GradientWorkspace workspace = plan_gradient(outputs);
+  void* slots = memory.accumulators("slots", workspace.slots);
+  void* arrivals = memory.zeros("arrivals", workspace.arrivals);
+  memory.check(launch_gram_gradient(memory.element(), outputs, distance_kind(distance).distance, parameter,
+                                    grad ? memory.input("grad", *grad) : nullptr, slots, arrivals, nullptr));
+  outs.insert(outs.end(), values.begin(), values.end());
+  return results(memory, outs);
+}
+
+}  // namespace
+
 PYBIND11_MODULE(gram, m) {
-  m.def("splits", [](const std::array<int64_t, 6>& map) { return gram_splits(feature_map(map)); }, "map"_a);
-
+  // (ranges, pixels of a range) of each layer
   m.def(
-      "gram",
-      [](const std::string& element, const std::array<int64_t, 6>& numbers, const py::array& x, int64_t offset,
-         double scale, uint64_t seed) {
-        const FeatureMap map = feature_map(numbers);
-        Arguments memory(element, seed);
-        const int64_t area = map.channels * map.channels;
-        const void* features = memory.input("x", x);
-        void* partial = memory.accumulators("partial", gram_splits(map) * map.batch * area);
-        void* gram = memory.accumulators("gram", map.batch * area);
-        memory.check(launch_gram(memory.element(), map, memory.at(features, offset), partial, gram, scale, nullptr));
-        return memory.result(gram);  // (N, C, C)
+      "splits",
+      [](const std::vector<Numbers>& maps, int64_t depth) {
+        std::vector<FeatureMap> layers;
+        for (const Numbers& numbers : maps) layers.push_back(feature_map(numbers));
+        std::vector<std::pair<int64_t, int64_t>> ranges;
+        for (const Split& split : plan_splits(layers, depth)) ranges.emplace_back(split.count, split.pixels);
+        return ranges;
       },
-      "element"_a, "map"_a, "x"_a, "offset"_a, "scale"_a, "seed"_a);
-
+      "maps"_a, "depth"_a);
+  // (layer, item of the layer) in the order of a launch
   m.def(
-      "style_distance",
-      [](const std::string& element, int64_t batch, int64_t channels, int64_t target_batch, const py::array& gram,
-         const py::array& targets, const std::string& distance, double parameter, double value_scale,
-         double slope_scale, double weight, bool first_layer, const py::array& loss, uint64_t seed) {
-        Arguments memory(element, seed);
-        const StyleDistance style{
-            distance_kind(distance).distance, parameter, value_scale, slope_scale, weight, first_layer};
-        const void *grams = memory.input("gram", gram), *target_grams = memory.input("targets", targets);
-        void* slopes = memory.accumulators("slopes", batch * channels * channels);
-        void *values = memory.accumulators("values", batch), *losses = memory.changed("loss", loss);
-        memory.check(launch_style_distance(memory.element(), batch, channels, target_batch, grams, target_grams, style,
-                                           slopes, values, losses, nullptr));
-        return py::make_tuple(memory.result(slopes), memory.result(values), memory.result(losses));
+      "interleaved",
+      [](const std::vector<uint32_t>& counts) {
+        Interleaving items{static_cast<int>(counts.size()), {}};
+        std::copy(counts.begin(), counts.end(), items.counts);
+        std::vector<std::pair<int, uint32_t>> order;
+        for (uint32_t i = 0; i < items.total(); ++i) order.emplace_back(items.item(i).layer, items.item(i).index);
+        return order;
       },
-      "element"_a, "batch"_a, "channels"_a, "target_batch"_a, "gram"_a, "targets"_a, "distance"_a, "parameter"_a,
-      "value_scale"_a, "slope_scale"_a, "weight"_a, "first_layer"_a, "loss"_a, "seed"_a);
-
-  m.def(
-      "symmetrise",
-      [](const std::string& element, int64_t batch, int64_t channels, const py::array& slopes, double scale,
-         uint64_t seed) {
-        Arguments memory(element, seed);
-        const void* given = memory.input("slopes", slopes);
-        void* symmetric = memory.accumulators("symmetric", batch * channels * channels);
-        memory.check(launch_symmetrise(memory.element(), batch, channels, given, scale, symmetric, nullptr));
-        return memory.result(symmetric);
-      },
-      "element"_a, "batch"_a, "channels"_a, "slopes"_a, "scale"_a, "seed"_a);
-
-  m.def(
-      "gram_gradient",
-      [](const std::string& element, const std::array<int64_t, 6>& numbers, const py::array& symmetric,
-         const std::optional<py::array>& grad, const py::array& x, int64_t offset,
-         const std::array<int64_t, 6>& dx_numbers, const py::array& dx, int64_t dx_offset, uint64_t seed) {
-        Arguments memory(element, seed);
-        const void *matrices = memory.input("symmetric", symmetric), *features = memory.input("x", x);
-        const void* upstream = grad ? memory.input("grad", *grad) : nullptr;
-        void* gradient = memory.changed("dx", dx);
-        memory.check(launch_gram_gradient(memory.element(), feature_map(numbers), matrices, upstream,
-                                          memory.at(features, offset), feature_map(dx_numbers),
-                                          memory.at(gradient, dx_offset), nullptr));
-        return memory.result(gradient);
-      },
-      "element"_a, "map"_a, "symmetric"_a, "grad"_a, "x"_a, "offset"_a, "dx_map"_a, "dx"_a, "dx_offset"_a, "seed"_a);
+      "counts"_a);
+  m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "seed"_a);
+  m.def("style", &style, "element"_a, "maps"_a, "styles"_a, "distance"_a, "parameter"_a, "seed"_a);
+  m.def("symmetrise", &symmetrise, "element"_a, "batch"_a, "channels"_a, "slopes"_a, "scale"_a, "seed"_a);
+  m.def("gram_gradient", &gram_gradient, "element"_a, "layers"_a, "grad"_a, "distance"_a, "parameter"_a, "seed"_a);
 }

@@ -1,8 +1,10 @@
 // The words of CUDA C++ that every kernel knows without an include.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #define __global__
@@ -10,6 +12,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct uint3 {
   unsigned x, y, z;
@@ -34,4 +37,16 @@ template <class A, class B>
 constexpr std::common_type_t<A, B> max(A a, B b) {
   using Common = std::common_type_t<A, B>;
   return Common(a) < Common(b) ? Common(b) : Common(a);
+}
+
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }

@@ -1,0 +1,86 @@
+// Panels: 64 rows of a matrix by 128 bytes of its depth, the axis that a product sums over, in shared memory.
+//
+// Memory holds either the depth side by side (pixels of an NCHW map in a Gram matrix) or the rows (its channels in
+// NHWC). A panel keeps that order, so that 16 bytes travel at a time, and ldmatrix turns it on the way to the registers:
+// a panel is 64 lines of 128 bytes, a line being one row, or one depth index and 128 bytes of rows.
+#pragma once
+
+#include "../common/async_copy.cuh"
+#include "../common/cuda_element.cuh"
+#include "../common/vec.cuh"
+
+namespace perceptual_ops {
+
+constexpr int kThreads = 256;  // of every block that works on panels
+constexpr int kPanelRows = 64;
+constexpr int kLineBytes = 128;
+constexpr int kPanelBytes = kPanelRows * kLineBytes;
+constexpr int kLineUnits = kLineBytes / 16;  // copies of 16 bytes
+// Blocks hold twelve panels: 96 KB, what every architecture since sm_80 gives one block.
+constexpr int kPanels = 12;
+constexpr int kSharedBytes = kPanels * kPanelBytes;
+
+template <class T>
+constexpr int kDepth = kLineBytes / int(sizeof(T));
+template <class T>
+constexpr int kUnit = 16 / int(sizeof(T));
+
+// (rows, depth) in memory, a line of one of them after the other. Both are under 2^31.
+template <class T>
+struct Matrix {
+  const T* data;
+  int64_t line_stride;  // elements
+  int rows;
+  bool aligned;  // every line begins at a multiple of 16 bytes
+};
+
+// Where a unit lies in its panel. Lines that a warp reads together would share banks, so units trade places: by the
+// line, or where single numbers are read (fp32 and fp64 with the rows side by side) by twice the line.
+template <class T, bool kDepthAlong>
+__device__ __forceinline__ int unit_place(int line, int unit) {
+  const int turn = sizeof(T) > 2 && !kDepthAlong ? 2 * line : line;
+  return line * kLineBytes + ((unit ^ turn) % kLineUnits) * 16;
+}
+
+// Where one number lies in its panel.
+template <class T, bool kDepthAlong>
+__device__ __forceinline__ int number_place(int row, int depth) {
+  const int line = kDepthAlong ? row : row / kDepth<T> * kDepth<T> + depth;
+  const int along = kDepthAlong ? depth : row % kDepth<T>;
+  return unit_place<T, kDepthAlong>(line, along / kUnit<T>)+along % kUnit<T> * int(sizeof(T));
+}
+
+// Starts to fill a panel with rows [first_row, first_row + 64) x depth [first_depth, first_depth + kDepth), zero where
+// the matrix or the range ends. All threads of the block, then commit_copies.
+template <bool kDepthAlong, class T>
+__device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_row, int first_depth, int depth_end,
+                                           unsigned char* panel) {
+  const int unit = threadIdx.x % kLineUnits;
+#pragma unroll 1
+  for (int line = threadIdx.x / kLineUnits; line < kPanelRows; line += kThreads / kLineUnits) {
+    // The line in memory, its first element here, and how many follow.
+    int at, first, left;
+    if constexpr (kDepthAlong) {
+      at = first_row + line;
+      first = first_depth + unit * kUnit<T>;
+      left = at < matrix.rows ? depth_end - first : 0;
+    } else {
+      at = first_depth + line % kDepth<T>;
+      first = first_row + line / kDepth<T> * kDepth<T> + unit * kUnit<T>;
+      left = at < depth_end ? matrix.rows - first : 0;
+    }
+    const int count = max(0, min(left, kUnit<T>));
+    const T* from = matrix.data + (count > 0 ? at * matrix.line_stride + first : 0);
+    unsigned char* to = panel + unit_place<T, kDepthAlong>(line, unit);
+    if (matrix.aligned) {
+      copy_async(to, from, count * int(sizeof(T)));
+    } else {
+      Pack<T> pack;
+#pragma unroll
+      for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? from[i] : narrow<T>(0);
+      store_pack(reinterpret_cast<T*>(to), pack);
+    }
+  }
+}
+
+}  // namespace perceptual_ops

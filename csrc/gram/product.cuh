@@ -1,0 +1,217 @@
+// Products of panels. A warp makes 64 x 32 results, a lane 64 of them, laid out as mma wants them: [16-row block]
+// [8-column block][row + 0 or 8, two neighbouring columns].
+//
+// Tensor cores cut sums off instead of rounding them, and post-ReLU sums only grow, so that the error does too. So a
+// product of few numbers starts from zero and is added to the totals by the fp32 units: every 32 numbers of fp16 and
+// bfloat16, every 16 of fp32, whose products are made of three of TF32 (the upper and lower parts of both factors, but
+// not lower times lower), the small ones first.
+#pragma once
+
+#include "../common/mma.cuh"
+#include "panel.cuh"
+
+namespace perceptual_ops {
+
+constexpr int kWarpRows = 64;
+constexpr int kWarpColumns = 32;
+constexpr int kRowBlocks = kWarpRows / 16;
+constexpr int kColumnBlocks = kWarpColumns / 8;
+
+template <class T>
+using Totals = DeviceAccumulator<T>[kRowBlocks][kColumnBlocks][4];
+
+// Which of a warp's results are wanted: all, those on or below a diagonal that starts in its first corner, or below one
+// that starts 32 rows above it.
+enum class Cover : int8_t { kAll, kLower, kCorner };
+
+// Whether any of the 16 x 8 results of block (i, j) is wanted. i and j are known when it is compiled.
+__device__ __forceinline__ bool wanted(int i, int j, bool all, bool lower) {
+  const int above = 8 * j - (16 * i + 15);  // how far the block's last row lies above its first column
+  return above <= -kWarpColumns || (above <= 0 ? lower : all);
+}
+
+__device__ __forceinline__ int lane_index() { return threadIdx.x % 32; }
+
+// A (16 x 16) and two B (16 x 8 each, side by side) of 16-bit numbers; `row`, `column` and `depth` in the panel.
+template <bool kDepthAlong>
+__device__ __forceinline__ void load_a(const unsigned char* panel, int row, int depth, uint32_t (&a)[4]) {
+  const int matrix = lane_index() / 8, inner = lane_index() % 8;
+  const int line = kDepthAlong ? row + matrix % 2 * 8 + inner : depth + matrix / 2 * 8 + inner;
+  const int unit = kDepthAlong ? depth / 8 + matrix / 2 : row / 8 + matrix % 2;
+  load_matrices<!kDepthAlong>(a, panel + unit_place<__half, kDepthAlong>(line, unit));
+}
+template <bool kDepthAlong>
+__device__ __forceinline__ void load_b(const unsigned char* panel, int column, int depth, uint32_t (&b)[4]) {
+  const int matrix = lane_index() / 8, inner = lane_index() % 8;
+  const int line = kDepthAlong ? column + matrix / 2 * 8 + inner : depth + matrix % 2 * 8 + inner;
+  const int unit = kDepthAlong ? depth / 8 + matrix % 2 : column / 8 + matrix / 2;
+  load_matrices<!kDepthAlong>(b, panel + unit_place<__half, kDepthAlong>(line, unit));
+}
+
+// A (16 x 8) and two B (8 x 8) of fp32 numbers. ldmatrix moves them as pairs of 16 bits, which it cannot turn.
+template <bool kDepthAlong>
+__device__ __forceinline__ void load_wide_a(const unsigned char* panel, int row, int depth, uint32_t (&a)[4]) {
+  if constexpr (kDepthAlong) {
+    const int matrix = lane_index() / 8, inner = lane_index() % 8;
+    load_matrices<false>(a, panel + unit_place<float, true>(row + matrix % 2 * 8 + inner, depth / 4 + matrix / 2));
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int place = number_place<float, false>(row + i % 2 * 8 + lane_index() / 4, depth + i / 2 * 4 + lane_index() % 4);
+      a[i] = *reinterpret_cast<const uint32_t*>(panel + place);
+    }
+  }
+}
+template <bool kDepthAlong>
+__device__ __forceinline__ void load_wide_b(const unsigned char* panel, int column, int depth, uint32_t (&b)[4]) {
+  if constexpr (kDepthAlong) {
+    const int matrix = lane_index() / 8, inner = lane_index() % 8;
+    load_matrices<false>(b, panel + unit_place<float, true>(column + matrix / 2 * 8 + inner, depth / 4 + matrix % 2));
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int place = number_place<float, false>(column + i / 2 * 8 + lane_index() / 4, depth + i % 2 * 4 + lane_index() % 4);
+      b[i] = *reinterpret_cast<const uint32_t*>(panel + place);
+    }
+  }
+}
+
+// fp32 numbers as the sum of two of TF32, right to 22 bits.
+template <int kCount>
+__device__ __forceinline__ void split_tf32(const uint32_t (&bits)[kCount], uint32_t (&upper)[kCount],
+                                           uint32_t (&lower)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float number = __uint_as_float(bits[i]);
+    upper[i] = to_tf32(number);
+    lower[i] = to_tf32(number - __uint_as_float(upper[i]));
+  }
+}
+
+// totals += A B^T over one panel's depth, A the 64 rows of `a`, B 32 rows of `b` from first_b on.
+template <class T, bool kADepthAlong, bool kBDepthAlong>
+struct PanelProduct {
+  static constexpr int kStep = 16, kSteps = 2;  // depth of a product, products before they are added to the totals
+
+  static __device__ __forceinline__ void add(const unsigned char* a_panel, const unsigned char* b_panel, int first_b,
+                                             Cover cover, Totals<T>& totals) {
+    const bool all = cover == Cover::kAll, lower = cover != Cover::kCorner;
+#pragma unroll 1
+    for (int depth = 0; depth < kDepth<T>; depth += kStep * kSteps) {
+      uint32_t b[kSteps][kColumnBlocks / 2][4];
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+#pragma unroll
+        for (int j = 0; j < kColumnBlocks; j += 2) {
+          load_b<kBDepthAlong>(b_panel, first_b + 8 * j, depth + k * kStep, b[k][j / 2]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kRowBlocks; ++i) {
+        uint32_t a[kSteps][4];
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) load_a<kADepthAlong>(a_panel, 16 * i, depth + k * kStep, a[k]);
+#pragma unroll
+        for (int j = 0; j < kColumnBlocks; ++j) {
+          float sums[4] = {};
+#pragma unroll
+          for (int k = 0; k < kSteps; ++k) {
+            const uint32_t(&pair)[4] = b[k][j / 2];
+            if (wanted(i, j, all, lower)) mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
+          }
+#pragma unroll
+          for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];
+        }
+      }
+    }
+  }
+};
+
+template <bool kADepthAlong, bool kBDepthAlong>
+struct PanelProduct<float, kADepthAlong, kBDepthAlong> {
+  static constexpr int kStep = 8, kSteps = 2;
+
+  static __device__ __forceinline__ void add(const unsigned char* a_panel, const unsigned char* b_panel, int first_b,
+                                             Cover cover, Totals<float>& totals) {
+    const bool all = cover == Cover::kAll, lower = cover != Cover::kCorner;
+#pragma unroll 1
+    for (int depth = 0; depth < kDepth<float>; depth += kStep * kSteps) {
+      uint32_t b_upper[kSteps][kColumnBlocks / 2][4], b_lower[kSteps][kColumnBlocks / 2][4];
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+#pragma unroll
+        for (int j = 0; j < kColumnBlocks; j += 2) {
+          uint32_t b[4];
+          load_wide_b<kBDepthAlong>(b_panel, first_b + 8 * j, depth + k * kStep, b);
+          split_tf32(b, b_upper[k][j / 2], b_lower[k][j / 2]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kRowBlocks; ++i) {
+        float sums[kColumnBlocks][4] = {};
+        uint32_t a_upper[kSteps][4], a_lower[kSteps][4];
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          uint32_t a[4];
+          load_wide_a<kADepthAlong>(a_panel, 16 * i, depth + k * kStep, a);
+          split_tf32(a, a_upper[k], a_lower[k]);
+          add_products(a_lower[k], b_upper[k], i, all, lower, sums);
+          add_products(a_upper[k], b_lower[k], i, all, lower, sums);
+        }
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) add_products(a_upper[k], b_upper[k], i, all, lower, sums);
+#pragma unroll
+        for (int j = 0; j < kColumnBlocks; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[j][e];
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void add_products(const uint32_t (&a)[4],
+                                                      const uint32_t (&b)[kColumnBlocks / 2][4], int i, bool all,
+                                                      bool lower, float (&sums)[kColumnBlocks][4]) {
+#pragma unroll
+    for (int j = 0; j < kColumnBlocks; ++j) {
+      const uint32_t(&pair)[4] = b[j / 2];
+      if (wanted(i, j, all, lower)) mma_16x8x8_tf32(sums[j], a, {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
+    }
+  }
+};
+
+// fp64 is for checks, not for speed: plain multiplications and additions, the results laid out as those of mma.
+template <bool kADepthAlong, bool kBDepthAlong>
+struct PanelProduct<double, kADepthAlong, kBDepthAlong> {
+  static __device__ __forceinline__ void add(const unsigned char* a_panel, const unsigned char* b_panel, int first_b,
+                                             Cover, Totals<double>& totals) {
+    const int group = lane_index() / 4, member = lane_index() % 4;
+    for (int depth = 0; depth < kDepth<double>; ++depth) {
+      double b[kColumnBlocks][2];
+#pragma unroll
+      for (int j = 0; j < kColumnBlocks; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) b[j][e] = number<kBDepthAlong>(b_panel, first_b + 8 * j + 2 * member + e, depth);
+      }
+#pragma unroll
+      for (int i = 0; i < kRowBlocks; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const double a = number<kADepthAlong>(a_panel, 16 * i + 8 * half + group, depth);
+#pragma unroll
+          for (int j = 0; j < kColumnBlocks; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) totals[i][j][2 * half + e] += a * b[j][e];
+          }
+        }
+      }
+    }
+  }
+
+  template <bool kDepthAlong>
+  static __device__ __forceinline__ double number(const unsigned char* panel, int row, int depth) {
+    return *reinterpret_cast<const double*>(panel + number_place<double, kDepthAlong>(row, depth));
+  }
+};
+
+}  // namespace perceptual_ops

@@ -1,0 +1,168 @@
+"""The launches of the Gram room, and what each must give."""
+
+from __future__ import annotations
+
+import torch
+from maps import LAYOUTS, assert_accurate, random_map
+from torch import Tensor
+
+from host.memory import (
+    OUTSIDE,
+    accumulator,
+    assert_untouched_outside,
+    element,
+    from_numpy,
+    like_view,
+    map_numbers,
+    memory_of,
+)
+from host.worker import Launch, Outputs
+from perceptual_ops import reference
+
+Shape = tuple[int, ...]
+
+# Distances with their parameter.
+DISTANCES = {"mse": 0.0, "l1": 0.0, "charbonnier": 0.01, "huber": 0.5}
+
+
+def _maps(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> list[Tensor]:
+    return [LAYOUTS[layout](random_map(shape, dtype, "cpu", seed)) for seed, shape in enumerate(shapes)]
+
+
+def _argument(x: Tensor, layout: str) -> tuple:
+    return map_numbers(x, layout), memory_of(x), x.storage_offset()
+
+
+def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> Case:
+    maps = _maps(dtype, layout, shapes)
+    scales = [1 / (x.shape[1] * x.shape[2] * x.shape[3]) for x in maps]
+    arguments = {
+        "element": element(dtype),
+        "maps": [_argument(x, layout) for x in maps],
+        "scales": scales,
+    }
+
+    def check(outputs: Outputs) -> None:
+        for x, scale, output in zip(maps, scales, outputs, strict=True):
+            ours = from_numpy(output, (x.shape[0], x.shape[1], x.shape[1]))
+            naive = reference.gram_matrix(x.to(accumulator(dtype)), "none") * scale
+            assert_accurate(ours, naive, reference.gram_matrix(x.double(), "none") * scale)
+            assert torch.equal(ours, ours.mT)
+
+    return Launch("gram", "gram", arguments), check
+
+
+def style(dtype: torch.dtype, layout: str, distance: str, shapes: list[Shape], target_batch: int):
+    maps, wide, parameter = _maps(dtype, layout, shapes), accumulator(dtype), DISTANCES[distance]
+    targets = [random_map((target_batch, x.shape[1], x.shape[1]), wide, "cpu", 9 + l) for l, x in enumerate(maps)]
+    # scale, slope scale, value scale, weight of each layer
+    factors = [(1 / (x.shape[2] * x.shape[3]), 0.3 + l, 1 / x.shape[1] ** 2, 0.7 + l) for l, x in enumerate(maps)]
+    arguments = {
+        "element": element(dtype),
+        "maps": [_argument(x, layout) for x in maps],
+        "styles": [(memory_of(t), target_batch, *f) for t, f in zip(targets, factors, strict=True)],
+        "distance": distance,
+        "parameter": parameter,
+    }
+
+    def expected(type_: torch.dtype) -> list[Tensor]:
+        slopes, values = [], []
+        for x, target, (scale, slope_scale, value_scale, _) in zip(maps, targets, factors, strict=True):
+            error = (reference.gram_matrix(x.to(type_), "none") * scale - target.to(type_)).requires_grad_()
+            sums = reference.distance_map(error, distance, parameter).flatten(1).sum(1)
+            (slope,) = torch.autograd.grad(sums.sum(), error)
+            slopes.append(slope_scale * (slope + slope.mT))
+            values.append(value_scale * sums.detach())
+        loss = sum(f[3] * value for f, value in zip(factors, values, strict=True))
+        return [*slopes, torch.stack(values).flatten(), loss]
+
+    def check(outputs: Outputs) -> None:
+        for output, naive, exact in zip(outputs, expected(wide), expected(torch.float64), strict=True):
+            assert_accurate(from_numpy(output, tuple(exact.shape)), naive, exact)
+
+    return Launch("gram", "style", arguments), check
+
+
+def symmetrise(dtype: torch.dtype, batch: int, channels: int):
+    wide, scale = accumulator(dtype), 0.3
+    slopes = random_map((batch, channels, channels), wide, "cpu", 1)
+    arguments = {
+        "element": element(dtype),
+        "batch": batch,
+        "channels": channels,
+        "slopes": memory_of(slopes),
+        "scale": scale,
+    }
+
+    def check(outputs: Outputs) -> None:
+        exact = scale * (slopes.double() + slopes.double().mT)
+        assert_accurate(from_numpy(outputs[0], tuple(slopes.shape)), scale * (slopes + slopes.mT), exact)
+
+    return Launch("gram", "symmetrise", arguments), check
+
+
+def gram_gradient(
+    dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool, content: str | None, target_batch: int
+):
+    """`content`: the distance of a feature loss that the first layer also has."""
+    wide = accumulator(dtype)
+    # With an upstream factor that makes up for it, S is so small that fp16 could not hold it.
+    tiny = 1e-7 if upstream else 1.0
+    maps = _maps(dtype, layout, shapes)
+    # dx in the same order as x, but sliced where x is dense and dense where it is sliced: their strides differ.
+    dx_layout = layout.removeprefix("sliced ") if layout.startswith("sliced") else f"sliced {layout}"
+    outs = [LAYOUTS[dx_layout](torch.full(tuple(x.shape), OUTSIDE, dtype=dtype)) for x in maps]
+    halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + l) for l, x in enumerate(maps)]
+    slopes = [tiny * (half + half.mT) / half.shape[1] for half in halves]
+    grad = random_map((maps[0].shape[0],), wide, "cpu", 3) / tiny if upstream else None
+    target = LAYOUTS[layout](random_map((target_batch, *maps[0].shape[1:]), dtype, "cpu", 17))
+    slope_scale, value_scale, parameter = 0.2 * tiny, 0.5, DISTANCES[content or "mse"]
+
+    def layer(l: int) -> tuple:
+        with_content = content is not None and l == 0
+        numbers, memory, offset = _argument(target, layout)
+        if target_batch == 1:
+            numbers = (*numbers[:3], 0, *numbers[4:])
+        return (
+            _argument(maps[l], layout),
+            memory_of(slopes[l]),
+            map_numbers(outs[l], layout),
+            memory_of(outs[l]),
+            outs[l].storage_offset(),
+            (numbers, memory, offset) if with_content else None,
+            slope_scale,
+            value_scale,
+        )
+
+    arguments = {
+        "element": element(dtype),
+        "layers": [layer(l) for l in range(len(maps))],
+        "grad": None if grad is None else memory_of(grad),
+        "distance": content or "mse",
+        "parameter": parameter,
+    }
+
+    def expected(l: int, type_: torch.dtype, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = maps[l].to(type_)
+        result = (matrix.to(type_) @ x.flatten(2)).reshape(x.shape)
+        value = None
+        if content is not None and l == 0:
+            error = (x - target.to(type_)).requires_grad_()
+            sums = reference.distance_map(error, content, parameter).flatten(1).sum(1)
+            (slope,) = torch.autograd.grad(sums.sum(), error)
+            result, value = result + slope_scale * slope, value_scale * sums.detach()
+        return (result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)), value
+
+    def check(outputs: Outputs) -> None:
+        for l, out in enumerate(outs):
+            exact, exact_value = expected(l, torch.float64, slopes[l])
+            # The naive run multiplies two maps of one dtype: S is rounded to it, row by row to its own scale.
+            largest = slopes[l].abs().amax(2, keepdim=True).clamp_min(1e-300)
+            rounded = (slopes[l] / largest).to(dtype).to(wide) * largest
+            naive, naive_value = expected(l, wide, rounded)
+            assert_accurate(like_view(outputs[l], out), naive.to(dtype), exact)
+            assert_untouched_outside(outputs[l], out)
+            if exact_value is not None:
+                assert_accurate(from_numpy(outputs[-1], tuple(exact_value.shape)), naive_value, exact_value)
+
+    return Launch("gram", "gram_gradient", arguments), check
