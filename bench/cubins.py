@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 from perceptual_ops import ops
@@ -26,6 +27,7 @@ class Resources:
     Attributes:
         kernel: Its name with template arguments, such as "gram_partial_kernel<float, true>".
         architecture: 90 for sm_90.
+        threads: Of a block, at most: its __launch_bounds__; 0 without any.
         registers: Of a thread.
         shared: Static bytes of a block; from sm_90 on with the kilobyte that the system takes.
         stack: Bytes of a thread.
@@ -34,6 +36,7 @@ class Resources:
 
     kernel: str
     architecture: int
+    threads: int
     registers: int
     shared: int
     stack: int
@@ -74,19 +77,24 @@ def compiler() -> str:
 @cache
 def resources() -> tuple[Resources, ...]:
     """Of every kernel, sorted by name and architecture."""
-    return read_resources(_cuobjdump("-res-usage"))
+    return read_resources(_cuobjdump("-res-usage"), _cuobjdump("-elf"))
 
 
-def read_resources(text: str) -> tuple[Resources, ...]:
-    """The answer of cuobjdump -res-usage."""
+def read_resources(usage: str, elf: str) -> tuple[Resources, ...]:
+    """The answers of cuobjdump -res-usage and -elf."""
+    bounds, symbol = {}, ""
+    for match in re.finditer(r"^\.nv\.info\.(\S+)$|EIATTR_MAX_THREADS\s.*\s+Value:\s+((?:0x\w+ )+)", elf, re.MULTILINE):
+        symbol = match[1] or symbol
+        if match[2]:
+            bounds[symbol] = prod(int(word, 16) for word in match[2].split())
     pattern = re.compile(r"arch = sm_(\d+)|Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
     found, architecture = [], 0
-    for match in pattern.finditer(text):
+    for match in pattern.finditer(usage):
         if match[1]:
             architecture = int(match[1])
         else:
             registers, stack, shared, local = map(int, match.groups()[2:])
-            found.append((match[2], architecture, registers, shared, stack, local))
+            found.append((match[2], architecture, bounds.get(match[2], 0), registers, shared, stack, local))
     names = kernel_names([row[0] for row in found])
     rows = [Resources(name, *row[1:]) for name, row in zip(names, found, strict=True)]
     return tuple(sorted(rows, key=lambda row: (row.kernel, row.architecture)))

@@ -61,8 +61,10 @@ class Target:
         if kernel.architecture == TUNED:
             limits["bytes of shared memory (all blocks of an SM)"] = (self.blocks * taken, SHARED_TUNED)
             limits["threads of an SM"] = (self.blocks * self.threads, MOST_THREADS)
-        place = f"{kernel.kernel} on sm_{kernel.architecture}"
-        return [f"{place}: {has} {what}, at most {most}" for what, (has, most) in limits.items() if has > most]
+        said = [f"{has} {what}, at most {most}" for what, (has, most) in limits.items() if has > most]
+        if kernel.threads != self.threads:
+            said.append(f"__launch_bounds__ of {kernel.threads or 'no'} threads, expected {self.threads}")
+        return [f"{kernel.kernel} on sm_{kernel.architecture}: {sentence}" for sentence in said]
 
 
 # By name, * for any text; the first row that fits counts. 6 blocks of 256 threads and 12 of 128 fill the SM of the

@@ -41,7 +41,7 @@ def test_the_table_is_that_of_the_library(built: tuple[Resources, ...]) -> None:
 
 # --- what the tests see -----------------------------------------------------------------------------------------------
 
-KERNEL = Resources("kernel<float>", TUNED, registers=128, shared=9 * SYSTEM, stack=0, local=0)
+KERNEL = Resources("kernel<float>", TUNED, threads=256, registers=128, shared=9 * SYSTEM, stack=0, local=0)
 TARGET = Target(threads=256, blocks=2, dynamic_shared=64 * 1024)
 
 
@@ -60,6 +60,7 @@ def test_registers_of_a_target(threads: int, blocks: int, registers: int) -> Non
         ({"stack": 8}, "8 bytes of stack, at most 0"),
         ({"local": 4}, "4 bytes of local memory, at most 0"),
         ({"shared": 37 * SYSTEM}, "103424 bytes of shared memory (the smallest architecture), at most 102400"),
+        ({"threads": 0}, "__launch_bounds__ of no threads, expected 256"),
         # Before sm_90 the system's kilobyte is not in the number.
         ({"architecture": 86, "shared": 36 * SYSTEM}, "103424 bytes of shared memory (the smallest architecture)"),
     ],
@@ -71,7 +72,7 @@ def test_growth_beyond_the_target_is_found(growth: dict[str, int], sentence: str
 
 
 def test_blocks_that_do_not_fit_an_sm_together_are_found() -> None:
-    many = Target(threads=256, blocks=4, dynamic_shared=64 * 1024)
+    many = replace(TARGET, blocks=4)
     said = many.excess(replace(KERNEL, registers=64))
     assert said == ["kernel<float> on sm_90: 299008 bytes of shared memory (all blocks of an SM), at most 233472"]
     assert (
@@ -84,7 +85,7 @@ def test_blocks_that_do_not_fit_an_sm_together_are_found() -> None:
 def test_the_answer_of_cuobjdump() -> None:
     if cubins.tool("c++filt") is None:
         pytest.skip("c++filt not found: install binutils")
-    text = """
+    usage = """
 arch = sm_90
  Common:
   GLOBAL:0
@@ -96,8 +97,18 @@ arch = sm_80
  Function _Z3twov:
   REG:31 STACK:0 SHARED:32 LOCAL:0 CONSTANT[0]:424
 """
-    assert cubins.read_resources(text) == (
-        Resources("one", 90, 22, 0, 0, 0),
-        Resources("two", 80, 31, 32, 0, 0),
-        Resources("two", 90, 30, 1056, 16, 8),
+    elf = """
+.nv.info._Z3onev
+	Attribute:	EIATTR_PARAM_CBANK
+	Value:	0x15 0x380210
+.nv.info._Z3twov
+	Attribute:	EIATTR_MAX_THREADS
+	Format:	EIFMT_SVAL
+	Value:	0x20 0x4 0x1 
+	<0x17>
+"""
+    assert cubins.read_resources(usage, elf) == (
+        Resources("one", 90, 0, 22, 0, 0, 0),
+        Resources("two", 80, 128, 31, 32, 0, 0),
+        Resources("two", 90, 128, 30, 1056, 16, 8),
     )
