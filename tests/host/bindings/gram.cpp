@@ -6,6 +6,7 @@
 using namespace perceptual_ops;
 
 PYBIND11_MODULE(gram, m) {
+  bind_traffic(m);
   m.def("splits", [](const std::array<int64_t, 6>& map) { return gram_splits(feature_map(map)); }, "map"_a);
 
   m.def(
