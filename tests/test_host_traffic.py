@@ -73,7 +73,7 @@ def test_scaling_by_hand() -> None:
     full = ({"x": 1000, "y": 30}, {"partial": 400})
     assert scaled(counted, small, full) == 1000 + 60 + 500
     assert scaled(Counts({"x": 100, "y": 20}, {}), (small[0], {}), full) == 1000 + 60 + 800
-    with pytest.raises(ValueError, match=r"\['partial'\]: buffers that the row names neither"):
+    with pytest.raises(ValueError, match=r"buffers \['partial', 'x', 'y'\], the row names \['x', 'y'\]"):
         scaled(counted, (small[0], {}), (full[0], {}))
 
 
@@ -93,6 +93,20 @@ GOOD = Result(ROW, "launcher", torch.bfloat16, needed=1000, moved=1100.0, produc
 def test_a_launcher_beyond_its_limits_is_found(result: Result, sentence: str) -> None:
     assert GOOD.complaints() == []
     assert result.complaints() == [sentence]
+
+
+def test_products_of_a_launcher() -> None:
+    """Three blocks of one product; three products of TF32 make one of fp32."""
+    row = Row(
+        "run",
+        lambda *_: launch("product tf32", numbers(320), 128, blocks=3),
+        lambda *_: {"in": 320 * 4, "out": 128 * 4},
+        ("image",),
+        flop=lambda shape: 2 * 16 * 8 * 8,
+        passes={torch.float32: 3},
+    )
+    results = Measurement(row, "image", torch.float32, "nchw").results()
+    assert [(result.traffic, result.products, result.complaints()) for result in results] == [(1.0, 1.0, [])] * 2
 
 
 def test_a_limit_below_what_a_kernel_moves_is_found() -> None:

@@ -42,7 +42,7 @@ class Row:
         launcher: Its name in its module.
         launch: A launch of it: (dtype, layout, shape) -> launch.
         needed: Each input and output once, by buffer: (shape, bytes of an element) -> bytes.
-        workspace: All other buffers, by the launcher's plan: (module, shape, layout) -> bytes.
+        workspace: All other buffers, by the launcher's plan: (module, dtype, layout, shape) -> bytes.
         taps: Whose maps it takes; keys of SMALL.
         dtypes: Elements that it is launched with.
         layouts: And layouts.
@@ -56,7 +56,7 @@ class Row:
     launch: Callable[[torch.dtype, str, Shape], Launch]
     needed: Callable[[Shape, int], Bytes]
     taps: tuple[str, ...]
-    workspace: Callable[[ModuleType, Shape, str], Bytes] = lambda *_: {}
+    workspace: Callable[[ModuleType, torch.dtype, str, Shape], Bytes] = lambda *_: {}
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     layouts: tuple[str, ...] = ("nchw",)
     traffic: float = 1.1
@@ -84,8 +84,9 @@ def counts(launch: Launch) -> Counts:
     run(folder, replace(launch, orders=1))
     buffers, products = load(folder, launch.room).traffic()
     moved: Bytes = {}
-    for name, _, read, written in buffers:
-        moved[name] = moved.get(name, 0) + read + written
+    for name, size, read, written in buffers:
+        if size:
+            moved[name] = moved.get(name, 0) + read + written
     return Counts(moved, products)
 
 
@@ -97,9 +98,9 @@ def scaled(counted: Counts, small: tuple[Bytes, Bytes], full: tuple[Bytes, Bytes
         small: What it needs and its workspace.
         full: The same of the large one.
     """
-    unknown = counted.moved.keys() - small[0].keys() - small[1].keys()
-    if unknown:
-        raise ValueError(f"{sorted(unknown)}: buffers that the row names neither as needed nor as workspace")
+    named = {name for part in small for name, size in part.items() if size}
+    if counted.moved.keys() != named:
+        raise ValueError(f"the launch has the buffers {sorted(counted.moved)}, the row names {sorted(named)}")
     total = 0.0
     for small_part, full_part in zip(small, full, strict=True):
         for name, size in full_part.items():
@@ -153,7 +154,7 @@ class Measurement:
         counted, module = counts(launch), load(build("traffic"), launch.room)
 
         def parts(shape: Shape) -> tuple[Bytes, Bytes]:
-            return row.needed(shape, self.dtype.itemsize), row.workspace(module, shape, self.layout)
+            return row.needed(shape, self.dtype.itemsize), row.workspace(module, self.dtype, self.layout, shape)
 
         flop = sum(FLOP[name] * count for name, count in counted.products.items()) / row.passes.get(self.dtype, 1)
         products = flop / row.flop(small) if flop else 0.0

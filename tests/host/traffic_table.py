@@ -24,16 +24,16 @@ def matrices(shape: Shape) -> int:
     return shape[0] * shape[1] ** 2 * FP32
 
 
-def gram_workspace(module: ModuleType, shape: Shape, layout: str) -> Bytes:
+def gram_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
     x = LAYOUTS[layout](torch.empty(shape, device="meta"))
     return {"partial": module.splits(map_numbers(x, layout)) * matrices(shape)}
 
 
-def feature_workspace(module: ModuleType, shape: Shape, layout: str) -> Bytes:
+def feature_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
     return {"partial": shape[0] * module.blocks(prod(shape[1:])) * FP32}
 
 
-def variation_workspace(module: ModuleType, shape: Shape, layout: str) -> Bytes:
+def variation_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
     return {"partial": shape[0] * module.blocks(cases.image_rows(layout, shape)) * FP32}
 
 
