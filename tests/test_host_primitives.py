@@ -126,6 +126,11 @@ def test_launches_beyond_the_limits_are_an_error(blocks: int, threads: int, shar
         run(build("plain"), launch("indices", numbers(1), 32, blocks, threads, shared_bytes))
 
 
+def test_static_and_dynamic_shared_memory_beyond_the_limit_together_are_an_error() -> None:
+    with pytest.raises(RuntimeError, match="shared memory: 102400 bytes a block, the smallest supported architecture"):
+        run(build("plain"), launch("neighbours", numbers(64), 64, threads=64, shared_bytes=99 * 1024))
+
+
 @pytest.mark.parametrize(("first", "count"), [(4, 4), (8, 4)])
 def test_packs(first: int, count: int) -> None:
     given = numbers(64)

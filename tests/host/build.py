@@ -11,7 +11,13 @@ from pathlib import Path
 import pybind11
 
 ROOT = Path(__file__).parents[2]
-SANITIZERS = {"plain": "", "asan": "address,undefined", "tsan": "thread"}
+# Settings of tests/host/CMakeLists.txt.
+CONFIGURATIONS = {
+    "plain": {},
+    "asan": {"HOSTCUDA_SANITIZE": "address,undefined"},
+    "tsan": {"HOSTCUDA_SANITIZE": "thread"},
+    "traffic": {"HOSTCUDA_TRAFFIC": "ON"},
+}
 
 
 @cache
@@ -19,17 +25,17 @@ def build(configuration: str, mutants: Path | None = None) -> Path:
     """The folder of the modules of one configuration; once a process.
 
     Args:
-        configuration: "plain", "asan" (with UBSan) or "tsan".
+        configuration: "plain", "asan" (with UBSan), "tsan", or "traffic", which counts the bytes that kernels touch.
         mutants: Folder with a changed copy of csrc, <room>/<mutant>, for each mutant. Each becomes a module in the
             folder mutants/<room>/<mutant> of the result.
     """
     folder = ROOT / "build" / "host" / configuration
     settings = {
         "CMAKE_CXX_COMPILER": "g++",  # fibers switch by its builtins
-        "HOSTCUDA_SANITIZE": SANITIZERS[configuration],
         "HOSTCUDA_MUTANTS": mutants or "",
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
+        **CONFIGURATIONS[configuration],
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
     _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)

@@ -226,16 +226,21 @@ def feature_loss_gradient(
     return Launch("feature_loss", "feature_loss_gradient", arguments), check
 
 
-def _image(dtype: torch.dtype, layout: str, shape: tuple[int, ...], gap: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Images (N, C, H, W), samples dense and `gap` samples apart, and the kernels' ImageRows of them."""
+def image_rows(layout: str, shape: tuple[int, ...], gap: int = 0) -> tuple[int, ...]:
+    """The kernels' ImageRows of images (N, C, H, W), `gap` samples apart."""
     batch, channels, height, width = shape
-    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    images = random_map((batch * (1 + gap), *shape[1:]), dtype, "cpu", 1).contiguous(memory_format=memory_format)
-    x = images[:: 1 + gap]
     stride = (1 + gap) * channels * height * width
     if layout == "nhwc":
-        return x, (batch, 1, height, width * channels, channels, stride)
-    return x, (batch, channels, height, width, 1, stride)
+        return (batch, 1, height, width * channels, channels, stride)
+    return (batch, channels, height, width, 1, stride)
+
+
+def _image(dtype: torch.dtype, layout: str, shape: tuple[int, ...], gap: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Images (N, C, H, W), samples dense and `gap` samples apart, and the kernels' ImageRows of them."""
+    batch = shape[0]
+    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    images = random_map((batch * (1 + gap), *shape[1:]), dtype, "cpu", 1).contiguous(memory_format=memory_format)
+    return images[:: 1 + gap], image_rows(layout, shape, gap)
 
 
 def total_variation(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from host.build import SANITIZERS, build
+from host.build import build
 from host.primitives.launch import launch, numbers
 from host.suite import small_cases
 from host.worker import run_apart
@@ -77,7 +77,7 @@ def sanitize(configuration: str) -> list[str]:
 
 def main(configurations: list[str]) -> int:
     failed = 0
-    for configuration in configurations or list(SANITIZERS):
+    for configuration in configurations or list(FAULTS):
         begin = time.perf_counter()
         complaints = sanitize(configuration)
         failed += bool(complaints)

@@ -31,6 +31,7 @@ class Arguments {
   // `seed` draws the order of blocks and threads.
   Arguments(const std::string& element, uint64_t seed) : element_(element_named(element)) {
     hostcuda::order() = hostcuda::Random(seed);
+    hostcuda::ledger.clear();
   }
 
   Element element() const { return element_; }
@@ -120,11 +121,24 @@ class Arguments {
 
   Buffer& add(const char* name, size_t bytes, const py::dtype& type) {
     buffers_.push_back({name, std::make_unique<hostcuda::Guarded>(bytes, kGuard), type, {}});
+    hostcuda::ledger.watch(name, buffers_.back().memory->data(), bytes);
     return buffers_.back();
   }
 
   Element element_;
   std::vector<Buffer> buffers_;
 };
+
+// traffic() of a module: what its last launch moved and multiplied, as
+// ([(buffer, its bytes, of them read, of them written)], {product: count}).
+inline void bind_traffic(py::module_& m) {
+  m.def("traffic", [] {
+    py::list buffers;
+    for (const auto& buffer : hostcuda::ledger.buffers()) {
+      buffers.append(py::make_tuple(buffer.name, buffer.bytes, buffer.read, buffer.written));
+    }
+    return py::make_tuple(buffers, hostcuda::ledger.products());
+  });
+}
 
 }  // namespace perceptual_ops

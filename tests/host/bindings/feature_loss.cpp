@@ -6,6 +6,7 @@
 using namespace perceptual_ops;
 
 PYBIND11_MODULE(feature_loss, m) {
+  bind_traffic(m);
   m.def("blocks", &feature_loss_blocks, "sample_size"_a);
 
   m.def(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "block.h"
+#include "ledger.h"
 
 namespace hostcuda {
 
@@ -37,6 +38,7 @@ inline void run_grid(dim3 grid, dim3 block, size_t shared_bytes, std::function<v
   std::iota(blocks.begin(), blocks.end(), 0);
   order().shuffle(blocks);
   Block executed(block, shared_bytes, std::move(kernel), order());
+  const Ledger::Kernel recorded(ledger);
   for (const uint64_t i : blocks) {
     executed.run({unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)});
   }

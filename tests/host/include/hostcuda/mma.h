@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "check_access.h"
+#include "ledger.h"
 #include "tensor_core.h"
 #include "warp.h"
 
@@ -102,7 +103,10 @@ constexpr unsigned kAllLanes = ~0u;
 template <class Kind>
 void mma(const char* name, float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Place& place) {
   MmaOperands mine{sums, a, b};
-  Block::current_block->collective(name, kAllLanes, place, &mine, multiply<Kind>);
+  Block::current_block->collective(name, kAllLanes, place, &mine, [name](const Lanes& lanes) {
+    ledger.count_product(name);
+    multiply<Kind>(lanes);
+  });
 }
 
 // What one lane reads for ldmatrix and what it takes home.

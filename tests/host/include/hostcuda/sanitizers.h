@@ -3,11 +3,14 @@
 
 #include <cstddef>
 
+#if defined(__SANITIZE_THREAD__) && !defined(HOSTCUDA_TRAFFIC)  // accesses.cpp takes TSan's place there
+#define HOSTCUDA_TSAN
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
 #include <sanitizer/tsan_interface.h>
 extern "C" void __tsan_ignore_thread_begin();  // not in the header
 extern "C" void __tsan_ignore_thread_end();
@@ -30,13 +33,13 @@ inline void unpoison([[maybe_unused]] void* begin, [[maybe_unused]] size_t bytes
 
 // TSan: what happened before a release is seen after an acquire of the same object.
 inline void release([[maybe_unused]] void* object) {
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
   __tsan_release(object);
 #endif
 }
 
 inline void acquire([[maybe_unused]] void* object) {
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
   __tsan_acquire(object);
 #endif
 }
@@ -47,7 +50,7 @@ inline void acquire([[maybe_unused]] void* object) {
 // TSan: the emulation's own bookkeeping, in its scope, is not the kernel's. Must end before the fiber is left.
 class Quiet {
  public:
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
   Quiet() { __tsan_ignore_thread_begin(); }
   ~Quiet() { __tsan_ignore_thread_end(); }
 #else
@@ -65,20 +68,20 @@ struct SanitizedStack {
   void* tsan_fiber = nullptr;
 
   void created() {
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
     tsan_fiber = __tsan_create_fiber(0);
 #endif
   }
 
   void destroyed() {
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
     __tsan_destroy_fiber(tsan_fiber);
 #endif
   }
 
   // The stack on which the process itself runs.
   HOSTCUDA_SWITCH void adopted() {
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
     tsan_fiber = __tsan_get_current_fiber();
 #endif
   }
@@ -89,7 +92,7 @@ HOSTCUDA_SWITCH inline void before_switch([[maybe_unused]] SanitizedStack& from,
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&from.asan_frames, to.bottom, to.bytes);
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef HOSTCUDA_TSAN
   constexpr unsigned kNoSynchronisation = 1;  // a switch orders nothing: only the kernel's barriers do
   __tsan_switch_to_fiber(to.tsan_fiber, kNoSynchronisation);
 #endif

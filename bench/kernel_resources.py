@@ -1,0 +1,118 @@
+"""`python -m bench.kernel_resources`: registers and memory of every kernel, written to results/kernel_resources.csv.
+
+TARGETS says what each kernel may take. A new kernel needs a row there; tests/test_kernel_resources.py compares.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from . import cubins
+from .cubins import Resources
+
+TABLE = Path(__file__).parent / "results" / "kernel_resources.csv"
+COLUMNS = ["compiler", *(field.name for field in fields(Resources))]
+
+KIB = 1024
+WARP = 32
+REGISTERS = 64 * KIB  # of an SM, on every architecture from sm_80 on
+UNIT = 256  # registers are given to a warp in multiples of this
+MOST_REGISTERS = 255  # of a thread
+MOST_THREADS = 2048  # of an SM of the tuned architecture
+SHARED_SMALLEST = 100 * KIB  # of an SM of sm_86, sm_89 and sm_120: 99 KB for a block, one for the system
+SHARED_TUNED = 228 * KIB  # of an SM of sm_90
+TUNED = 90
+SYSTEM = KIB  # of shared memory for each block; in the cubins' numbers from sm_90 on
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a kernel is launched with, and how many of its blocks an SM should hold.
+
+    Attributes:
+        threads: Of a block, as in __launch_bounds__.
+        blocks: On an SM: by registers on every architecture, by shared memory on the tuned one.
+        dynamic_shared: Bytes that its launcher asks for.
+    """
+
+    threads: int
+    blocks: int
+    dynamic_shared: int = 0
+
+    @property
+    def registers(self) -> int:
+        """The most that a thread may take."""
+        warps = self.blocks * -(-self.threads // WARP)
+        return min(MOST_REGISTERS, REGISTERS // warps // UNIT * UNIT // WARP)
+
+    def excess(self, kernel: Resources) -> list[str]:
+        """What the kernel takes beyond the target, as sentences."""
+        taken = kernel.shared + self.dynamic_shared + (SYSTEM if kernel.architecture < TUNED else 0)
+        limits = {
+            f"registers ({self.blocks} blocks of {self.threads} threads on an SM)": (kernel.registers, self.registers),
+            "bytes of stack": (kernel.stack, 0),
+            "bytes of local memory": (kernel.local, 0),
+            "bytes of shared memory (the smallest architecture)": (taken, SHARED_SMALLEST),
+        }
+        if kernel.architecture == TUNED:
+            limits["bytes of shared memory (all blocks of an SM)"] = (self.blocks * taken, SHARED_TUNED)
+            limits["threads of an SM"] = (self.blocks * self.threads, MOST_THREADS)
+        said = [f"{has} {what}, at most {most}" for what, (has, most) in limits.items() if has > most]
+        if kernel.threads != self.threads:
+            said.append(f"__launch_bounds__ of {kernel.threads or 'no'} threads, expected {self.threads}")
+        return [f"{kernel.kernel} on sm_{kernel.architecture}: {sentence}" for sentence in said]
+
+
+# By name, * for any text; the first row that fits counts. 6 blocks of 256 threads and 12 of 128 fill the SM of the
+# smallest architecture.
+TARGETS = {
+    "gram_partial_kernel<*": Target(threads=256, blocks=2),
+    "gram_gradient_kernel<*": Target(threads=256, blocks=2),
+    "gram_finish_kernel<*": Target(threads=128, blocks=12),
+    "style_value_kernel<*": Target(threads=1024, blocks=1),
+    "style_slope_kernel<*": Target(threads=128, blocks=12),
+    "symmetrise_kernel<*": Target(threads=128, blocks=12),
+    "feature_loss_partial_kernel<*": Target(threads=256, blocks=6),
+    "feature_loss_finish_kernel<*": Target(threads=256, blocks=6),
+    "feature_loss_gradient_kernel<*": Target(threads=256, blocks=6),
+    "total_variation_partial_kernel<*": Target(threads=256, blocks=5),
+    "total_variation_finish_kernel<*": Target(threads=256, blocks=6),
+    "total_variation_gradient_kernel<*": Target(threads=256, blocks=5),
+}
+
+
+def target_of(kernel: str) -> Target | None:
+    return next((target for pattern, target in TARGETS.items() if fnmatchcase(kernel, pattern)), None)
+
+
+def rows() -> list[dict[str, str]]:
+    """The table of the built library."""
+    compiler = cubins.compiler()
+    return [
+        {"compiler": compiler, **{name: str(getattr(kernel, name)) for name in COLUMNS[1:]}}
+        for kernel in cubins.resources()
+    ]
+
+
+def written() -> list[dict[str, str]]:
+    """The table in the repository."""
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    if reason := cubins.missing():
+        sys.exit(f"kernel resources: {reason}")
+    with TABLE.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows())
+    print(f"{len(rows())} rows in {TABLE.relative_to(cubins.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+// The traffic build: kernels are compiled for TSan, so that every access to memory calls one of the functions below,
+// and linked with this file in TSan's place. Copies that they leave to the C library come by too (--wrap in
+// CMakeLists.txt). This file itself is not instrumented.
+#include <hostcuda/ledger.h>
+
+#include <cstring>
+
+using hostcuda::ledger;
+using hostcuda::Ledger;
+
+extern "C" {
+
+#define ACCESSES(bytes)                                                                             \
+  void __tsan_read##bytes(void* address) { ledger.touch(address, bytes, Ledger::kRead); }           \
+  void __tsan_write##bytes(void* address) { ledger.touch(address, bytes, Ledger::kWritten); }       \
+  void __tsan_unaligned_read##bytes(void* address) { ledger.touch(address, bytes, Ledger::kRead); } \
+  void __tsan_unaligned_write##bytes(void* address) { ledger.touch(address, bytes, Ledger::kWritten); }
+ACCESSES(1)
+ACCESSES(2)
+ACCESSES(4)
+ACCESSES(8)
+ACCESSES(16)
+
+void __tsan_read_range(void* address, size_t bytes) { ledger.touch(address, bytes, Ledger::kRead); }
+void __tsan_write_range(void* address, size_t bytes) { ledger.touch(address, bytes, Ledger::kWritten); }
+
+// What the code of the emulation calls besides: its pointers to virtual functions, its counts of references, and the
+// locks of its statics are in no buffer.
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+char __tsan_atomic8_load(const volatile char* address, int) { return __atomic_load_n(address, __ATOMIC_SEQ_CST); }
+int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
+  return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
+}
+
+void* __real_memcpy(void* to, const void* from, size_t bytes);
+void* __real_memset(void* to, int value, size_t bytes);
+
+void* __wrap_memcpy(void* to, const void* from, size_t bytes) {
+  ledger.touch(from, bytes, Ledger::kRead);
+  ledger.touch(to, bytes, Ledger::kWritten);
+  return __real_memcpy(to, from, bytes);
+}
+
+void* __wrap_memset(void* to, int value, size_t bytes) {
+  ledger.touch(to, bytes, Ledger::kWritten);
+  return __real_memset(to, value, bytes);
+}
+}

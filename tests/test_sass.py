@@ -1,0 +1,145 @@
+"""The machine code of every kernel holds what makes it fast: EXPECTED says what, for every architecture."""
+
+from __future__ import annotations
+
+import pytest
+from sass import Expected, expected_of, functions, loops, main_loop
+
+from bench import cubins
+
+# The first row that fits a kernel counts; a new kernel needs one. A kernel on tensor cores has
+# loop=("HMMA", "LDSM", "LDGSTS"), one that streams has anywhere=("LDG.128", "STG.128"). From sm_100 on the compiler
+# joins two FFMA to one FFMA2.
+EXPECTED = [
+    Expected("gram_partial_kernel<double, *", loop=("DFMA", "LDS", "LDG")),
+    Expected("gram_gradient_kernel<double, *", loop=("DFMA", "LDS", "LDG")),
+    Expected("gram_partial_kernel<*", loop=("FFMA|FFMA2", "LDS", "LDG")),
+    Expected("gram_gradient_kernel<*", loop=("FFMA|FFMA2", "LDS", "LDG")),
+    Expected("gram_finish_kernel<*", loop=("LDG", "STG")),
+    Expected("style_value_kernel<*", loop=("LDG",)),
+    Expected("style_slope_kernel<*", loop=("LDG", "STG")),
+    Expected("symmetrise_kernel<*", loop=("LDG", "STG")),
+    Expected("feature_loss_partial_kernel<*", loop=("LDG",)),
+    Expected("feature_loss_gradient_kernel<*", loop=("LDG", "STG")),
+    Expected("feature_loss_finish_kernel<*", loop=("LDG",)),
+    Expected("total_variation_partial_kernel<*", loop=("LDG",)),
+    Expected("total_variation_gradient_kernel<*", loop=("LDG", "STG")),
+    Expected("total_variation_finish_kernel<*", loop=("LDG",)),
+]
+
+
+def test_machine_code() -> None:
+    if reason := cubins.missing():
+        pytest.skip(reason)
+    complaints, kernels = [], set()
+    for architecture, listing in cubins.disassemblies().items():
+        code = functions(listing)
+        for name, instructions in zip(cubins.kernel_names(list(code)), code.values(), strict=True):
+            row = expected_of(name, EXPECTED)
+            said = row.complaints(instructions) if row else ["no row of EXPECTED in tests/test_sass.py is for it"]
+            complaints += [f"{name} on sm_{architecture}: {sentence}" for sentence in said]
+            kernels.add(name)
+    assert kernels == {kernel.kernel for kernel in cubins.resources()}
+    used = [expected_of(name, EXPECTED) for name in kernels]
+    complaints += [f"{row.kernels}: no kernel of this name, take the row out" for row in EXPECTED if row not in used]
+    assert not complaints, "\n".join(complaints)
+
+
+# --- what the test sees -----------------------------------------------------------------------------------------------
+
+
+def listing(*lines: str) -> str:
+    """A function as cuobjdump prints it; lines are numbered in steps of 0x10."""
+    numbered = [f"        /*{16 * i:04x}*/    {line} ;   /* 0x000 */\n   /* 0x001 */" for i, line in enumerate(lines)]
+    return "\n".join(["\t\tFunction : kernel", '\t.headerflags\t@"EF_CUDA_SM90"', *numbered, "\t\t........\n"])
+
+
+def code_of(*lines: str):
+    return functions(listing(*lines))["kernel"]
+
+
+# A prologue, an outer loop 0x20-0xb0 that promotes sums, in it the main loop 0x40-0x80, and a tail of products.
+TENSOR_CORES = [
+    "LDGSTS.E.BYPASS.128 [R20], desc[UR8][R22.64]",
+    "S2R R10, SR_CTAID.X",
+    "MOV R1, RZ",
+    "LDGDEPBAR",
+    "LDSM.16.M88.4 R16, [R20]",  # 0x40
+    "LDGSTS.E.BYPASS.128 [R20+0x200], desc[UR8][R22.64+-0x200]",
+    "HMMA.16816.F32.BF16 R8, R16, R6, R8",
+    "UISETP.NE.AND UP0, UPT, UR7, URZ, UPT",
+    "BRA.U UP0, 0x40",  # 0x80
+    "FADD R3, R3, R8",
+    "ISETP.GE.AND P0, PT, R1, c[0x0][0x188], PT",
+    "@!P0 BRA 0x20",  # 0xb0
+    "HMMA.16816.F32.BF16 R8, R16, R6, R8",
+    "STG.E.128 desc[UR8][R2.64], R4",
+    "EXIT",
+    "BRA 0xf0",  # 0xf0: the endless loop after the end
+]
+ROW = Expected("*", loop=("HMMA.16816", "LDSM", "LDGSTS"), anywhere=("STG.128",))
+
+
+def changed(old: str, new: str) -> list[str]:
+    return [line.replace(old, new) for line in TENSOR_CORES]
+
+
+def test_main_loop() -> None:
+    assert [one.address for one in main_loop(code_of(*TENSOR_CORES))] == [0x40, 0x50, 0x60, 0x70, 0x80]
+    assert sorted(map(len, loops(code_of(*TENSOR_CORES)))) == [5, 10]
+    assert ROW.complaints(code_of(*TENSOR_CORES)) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (changed("HMMA", "FFMA"), "no HMMA.16816 in the main loop"),
+        (changed("16816", "1688"), "no HMMA.16816 in the main loop"),
+        (changed("LDSM.16.M88.4", "LDS.128"), "no LDSM in the main loop"),
+        (changed("LDGSTS.E.BYPASS.128 [R20+", "LDG.E.128 R12, [R20+"), "no LDGSTS in the main loop"),  # not the first
+        (changed("BRA", "NOP"), "no HMMA.16816 in the main loop of 0 instructions"),
+        (changed("STG.E.128", "STG.E.64"), "no STG.128"),
+        (changed("FADD R3, R3, R8", "STL.64 [R1+0x8], R8"), "STL.64 at 0x90"),
+        (changed("MOV R1, RZ", "@P3 LDL R4, [R1]"), "LDL at 0x20"),
+    ],
+)
+def test_a_missing_or_forbidden_instruction_is_found(lines: list[str], complaint: str) -> None:
+    complaints = ROW.complaints(code_of(*lines))
+    assert any(sentence.startswith(complaint) for sentence in complaints), complaints
+
+
+def test_the_largest_loop_where_there_are_no_tensor_cores() -> None:
+    code = code_of(
+        "LDG.E R1, [R2]", "@P0 BRA 0x0", "NOP", "LDG.E.128.CONSTANT R4, [R2]", "NOP", "@P1 BRA P2, 0x20", "EXIT"
+    )
+    assert [one.address for one in main_loop(code)] == [0x20, 0x30, 0x40, 0x50]
+    assert Expected("*", loop=("LDG.128|LDG.64",)).complaints(code) == []
+    assert Expected("*", loop=("LDG.64",)).complaints(code)
+
+
+def test_code_out_of_line_is_no_loop_and_belongs_to_its_loop() -> None:
+    beside = code_of("MOV R1, RZ", "@P0 BRA 0x50", "NOP", "STG.E [R2], R1", "EXIT", "MOV R1, R3", "BRA 0x20")
+    assert loops(beside) == []
+    inside = code_of(
+        "NOP",
+        "BSSY B0, 0x60",
+        "@P0 BRA 0x80",
+        "NOP",
+        "BSYNC B0",
+        "EXIT",
+        "@P1 BRA 0x10",
+        "EXIT",
+        "LDG.E R1, [R2]",
+        "BSYNC B0",
+    )
+    assert [one.address for one in main_loop(inside)] == [0x10, 0x20, 0x30, 0x40, 0x60, 0x80, 0x90]
+
+
+def test_kernel_names() -> None:
+    if cubins.tool("c++filt") is None:
+        pytest.skip("c++filt not found: install binutils")
+    symbols = [
+        "_ZN14perceptual_ops18style_value_kernelIfLNS_8DistanceE2EEEvPKT_S4_llS2_S2_S2_bPS2_S5_",
+        "_ZN14perceptual_ops12_GLOBAL__N_15plainEPf",
+    ]
+    assert cubins.kernel_names(symbols) == ["style_value_kernel<float, (Distance)2>", "plain"]
