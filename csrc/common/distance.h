@@ -44,7 +44,7 @@ PO_HOST_DEVICE Point<Real> distance_at(Real error, Real parameter) {
 
 // Calls f(std::integral_constant<Distance, ...>) for a run-time distance.
 template <class F>
-PO_HOST_DEVICE void dispatch_distance(Distance distance, F&& f) {
+void dispatch_distance(Distance distance, F&& f) {
   switch (distance) {
     case Distance::kSquared:
       return f(std::integral_constant<Distance, Distance::kSquared>{});

@@ -95,15 +95,20 @@ struct ResultWriter {
     if (target != nullptr) {
       const Pack<T> ours = read(x + row * x_row_stride + column, count, whole && x_aligned);
       const Pack<T> wanted = read(target + row * target_row_stride + column, count, whole && target_aligned);
-      dispatch_distance(distance, [&](auto kind) {
-#pragma unroll
-        for (int i = 0; i < kUnit<T>; ++i) {
-          const Acc error = i < count ? widen(ours.values[i]) - widen(wanted.values[i]) : Acc(0);
-          const Point<Acc> at = distance_at<decltype(kind)::value>(error, parameter);
-          if (i < count) sum += at.value;
-          values[i] += slope_scale * at.slope;
-        }
-      });
+      switch (distance) {
+        case Distance::kSquared:
+          sum = add_content<Distance::kSquared>(ours, wanted, count, values);
+          break;
+        case Distance::kL1:
+          sum = add_content<Distance::kL1>(ours, wanted, count, values);
+          break;
+        case Distance::kCharbonnier:
+          sum = add_content<Distance::kCharbonnier>(ours, wanted, count, values);
+          break;
+        case Distance::kHuber:
+          sum = add_content<Distance::kHuber>(ours, wanted, count, values);
+          break;
+      }
     }
     Pack<T> out;
 #pragma unroll
@@ -116,6 +121,21 @@ struct ResultWriter {
       for (int i = 0; i < kUnit<T>; ++i) {
         if (i < count) to[i] = out.values[i];
       }
+    }
+    return sum;
+  }
+
+  // Adds the slopes of a feature loss and returns the sum of its distances.
+  template <Distance kDistance>
+  __device__ __forceinline__ Acc add_content(const Pack<T>& ours, const Pack<T>& wanted, int count,
+                                             Acc (&values)[kUnit<T>]) const {
+    Acc sum = 0;
+#pragma unroll
+    for (int i = 0; i < kUnit<T>; ++i) {
+      if (i >= count) continue;
+      const Point<Acc> at = distance_at<kDistance>(widen(ours.values[i]) - widen(wanted.values[i]), parameter);
+      sum += at.value;
+      values[i] += slope_scale * at.slope;
     }
     return sum;
   }

@@ -50,14 +50,26 @@ __device__ __forceinline__ int number_place(int row, int depth) {
   return unit_place<T, kDepthAlong>(line, along / kUnit<T>)+along % kUnit<T> * int(sizeof(T));
 }
 
+// The index of this thread, read anew at every call: what the compiler works out from it once it would keep in registers
+// that the products need.
+__device__ __forceinline__ int fresh_thread_index() {
+#ifdef __CUDACC__
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+#else
+  return threadIdx.x;
+#endif
+}
+
 // Starts to fill a panel with rows [first_row, first_row + 64) x depth [first_depth, first_depth + kDepth), zero where
 // the matrix or the range ends. All threads of the block, then commit_copies.
 template <bool kDepthAlong, class T>
 __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_row, int first_depth, int depth_end,
                                            unsigned char* panel) {
-  const int unit = threadIdx.x % kLineUnits;
+  const int thread = fresh_thread_index(), unit = thread % kLineUnits;
 #pragma unroll 1
-  for (int line = threadIdx.x / kLineUnits; line < kPanelRows; line += kThreads / kLineUnits) {
+  for (int line = thread / kLineUnits; line < kPanelRows; line += kThreads / kLineUnits) {
     // The line in memory, its first element here, and how many follow.
     int at, first, left;
     if constexpr (kDepthAlong) {
