@@ -39,4 +39,11 @@ Tensor dense_samples(const Tensor& x, Layout layout) {
   return has_dense_samples(x, layout) ? x : torch::stable::contiguous(x, memory_format(layout));
 }
 
+LikeOutput::LikeOutput(const Tensor& x, Layout layout) : out_(torch::stable::empty_like(x)) {
+  const bool samples_follow = out_.size(0) <= 1 || out_.stride(0) == out_.size(1) * out_.size(2) * out_.size(3);
+  if (samples_follow && has_dense_samples(out_, layout)) return;
+  temporary_ = torch::stable::empty(out_.sizes(), out_.scalar_type(), std::nullopt, out_.device(), std::nullopt,
+                                    memory_format(layout));
+}
+
 }  // namespace perceptual_ops

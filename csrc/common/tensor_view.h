@@ -69,21 +69,26 @@ bool has_dense_samples(const Tensor& x, Layout layout);
 // x itself where every sample of it is dense in `layout`, else a copy that is.
 Tensor dense_samples(const Tensor& x, Layout layout);
 
-// A new tensor like x, filled by fill(dense) with `dense` wholly dense in `layout`: the tensor itself where its strides
-// allow it, else a temporary that is copied over. Strides follow torch.empty_like, which the fake kernels in Python use
-// too.
+// A new tensor like x, to be filled through `dense`, which is wholly dense in `layout`: the tensor itself where its
+// strides allow it, else a temporary that finished() copies over. Strides follow torch.empty_like, which the fake
+// kernels in Python use too.
+class LikeOutput {
+ public:
+  LikeOutput(const Tensor& x, Layout layout);
+  Tensor& dense() { return temporary_ ? *temporary_ : out_; }
+  Tensor finished() { return temporary_ ? torch::stable::copy_(out_, *temporary_) : out_; }
+
+ private:
+  Tensor out_;
+  std::optional<Tensor> temporary_;
+};
+
+// The same, filled at once by fill(dense).
 template <class Fill>
 Tensor filled_like(const Tensor& x, Layout layout, Fill&& fill) {
-  Tensor out = torch::stable::empty_like(x);
-  const bool samples_follow = out.size(0) <= 1 || out.stride(0) == out.size(1) * out.size(2) * out.size(3);
-  if (samples_follow && has_dense_samples(out, layout)) {
-    fill(out);
-    return out;
-  }
-  Tensor dense = torch::stable::empty(out.sizes(), out.scalar_type(), std::nullopt, out.device(), std::nullopt,
-                                      memory_format(layout));
-  fill(dense);
-  return torch::stable::copy_(out, dense);
+  LikeOutput output(x, layout);
+  fill(output.dense());
+  return output.finished();
 }
 
 }  // namespace perceptual_ops

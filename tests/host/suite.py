@@ -9,12 +9,13 @@ from itertools import product
 import torch
 from maps import DTYPES
 
-from host import cases
+from host import cases, cases_pointwise
 from host.cases import DISTANCES, Case
+from host.cases_pointwise import WANTED, Layer
 
 Shape = tuple[int, ...]
-Row = tuple[int, int, int, int]
-Image = tuple[Shape, int]
+Layers = tuple[int, list[Layer]]
+Image = tuple[Shape, int, int]
 
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
@@ -25,20 +26,36 @@ SMALL_GRAM_SHAPES: list[Shape] = [(2, 66, 3, 175), (1, 5, 3, 7)]
 # Rows beyond one walk of a block, one partial walk, one element: (N, C, N of the targets)
 MATRICES: list[Shape] = [(2, 130, 2), (3, 40, 1), (1, 1, 1)]
 SMALL_MATRICES: list[Shape] = [(2, 130, 1)]
-# Three chunks with a tail, one chunk exactly, less than the threads of a block, one element:
-# (N, E, N of the targets, elements between the samples)
-ROWS = [(2, 16500, 2, 0), (2, 8192, 1, 5), (3, 77, 1, 0), (1, 1, 1, 0)]
-SMALL_ROWS = [(2, 8300, 2, 3), (2, 77, 1, 0)]
-# Several blocks and walks with tails, one row, one column, one element; samples together and apart.
-IMAGES: list[Image] = [((2, 3, 11, 37), 0), ((2, 3, 8, 32), 1), ((1, 5, 1, 9), 0), ((2, 3, 9, 1), 1), ((1, 1, 1, 1), 0)]
-SMALL_IMAGES: list[Image] = [((2, 3, 5, 37), 1)]
+# (N, layers). Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; layers of different
+# sizes, one target for all, gaps, one element; maps that begin between packs; more layers than a launch takes.
+LAYERS: list[Layers] = [
+    (1, [(40003, 1, 0, 0)]),
+    (2, [(40003, 1, 5, 0), (33001, 2, 0, 0)]),
+    (3, [(77, 3, 0, 0), (16384, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
+    (2, [(512, 2, 0, 1), (1031, 1, 0, 3)]),
+    (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
+]
+SMALL_LAYERS: list[Layers] = [(2, [(17008, 1, 8, 0), (77, 2, 3, 1)]), (1, [(5, 1, 0, 0)] * 34)]
+# (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
+# and, where they are odd or begin between packs, by elements; one row, one column, one element.
+IMAGES: list[Image] = [
+    ((2, 3, 21, 64), 0, 0),
+    ((2, 3, 11, 37), 0, 0),
+    ((2, 3, 18, 32), 8, 16),
+    ((2, 3, 6, 16), 0, 1),
+    ((2, 3, 5, 8), 3, 0),
+    ((1, 5, 1, 9), 0, 0),
+    ((2, 3, 9, 1), 1, 0),
+    ((1, 1, 1, 1), 0, 0),
+]
+SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 5, 37), 1, 0)]
 
 
 def all_cases() -> list[Case]:
     return [
         *_gram_cases(DTYPES, LAYOUTS, GRAM_SHAPES),
         *_matrix_cases(DTYPES, MATRICES),
-        *_feature_cases(DTYPES, ROWS),
+        *_feature_cases(DTYPES, LAYERS),
         *_variation_cases(DTYPES, IMAGES),
     ]
 
@@ -48,7 +65,7 @@ def small_cases() -> list[Case]:
     return [
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_GRAM_SHAPES),
         *_matrix_cases(dtypes[:1], SMALL_MATRICES),
-        *_feature_cases(dtypes, SMALL_ROWS),
+        *_feature_cases(dtypes, SMALL_LAYERS),
         *_variation_cases(dtypes, SMALL_IMAGES),
     ]
 
@@ -71,15 +88,24 @@ def _matrix_cases(dtypes: list[torch.dtype], matrices: list[Shape]) -> Iterator[
             yield Case(_name("style_distance", *key), partial(cases.style_distance, *key, number % 2 == 0))
 
 
-def _feature_cases(dtypes: list[torch.dtype], rows: list[Row]) -> Iterator[Case]:
-    for number, key in enumerate(product(dtypes, DISTANCES, rows)):
-        dtype, distance, row = key
-        yield Case(_name("feature_loss", *key), partial(cases.feature_loss, dtype, distance, *row, number % 2 == 0))
-        yield Case(_name("feature_loss_gradient", *key), partial(cases.feature_loss_gradient, dtype, distance, *row))
+def _feature_cases(dtypes: list[torch.dtype], inputs: list[Layers]) -> Iterator[Case]:
+    for number, key in enumerate(product(dtypes, DISTANCES, WANTED, inputs)):
+        dtype, distance, wanted, (batch, layers) = key
+        name = _name(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
+        make = partial(cases_pointwise.feature_loss, dtype, distance, wanted, batch, layers)
+        yield Case(name, partial(make, upstream=number % 2 == 0))
+    for dtype, distance in product(dtypes, DISTANCES):
+        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
+        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
 
 
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
-    for dtype, kind, layout, (shape, gap) in product(dtypes, ["l1", "l2_squared"], ["nchw", "nhwc"], images):
-        key = (dtype, kind, layout, shape, gap)
-        yield Case(_name("total_variation", *key), partial(cases.total_variation, *key))
-        yield Case(_name("total_variation_gradient", *key), partial(cases.total_variation_gradient, *key))
+    kinds, layouts = ["l1", "l2_squared"], ["nchw", "nhwc"]
+    for number, key in enumerate(product(dtypes, kinds, WANTED, layouts, images)):
+        dtype, kind, wanted, layout, image = key
+        name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
+        make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
+        yield Case(name, partial(make, upstream=number % 3 > 0))
+    for dtype, kind in product(dtypes, kinds):
+        make_nan = partial(cases_pointwise.total_variation_of_nan, dtype, kind)
+        yield Case(_name("total_variation", dtype, kind, "nan"), make_nan)

@@ -14,6 +14,7 @@
 #include "common/arguments.h"
 #include "common/element.h"
 #include "common/feature_map.h"
+#include "common/wanted.h"
 
 namespace perceptual_ops {
 
@@ -23,6 +24,13 @@ using py::literals::operator""_a;
 // (N, C, P, strides of the three in elements)
 inline FeatureMap feature_map(const std::array<int64_t, 6>& numbers) {
   return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]};
+}
+
+inline Wanted wanted_named(const std::string& name) {
+  if (name == "value") return Wanted::kValue;
+  if (name == "gradient") return Wanted::kGradient;
+  if (name == "both") return Wanted::kBoth;
+  throw std::invalid_argument("wanted: got " + name);
 }
 
 // The memory that a launch sees, and its checks. fp16 and bfloat16 arrive as the bits they are.
@@ -54,6 +62,12 @@ class Arguments {
   void* accumulators(const char* name, int64_t count) {
     const py::dtype type(element_ == Element::kFloat64 ? "float64" : "float32");
     return add(name, count * type.itemsize(), type).memory->data();
+  }
+
+  // Zeros, to be counted up.
+  uint32_t* counters(const char* name, int64_t count) {
+    void* zeros = add(name, count * sizeof(uint32_t), py::dtype("uint32")).memory->data();
+    return static_cast<uint32_t*>(std::memset(zeros, 0, count * sizeof(uint32_t)));
   }
 
   // The pointer `elements` on from the beginning of a map.
