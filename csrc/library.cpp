@@ -32,9 +32,16 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "feature_loss_backward(Tensor grad, Tensor[] features, Tensor[] targets, float[] weights, str distance, "
       "float parameter) -> Tensor[]");
+  // Both in one pass over the features: -> loss (N), values (L, N), gradients by the features of sum of grad * loss,
+  // with ones for no grad
+  m.def(
+      "feature_loss_with_gradient(Tensor[] features, Tensor[] targets, float[] weights, str distance, float parameter, "
+      "Tensor? grad=None) -> (Tensor, Tensor, Tensor[])");
 
   m.def("total_variation(Tensor x, str kind) -> Tensor");
   m.def("total_variation_backward(Tensor grad, Tensor x, str kind) -> Tensor");
+  // Both in one pass over the images: -> values (N), gradient by x of sum of grad * values, with ones for no grad
+  m.def("total_variation_with_gradient(Tensor x, str kind, Tensor? grad=None) -> (Tensor, Tensor)");
 
   m.def("build_info() -> str");
 }

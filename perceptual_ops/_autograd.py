@@ -54,6 +54,10 @@ def _register_fakes() -> None:
     def _(grad, features, targets, weights, distance, parameter):
         return [torch.empty_like(x) for x in features]
 
+    @fake("perceptual_ops::feature_loss_with_gradient")
+    def _(features, targets, weights, distance, parameter, grad=None):
+        return (*_losses_like(features), [torch.empty_like(x) for x in features])
+
     @fake("perceptual_ops::total_variation")
     def _(x, kind):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
@@ -61,6 +65,10 @@ def _register_fakes() -> None:
     @fake("perceptual_ops::total_variation_backward")
     def _(grad, x, kind):
         return torch.empty_like(x)
+
+    @fake("perceptual_ops::total_variation_with_gradient")
+    def _(x, kind, grad=None):
+        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
 
 
 def _through_reference(

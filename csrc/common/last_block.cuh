@@ -2,8 +2,7 @@
 // comes last adds the slots up in their order, so that the bits do not depend on who that is.
 #pragma once
 
-#include <cstdint>
-
+#include "reduce.cuh"
 #include "shared.cuh"
 
 namespace perceptual_ops {
@@ -12,13 +11,30 @@ namespace perceptual_ops {
 // zero. What the threads of all those blocks wrote before is then visible to it. Called by all threads of a block.
 __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t expected) {
   PO_SHARED(uint32_t, before);
-  __threadfence();  // each thread's slots, before the arrival that announces them
+  __syncthreads();  // what the block wrote, before the fence: a fence of one thread covers what barriers showed it
+  if (threadIdx.x == 0) {
+    __threadfence();  // the block's slots, before the arrival that announces them
+    before = atomicAdd(counter, 1u);
+    __threadfence();  // the others' arrivals, before their slots are read
+  }
   __syncthreads();
-  if (threadIdx.x == 0) before = atomicAdd(counter, 1u);
-  __syncthreads();
-  const bool last = before + 1 == expected;
-  if (last) __threadfence();  // the others' arrivals, before their slots are read
-  return last;
+  return before + 1 == expected;
+}
+
+// Adds the values of all threads of `count` blocks, whose number `slot` among them is. True in every thread of the
+// block that comes last; `sum` of its thread 0 is then the whole. Called by all threads of a block.
+template <int kThreads, class Acc>
+__device__ bool ends_sum(Acc value, uint32_t slot, uint32_t count,
+                         Acc* slots,         // (count)
+                         uint32_t* counter,  // zero before the first block
+                         Acc& sum) {
+  value = block_sum<kThreads>(value);
+  if (threadIdx.x == 0) slots[slot] = value;
+  if (!arrives_last(counter, count)) return false;
+  sum = 0;
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) sum += slots[i];
+  sum = block_sum<kThreads>(sum);
+  return true;
 }
 
 }  // namespace perceptual_ops

@@ -13,7 +13,8 @@ __device__ __forceinline__ Acc warp_sum(Acc value) {
   return value;
 }
 
-// The sum of every thread's value, returned to thread 0. All kThreads threads of the block must call it, once a kernel.
+// The sum of every thread's value, returned to thread 0. All kThreads threads of the block must call it; between two
+// calls there must be a barrier.
 template <int kThreads, class Acc>
 __device__ Acc block_sum(Acc value) {
   static_assert(kThreads % kWarp == 0 && kThreads / kWarp <= kWarp, "one warp must be able to hold the warps' sums");

@@ -39,17 +39,11 @@ Tensor dense_samples(const Tensor& x, Layout layout) {
   return has_dense_samples(x, layout) ? x : torch::stable::contiguous(x, memory_format(layout));
 }
 
-OutputLike::OutputLike(const Tensor& x, Layout layout) : out_(torch::stable::empty_like(x)), dense_(out_) {
+LikeOutput::LikeOutput(const Tensor& x, Layout layout) : out_(torch::stable::empty_like(x)) {
   const bool samples_follow = out_.size(0) <= 1 || out_.stride(0) == out_.size(1) * out_.size(2) * out_.size(3);
   if (samples_follow && has_dense_samples(out_, layout)) return;
-  dense_ = torch::stable::empty(out_.sizes(), out_.scalar_type(), std::nullopt, out_.device(), std::nullopt,
-                                memory_format(layout));
-}
-
-Tensor OutputLike::result() const {
-  if (dense_.data_ptr() == out_.data_ptr()) return out_;
-  Tensor out = out_;
-  return torch::stable::copy_(out, dense_);
+  temporary_ = torch::stable::empty(out_.sizes(), out_.scalar_type(), std::nullopt, out_.device(), std::nullopt,
+                                    memory_format(layout));
 }
 
 }  // namespace perceptual_ops

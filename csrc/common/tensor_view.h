@@ -69,27 +69,26 @@ bool has_dense_samples(const Tensor& x, Layout layout);
 // x itself where every sample of it is dense in `layout`, else a copy that is.
 Tensor dense_samples(const Tensor& x, Layout layout);
 
-// A new tensor like x that a kernel fills as `dense()`, wholly dense in `layout`: the tensor itself where its strides
-// allow it, else a temporary that result() copies over. Strides follow torch.empty_like, which the fake kernels in
-// Python use too.
-class OutputLike {
+// A new tensor like x, to be filled through `dense`, which is wholly dense in `layout`: the tensor itself where its
+// strides allow it, else a temporary that finished() copies over. Strides follow torch.empty_like, which the fake
+// kernels in Python use too.
+class LikeOutput {
  public:
-  OutputLike(const Tensor& x, Layout layout);
-
-  const Tensor& dense() const { return dense_; }
-  Tensor result() const;
+  LikeOutput(const Tensor& x, Layout layout);
+  Tensor& dense() { return temporary_ ? *temporary_ : out_; }
+  Tensor finished() { return temporary_ ? torch::stable::copy_(out_, *temporary_) : out_; }
 
  private:
-  Tensor out_, dense_;
+  Tensor out_;
+  std::optional<Tensor> temporary_;
 };
 
-// The same, filled by fill(dense).
+// The same, filled at once by fill(dense).
 template <class Fill>
 Tensor filled_like(const Tensor& x, Layout layout, Fill&& fill) {
-  const OutputLike output(x, layout);
-  Tensor dense = output.dense();
-  fill(dense);
-  return output.result();
+  LikeOutput output(x, layout);
+  fill(output.dense());
+  return output.finished();
 }
 
 }  // namespace perceptual_ops

@@ -1,12 +1,17 @@
-// Sixteen bytes of elements, moved by one instruction.
+// Elements side by side, moved by one instruction: sixteen bytes of them, or a single one where addresses allow no
+// more.
 #pragma once
 
 namespace perceptual_ops {
 
+// Elements of one 16-byte access.
 template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
-  T values[kCount];
+constexpr int kPackWidth = 16 / sizeof(T);
+
+template <class T, int kWidth = kPackWidth<T>>
+struct alignas(kWidth * sizeof(T)) Pack {
+  static_assert(kWidth == 1 || kWidth == kPackWidth<T>, "one element, or sixteen bytes");
+  T values[kWidth];
 };
 
 }  // namespace perceptual_ops
@@ -15,17 +20,29 @@ struct alignas(16) Pack {
 
 namespace perceptual_ops {
 
-// `from` and `to` are multiples of 16.
-template <class T>
-__device__ __forceinline__ Pack<T> load_pack(const T* from) {
-  Pack<T> pack;
-  *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+// In global memory; `from` and `to` are multiples of the pack's size.
+template <class T, int kWidth = kPackWidth<T>>
+__device__ __forceinline__ Pack<T, kWidth> load_pack(const T* from) {
+  Pack<T, kWidth> pack;
+  if constexpr (kWidth == 1) {
+    pack.values[0] = *from;
+  } else {
+    *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+  }
   return pack;
 }
 
-template <class T>
-__device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
-  *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
+template <class T, int kWidth>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, kWidth>& pack) {
+  if constexpr (kWidth == 1) {
+    *to = pack.values[0];
+  } else {
+    // By name: the compiler takes plain stores of packs whose elements were computed apart into words.
+    const uint4 words = *reinterpret_cast<const uint4*>(&pack);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w)
+                 : "memory");
+  }
 }
 
 }  // namespace perceptual_ops

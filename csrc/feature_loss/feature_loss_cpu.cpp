@@ -1,55 +1,49 @@
-// feature_loss on the CPU: one pass for the value, one for the gradient. Pointwise, so only the order in memory
-// matters.
+// feature_loss on the CPU: value, gradient or both in one pass. Pointwise, so only the order in memory matters.
 #include <string>
 
 #include "../common/arguments.h"
 #include "../common/cpu.h"
 #include "../common/layers.h"
+#include "../common/wanted.h"
 
 namespace perceptual_ops {
 namespace {
 
-template <Distance kDistance, class T>
-PO_INLINE double distance_sum(const T* x, const T* y, int64_t count, double parameter) {
+// The sum of distances, and their slopes times `factor` into dx, where they are wanted.
+template <Distance kDistance, Wanted kWanted, class T>
+PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, double parameter, double factor) {
   using Acc = Accumulator<T>;
-  const Acc p = static_cast<Acc>(parameter);
+  const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
   Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    sum += distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).value;
+    const Point<Acc> point = distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p);
+    if constexpr (kWantsValue<kWanted>) sum += point.value;
+    if constexpr (kWantsGradient<kWanted>) dx[i] = static_cast<T>(f * point.slope);
   }
   return static_cast<double>(sum);
 }
 
-template <Distance kDistance, class T>
-PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, double parameter, double factor) {
-  using Acc = Accumulator<T>;
-  const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    dx[i] = static_cast<T>(f * distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).slope);
+// Clones cannot be templates: one function a dtype, distance and what is wanted.
+#define PO_DISTANCE_WALK(kDistance, kWanted, T)                                                           \
+  PO_CPU_CLONES double walk_block(std::integral_constant<Distance, kDistance>,                            \
+                                  std::integral_constant<Wanted, kWanted>, const T* x, const T* y, T* dx, \
+                                  int64_t count, double parameter, double factor) {                       \
+    return distance_walk<kDistance, kWanted>(x, y, dx, count, parameter, factor);                         \
   }
-}
-
-// Clones cannot be templates: one pair of functions a dtype and distance.
-#define PO_DISTANCE_LOOPS(kDistance, T)                                                                              \
-  PO_CPU_CLONES double sum_block(std::integral_constant<Distance, kDistance>, const T* x, const T* y, int64_t count, \
-                                 double parameter) {                                                                 \
-    return distance_sum<kDistance>(x, y, count, parameter);                                                          \
-  }                                                                                                                  \
-  PO_CPU_CLONES void slope_block(std::integral_constant<Distance, kDistance>, const T* x, const T* y, T* dx,         \
-                                 int64_t count, double parameter, double factor) {                                   \
-    distance_slope<kDistance>(x, y, dx, count, parameter, factor);                                                   \
-  }
-#define PO_DISTANCE_LOOPS_OF(T)                \
-  PO_DISTANCE_LOOPS(Distance::kSquared, T)     \
-  PO_DISTANCE_LOOPS(Distance::kL1, T)          \
-  PO_DISTANCE_LOOPS(Distance::kCharbonnier, T) \
-  PO_DISTANCE_LOOPS(Distance::kHuber, T)
-PO_DISTANCE_LOOPS_OF(float)
-PO_DISTANCE_LOOPS_OF(double)
-PO_DISTANCE_LOOPS_OF(Half)
-PO_DISTANCE_LOOPS_OF(BFloat16)
+#define PO_DISTANCE_WALKS(kDistance, T)             \
+  PO_DISTANCE_WALK(kDistance, Wanted::kValue, T)    \
+  PO_DISTANCE_WALK(kDistance, Wanted::kGradient, T) \
+  PO_DISTANCE_WALK(kDistance, Wanted::kBoth, T)
+#define PO_DISTANCE_WALKS_OF(T)                \
+  PO_DISTANCE_WALKS(Distance::kSquared, T)     \
+  PO_DISTANCE_WALKS(Distance::kL1, T)          \
+  PO_DISTANCE_WALKS(Distance::kCharbonnier, T) \
+  PO_DISTANCE_WALKS(Distance::kHuber, T)
+PO_DISTANCE_WALKS_OF(float)
+PO_DISTANCE_WALKS_OF(double)
+PO_DISTANCE_WALKS_OF(Half)
+PO_DISTANCE_WALKS_OF(BFloat16)
 
 // Samples of a batch of one stand for every sample.
 int64_t sample_stride(const Tensor& x) { return x.size(0) == 1 ? 0 : x.stride(0); }
@@ -66,27 +60,73 @@ void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
   });
 }
 
-// Mean (or sum) of the distance over each sample of one layer, into value[0 .. N-1].
-void layer_values(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter, double* value) {
+// What is computed of every layer.
+struct Pass {
+  Wanted wanted;
+  DistanceKind kind;
+  double parameter;
+  std::vector<double> upstream;  // (N)
+};
+
+// One layer: the mean (or sum) of the distance over each sample into value[0 .. N-1], and the gradient, densely, into
+// dx, where they are wanted.
+void run_layer(const Pass& pass, const Tensor& features, const Tensor& targets, Layout layout, double weight,
+               double* value, Tensor* gradient) {
   const int64_t batch = features.size(0), sample_size = features.size(1) * features.size(2) * features.size(3);
-  if (batch * sample_size == 0) return;
-  const Layout layout = layout_of(features);
+  if (batch == 0) return;
   const Tensor x = dense_samples(features, layout), y = dense_samples(targets, layout);
   const int64_t stride_x = sample_stride(x), stride_y = sample_stride(y);
   const int64_t blocks = ceil_div(sample_size, kBlock);
+  const double scale = pass.kind.scale(sample_size);
   std::vector<double> partial(batch * blocks);
   dispatch_dtype(x, "features", [&](auto element) {
     using T = decltype(element);
     const T* x_data = static_cast<const T*>(x.data_ptr());
     const T* y_data = static_cast<const T*>(y.data_ptr());
-    dispatch_distance(kind.distance, [&](auto distance) {
-      for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
-        partial[n * blocks + first / kBlock] =
-            sum_block(distance, x_data + n * stride_x + first, y_data + n * stride_y + first, count, parameter);
+    T* dx = gradient ? static_cast<T*>(gradient->data_ptr()) : nullptr;
+    dispatch_distance(pass.kind.distance, [&](auto distance) {
+      dispatch_wanted(pass.wanted, [&](auto wanted) {
+        for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
+          partial[n * blocks + first / kBlock] = walk_block(
+              distance, wanted, x_data + n * stride_x + first, y_data + n * stride_y + first,
+              dx ? dx + n * sample_size + first : nullptr, count, pass.parameter, weight * scale * pass.upstream[n]);
+        });
       });
     });
   });
-  for (int64_t n = 0; n < batch; ++n) value[n] = kind.scale(sample_size) * ordered_sum(partial, n * blocks, blocks);
+  for (int64_t n = 0; n < batch; ++n) value[n] = scale * ordered_sum(partial, n * blocks, blocks);
+}
+
+// Values, gradients or both; what is not wanted means nothing.
+struct Result {
+  std::vector<double> values;     // (L, N)
+  std::vector<Tensor> gradients;  // L x (N, C, H, W)
+};
+
+Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+           const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
+           const std::vector<double>& weights,   // (L)
+           const std::string& distance, double parameter,
+           const std::optional<Tensor>& grad,  // (N)
+           Wanted wanted) {
+  check_feature_pairs(features, targets, weights);
+  if (grad) check_upstream(*grad, features[0]);
+  const int64_t layers = features.size(), batch = features[0].size(0);
+  const Pass pass{wanted, distance_kind(distance), parameter,
+                  grad ? to_doubles(*grad) : std::vector<double>(batch, 1.0)};
+  Result result{std::vector<double>(layers * batch), {}};
+  for (int64_t l = 0; l < layers; ++l) {
+    const Layout layout = layout_of(features[l]);
+    const auto run_into = [&](Tensor* gradient) {
+      run_layer(pass, features[l], targets[l], layout, weights[l], &result.values[l * batch], gradient);
+    };
+    if (wanted == Wanted::kValue) {
+      run_into(nullptr);
+    } else {
+      result.gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) { run_into(&out); }));
+    }
+  }
+  return result;
 }
 
 }  // namespace
@@ -95,12 +135,8 @@ std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features, 
                                             const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                             const std::vector<double> weights,   // (L)
                                             const std::string distance, double parameter) {
-  check_feature_pairs(features, targets, weights);
-  const DistanceKind kind = distance_kind(distance);
-  const int64_t layers = features.size(), batch = features[0].size(0);
-  std::vector<double> values(layers * batch, 0.0);
-  for (int64_t l = 0; l < layers; ++l) layer_values(features[l], targets[l], kind, parameter, &values[l * batch]);
-  return weighted_losses(features[0], values, weights);
+  const Result result = run(features, targets, weights, distance, parameter, std::nullopt, Wanted::kValue);
+  return weighted_losses(features[0], result.values, weights);
 }
 
 std::vector<Tensor> feature_loss_backward_cpu(const Tensor grad,                   // (N)
@@ -108,40 +144,24 @@ std::vector<Tensor> feature_loss_backward_cpu(const Tensor grad,                
                                               const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                               const std::vector<double> weights,   // (L)
                                               const std::string distance, double parameter) {
-  check_feature_pairs(features, targets, weights);
-  const DistanceKind kind = distance_kind(distance);
-  check_upstream(grad, features[0]);
-  const std::vector<double> upstream = to_doubles(grad);
-  std::vector<Tensor> gradients;
-  for (size_t l = 0; l < features.size(); ++l) {
-    const int64_t batch = features[l].size(0);
-    const int64_t sample_size = features[l].size(1) * features[l].size(2) * features[l].size(3);
-    const Layout layout = layout_of(features[l]);
-    gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) {
-      if (batch * sample_size == 0) return;
-      const Tensor x = dense_samples(features[l], layout), y = dense_samples(targets[l], layout);
-      const int64_t stride_x = sample_stride(x), stride_y = sample_stride(y);
-      const double scale = weights[l] * kind.scale(sample_size);
-      dispatch_dtype(x, "features", [&](auto element) {
-        using T = decltype(element);
-        const T* x_data = static_cast<const T*>(x.data_ptr());
-        const T* y_data = static_cast<const T*>(y.data_ptr());
-        T* out_data = static_cast<T*>(out.data_ptr());
-        dispatch_distance(kind.distance, [&](auto distance) {
-          for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
-            slope_block(distance, x_data + n * stride_x + first, y_data + n * stride_y + first,
-                        out_data + n * sample_size + first, count, parameter, scale * upstream[n]);
-          });
-        });
-      });
-    }));
-  }
-  return gradients;
+  return run(features, targets, weights, distance, parameter, grad, Wanted::kGradient).gradients;
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> feature_loss_with_gradient_cpu(
+    const std::vector<Tensor> features,  // L x (N, C, H, W)
+    const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
+    const std::vector<double> weights,   // (L)
+    const std::string distance, double parameter,
+    const std::optional<Tensor> grad) {  // (N)
+  const Result result = run(features, targets, weights, distance, parameter, grad, Wanted::kBoth);
+  const auto [loss, values] = weighted_losses(features[0], result.values, weights);
+  return {loss, values, result.gradients};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CPU, m) {
   m.impl("feature_loss", TORCH_BOX(&feature_loss_cpu));
   m.impl("feature_loss_backward", TORCH_BOX(&feature_loss_backward_cpu));
+  m.impl("feature_loss_with_gradient", TORCH_BOX(&feature_loss_with_gradient_cpu));
 }
 
 }  // namespace perceptual_ops

@@ -12,18 +12,71 @@
 namespace perceptual_ops {
 namespace {
 
-// Features and targets of one layer, dense in one layout; holds the copies, if any, alive.
-struct DensePair {
-  Tensor x, y;
-  SamplePair samples;
+// Features, targets and gradients of all layers, each dense in the layout of its features; holds the copies, if any,
+// alive.
+struct DenseLayers {
+  std::vector<Tensor> maps;
+  std::vector<LikeOutput> gradients;
+  std::vector<FeatureLayer> layers;
+
+  DenseLayers(const std::vector<Tensor>& features, const std::vector<Tensor>& targets,
+              const std::vector<double>& weights, DistanceKind kind, Wanted wanted) {
+    for (size_t l = 0; l < features.size(); ++l) {
+      const Layout layout = layout_of(features[l]);
+      const Tensor x = dense_samples(features[l], layout), y = dense_samples(targets[l], layout);
+      if (wanted != Wanted::kValue) gradients.emplace_back(features[l], layout);
+      const int64_t size = x.size(1) * x.size(2) * x.size(3);
+      layers.push_back({x.data_ptr(), y.data_ptr(),
+                        wanted == Wanted::kValue ? nullptr : gradients[l].dense().data_ptr(), size, x.stride(0),
+                        y.size(0) == 1 ? 0 : y.stride(0), kind.scale(size), weights[l]});
+      maps.insert(maps.end(), {x, y});
+    }
+  }
 };
 
-DensePair dense_pair(const Tensor& features, const Tensor& targets, Layout layout) {
-  DensePair pair{dense_samples(features, layout), dense_samples(targets, layout), {}};
-  pair.samples = {pair.x.data_ptr(), pair.y.data_ptr(),
-                  pair.x.size(0),    pair.x.size(1) * pair.x.size(2) * pair.x.size(3),
-                  pair.x.stride(0),  pair.y.size(0) == 1 ? 0 : pair.y.stride(0)};
-  return pair;
+// Values, gradients or both; what is not wanted stays empty.
+struct Result {
+  std::optional<Tensor> loss, values;  // (N), (L, N)
+  std::vector<Tensor> gradients;       // L x (N, C, H, W)
+};
+
+Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+           const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
+           const std::vector<double>& weights,   // (L)
+           const std::string& distance, double parameter,
+           const std::optional<Tensor>& grad,  // (N)
+           Wanted wanted) {
+  check_feature_pairs(features, targets, weights);
+  if (grad) check_upstream(*grad, features[0]);
+  const Tensor& first = features[0];
+  const CudaScope cuda(first);
+  const DistanceKind kind = distance_kind(distance);
+  const Element element = element_of(first, "features");
+  const int64_t count = features.size(), batch = first.size(0);
+  DenseLayers dense(features, targets, weights, kind, wanted);
+
+  Result result;
+  std::optional<Tensor> partial, arrived, upstream;
+  FeatureValues values{};
+  if (wanted != Wanted::kGradient) {
+    const auto accumulators = [&](std::vector<int64_t> sizes) {
+      return torch::stable::new_empty(first, sizes, accumulator_type(first));
+    };
+    result.loss = accumulators({batch});
+    result.values = accumulators({count, batch});
+    partial = accumulators({feature_loss_blocks(element, dense.layers, batch)});
+    arrived = torch::stable::new_zeros(first, {{count + 1, batch}}, ScalarType::Int);
+    values = {partial->data_ptr(), static_cast<uint32_t*>(arrived->data_ptr()), result.values->data_ptr(),
+              result.loss->data_ptr()};
+  }
+  if (grad) upstream = torch::stable::contiguous(*grad);
+  if (batch > 0) {
+    check_launch(launch_feature_loss(element, wanted, dense.layers, batch, kind.distance, parameter, values,
+                                     upstream ? upstream->data_ptr() : nullptr, cuda.stream()),
+                 "feature_loss");
+  }
+  for (LikeOutput& gradient : dense.gradients) result.gradients.push_back(gradient.finished());
+  return result;
 }
 
 }  // namespace
@@ -32,24 +85,8 @@ std::tuple<Tensor, Tensor> feature_loss_cuda(const std::vector<Tensor> features,
                                              const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                              const std::vector<double> weights,   // (L)
                                              const std::string distance, double parameter) {
-  check_feature_pairs(features, targets, weights);
-  const CudaScope cuda(features[0]);
-  const DistanceKind kind = distance_kind(distance);
-  const int64_t layers = features.size(), batch = features[0].size(0);
-  const Tensor loss = torch::stable::new_zeros(features[0], {{batch}}, accumulator_type(features[0]));
-  const Tensor values = torch::stable::new_zeros(features[0], {{layers, batch}}, accumulator_type(features[0]));
-  for (int64_t l = 0; l < layers; ++l) {
-    if (features[l].numel() == 0) continue;
-    const DensePair pair = dense_pair(features[l], targets[l], layout_of(features[l]));
-    const Tensor partial = torch::stable::new_empty(features[l], {{batch, feature_loss_blocks(pair.samples.size)}},
-                                                    accumulator_type(features[l]));
-    check_launch(launch_feature_loss(element_of(pair.x, "features"), pair.samples, kind.distance, parameter,
-                                     kind.scale(pair.samples.size), weights[l], l == 0, partial.data_ptr(),
-                                     static_cast<char*>(values.data_ptr()) + l * batch * values.element_size(),
-                                     loss.data_ptr(), cuda.stream()),
-                 "feature_loss");
-  }
-  return {loss, values};
+  const Result result = run(features, targets, weights, distance, parameter, std::nullopt, Wanted::kValue);
+  return {*result.loss, *result.values};
 }
 
 std::vector<Tensor> feature_loss_backward_cuda(const Tensor grad,                   // (N)
@@ -57,29 +94,23 @@ std::vector<Tensor> feature_loss_backward_cuda(const Tensor grad,               
                                                const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                                const std::vector<double> weights,   // (L)
                                                const std::string distance, double parameter) {
-  check_feature_pairs(features, targets, weights);
-  check_upstream(grad, features[0]);
-  const CudaScope cuda(features[0]);
-  const DistanceKind kind = distance_kind(distance);
-  const Tensor upstream = torch::stable::contiguous(grad);
-  std::vector<Tensor> gradients;
-  for (size_t l = 0; l < features.size(); ++l) {
-    const Layout layout = layout_of(features[l]);
-    gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) {
-      if (features[l].numel() == 0) return;
-      const DensePair pair = dense_pair(features[l], targets[l], layout);
-      check_launch(launch_feature_loss_gradient(element_of(pair.x, "features"), pair.samples, kind.distance, parameter,
-                                                weights[l] * kind.scale(pair.samples.size), upstream.data_ptr(),
-                                                out.data_ptr(), cuda.stream()),
-                   "feature_loss_gradient");
-    }));
-  }
-  return gradients;
+  return run(features, targets, weights, distance, parameter, grad, Wanted::kGradient).gradients;
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> feature_loss_with_gradient_cuda(
+    const std::vector<Tensor> features,  // L x (N, C, H, W)
+    const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
+    const std::vector<double> weights,   // (L)
+    const std::string distance, double parameter,
+    const std::optional<Tensor> grad) {  // (N)
+  const Result result = run(features, targets, weights, distance, parameter, grad, Wanted::kBoth);
+  return {*result.loss, *result.values, result.gradients};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {
   m.impl("feature_loss", TORCH_BOX(&feature_loss_cuda));
   m.impl("feature_loss_backward", TORCH_BOX(&feature_loss_backward_cuda));
+  m.impl("feature_loss_with_gradient", TORCH_BOX(&feature_loss_with_gradient_cuda));
 }
 
 }  // namespace perceptual_ops

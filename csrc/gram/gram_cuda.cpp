@@ -103,7 +103,7 @@ std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,    // L x 
                                       grad == nullptr ? nullptr : grad->data_ptr(), nullptr, nullptr, cuda.stream()),
                  "gram_gradient");
   }
-  for (const GradientTensors& gradient : gradients) results.push_back(gradient.result());
+  for (GradientTensors& gradient : gradients) results.push_back(gradient.result());
   return results;
 }
 

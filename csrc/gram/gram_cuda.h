@@ -55,7 +55,7 @@ class GradientTensors {
       : x_(served(x)), output_(x, layout_of(x)) {}
 
   Layout layout() const { return layout_of(x_); }
-  GradientOutput output(const Slopes& slopes, size_t layer) const {
+  GradientOutput output(const Slopes& slopes, size_t layer) {
     GradientOutput gradient{};
     gradient.x = {x_.data_ptr(), *feature_map(x_)};
     gradient.dx = output_.dense().data_ptr();
@@ -64,11 +64,11 @@ class GradientTensors {
     gradient.scale = slopes.scale(layer);
     return gradient;
   }
-  Tensor result() const { return output_.result(); }
+  Tensor result() { return output_.finished(); }
 
  private:
   Tensor x_;
-  OutputLike output_;
+  LikeOutput output_;
 };
 
 // -> (loss (N), values (L, N), slopes L x (N, C, C))

@@ -12,36 +12,56 @@ void dispatch_variation(Distance distance, F&& f) {
   f(std::integral_constant<Distance, Distance::kSquared>{});
 }
 
-}  // namespace
-
-int64_t total_variation_blocks(const ImageRows& rows) { return ceil_div(rows.count(), kVariationRows); }
-
-cudaError_t launch_total_variation(Element element, const ImageRows& rows, Distance distance, const void* x,
-                                   void* partial, void* values, cudaStream_t stream) {
-  const int64_t blocks = total_variation_blocks(rows);
-  if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
-  dispatch_element(element, [&](auto type) {
-    using T = decltype(type);
-    using Acc = DeviceAccumulator<T>;
-    dispatch_variation(distance, [&](auto kind) {
-      launch_kernel(total_variation_partial_kernel<T, decltype(kind)::value>, blocks * rows.batch, kVariationThreads, 0,
-                    stream, x, rows, blocks, partial);
-    });
-    launch_kernel(total_variation_finish_kernel<Acc>, rows.batch, kVariationThreads, 0, stream, partial, blocks,
-                  values);
-  });
-  return cudaGetLastError();
+// Calls f(width, step), both integral constants: packs where every row begins at a multiple of 16 bytes and the step is
+// one that kernels are compiled for, else single elements.
+template <class T, class F>
+void dispatch_walk(const ImageRows& rows, const void* x, const void* dx, F&& f) {
+  constexpr int kWidth = kPackWidth<T>;
+  const auto begins_packed = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0; };
+  const bool packed = begins_packed(x) && begins_packed(dx) && rows.length % kWidth == 0 &&
+                      (rows.batch == 1 || rows.stride_n % kWidth == 0);
+  if (packed && rows.step == 1) return f(std::integral_constant<int, kWidth>{}, std::integral_constant<int, 1>{});
+  if constexpr (kWidth >= 3) {
+    if (packed && rows.step == 3) return f(std::integral_constant<int, kWidth>{}, std::integral_constant<int, 3>{});
+  }
+  f(std::integral_constant<int, 1>{}, std::integral_constant<int, kAnyStep>{});
 }
 
-cudaError_t launch_total_variation_gradient(Element element, const ImageRows& rows, Distance distance, const void* x,
-                                            const void* grad, void* dx, cudaStream_t stream) {
-  const int64_t blocks = total_variation_blocks(rows);
-  if (!fits_grid(blocks * rows.batch) || !fits_grid(rows.count())) return cudaErrorInvalidConfiguration;
+int64_t strip_rows_of(const ImageRows& rows) { return ceil_div(rows.height, kStripRows); }
+
+int64_t strips_of(const ImageRows& rows, int64_t width) {
+  return rows.planes * strip_rows_of(rows) * (rows.length / width);
+}
+
+}  // namespace
+
+int64_t total_variation_slots(const ImageRows& rows) { return ceil_div(strips_of(rows, 1), kVariationThreads); }
+
+cudaError_t launch_total_variation(Element element, Wanted wanted, const ImageRows& rows, Distance distance,
+                                   const void* x, const VariationValues& values, const void* grad, void* dx,
+                                   cudaStream_t stream) {
+  const bool fits = fits_grid(strips_of(rows, 1)) && fits_grid(rows.batch * total_variation_slots(rows)) &&
+                    fits_grid(rows.height + kStripRows) && fits_grid(rows.length + rows.step);
+  if (!fits) return cudaErrorInvalidConfiguration;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
-    dispatch_variation(distance, [&](auto kind) {
-      launch_kernel(total_variation_gradient_kernel<T, decltype(kind)::value>, blocks * rows.batch, kVariationThreads,
-                    0, stream, x, rows, blocks, grad, dx);
+    dispatch_walk<T>(rows, x, dx, [&](auto width, auto step) {
+      const int64_t count = strips_of(rows, width);
+      const Strips strips{static_cast<int>(rows.height),
+                          static_cast<int>(rows.length),
+                          static_cast<int>(rows.step),
+                          static_cast<uint32_t>(rows.length / width),
+                          static_cast<uint32_t>(strip_rows_of(rows)),
+                          static_cast<uint32_t>(count),
+                          static_cast<uint32_t>(ceil_div(count, kVariationThreads))};
+      dispatch_variation(distance, [&](auto kind) {
+        dispatch_wanted(wanted, [&](auto pass) {
+          launch_kernel(total_variation_kernel<T, decltype(kind)::value, decltype(pass)::value, decltype(width)::value,
+                                               decltype(step)::value>,
+                        rows.batch * strips.blocks, kVariationThreads, 0, stream, x, rows.stride_n, rows.size(), strips,
+                        grad, dx, values.partial, values.arrived, values.values);
+        });
+      });
     });
   });
   return cudaGetLastError();

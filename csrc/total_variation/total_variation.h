@@ -1,4 +1,4 @@
-// Launchers of the total variation. Plain pointers, shapes in comments; no torch. `Acc` is fp32, or fp64 for fp64
+// Launcher of the total variation. Plain pointers, shapes in comments; no torch. `Acc` is fp32, or fp64 for fp64
 // images.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include "../common/distance.h"
 #include "../common/element.h"
+#include "../common/wanted.h"
 
 namespace perceptual_ops {
 
@@ -19,24 +20,25 @@ struct ImageRows {
   int64_t step;      // 1 in NCHW, C in NHWC
   int64_t stride_n;  // elements from image to image
 
-  PO_HOST_DEVICE int64_t count() const { return planes * height; }
-  PO_HOST_DEVICE int64_t size() const { return count() * length; }
+  PO_HOST_DEVICE int64_t size() const { return planes * height * length; }
 };
 
-// Partial sums an image.
-int64_t total_variation_blocks(const ImageRows& rows);
+// Where the values go; nothing of it is touched where none are wanted.
+struct VariationValues {
+  void* partial;      // (N, total_variation_slots) Acc, scratch
+  uint32_t* arrived;  // (N), zeros that the launch uses up
+  void* values;       // (N) Acc
+};
 
-// values[n] = sum of d over the differences to the right and down, d = squared or L1.
-cudaError_t launch_total_variation(Element element, const ImageRows& rows, Distance distance,
+// Partial sums of an image that any launch has room in.
+int64_t total_variation_slots(const ImageRows& rows);
+
+// values[n] = sum of d over the differences to the right and down, d = squared or L1; dx = grad[n] * their gradient.
+cudaError_t launch_total_variation(Element element, Wanted wanted, const ImageRows& rows, Distance distance,
                                    const void* x,  // (N, planes, H, length)
-                                   void* partial,  // (N, blocks) Acc, scratch
-                                   void* values,   // (N) Acc
+                                   const VariationValues& values,
+                                   const void* grad,  // (N) Acc, or null for ones
+                                   void* dx,          // (N, planes, H, length), dense
                                    cudaStream_t stream);
-
-cudaError_t launch_total_variation_gradient(Element element, const ImageRows& rows, Distance distance,
-                                            const void* x,     // (N, planes, H, length)
-                                            const void* grad,  // (N) Acc
-                                            void* dx,          // (N, planes, H, length), dense
-                                            cudaStream_t stream);
 
 }  // namespace perceptual_ops

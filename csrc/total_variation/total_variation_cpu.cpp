@@ -1,10 +1,12 @@
-// total_variation on the CPU: differences to the right and to the row below, summed row by row in a fixed order.
+// total_variation on the CPU: differences to the right and to the row below, summed row by row in a fixed order; value,
+// gradient or both in one pass.
 #include <cmath>
 #include <string>
 
 #include "../common/arguments.h"
 #include "../common/cpu.h"
 #include "../common/layers.h"
+#include "../common/wanted.h"
 
 namespace perceptual_ops {
 namespace {
@@ -24,58 +26,82 @@ Rows rows_of(const Tensor& x, Layout layout) {  // (N, C, H, W)
   return {1, x.size(2), x.size(3) * x.size(1), x.size(1)};
 }
 
-// Sum of d(x[i + step] - x[i]) over `right` elements, and of d(x[i + length] - x[i]) over `below` elements.
+// A piece of one row, of at most kBlock elements.
+struct Piece {
+  int64_t count;
+  int64_t left;    // elements without a neighbour to the left, the first ones
+  int64_t right;   // elements with a neighbour to the right
+  int64_t step;    // to the right
+  int64_t length;  // to the row below
+  bool has_above, has_below;
+};
+
 template <Distance kDistance, class T>
-PO_INLINE double differences_sum(const T* x, int64_t right, int64_t step, int64_t below, int64_t length) {
+PO_INLINE Point<Accumulator<T>> difference(T to, T from) {
   using Acc = Accumulator<T>;
-  Acc sum = 0;
+  return distance_at<kDistance>(static_cast<Acc>(to) - static_cast<Acc>(from), Acc(0));
+}
+
+// The sum of d(to[i] - from[i]), and their slopes times `sign`, which is 1 or -1, added to slopes[i], where wanted.
+template <Distance kDistance, Wanted kWanted, class T>
+PO_INLINE Accumulator<T> differences(const T* to, const T* from, int64_t count, Accumulator<T> sign,
+                                     Accumulator<T>* slopes) {
+  Accumulator<T> sum = 0;
+  if constexpr (kWanted == Wanted::kGradient) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) slopes[i] += sign * difference<kDistance>(to[i], from[i]).slope;
+  } else {
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < right; ++i) {
-    sum += distance_at<kDistance>(static_cast<Acc>(x[i + step]) - static_cast<Acc>(x[i]), Acc(0)).value;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto point = difference<kDistance>(to[i], from[i]);
+      sum += point.value;
+      if constexpr (kWanted == Wanted::kBoth) slopes[i] += sign * point.slope;
+    }
   }
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < below; ++i) {
-    sum += distance_at<kDistance>(static_cast<Acc>(x[i + length]) - static_cast<Acc>(x[i]), Acc(0)).value;
+  return sum;
+}
+
+// The sum of the differences that begin in a piece, and the gradient by its elements, where they are wanted: an element
+// is the left end of one difference, the right end of another, and so above and below.
+template <Distance kDistance, Wanted kWanted, class T>
+PO_INLINE double piece_walk(const T* x, T* dx, const Piece& piece, double factor) {
+  using Acc = Accumulator<T>;
+  constexpr bool kGradient = kWantsGradient<kWanted>;
+  Acc slopes[kGradient ? kBlock : 1];
+  if constexpr (kGradient) std::fill_n(slopes, piece.count, Acc(0));
+  Acc sum = differences<kDistance, kWanted>(x + piece.step, x, piece.right, Acc(-1), slopes);
+  if (piece.has_below) {
+    sum += differences<kDistance, kWanted>(x + piece.length, x, piece.count, Acc(-1), slopes);
+  }
+  if constexpr (kGradient) {
+    const T* second = x + piece.left;
+    differences<kDistance, Wanted::kGradient>(second, second - piece.step, piece.count - piece.left, Acc(1),
+                                              slopes + piece.left);
+    if (piece.has_above) differences<kDistance, Wanted::kGradient>(x, x - piece.length, piece.count, Acc(1), slopes);
+    const Acc f = static_cast<Acc>(factor);
+    for (int64_t i = 0; i < piece.count; ++i) dx[i] = static_cast<T>(f * slopes[i]);
   }
   return static_cast<double>(sum);
 }
 
-// A pixel is the right end of one difference, the left end of another, and so below and above.
-template <Distance kDistance, class T>
-PO_INLINE void row_gradient(const T* x, T* dx, int64_t length, int64_t step, bool has_above, bool has_below,
-                            double factor) {
-  using Acc = Accumulator<T>;
-  const Acc f = static_cast<Acc>(factor);
-  const auto slope = [&](int64_t to, int64_t from) {
-    return distance_at<kDistance>(static_cast<Acc>(x[to]) - static_cast<Acc>(x[from]), Acc(0)).slope;
-  };
-  for (int64_t i = 0; i < length; ++i) {
-    Acc sum = 0;
-    if (i >= step) sum += slope(i, i - step);
-    if (i < length - step) sum -= slope(i + step, i);
-    if (has_above) sum += slope(i, i - length);
-    if (has_below) sum -= slope(i + length, i);
-    dx[i] = static_cast<T>(f * sum);
-  }
-}
-
 // Clones cannot be templates.
-#define PO_VARIATION_LOOPS(kDistance, T)                                                                          \
-  PO_CPU_CLONES double sum_differences(std::integral_constant<Distance, kDistance>, const T* x, int64_t right,    \
-                                       int64_t step, int64_t below, int64_t length) {                             \
-    return differences_sum<kDistance>(x, right, step, below, length);                                             \
-  }                                                                                                               \
-  PO_CPU_CLONES void gradient_row(std::integral_constant<Distance, kDistance>, const T* x, T* dx, int64_t length, \
-                                  int64_t step, bool has_above, bool has_below, double factor) {                  \
-    row_gradient<kDistance>(x, dx, length, step, has_above, has_below, factor);                                   \
+#define PO_VARIATION_WALK(kDistance, kWanted, T)                                                                  \
+  PO_CPU_CLONES double walk_piece(std::integral_constant<Distance, kDistance>,                                    \
+                                  std::integral_constant<Wanted, kWanted>, const T* x, T* dx, const Piece& piece, \
+                                  double factor) {                                                                \
+    return piece_walk<kDistance, kWanted>(x, dx, piece, factor);                                                  \
   }
-#define PO_VARIATION_LOOPS_OF(T)            \
-  PO_VARIATION_LOOPS(Distance::kSquared, T) \
-  PO_VARIATION_LOOPS(Distance::kL1, T)
-PO_VARIATION_LOOPS_OF(float)
-PO_VARIATION_LOOPS_OF(double)
-PO_VARIATION_LOOPS_OF(Half)
-PO_VARIATION_LOOPS_OF(BFloat16)
+#define PO_VARIATION_WALKS(kDistance, T)             \
+  PO_VARIATION_WALK(kDistance, Wanted::kValue, T)    \
+  PO_VARIATION_WALK(kDistance, Wanted::kGradient, T) \
+  PO_VARIATION_WALK(kDistance, Wanted::kBoth, T)
+#define PO_VARIATION_WALKS_OF(T)            \
+  PO_VARIATION_WALKS(Distance::kSquared, T) \
+  PO_VARIATION_WALKS(Distance::kL1, T)
+PO_VARIATION_WALKS_OF(float)
+PO_VARIATION_WALKS_OF(double)
+PO_VARIATION_WALKS_OF(Half)
+PO_VARIATION_WALKS_OF(BFloat16)
 
 // Calls f(std::integral_constant<Distance, ...>) for the distance of a kind of variation.
 template <class F>
@@ -92,68 +118,82 @@ void for_each_row(int64_t batch, const Rows& rows, F&& f) {
   });
 }
 
-}  // namespace
-
-Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
-                           const std::string kind) {
-  check_map(x, "x");
-  const Layout layout = layout_of(x);
+// The sum of each image's differences, and the gradient, densely, into `gradient`, where they are wanted.
+std::vector<double> run(const Tensor& x,  // (N, C, H, W)
+                        Layout layout, const std::string& kind, const std::vector<double>& upstream, Wanted wanted,
+                        Tensor* gradient) {
+  const int64_t batch = x.size(0);
+  if (batch == 0) return {};
   const Tensor dense = dense_samples(x, layout);
   const Rows rows = rows_of(dense, layout);
-  const int64_t batch = dense.size(0);
-  std::vector<double> row_sums(batch * rows.count()), values(batch, 0.0);
-  if (x.numel() > 0) {
-    dispatch_dtype(dense, "x", [&](auto element) {
-      using T = decltype(element);
-      const T* data = static_cast<const T*>(dense.data_ptr());
-      dispatch_kind(kind, [&](auto distance) {
+  std::vector<double> row_sums(batch * rows.count()), values(batch);
+  dispatch_dtype(dense, "x", [&](auto element) {
+    using T = decltype(element);
+    const T* data = static_cast<const T*>(dense.data_ptr());
+    T* dx = gradient ? static_cast<T*>(gradient->data_ptr()) : nullptr;
+    dispatch_kind(kind, [&](auto distance) {
+      dispatch_wanted(wanted, [&](auto pass) {
         for_each_row(batch, rows, [&](int64_t n, int64_t row) {
           const T* line = data + n * dense.stride(0) + row * rows.length;
+          const int64_t place = (n * rows.count() + row) * rows.length;
           double sum = 0.0;
           for (int64_t first = 0; first < rows.length; first += kBlock) {
             const int64_t count = std::min(kBlock, rows.length - first);
-            const int64_t right = std::clamp<int64_t>(rows.length - rows.step - first, 0, count);
-            sum +=
-                sum_differences(distance, line + first, right, rows.step, rows.has_below(row) ? count : 0, rows.length);
+            const Piece piece{count,
+                              std::clamp<int64_t>(rows.step - first, 0, count),
+                              std::clamp<int64_t>(rows.length - rows.step - first, 0, count),
+                              rows.step,
+                              rows.length,
+                              rows.has_above(row),
+                              rows.has_below(row)};
+            sum += walk_piece(distance, pass, line + first, dx ? dx + place + first : nullptr, piece, upstream[n]);
           }
           row_sums[n * rows.count() + row] = sum;
         });
       });
     });
-  }
+  });
   for (int64_t n = 0; n < batch; ++n) values[n] = ordered_sum(row_sums, n * rows.count(), rows.count());
-  return from_doubles(x, values, {batch});  // (N)
+  return values;
+}
+
+std::vector<double> ones(int64_t count) { return std::vector<double>(count, 1.0); }
+
+}  // namespace
+
+Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
+                           const std::string kind) {
+  check_map(x, "x");
+  const int64_t batch = x.size(0);
+  return from_doubles(x, run(x, layout_of(x), kind, ones(batch), Wanted::kValue, nullptr), {batch});  // (N)
 }
 
 Tensor total_variation_backward_cpu(const Tensor grad,  // (N)
                                     const Tensor x,     // (N, C, H, W)
                                     const std::string kind) {
   check_map(x, "x");
-  const Layout layout = layout_of(x);
   check_upstream(grad, x);
-  const std::vector<double> upstream = to_doubles(grad);
-  return filled_like(x, layout, [&](Tensor& out) {
-    if (x.numel() == 0) return;
-    const Tensor dense = dense_samples(x, layout);
-    const Rows rows = rows_of(dense, layout);
-    dispatch_dtype(dense, "x", [&](auto element) {
-      using T = decltype(element);
-      const T* data = static_cast<const T*>(dense.data_ptr());
-      T* out_data = static_cast<T*>(out.data_ptr());
-      dispatch_kind(kind, [&](auto distance) {
-        for_each_row(dense.size(0), rows, [&](int64_t n, int64_t row) {
-          gradient_row(distance, data + n * dense.stride(0) + row * rows.length,
-                       out_data + (n * rows.count() + row) * rows.length, rows.length, rows.step, rows.has_above(row),
-                       rows.has_below(row), upstream[n]);
-        });
-      });
-    });
-  });
+  const Layout layout = layout_of(x);
+  return filled_like(x, layout, [&](Tensor& out) { run(x, layout, kind, to_doubles(grad), Wanted::kGradient, &out); });
+}
+
+std::tuple<Tensor, Tensor> total_variation_with_gradient_cpu(const Tensor x,  // (N, C, H, W)
+                                                             const std::string kind,
+                                                             const std::optional<Tensor> grad) {  // (N)
+  check_map(x, "x");
+  if (grad) check_upstream(*grad, x);
+  const Layout layout = layout_of(x);
+  const std::vector<double> upstream = grad ? to_doubles(*grad) : ones(x.size(0));
+  std::vector<double> values;
+  const Tensor gradient =
+      filled_like(x, layout, [&](Tensor& out) { values = run(x, layout, kind, upstream, Wanted::kBoth, &out); });
+  return {from_doubles(x, values, {x.size(0)}), gradient};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CPU, m) {
   m.impl("total_variation", TORCH_BOX(&total_variation_cpu));
   m.impl("total_variation_backward", TORCH_BOX(&total_variation_backward_cpu));
+  m.impl("total_variation_with_gradient", TORCH_BOX(&total_variation_with_gradient_cpu));
 }
 
 }  // namespace perceptual_ops

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <string>
+#include <tuple>
 
 #include "../common/arguments.h"
 #include "../common/layers.h"
@@ -17,46 +18,71 @@ ImageRows rows_of(const Tensor& dense, Layout layout) {  // (N, C, H, W)
   return {dense.size(0), 1, height, width * channels, channels, dense.stride(0)};
 }
 
+// Values, gradient or both; what is not wanted stays empty.
+struct Result {
+  std::optional<Tensor> values, gradient;  // (N), (N, C, H, W)
+};
+
+Result run(const Tensor& x,  // (N, C, H, W)
+           const std::string& kind,
+           const std::optional<Tensor>& grad,  // (N)
+           Wanted wanted) {
+  check_map(x, "x");
+  if (grad) check_upstream(*grad, x);
+  const CudaScope cuda(x);
+  const Distance distance = variation_distance(kind);
+  const Element element = element_of(x, "x");
+  const Layout layout = layout_of(x);
+  const Tensor dense = dense_samples(x, layout);
+  const ImageRows rows = rows_of(dense, layout);
+
+  Result result;
+  std::optional<Tensor> partial, arrived, upstream;
+  std::optional<LikeOutput> dx;
+  VariationValues values{};
+  if (wanted != Wanted::kGradient) {
+    const int64_t slots = total_variation_slots(rows);
+    result.values = torch::stable::new_empty(x, {{rows.batch}}, accumulator_type(x));
+    partial = torch::stable::new_empty(x, {{rows.batch, slots}}, accumulator_type(x));
+    arrived = torch::stable::new_zeros(x, {{rows.batch}}, ScalarType::Int);
+    values = {partial->data_ptr(), static_cast<uint32_t*>(arrived->data_ptr()), result.values->data_ptr()};
+  }
+  if (wanted != Wanted::kValue) dx.emplace(x, layout);
+  if (grad) upstream = torch::stable::contiguous(*grad);
+  if (rows.batch > 0) {
+    check_launch(launch_total_variation(element, wanted, rows, distance, dense.data_ptr(), values,
+                                        upstream ? upstream->data_ptr() : nullptr,
+                                        dx ? dx->dense().data_ptr() : nullptr, cuda.stream()),
+                 "total_variation");
+  }
+  if (dx) result.gradient = dx->finished();
+  return result;
+}
+
 }  // namespace
 
 Tensor total_variation_cuda(const Tensor x,  // (N, C, H, W)
                             const std::string kind) {
-  check_map(x, "x");
-  const CudaScope cuda(x);
-  const Distance distance = variation_distance(kind);
-  if (x.numel() == 0) return torch::stable::new_zeros(x, {{x.size(0)}}, accumulator_type(x));
-  const Layout layout = layout_of(x);
-  const Tensor dense = dense_samples(x, layout);
-  const ImageRows rows = rows_of(dense, layout);
-  Tensor values = torch::stable::new_empty(x, {{rows.batch}}, accumulator_type(x));
-  const Tensor partial = torch::stable::new_empty(x, {{rows.batch, total_variation_blocks(rows)}}, accumulator_type(x));
-  check_launch(launch_total_variation(element_of(dense, "x"), rows, distance, dense.data_ptr(), partial.data_ptr(),
-                                      values.data_ptr(), cuda.stream()),
-               "total_variation");
-  return values;  // (N)
+  return *run(x, kind, std::nullopt, Wanted::kValue).values;
 }
 
 Tensor total_variation_backward_cuda(const Tensor grad,  // (N)
                                      const Tensor x,     // (N, C, H, W)
                                      const std::string kind) {
-  check_map(x, "x");
-  check_upstream(grad, x);
-  const CudaScope cuda(x);
-  const Distance distance = variation_distance(kind);
-  const Layout layout = layout_of(x);
-  const Tensor upstream = torch::stable::contiguous(grad);
-  return filled_like(x, layout, [&](Tensor& out) {
-    if (x.numel() == 0) return;
-    const Tensor dense = dense_samples(x, layout);
-    check_launch(launch_total_variation_gradient(element_of(dense, "x"), rows_of(dense, layout), distance,
-                                                 dense.data_ptr(), upstream.data_ptr(), out.data_ptr(), cuda.stream()),
-                 "total_variation_gradient");
-  });
+  return *run(x, kind, grad, Wanted::kGradient).gradient;
+}
+
+std::tuple<Tensor, Tensor> total_variation_with_gradient_cuda(const Tensor x,  // (N, C, H, W)
+                                                              const std::string kind,
+                                                              const std::optional<Tensor> grad) {  // (N)
+  const Result result = run(x, kind, grad, Wanted::kBoth);
+  return {*result.values, *result.gradient};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {
   m.impl("total_variation", TORCH_BOX(&total_variation_cuda));
   m.impl("total_variation_backward", TORCH_BOX(&total_variation_backward_cuda));
+  m.impl("total_variation_with_gradient", TORCH_BOX(&total_variation_with_gradient_cuda));
 }
 
 }  // namespace perceptual_ops

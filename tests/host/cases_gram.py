@@ -6,6 +6,7 @@ import torch
 from maps import LAYOUTS, assert_accurate, random_map
 from torch import Tensor
 
+from host.cases import DISTANCES, Check
 from host.memory import (
     OUTSIDE,
     accumulator,
@@ -21,9 +22,6 @@ from perceptual_ops import reference
 
 Shape = tuple[int, ...]
 
-# Distances with their parameter.
-DISTANCES = {"mse": 0.0, "l1": 0.0, "charbonnier": 0.01, "huber": 0.5}
-
 
 def _maps(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> list[Tensor]:
     return [LAYOUTS[layout](random_map(shape, dtype, "cpu", seed)) for seed, shape in enumerate(shapes)]
@@ -33,7 +31,7 @@ def _argument(x: Tensor, layout: str) -> tuple:
     return map_numbers(x, layout), memory_of(x), x.storage_offset()
 
 
-def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> Case:
+def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> tuple[Launch, Check]:
     maps = _maps(dtype, layout, shapes)
     scales = [1 / (x.shape[1] * x.shape[2] * x.shape[3]) for x in maps]
     arguments = {
@@ -52,7 +50,9 @@ def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> Case:
     return Launch("gram", "gram", arguments), check
 
 
-def style(dtype: torch.dtype, layout: str, distance: str, shapes: list[Shape], target_batch: int):
+def style(
+    dtype: torch.dtype, layout: str, distance: str, shapes: list[Shape], target_batch: int
+) -> tuple[Launch, Check]:
     maps, wide, parameter = _maps(dtype, layout, shapes), accumulator(dtype), DISTANCES[distance]
     targets = [random_map((target_batch, x.shape[1], x.shape[1]), wide, "cpu", 9 + l) for l, x in enumerate(maps)]
     # scale, slope scale, value scale, weight of each layer
@@ -83,7 +83,7 @@ def style(dtype: torch.dtype, layout: str, distance: str, shapes: list[Shape], t
     return Launch("gram", "style", arguments), check
 
 
-def symmetrise(dtype: torch.dtype, batch: int, channels: int):
+def symmetrise(dtype: torch.dtype, batch: int, channels: int) -> tuple[Launch, Check]:
     wide, scale = accumulator(dtype), 0.3
     slopes = random_map((batch, channels, channels), wide, "cpu", 1)
     arguments = {
@@ -103,7 +103,7 @@ def symmetrise(dtype: torch.dtype, batch: int, channels: int):
 
 def gram_gradient(
     dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool, content: str | None, target_batch: int
-):
+) -> tuple[Launch, Check]:
     """`content`: the distance of a feature loss that the first layer also has."""
     wide = accumulator(dtype)
     # With an upstream factor that makes up for it, S is so small that fp16 could not hold it.

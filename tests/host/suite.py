@@ -9,36 +9,66 @@ from itertools import product
 import torch
 from maps import DTYPES
 
-from host import cases
+from host import cases_gram, cases_pointwise
 from host.cases import DISTANCES, Case
+from host.cases_pointwise import WANTED, Layer
 
 Shape = tuple[int, ...]
-Row = tuple[int, int, int, int]
-Image = tuple[Shape, int]
+Layers = tuple[int, list[Layer]]
+Image = tuple[Shape, int, int]
 
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
-# Three pixel splits, two tiles along each axis, tails in both; three tiles along an axis; tiles and a split that end
-# where the map does; less than a tile; one element.
-GRAM_SHAPES: list[Shape] = [(2, 70, 10, 103), (1, 130, 3, 5), (1, 64, 16, 32), (3, 5, 7, 9), (1, 1, 1, 1)]
-SMALL_GRAM_SHAPES: list[Shape] = [(2, 66, 3, 175), (1, 5, 3, 7)]
-# Rows beyond one walk of a block, one partial walk, one element: (N, C, N of the targets)
-MATRICES: list[Shape] = [(2, 130, 2), (3, 40, 1), (1, 1, 1)]
-SMALL_MATRICES: list[Shape] = [(2, 130, 1)]
-# Three chunks with a tail, one chunk exactly, less than the threads of a block, one element:
-# (N, E, N of the targets, elements between the samples)
-ROWS = [(2, 16500, 2, 0), (2, 8192, 1, 5), (3, 77, 1, 0), (1, 1, 1, 0)]
-SMALL_ROWS = [(2, 8300, 2, 3), (2, 77, 1, 0)]
-# Several blocks and walks with tails, one row, one column, one element; samples together and apart.
-IMAGES: list[Image] = [((2, 3, 11, 37), 0), ((2, 3, 8, 32), 1), ((1, 5, 1, 9), 0), ((2, 3, 9, 1), 1), ((1, 1, 1, 1), 0)]
-SMALL_IMAGES: list[Image] = [((2, 3, 5, 37), 1)]
+# Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples of
+# 16 bytes; less than a tile; one element.
+MAPS: list[list[Shape]] = [
+    [(2, 130, 10, 103), (2, 64, 16, 97)],
+    [(1, 200, 8, 64), (1, 64, 16, 64)],
+    [(3, 5, 7, 9)],
+    [(1, 1, 1, 1)],
+]
+SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 24)]]
+MANY_MAPS: list[Shape] = [(2, 8, 5, 7)] * 17 + [(2, 130, 4, 4)]  # more layers than a launch takes
+# Maps of a gradient: several tiles along both axes, stages in excess of the pipeline's, narrow maps, tails.
+GRADIENT_MAPS: list[list[Shape]] = [
+    [(2, 130, 9, 17), (2, 64, 16, 32), (2, 20, 3, 100)],
+    [(1, 208, 8, 32)],
+    [(3, 5, 7, 9), (3, 70, 1, 1)],
+]
+# Rows beyond one walk of a block, one partial walk, one element: (N, C)
+MATRICES = [(2, 130), (3, 40), (1, 1)]
+# (N, layers). Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; layers of different
+# sizes, one target for all, gaps, one element; maps that begin between packs; more layers than a launch takes.
+LAYERS: list[Layers] = [
+    (1, [(40003, 1, 0, 0)]),
+    (2, [(40003, 1, 5, 0), (33001, 2, 0, 0)]),
+    (3, [(77, 3, 0, 0), (16384, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
+    (2, [(512, 2, 0, 1), (1031, 1, 0, 3)]),
+    (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
+]
+SMALL_LAYERS: list[Layers] = [(2, [(17008, 1, 8, 0), (77, 2, 3, 1)]), (1, [(5, 1, 0, 0)] * 34)]
+# (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
+# and, where they are odd or begin between packs, by elements; one row, one column, one element.
+IMAGES: list[Image] = [
+    ((2, 3, 21, 64), 0, 0),
+    ((2, 3, 11, 37), 0, 0),
+    ((2, 3, 18, 32), 8, 16),
+    ((2, 3, 6, 16), 0, 1),
+    ((2, 3, 5, 8), 3, 0),
+    ((1, 5, 1, 9), 0, 0),
+    ((2, 3, 9, 1), 1, 0),
+    ((1, 1, 1, 1), 0, 0),
+]
+SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 5, 37), 1, 0)]
 
 
 def all_cases() -> list[Case]:
     return [
-        *_gram_cases(DTYPES, LAYOUTS, GRAM_SHAPES),
-        *_matrix_cases(DTYPES, MATRICES),
-        *_feature_cases(DTYPES, ROWS),
+        *_gram_cases(DTYPES, LAYOUTS, MAPS),
+        *_style_cases(DTYPES, MAPS[:1] + MAPS[2:], MANY_MAPS),
+        *_symmetrise_cases(DTYPES, MATRICES),
+        *_gradient_cases(DTYPES, LAYOUTS, GRADIENT_MAPS),
+        *_feature_cases(DTYPES, LAYERS),
         *_variation_cases(DTYPES, IMAGES),
     ]
 
@@ -46,9 +76,11 @@ def all_cases() -> list[Case]:
 def small_cases() -> list[Case]:
     dtypes = [torch.float32, torch.bfloat16]
     return [
-        *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_GRAM_SHAPES),
-        *_matrix_cases(dtypes[:1], SMALL_MATRICES),
-        *_feature_cases(dtypes, SMALL_ROWS),
+        *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_MAPS),
+        *_style_cases(dtypes[:1], SMALL_MAPS[:1], MANY_MAPS),
+        *_symmetrise_cases(dtypes[:1], MATRICES[:1]),
+        *_gradient_cases(dtypes, LAYOUTS[1:3], [[(2, 130, 5, 9), (2, 40, 7, 40)]]),
+        *_feature_cases(dtypes, SMALL_LAYERS),
         *_variation_cases(dtypes, SMALL_IMAGES),
     ]
 
@@ -57,29 +89,57 @@ def _name(launcher: str, *parts: object) -> str:
     return " ".join([launcher, *(str(part).removeprefix("torch.") for part in parts)])
 
 
-def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], shapes: list[Shape]) -> Iterator[Case]:
-    for number, key in enumerate(product(dtypes, layouts, shapes)):
-        yield Case(_name("gram", *key), partial(cases.gram, *key))
-        yield Case(_name("gram_gradient", *key), partial(cases.gram_gradient, *key, upstream=number % 2 == 0))
+def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
+    for key in product(dtypes, layouts, inputs):
+        yield Case(_name("gram", *key), partial(cases_gram.gram, *key))
 
 
-def _matrix_cases(dtypes: list[torch.dtype], matrices: list[Shape]) -> Iterator[Case]:
-    for dtype, (batch, channels, targets) in product(dtypes, matrices):
-        yield Case(_name("symmetrise", dtype, channels), partial(cases.symmetrise, dtype, batch, channels))
-        for number, distance in enumerate(DISTANCES):
-            key = (dtype, distance, batch, channels, targets)
-            yield Case(_name("style_distance", *key), partial(cases.style_distance, *key, number % 2 == 0))
+def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: list[Shape]) -> Iterator[Case]:
+    for number, (dtype, distance, shapes) in enumerate(product(dtypes, DISTANCES, inputs)):
+        layout = LAYOUTS[number % 2]
+        target_batch = shapes[0][0] if number % 3 else 1
+        key = (dtype, layout, distance, shapes, target_batch)
+        yield Case(_name("style", *key), partial(cases_gram.style, *key))
+    key = (dtypes[-1], "nchw", "mse", many, 1)
+    yield Case(_name("style", dtypes[-1], "many layers"), partial(cases_gram.style, *key))
 
 
-def _feature_cases(dtypes: list[torch.dtype], rows: list[Row]) -> Iterator[Case]:
-    for number, key in enumerate(product(dtypes, DISTANCES, rows)):
-        dtype, distance, row = key
-        yield Case(_name("feature_loss", *key), partial(cases.feature_loss, dtype, distance, *row, number % 2 == 0))
-        yield Case(_name("feature_loss_gradient", *key), partial(cases.feature_loss_gradient, dtype, distance, *row))
+def _symmetrise_cases(dtypes: list[torch.dtype], matrices: list[tuple[int, int]]) -> Iterator[Case]:
+    for dtype, matrix in product(dtypes, matrices):
+        yield Case(_name("symmetrise", dtype, *matrix), partial(cases_gram.symmetrise, dtype, *matrix))
+
+
+def _gradient_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
+    distances = [None, *DISTANCES]
+    for number, key in enumerate(product(dtypes, layouts, inputs)):
+        content = distances[number % 5]
+        target_batch = key[2][0][0] if number % 2 else 1
+        name = _name("gram_gradient", *key, content, target_batch)
+        yield Case(name, partial(cases_gram.gram_gradient, *key, number % 3 > 0, content, target_batch))
+    many = [(1, 8 + number % 3, 3, 5) for number in range(18)]
+    for dtype in dtypes:
+        key = (dtype, "nchw", many, True, "mse", 1)
+        yield Case(_name("gram_gradient", dtype, "many layers"), partial(cases_gram.gram_gradient, *key))
+
+
+def _feature_cases(dtypes: list[torch.dtype], inputs: list[Layers]) -> Iterator[Case]:
+    for number, key in enumerate(product(dtypes, DISTANCES, WANTED, inputs)):
+        dtype, distance, wanted, (batch, layers) = key
+        name = _name(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
+        make = partial(cases_pointwise.feature_loss, dtype, distance, wanted, batch, layers)
+        yield Case(name, partial(make, upstream=number % 2 == 0))
+    for dtype, distance in product(dtypes, DISTANCES):
+        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
+        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
 
 
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
-    for dtype, kind, layout, (shape, gap) in product(dtypes, ["l1", "l2_squared"], ["nchw", "nhwc"], images):
-        key = (dtype, kind, layout, shape, gap)
-        yield Case(_name("total_variation", *key), partial(cases.total_variation, *key))
-        yield Case(_name("total_variation_gradient", *key), partial(cases.total_variation_gradient, *key))
+    kinds, layouts = ["l1", "l2_squared"], ["nchw", "nhwc"]
+    for number, key in enumerate(product(dtypes, kinds, WANTED, layouts, images)):
+        dtype, kind, wanted, layout, image = key
+        name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
+        make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
+        yield Case(name, partial(make, upstream=number % 3 > 0))
+    for dtype, kind in product(dtypes, kinds):
+        make_nan = partial(cases_pointwise.total_variation_of_nan, dtype, kind)
+        yield Case(_name("total_variation", dtype, kind, "nan"), make_nan)

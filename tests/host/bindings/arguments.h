@@ -14,6 +14,7 @@
 #include "common/arguments.h"
 #include "common/element.h"
 #include "common/feature_map.h"
+#include "common/wanted.h"
 
 namespace perceptual_ops {
 
@@ -23,6 +24,13 @@ using py::literals::operator""_a;
 // (N, C, P, strides of the three in elements)
 inline FeatureMap feature_map(const std::array<int64_t, 6>& numbers) {
   return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]};
+}
+
+inline Wanted wanted_named(const std::string& name) {
+  if (name == "value") return Wanted::kValue;
+  if (name == "gradient") return Wanted::kGradient;
+  if (name == "both") return Wanted::kBoth;
+  throw std::invalid_argument("wanted: got " + name);
 }
 
 // The memory that a launch sees, and its checks. fp16 and bfloat16 arrive as the bits they are.
@@ -57,17 +65,18 @@ class Arguments {
     return add(name, count * type.itemsize(), type).memory->data();
   }
 
-  // Room for `count` elements of the maps, and for counters, garbage so far.
+  // Room for `count` elements of the maps, and of 32-bit words, garbage so far.
   void* elements(const char* name, int64_t count) {
     return add(name, count * element_size(), py::dtype(element_size() == 2 ? "int16" : "float32")).memory->data();
   }
-  void* counters(const char* name, int64_t count) {
-    return add(name, count * 4, py::dtype("uint32")).memory->data();
+  void* words(const char* name, int64_t count) {
+    return add(name, count * sizeof(uint32_t), py::dtype("uint32")).memory->data();
   }
-  void* zeros(const char* name, int64_t count) {
-    void* counts = counters(name, count);
-    std::memset(counts, 0, count * 4);
-    return counts;
+
+  // Zeros, to be counted up.
+  uint32_t* counters(const char* name, int64_t count) {
+    void* zeros = add(name, count * sizeof(uint32_t), py::dtype("uint32")).memory->data();
+    return static_cast<uint32_t*>(std::memset(zeros, 0, count * sizeof(uint32_t)));
   }
 
   // The pointer `elements` on from the beginning of a map.

@@ -37,7 +37,7 @@ struct Sums {
     workspace = plan_gram(memory.element(), shapes);
     partial = memory.accumulators("partial", workspace.partial);
     slots = memory.accumulators("slots", workspace.slots);
-    arrivals = memory.counters("arrivals", workspace.arrivals);
+    arrivals = memory.words("arrivals", workspace.arrivals);
     memory.check(launch_gram_sums(memory.element(), layers, workspace, partial, arrivals, nullptr));
   }
   int64_t area(size_t layer) const {
@@ -146,7 +146,7 @@ py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>&
   }
   const GradientWorkspace workspace = plan_gradient(outputs);
   void* slots = memory.accumulators("slots", workspace.slots);
-  void* arrivals = memory.zeros("arrivals", workspace.arrivals);
+  void* arrivals = memory.counters("arrivals", workspace.arrivals);
   memory.check(launch_gram_gradient(memory.element(), outputs, distance_kind(distance).distance, parameter,
                                     grad ? memory.input("grad", *grad) : nullptr, slots, arrivals, nullptr));
   outs.insert(outs.end(), values.begin(), values.end());

@@ -1,4 +1,4 @@
-// The launchers of the total variation for numpy, with the allocations of
+// The launcher of the total variation for numpy, with the allocations of
 // csrc/total_variation/total_variation_cuda.cpp.
 #include "total_variation/total_variation.h"
 
@@ -23,29 +23,26 @@ PYBIND11_MODULE(total_variation, m) {
 
   m.def(
       "total_variation",
-      [](const std::string& element, const std::array<int64_t, 6>& numbers, const std::string& kind, const py::array& x,
-         uint64_t seed) {
+      [](const std::string& element, const std::string& wanted, const std::array<int64_t, 6>& numbers,
+         const std::string& kind, const py::array& x, int64_t before_x, const std::optional<py::array>& grad,
+         const py::array& dx, int64_t before_dx, uint64_t seed) {
         const ImageRows rows = image_rows(numbers);
         Arguments memory(element, seed);
-        const void* image = memory.input("x", x);
-        void* partial = memory.accumulators("partial", rows.batch * total_variation_blocks(rows));
-        void* values = memory.accumulators("values", rows.batch);
-        memory.check(
-            launch_total_variation(memory.element(), rows, variation_distance(kind), image, partial, values, nullptr));
-        return memory.result(values);
+        VariationValues values{};
+        void* gradient = nullptr;
+        py::list outputs;  // dx, (N)
+        if (wanted != "value") gradient = memory.changed("dx", dx);
+        if (wanted != "gradient") {
+          values = {memory.accumulators("partial", rows.batch * total_variation_slots(rows)),
+                    memory.counters("arrived", rows.batch), memory.accumulators("values", rows.batch)};
+        }
+        memory.check(launch_total_variation(memory.element(), wanted_named(wanted), rows, variation_distance(kind),
+                                            memory.at(memory.input("x", x), before_x), values,
+                                            grad ? memory.input("grad", *grad) : nullptr,
+                                            gradient ? memory.at(gradient, before_dx) : nullptr, nullptr));
+        if (gradient) outputs.append(memory.result(gradient));
+        if (values.values) outputs.append(memory.result(values.values));
+        return py::tuple(outputs);
       },
-      "element"_a, "rows"_a, "kind"_a, "x"_a, "seed"_a);
-
-  m.def(
-      "total_variation_gradient",
-      [](const std::string& element, const std::array<int64_t, 6>& numbers, const std::string& kind, const py::array& x,
-         const py::array& grad, const py::array& dx, uint64_t seed) {
-        Arguments memory(element, seed);
-        const void *image = memory.input("x", x), *upstream = memory.input("grad", grad);
-        void* gradient = memory.changed("dx", dx);
-        memory.check(launch_total_variation_gradient(memory.element(), image_rows(numbers), variation_distance(kind),
-                                                     image, upstream, gradient, nullptr));
-        return memory.result(gradient);
-      },
-      "element"_a, "rows"_a, "kind"_a, "x"_a, "grad"_a, "dx"_a, "seed"_a);
+      "element"_a, "wanted"_a, "rows"_a, "kind"_a, "x"_a, "before_x"_a, "grad"_a, "dx"_a, "before_dx"_a, "seed"_a);
 }

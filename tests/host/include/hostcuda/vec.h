@@ -7,17 +7,17 @@
 
 namespace perceptual_ops {
 
-template <class T>
-Pack<T> load_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
-  hostcuda::check_aligned("load_pack", from, place);
-  Pack<T> pack;
+template <class T, int kWidth = kPackWidth<T>>
+Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
+  if (kWidth > 1) hostcuda::check_aligned("load_pack", from, place);
+  Pack<T, kWidth> pack;
   std::memcpy(&pack, from, sizeof pack);
   return pack;
 }
 
-template <class T>
-void store_pack(T* to, const Pack<T>& pack, hostcuda::Place place = hostcuda::Place::current()) {
-  hostcuda::check_aligned("store_pack", to, place);
+template <class T, int kWidth>
+void store_pack(T* to, const Pack<T, kWidth>& pack, hostcuda::Place place = hostcuda::Place::current()) {
+  if (kWidth > 1) hostcuda::check_aligned("store_pack", to, place);
   std::memcpy(to, &pack, sizeof pack);
 }
 
