@@ -2,6 +2,8 @@
 // comes last adds the slots up in their order, so that the bits do not depend on who that is.
 #pragma once
 
+#include <cstdint>
+
 #include "reduce.cuh"
 #include "shared.cuh"
 

@@ -20,15 +20,23 @@ CONFIGURATIONS = {
 }
 
 
-@cache
 def build(configuration: str, mutants: Path | None = None) -> Path:
-    """The folder of the modules of one configuration; once a process.
+    """The folder of the modules of one configuration; once a process, also where it fails.
 
     Args:
         configuration: "plain", "asan" (with UBSan), "tsan", or "traffic", which counts the bytes that kernels touch.
         mutants: Folder with a changed copy of csrc, <room>/<mutant>, for each mutant. Each becomes a module in the
             folder mutants/<room>/<mutant> of the result.
     """
+    folder, complaint = _build(configuration, mutants)
+    if complaint:
+        raise RuntimeError(f"the kernels do not build for the CPU:\n{complaint}")
+    return folder
+
+
+@cache
+def _build(configuration: str, mutants: Path | None) -> tuple[Path, str]:
+    """The folder, and what the compiler said if it failed."""
     folder = ROOT / "build" / "host" / configuration
     settings = {
         "CMAKE_CXX_COMPILER": "g++",  # fibers switch by its builtins
@@ -38,15 +46,13 @@ def build(configuration: str, mutants: Path | None = None) -> Path:
         **CONFIGURATIONS[configuration],
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
-    _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
-    _cmake("--build", folder)
-    return folder
+    complaint = _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
+    return folder, complaint or _cmake("--build", folder)
 
 
-def _cmake(*arguments: str | Path) -> None:
+def _cmake(*arguments: str | Path) -> str:
     # pip puts cmake and ninja beside the interpreter, whose folder need not be on the PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = ["cmake", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    if done.returncode != 0:
-        raise RuntimeError(f"the kernels do not build for the CPU:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr if done.returncode != 0 else ""

@@ -54,9 +54,9 @@ def style(
     dtype: torch.dtype, layout: str, distance: str, shapes: list[Shape], target_batch: int
 ) -> tuple[Launch, Check]:
     maps, wide, parameter = _maps(dtype, layout, shapes), accumulator(dtype), DISTANCES[distance]
-    targets = [random_map((target_batch, x.shape[1], x.shape[1]), wide, "cpu", 9 + l) for l, x in enumerate(maps)]
+    targets = [random_map((target_batch, x.shape[1], x.shape[1]), wide, "cpu", 9 + i) for i, x in enumerate(maps)]
     # scale, slope scale, value scale, weight of each layer
-    factors = [(1 / (x.shape[2] * x.shape[3]), 0.3 + l, 1 / x.shape[1] ** 2, 0.7 + l) for l, x in enumerate(maps)]
+    factors = [(1 / (x.shape[2] * x.shape[3]), 0.3 + i, 1 / x.shape[1] ** 2, 0.7 + i) for i, x in enumerate(maps)]
     arguments = {
         "element": element(dtype),
         "maps": [_argument(x, layout) for x in maps],
@@ -112,23 +112,23 @@ def gram_gradient(
     # dx in the same order as x, but sliced where x is dense and dense where it is sliced: their strides differ.
     dx_layout = layout.removeprefix("sliced ") if layout.startswith("sliced") else f"sliced {layout}"
     outs = [LAYOUTS[dx_layout](torch.full(tuple(x.shape), OUTSIDE, dtype=dtype)) for x in maps]
-    halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + l) for l, x in enumerate(maps)]
+    halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + i) for i, x in enumerate(maps)]
     slopes = [tiny * (half + half.mT) / half.shape[1] for half in halves]
     grad = random_map((maps[0].shape[0],), wide, "cpu", 3) / tiny if upstream else None
     target = LAYOUTS[layout](random_map((target_batch, *maps[0].shape[1:]), dtype, "cpu", 17))
     slope_scale, value_scale, parameter = 0.2 * tiny, 0.5, DISTANCES[content or "mse"]
 
-    def layer(l: int) -> tuple:
-        with_content = content is not None and l == 0
+    def layer(i: int) -> tuple:
+        with_content = content is not None and i == 0
         numbers, memory, offset = _argument(target, layout)
         if target_batch == 1:
             numbers = (*numbers[:3], 0, *numbers[4:])
         return (
-            _argument(maps[l], layout),
-            memory_of(slopes[l]),
-            map_numbers(outs[l], layout),
-            memory_of(outs[l]),
-            outs[l].storage_offset(),
+            _argument(maps[i], layout),
+            memory_of(slopes[i]),
+            map_numbers(outs[i], layout),
+            memory_of(outs[i]),
+            outs[i].storage_offset(),
             (numbers, memory, offset) if with_content else None,
             slope_scale,
             value_scale,
@@ -136,17 +136,17 @@ def gram_gradient(
 
     arguments = {
         "element": element(dtype),
-        "layers": [layer(l) for l in range(len(maps))],
+        "layers": [layer(i) for i in range(len(maps))],
         "grad": None if grad is None else memory_of(grad),
         "distance": content or "mse",
         "parameter": parameter,
     }
 
-    def expected(l: int, type_: torch.dtype, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = maps[l].to(type_)
+    def expected(i: int, type_: torch.dtype, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = maps[i].to(type_)
         result = (matrix.to(type_) @ x.flatten(2)).reshape(x.shape)
         value = None
-        if content is not None and l == 0:
+        if content is not None and i == 0:
             error = (x - target.to(type_)).requires_grad_()
             sums = reference.distance_map(error, content, parameter).flatten(1).sum(1)
             (slope,) = torch.autograd.grad(sums.sum(), error)
@@ -154,14 +154,14 @@ def gram_gradient(
         return (result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)), value
 
     def check(outputs: Outputs) -> None:
-        for l, out in enumerate(outs):
-            exact, exact_value = expected(l, torch.float64, slopes[l])
+        for i, out in enumerate(outs):
+            exact, exact_value = expected(i, torch.float64, slopes[i])
             # The naive run multiplies two maps of one dtype: S is rounded to it, row by row to its own scale.
-            largest = slopes[l].abs().amax(2, keepdim=True).clamp_min(1e-300)
-            rounded = (slopes[l] / largest).to(dtype).to(wide) * largest
-            naive, naive_value = expected(l, wide, rounded)
-            assert_accurate(like_view(outputs[l], out), naive.to(dtype), exact)
-            assert_untouched_outside(outputs[l], out)
+            largest = slopes[i].abs().amax(2, keepdim=True).clamp_min(1e-300)
+            rounded = (slopes[i] / largest).to(dtype).to(wide) * largest
+            naive, naive_value = expected(i, wide, rounded)
+            assert_accurate(like_view(outputs[i], out), naive.to(dtype), exact)
+            assert_untouched_outside(outputs[i], out)
             if exact_value is not None:
                 assert_accurate(from_numpy(outputs[-1], tuple(exact_value.shape)), naive_value, exact_value)
 

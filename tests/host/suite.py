@@ -19,8 +19,8 @@ Image = tuple[Shape, int, int]
 
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
-# Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples of
-# 16 bytes; less than a tile; one element.
+# Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples
+# of 16 bytes; less than a tile; one element.
 MAPS: list[list[Shape]] = [
     [(2, 130, 10, 103), (2, 64, 16, 97)],
     [(1, 200, 8, 64), (1, 64, 16, 64)],

@@ -18,10 +18,6 @@ ImageRows image_rows(const std::array<int64_t, 6>& numbers) {
 PYBIND11_MODULE(total_variation, m) {
   bind_traffic(m);
   m.def(
-      "blocks", [](const std::array<int64_t, 6>& numbers) { return total_variation_blocks(image_rows(numbers)); },
-      "rows"_a);
-
-  m.def(
       "total_variation",
       [](const std::string& element, const std::string& wanted, const std::array<int64_t, 6>& numbers,
          const std::string& kind, const py::array& x, int64_t before_x, const std::optional<py::array>& grad,
