@@ -31,8 +31,13 @@ def _argument(x: Tensor, layout: str) -> tuple:
     return map_numbers(x, layout), memory_of(x), x.storage_offset()
 
 
-def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> tuple[Launch, Check]:
+def gram(
+    dtype: torch.dtype, layout: str, shapes: list[Shape], positive: bool = False
+) -> tuple[Launch, Check]:
+    """`positive`: as after a ReLU, where sums only grow."""
     maps = _maps(dtype, layout, shapes)
+    if positive:
+        maps = [x.abs_() for x in maps]
     scales = [1 / (x.shape[1] * x.shape[2] * x.shape[3]) for x in maps]
     arguments = {
         "element": element(dtype),

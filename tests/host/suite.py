@@ -92,6 +92,8 @@ def _name(launcher: str, *parts: object) -> str:
 def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
     for key in product(dtypes, layouts, inputs):
         yield Case(_name("gram", *key), partial(cases_gram.gram, *key))
+    positive = (dtypes[-1], layouts[-1], [(1, 8, 1, 16000)], True)
+    yield Case(_name("gram", dtypes[-1], "positive"), partial(cases_gram.gram, *positive))
 
 
 def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: list[Shape]) -> Iterator[Case]:
