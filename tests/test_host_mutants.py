@@ -8,16 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from host.mutants import ADDRESS, GUARD, ORDER, VALUES, Mutant, build_mutants
+from host.mutants_pointwise import POINTWISE_MUTANTS
 from host.suite import small_cases
 from host.worker import run_apart
 
-GRAM, FEATURE, VARIATION = (f"{room}/{room}.cuh" for room in ("gram", "feature_loss", "total_variation"))
+GRAM = "gram/gram.cuh"
 REDUCE = "common/reduce.cuh"
 WHOLE, READ = "__syncthreads();  // the tiles are whole\n", "__syncthreads();  // the tiles are read"
-CHUNK_END = "const int64_t end = min(size, first + kLossChunk);"
-CHUNK_SAMPLES = "const T *x_sample = x + n * stride_x, *y_sample = y + n * stride_y;"
-FEATURE_VALUE = f"{CHUNK_END}\n  {CHUNK_SAMPLES}\n  DeviceAccumulator<T> sum"
-FEATURE_SLOPE = f"{CHUNK_END}\n  {CHUNK_SAMPLES}\n  const DeviceAccumulator<T> factor"
 ROW_WALK = "for (uint32_t column = threadIdx.x; column < channels; column += kRowThreads) {\n    const "
 PLACES = "int64_t place = int64_t(row) * channels + column, mirrored = int64_t(column) * channels + row;\n    "
 
@@ -83,54 +80,7 @@ MUTANTS = [
     Mutant("gram gradient: one pixel too many", "gram_gradient", GRAM,
            "pixel < map.pixels) {", "pixel <= map.pixels) {", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gram gradient: upstream of the first sample", "gram_gradient", GRAM, ": grad[n];", ": grad[0];", VALUES),
-    # partial sums of the feature loss
-    Mutant("feature loss: chunk runs to the end of the sample", "feature_loss", FEATURE,
-           FEATURE_VALUE, FEATURE_VALUE.replace("min(size, first + kLossChunk)", "size"), VALUES),
-    Mutant("feature loss: chunk runs over the end of the sample", "feature_loss", FEATURE,
-           FEATURE_VALUE, FEATURE_VALUE.replace("min(size, first + kLossChunk)", "first + kLossChunk"), VALUES),
-    Mutant("feature loss: one target is a batch", "feature_loss", FEATURE,
-           FEATURE_VALUE, FEATURE_VALUE.replace("n * stride_y", "n * size"), VALUES),
-    # their sum
-    Mutant("feature loss finish: sums of the first sample", "feature_loss", FEATURE,
-           "partial[n * blocks + i]", "partial[i]", VALUES),
-    Mutant("feature loss finish: last chunk left out", "feature_loss", FEATURE,
-           "i < blocks;", "i + 1 < blocks;", VALUES),
-    Mutant("feature loss finish: garbage before the first layer", "feature_loss", FEATURE,
-           "(first_layer ? Acc(0) : loss[n])", "loss[n]", VALUES),
-    # gradient of the feature loss
-    Mutant("feature loss gradient: stride of the features", "feature_loss_gradient", FEATURE,
-           "dx[n * size + i]", "dx[n * stride_x + i]", f"{VALUES}|{GUARD}"),
-    Mutant("feature loss gradient: no tail", "feature_loss_gradient", FEATURE,
-           FEATURE_SLOPE, FEATURE_SLOPE.replace("min(size, first + kLossChunk)", "first + kLossChunk"),
-           f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("feature loss gradient: upstream of the first sample", "feature_loss_gradient", FEATURE,
-           "slope_scale * grad[n]", "slope_scale * grad[0]", VALUES),
-    # partial sums of the total variation
-    Mutant("total variation: the next number is the next pixel", "total_variation", VARIATION,
-           "if (i + rows.step < rows.length) {\n        sum += distance_at<kDistance>(widen(line[i + rows.step])",
-           "if (i + 1 < rows.length) {\n        sum += distance_at<kDistance>(widen(line[i + 1])", VALUES),
-    Mutant("total variation: below the last row lies the next channel", "total_variation", VARIATION,
-           "row % uint32_t(rows.height) + 1 < rows.height", "row + 1 < rows.count()", VALUES),
-    Mutant("total variation: samples side by side", "total_variation", VARIATION,
-           "blockIdx.x / blocks * rows.stride_n", "blockIdx.x / blocks * rows.size()", VALUES),
-    Mutant("total variation: one row too many", "total_variation", VARIATION,
-           "if (row < rows.count()) {", "if (row <= rows.count()) {", VALUES),
-    # their sum
-    Mutant("total variation finish: stride of the samples", "total_variation", VARIATION,
-           "partial[blockIdx.x * blocks + i]", "partial[blockIdx.x + i]", VALUES),
-    Mutant("total variation finish: last block left out", "total_variation", VARIATION,
-           "i < blocks;", "i + 1 < blocks;", VALUES),
-    Mutant("total variation finish: one value", "total_variation", VARIATION,
-           "values[blockIdx.x] = sum", "values[0] = sum", f"{ORDER}|{VALUES}"),
-    # gradient of the total variation
-    Mutant("total variation gradient: nothing from above", "total_variation_gradient", VARIATION,
-           "if (has_above) sum +=", "if (false) sum +=", VALUES),
-    Mutant("total variation gradient: above the first row lies a channel", "total_variation_gradient", VARIATION,
-           "has_above = height_index > 0", "has_above = row > 0", VALUES),
-    Mutant("total variation gradient: stride of the image", "total_variation_gradient", VARIATION,
-           "dx + n * rows.size()", "dx + n * rows.stride_n", f"{VALUES}|{GUARD}"),
-    Mutant("total variation gradient: upstream of the first sample", "total_variation_gradient", VARIATION,
-           "narrow<T>(grad[n] * sum)", "narrow<T>(grad[0] * sum)", VALUES),
+    *POINTWISE_MUTANTS,
 ]  # fmt: skip
 
 

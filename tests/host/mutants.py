@@ -44,7 +44,9 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        return "gram" if self.launcher in GRAM_LAUNCHERS else self.launcher.removesuffix("_gradient")
+        return (
+            "gram" if self.launcher in GRAM_LAUNCHERS else self.launcher.removesuffix("_gradient").removesuffix("_with")
+        )
 
     @property
     def folder(self) -> str:
