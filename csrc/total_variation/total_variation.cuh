@@ -19,7 +19,8 @@ namespace perceptual_ops {
 constexpr int kVariationThreads = 256;
 constexpr int kStripRows = 4;
 
-// Steps that a kernel is compiled for: grey or planar, and colours side by side. kAnyStep reads all neighbours.
+// Steps that a kernel is compiled for are 1, planes, and 3, colours side by side: of the neighbours to the side it
+// reads what its pack does not hold. For any other step it goes by single elements, whose neighbours are all read.
 constexpr int kAnyStep = 0;
 // Blocks of an SM.
 template <int kWidth, int kStep>

@@ -9,6 +9,6 @@ CMakeLists.txt makes a Python module of each room of csrc with its bindings/<roo
 It shows wrong indices, tails, layouts, barriers, races and sums. It does not show speed, what the memory model allows
 between barriers, or blocks of one launch that wait for each other: they run one after the other.
 
-A new kernel: bind its launcher in bindings/, describe a launch and its check in cases.py, list shapes in suite.py, and
-seed three faults in tests/test_host_mutants.py.
+A new kernel: bind its launcher in bindings/, describe a launch and its check in cases.py or cases_pointwise.py, list
+shapes in suite.py, and seed three faults in tests/test_host_mutants.py or mutants_pointwise.py.
 """

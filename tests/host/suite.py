@@ -26,15 +26,15 @@ SMALL_GRAM_SHAPES: list[Shape] = [(2, 66, 3, 175), (1, 5, 3, 7)]
 # Rows beyond one walk of a block, one partial walk, one element: (N, C, N of the targets)
 MATRICES: list[Shape] = [(2, 130, 2), (3, 40, 1), (1, 1, 1)]
 SMALL_MATRICES: list[Shape] = [(2, 130, 1)]
-# (N, layers). Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; layers of different
-# sizes, one target for all, gaps, one element; maps that begin between packs; more layers than a launch takes.
+# (N, layers). Layers of different sizes, a chunk exactly, one target for all, gaps, one element; maps that begin between
+# packs; more layers than a launch takes.
 LAYERS: list[Layers] = [
-    (1, [(40003, 1, 0, 0)]),
-    (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)]),
-    (3, [(77, 3, 0, 0), (16384, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
+    (3, [(77, 3, 0, 0), (8192, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
     (2, [(512, 2, 0, 1), (1031, 1, 0, 3)]),
     (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
 ]
+# Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements.
+LONG_LAYERS: list[Layers] = [(1, [(40003, 1, 0, 0)]), (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)])]
 SMALL_LAYERS: list[Layers] = [(2, [(17003, 1, 5, 0), (77, 2, 3, 0), (80, 2, 0, 1)]), (1, [(5, 1, 0, 0)] * 34)]
 # (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
 # and, where they are odd or begin between packs, by elements; one row, one column, one element.
@@ -56,6 +56,8 @@ def all_cases() -> list[Case]:
         *_gram_cases(DTYPES, LAYOUTS, GRAM_SHAPES),
         *_matrix_cases(DTYPES, MATRICES),
         *_feature_cases(DTYPES, list(DISTANCES), LAYERS),
+        *_feature_cases(DTYPES, ["huber"], LONG_LAYERS),
+        *_nan_cases(DTYPES),
         *_variation_cases(DTYPES, IMAGES),
     ]
 
@@ -66,6 +68,7 @@ def small_cases() -> list[Case]:
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_GRAM_SHAPES),
         *_matrix_cases(dtypes[:1], SMALL_MATRICES),
         *_feature_cases(dtypes, ["mse", "huber"], SMALL_LAYERS),
+        *_nan_cases(dtypes),
         *_variation_cases(dtypes, SMALL_IMAGES),
     ]
 
@@ -94,9 +97,6 @@ def _feature_cases(dtypes: list[torch.dtype], distances: list[str], inputs: list
         name = _name(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
         make = partial(cases_pointwise.feature_loss, dtype, distance, wanted, batch, layers)
         yield Case(name, partial(make, upstream=number % 2 == 0))
-    for dtype, distance in product(dtypes, distances):
-        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
-        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
 
 
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
@@ -106,6 +106,12 @@ def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator
         name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
         make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
         yield Case(name, partial(make, upstream=number % 3 > 0))
-    for dtype, kind in product(dtypes, kinds):
-        make_nan = partial(cases_pointwise.total_variation_of_nan, dtype, kind)
-        yield Case(_name("total_variation", dtype, kind, "nan"), make_nan)
+
+
+def _nan_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
+    for dtype, distance in product(dtypes, DISTANCES):
+        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
+        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
+    for dtype, kind, number in product(dtypes, ["l1", "l2_squared"], [torch.nan, torch.inf]):
+        make_special = partial(cases_pointwise.total_variation_of, number, dtype, kind)
+        yield Case(_name("total_variation", dtype, kind, number), make_special)
