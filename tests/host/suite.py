@@ -17,6 +17,7 @@ Shape = tuple[int, ...]
 Layers = tuple[int, list[Layer]]
 Image = tuple[Shape, int, int]
 
+VARIATIONS = ["l1", "l2_squared"]
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
 # Three pixel splits, two tiles along each axis, tails in both; three tiles along an axis; tiles and a split that end
@@ -26,15 +27,18 @@ SMALL_GRAM_SHAPES: list[Shape] = [(2, 66, 3, 175), (1, 5, 3, 7)]
 # Rows beyond one walk of a block, one partial walk, one element: (N, C, N of the targets)
 MATRICES: list[Shape] = [(2, 130, 2), (3, 40, 1), (1, 1, 1)]
 SMALL_MATRICES: list[Shape] = [(2, 130, 1)]
-# (N, layers). Layers of different sizes, a chunk exactly, one target for all, gaps, one element; maps that begin between
-# packs; more layers than a launch takes.
+# (N, layers). Layers of different sizes, a chunk exactly, one target for all, gaps, one element; maps that begin
+# between packs.
 LAYERS: list[Layers] = [
     (3, [(77, 3, 0, 0), (8192, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
     (2, [(512, 2, 0, 1), (1031, 1, 0, 3)]),
+]
+# Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; more layers than a launch takes.
+LONG_LAYERS: list[Layers] = [
+    (1, [(40003, 1, 0, 0)]),
+    (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)]),
     (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
 ]
-# Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements.
-LONG_LAYERS: list[Layers] = [(1, [(40003, 1, 0, 0)]), (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)])]
 SMALL_LAYERS: list[Layers] = [(2, [(17003, 1, 5, 0), (77, 2, 3, 0), (80, 2, 0, 1)]), (1, [(5, 1, 0, 0)] * 34)]
 # (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
 # and, where they are odd or begin between packs, by elements; one row, one column, one element.
@@ -57,7 +61,7 @@ def all_cases() -> list[Case]:
         *_matrix_cases(DTYPES, MATRICES),
         *_feature_cases(DTYPES, list(DISTANCES), LAYERS),
         *_feature_cases(DTYPES, ["huber"], LONG_LAYERS),
-        *_nan_cases(DTYPES),
+        *_special_cases(DTYPES),
         *_variation_cases(DTYPES, IMAGES),
     ]
 
@@ -68,7 +72,7 @@ def small_cases() -> list[Case]:
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_GRAM_SHAPES),
         *_matrix_cases(dtypes[:1], SMALL_MATRICES),
         *_feature_cases(dtypes, ["mse", "huber"], SMALL_LAYERS),
-        *_nan_cases(dtypes),
+        *_special_cases(dtypes),
         *_variation_cases(dtypes, SMALL_IMAGES),
     ]
 
@@ -100,18 +104,17 @@ def _feature_cases(dtypes: list[torch.dtype], distances: list[str], inputs: list
 
 
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
-    kinds, layouts = ["l1", "l2_squared"], ["nchw", "nhwc"]
-    for number, key in enumerate(product(dtypes, kinds, WANTED, layouts, images)):
+    for number, key in enumerate(product(dtypes, VARIATIONS, WANTED, ["nchw", "nhwc"], images)):
         dtype, kind, wanted, layout, image = key
         name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
         make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
         yield Case(name, partial(make, upstream=number % 3 > 0))
 
 
-def _nan_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
+def _special_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
     for dtype, distance in product(dtypes, DISTANCES):
-        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
-        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
-    for dtype, kind, number in product(dtypes, ["l1", "l2_squared"], [torch.nan, torch.inf]):
-        make_special = partial(cases_pointwise.total_variation_of, number, dtype, kind)
-        yield Case(_name("total_variation", dtype, kind, number), make_special)
+        make = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
+        yield Case(_name("feature_loss", dtype, distance, "nan"), make)
+    for dtype, kind, number in product(dtypes, VARIATIONS, [torch.nan, torch.inf]):
+        make = partial(cases_pointwise.total_variation_of, number, dtype, kind)
+        yield Case(_name("total_variation", dtype, kind, number), make)
