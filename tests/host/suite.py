@@ -39,7 +39,7 @@ LONG_LAYERS: list[Layers] = [
     (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)]),
     (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
 ]
-SMALL_LAYERS: list[Layers] = [(2, [(17003, 1, 5, 0), (77, 2, 3, 0), (80, 2, 0, 1)]), (1, [(5, 1, 0, 0)] * 34)]
+SMALL_LAYERS: list[Layers] = [(2, [(25003, 1, 5, 0), (77, 2, 3, 0), (80, 2, 0, 1)]), (1, [(5, 1, 0, 0)] * 34)]
 # (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
 # and, where they are odd or begin between packs, by elements; one row, one column, one element.
 IMAGES: list[Image] = [
