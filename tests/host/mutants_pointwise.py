@@ -14,7 +14,7 @@ POINTWISE_MUTANTS = [
     # sum of the blocks
     Mutant("sum: last block known before it is", "feature_loss", LAST_BLOCK,
            "  }\n  __syncthreads();\n  return before", "  }\n  return before", f"missing lanes|{ORDER}|{VALUES}"),
-    Mutant("sum: slots in the order of arrival", "feature_loss", LAST_BLOCK,
+    Mutant("sum: slots in the order of arrival", "feature_loss_with_gradient", LAST_BLOCK,
            "slots[slot] = value", "slots[*counter] = value", ORDER),
     Mutant("sum: last slot left out", "total_variation", LAST_BLOCK, "i < count;", "i + 1 < count;", VALUES),
     Mutant("sum: last block but one", "total_variation", LAST_BLOCK,
