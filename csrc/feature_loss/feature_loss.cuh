@@ -3,9 +3,9 @@
 // layer sums its chunks, the last layer of a sample its losses.
 //
 // Bound by memory: 2 inputs read and 1 output written an element, against 5 to 40 instructions. Targets on every
-// architecture: at most 64 registers, for 4 blocks (1024 threads) an SM, in fp64, whose sums take twice the room, 80
-// for 3; each thread has 8 loads of 16 bytes under way before it uses the first, together 128 KB an SM, where an H200
-// needs about 25 KB to keep its memory busy. Shared memory: under 100 bytes.
+// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 8 loads of 16 bytes under way
+// before it uses the first, together at least 64 KB an SM, where an H200 needs about 25 KB to keep its memory busy.
+// Shared memory: under 100 bytes.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -19,8 +19,7 @@ namespace perceptual_ops {
 constexpr int kLossThreads = 256;
 constexpr int kLossLoads = 4;   // of x, and as many of y, under way in a thread
 constexpr int kLossRounds = 2;  // of these loads: two hide what a block spends on its sum
-template <class T>
-constexpr int kLossBlocks = sizeof(T) == 8 ? 3 : 4;  // an SM
+constexpr int kLossBlocks = 2;  // an SM
 constexpr int kTableLayers = 32;
 
 // Elements of a block: short fp32 sums, few slots.
@@ -62,7 +61,7 @@ __device__ __forceinline__ Acc loss_walk(const T* x, const T* y, T* dx, int begi
     Pack<T, kWidth> xs[kLossLoads], ys[kLossLoads];
 #pragma unroll
     for (int j = 0; j < kLossLoads; ++j) {
-      // Past the end, the last elements again: loads without branches start together.
+      // Past the end, the last elements again: without branches, also where they are used, all loads start together.
       const int i = min(first + j * kLossThreads * kWidth, end - kWidth);
       xs[j] = load_pack<T, kWidth>(x + i);
       ys[j] = load_pack<T, kWidth>(y + i);
@@ -70,14 +69,14 @@ __device__ __forceinline__ Acc loss_walk(const T* x, const T* y, T* dx, int begi
 #pragma unroll
     for (int j = 0; j < kLossLoads; ++j) {
       const int i = first + j * kLossThreads * kWidth;
-      if (i >= end) break;
+      const bool inside = i < end;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const auto point = distance_at<kDistance>(widen(xs[j].values[k]) - widen(ys[j].values[k]), parameter);
-        if constexpr (kWantsValue<kWanted>) sum += point.value;
+        if constexpr (kWantsValue<kWanted>) sum += inside ? point.value : Acc(0);
         if constexpr (kWantsGradient<kWanted>) xs[j].values[k] = narrow<T>(factor * point.slope);
       }
-      if constexpr (kWantsGradient<kWanted>) store_pack(dx + i, xs[j]);
+      if (kWantsGradient<kWanted> && inside) store_pack(dx + i, xs[j]);
     }
   }
   return sum;
@@ -106,7 +105,7 @@ __device__ __forceinline__ void finish_loss(const LossTable<T>& table, uint32_t 
 // Grid: the layers one after the other, N * chunks blocks each, chunks innermost; under 2^31 (feature_loss.cu checks):
 // a 64-bit division would be a call that spills.
 template <class T, Distance kDistance, Wanted kWanted>
-__global__ void __launch_bounds__(kLossThreads, kLossBlocks<T>)
+__global__ void __launch_bounds__(kLossThreads, kLossBlocks)
     feature_loss_kernel(const LossTable<T> table, DeviceAccumulator<T> parameter) {
   using Acc = DeviceAccumulator<T>;
   uint32_t l = 0;

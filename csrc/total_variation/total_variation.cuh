@@ -3,10 +3,10 @@
 // its own, those to the side its own or its neighbour's, which the cache answers, as it does where strips meet.
 //
 // Bound by memory: an element is read once and written once, against 10 to 20 instructions. Targets on every
-// architecture: at most 80 registers, for 3 blocks (768 threads) an SM; 16-bit colours side by side, with 8 sums of a
-// thread and 6 of its neighbours' elements at a time, 128 for 2. Each thread has 6 loads of 16 bytes under way before
-// it uses the first, 4 of them of its own rows, together 32 to 48 KB an SM, where an H200 needs about 25 KB to keep its
-// memory busy. Shared memory: under 100 bytes.
+// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has its loads of 16 bytes, 4 rows
+// and the 2 around them, under way before it uses the first (ptxas holds some of the 16-bit rows back: at least 2),
+// together 16 to 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared
+// memory: under 100 bytes.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -18,12 +18,11 @@ namespace perceptual_ops {
 
 constexpr int kVariationThreads = 256;
 constexpr int kStripRows = 4;
+constexpr int kVariationBlocks = 2;  // an SM
 
-// Steps that a kernel is compiled for: grey or planar, and colours side by side. kAnyStep reads all neighbours.
+// Steps that a kernel is compiled for are 1, planes, and 3, colours side by side: of the neighbours to the side it
+// reads what its pack does not hold. For any other step it goes by single elements, whose neighbours are all read.
 constexpr int kAnyStep = 0;
-// Blocks of an SM.
-template <int kWidth, int kStep>
-constexpr int kVariationBlocks = kWidth == 8 && kStep == 3 ? 2 : 3;
 
 // Images cut into strips; all counts under 2^31 (total_variation.cu checks): a 64-bit division would be a call that
 // spills.
@@ -49,7 +48,7 @@ struct Sides {
   __device__ __forceinline__ void load(const T* here, const Strips& strips, int i, bool with_left) {
 #pragma unroll
     for (int k = 0; k < kOut; ++k) {
-      // Outside the row an element of the pack: loads without branches start together.
+      // Outside the row, an element of the pack.
       right_edge[k] = here[i + kIn + k + strips.step < strips.length ? kIn + k + strips.step : k];
       if (with_left) left_edge[k] = here[i + k >= strips.step ? k - strips.step : k];
     }
@@ -64,9 +63,10 @@ struct Sides {
 template <Distance kDistance, Wanted kWanted, int kWidth, int kStep, class T, class Acc>
 __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int row, int i, Acc grad, T* dx) {
   Pack<T, kWidth> lines[kStripRows + 2];  // with the row above and the row below
+  // Outside the plane, the nearest row: without branches, also where they are used, all loads start together.
 #pragma unroll
   for (int r = kWantsGradient<kWanted> ? 0 : 1; r < kStripRows + 2; ++r) {
-    const int nearest = max(0, min(row + r - 1, strips.height - 1));  // of the plane
+    const int nearest = max(0, min(row + r - 1, strips.height - 1));
     lines[r] = load_pack<T, kWidth>(x + int64_t(nearest - row) * strips.length);
   }
   const auto point = [](bool exists, T to, T from) {
@@ -79,15 +79,15 @@ __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int 
   }
 #pragma unroll
   for (int r = 0; r < kStripRows; ++r) {
-    if (row + r >= strips.height) break;
+    const bool inside = row + r < strips.height;
     const Pack<T, kWidth>&line = lines[r + 1], &below = lines[r + 2];
     Sides<T, kWidth, kStep> sides;
-    sides.load(x + int64_t(r) * strips.length, strips, i, kWantsGradient<kWanted>);
+    sides.load(x + int64_t(min(r, strips.height - 1 - row)) * strips.length, strips, i, kWantsGradient<kWanted>);
     Pack<T, kWidth> gradient;
     Acc slopes[kWidth];  // of the differences to the right
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const auto right = point(i + k + strips.step < strips.length, sides.right(line, k), line.values[k]);
+      const auto right = point(inside && i + k + strips.step < strips.length, sides.right(line, k), line.values[k]);
       const auto down = point(row + r + 1 < strips.height, below.values[k], line.values[k]);
       if constexpr (kWantsValue<kWanted>) sum += right.value + down.value;
       if constexpr (kWantsGradient<kWanted>) {
@@ -99,14 +99,14 @@ __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int 
         up[k] = down.slope;
       }
     }
-    if constexpr (kWantsGradient<kWanted>) store_pack(dx + int64_t(r) * strips.length, gradient);
+    if (kWantsGradient<kWanted> && inside) store_pack(dx + int64_t(r) * strips.length, gradient);
   }
   return sum;
 }
 
 // Grid: N * blocks, blocks innermost.
 template <class T, Distance kDistance, Wanted kWanted, int kWidth, int kStep>
-__global__ void __launch_bounds__(kVariationThreads, kVariationBlocks<kWidth, kStep>)
+__global__ void __launch_bounds__(kVariationThreads, kVariationBlocks)
     total_variation_kernel(const T* __restrict__ x,  // (N, planes, H, length)
                            int64_t stride_n, int64_t size, const Strips strips,
                            const DeviceAccumulator<T>* __restrict__ grad,                   // (N) or null

@@ -26,7 +26,9 @@ Rows rows_of(const Tensor& x, Layout layout) {  // (N, C, H, W)
   return {1, x.size(2), x.size(3) * x.size(1), x.size(1)};
 }
 
-// A piece of one row, of at most kBlock elements.
+// Elements of a row that are walked together: what is read and written five times stays in the first cache.
+constexpr int64_t kPiece = 1024;
+
 struct Piece {
   int64_t count;
   int64_t left;    // elements without a neighbour to the left, the first ones
@@ -67,7 +69,7 @@ template <Distance kDistance, Wanted kWanted, class T>
 PO_INLINE double piece_walk(const T* x, T* dx, const Piece& piece, double factor) {
   using Acc = Accumulator<T>;
   constexpr bool kGradient = kWantsGradient<kWanted>;
-  Acc slopes[kGradient ? kBlock : 1];
+  Acc slopes[kGradient ? kPiece : 1];
   if constexpr (kGradient) std::fill_n(slopes, piece.count, Acc(0));
   Acc sum = differences<kDistance, kWanted>(x + piece.step, x, piece.right, Acc(-1), slopes);
   if (piece.has_below) {
@@ -137,8 +139,8 @@ std::vector<double> run(const Tensor& x,  // (N, C, H, W)
           const T* line = data + n * dense.stride(0) + row * rows.length;
           const int64_t place = (n * rows.count() + row) * rows.length;
           double sum = 0.0;
-          for (int64_t first = 0; first < rows.length; first += kBlock) {
-            const int64_t count = std::min(kBlock, rows.length - first);
+          for (int64_t first = 0; first < rows.length; first += kPiece) {
+            const int64_t count = std::min(kPiece, rows.length - first);
             const Piece piece{count,
                               std::clamp<int64_t>(rows.step - first, 0, count),
                               std::clamp<int64_t>(rows.length - rows.step - first, 0, count),

@@ -12,6 +12,6 @@ between barriers, or blocks of one launch that wait for each other: they run one
 A fourth build counts what kernels move: compiled for TSan but linked with accesses.cpp in TSan's place, every access
 marks the bytes of the launch's buffers in a ledger (hostcuda/ledger.h), which counts the products of mma too.
 
-A new kernel: bind its launcher in bindings/, describe a launch and its check in cases.py, list shapes in suite.py, give
-it a row in traffic_table.py, and seed three faults in tests/test_host_mutants.py.
+A new kernel: bind its launcher in bindings/, describe a launch and its check in cases_*.py, list shapes in suite.py,
+give it a row in traffic_table.py, and seed three faults in mutants_*.py.
 """

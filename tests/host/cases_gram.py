@@ -31,9 +31,7 @@ def _argument(x: Tensor, layout: str) -> tuple:
     return map_numbers(x, layout), memory_of(x), x.storage_offset()
 
 
-def gram(
-    dtype: torch.dtype, layout: str, shapes: list[Shape], positive: bool = False
-) -> tuple[Launch, Check]:
+def gram(dtype: torch.dtype, layout: str, shapes: list[Shape], positive: bool = False) -> tuple[Launch, Check]:
     """`positive`: as after a ReLU, where sums only grow."""
     maps = _maps(dtype, layout, shapes)
     if positive:

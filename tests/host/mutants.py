@@ -18,6 +18,7 @@ VALUES = "wrong values"
 ORDER = "gives other bits"
 GUARD = "written at byte|written from byte|memory outside the view was written"
 ADDRESS = "AddressSanitizer"
+MISALIGNED = "misaligned access"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        return "gram" if self.launcher in GRAM_LAUNCHERS else self.launcher.removesuffix("_gradient")
+        return (
+            "gram"
+            if self.launcher in ("style", "symmetrise", "gram_gradient")
+            else self.launcher.split("_gradient")[0].removesuffix("_with")
+        )
 
     @property
     def folder(self) -> str:
@@ -58,9 +63,6 @@ class Mutant:
                 f"mutant {self.name!r}: {self.path} has its text {original.count(self.text)} times, not once"
             )
         return original.replace(self.text, self.replacement)
-
-
-GRAM_LAUNCHERS = ("gram", "gram_gradient", "style_distance", "symmetrise")
 
 
 def build_mutants(mutants: list[Mutant]) -> dict[str, Path]:

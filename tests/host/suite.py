@@ -17,6 +17,7 @@ Shape = tuple[int, ...]
 Layers = tuple[int, list[Layer]]
 Image = tuple[Shape, int, int]
 
+VARIATIONS = ["l1", "l2_squared"]
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
 # Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples
@@ -27,6 +28,7 @@ MAPS: list[list[Shape]] = [
     [(3, 5, 7, 9)],
     [(1, 1, 1, 1)],
 ]
+STYLE_MAPS: list[list[Shape]] = [[(2, 130, 4, 20), (2, 64, 5, 9)], [(1, 1, 1, 1)]]
 SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 24)]]
 MANY_MAPS: list[Shape] = [(2, 8, 5, 7)] * 17 + [(2, 130, 4, 4)]  # more layers than a launch takes
 # Maps of a gradient: several tiles along both axes, stages in excess of the pipeline's, narrow maps, tails.
@@ -37,16 +39,19 @@ GRADIENT_MAPS: list[list[Shape]] = [
 ]
 # Rows beyond one walk of a block, one partial walk, one element: (N, C)
 MATRICES = [(2, 130), (3, 40), (1, 1)]
-# (N, layers). Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; layers of different
-# sizes, one target for all, gaps, one element; maps that begin between packs; more layers than a launch takes.
+# (N, layers). Layers of different sizes, a chunk exactly, one target for all, gaps, one element; maps that begin
+# between packs.
 LAYERS: list[Layers] = [
-    (1, [(40003, 1, 0, 0)]),
-    (2, [(40003, 1, 5, 0), (33001, 2, 0, 0)]),
-    (3, [(77, 3, 0, 0), (16384, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
+    (3, [(77, 3, 0, 0), (8192, 1, 16, 0), (1, 1, 0, 0), (300, 3, 4, 0), (2056, 3, 8, 16)]),
     (2, [(512, 2, 0, 1), (1031, 1, 0, 3)]),
+]
+# Chunks with a tail, by packs and, as samples of odd size begin anywhere, by elements; more layers than a launch takes.
+LONG_LAYERS: list[Layers] = [
+    (1, [(40003, 1, 0, 0)]),
+    (2, [(17003, 1, 5, 0), (16501, 2, 0, 0)]),
     (2, [(5 + 4 * number, 1 + number % 2, 0, 0) for number in range(35)]),
 ]
-SMALL_LAYERS: list[Layers] = [(2, [(17008, 1, 8, 0), (77, 2, 3, 1)]), (1, [(5, 1, 0, 0)] * 34)]
+SMALL_LAYERS: list[Layers] = [(2, [(25003, 1, 5, 0), (77, 2, 3, 0), (80, 2, 0, 1)]), (1, [(5, 1, 0, 0)] * 34)]
 # (shape, elements between the images, elements before the first). Several blocks, strips that end inside, rows by packs
 # and, where they are odd or begin between packs, by elements; one row, one column, one element.
 IMAGES: list[Image] = [
@@ -59,16 +64,18 @@ IMAGES: list[Image] = [
     ((2, 3, 9, 1), 1, 0),
     ((1, 1, 1, 1), 0, 0),
 ]
-SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 5, 37), 1, 0)]
+SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 9, 37), 1, 0), ((2, 3, 2, 16), 0, 1)]
 
 
 def all_cases() -> list[Case]:
     return [
         *_gram_cases(DTYPES, LAYOUTS, MAPS),
-        *_style_cases(DTYPES, MAPS[:1] + MAPS[2:], MANY_MAPS),
+        *_style_cases(DTYPES, STYLE_MAPS, MANY_MAPS),
         *_symmetrise_cases(DTYPES, MATRICES),
         *_gradient_cases(DTYPES, LAYOUTS, GRADIENT_MAPS),
-        *_feature_cases(DTYPES, LAYERS),
+        *_feature_cases(DTYPES, list(DISTANCES), LAYERS),
+        *_feature_cases(DTYPES, ["huber"], LONG_LAYERS),
+        *_special_cases(DTYPES),
         *_variation_cases(DTYPES, IMAGES),
     ]
 
@@ -79,8 +86,9 @@ def small_cases() -> list[Case]:
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_MAPS),
         *_style_cases(dtypes[:1], SMALL_MAPS[:1], MANY_MAPS),
         *_symmetrise_cases(dtypes[:1], MATRICES[:1]),
-        *_gradient_cases(dtypes, LAYOUTS[1:3], [[(2, 130, 5, 9), (2, 40, 7, 40)]]),
-        *_feature_cases(dtypes, SMALL_LAYERS),
+        *_gradient_cases([*dtypes, torch.float16], LAYOUTS[1:3], [[(2, 130, 5, 9), (2, 40, 7, 40)]]),
+        *_feature_cases(dtypes, ["mse", "huber"], SMALL_LAYERS),
+        *_special_cases(dtypes),
         *_variation_cases(dtypes, SMALL_IMAGES),
     ]
 
@@ -124,24 +132,26 @@ def _gradient_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[
         yield Case(_name("gram_gradient", dtype, "many layers"), partial(cases_gram.gram_gradient, *key))
 
 
-def _feature_cases(dtypes: list[torch.dtype], inputs: list[Layers]) -> Iterator[Case]:
-    for number, key in enumerate(product(dtypes, DISTANCES, WANTED, inputs)):
+def _feature_cases(dtypes: list[torch.dtype], distances: list[str], inputs: list[Layers]) -> Iterator[Case]:
+    for number, key in enumerate(product(dtypes, distances, WANTED, inputs)):
         dtype, distance, wanted, (batch, layers) = key
         name = _name(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
         make = partial(cases_pointwise.feature_loss, dtype, distance, wanted, batch, layers)
         yield Case(name, partial(make, upstream=number % 2 == 0))
-    for dtype, distance in product(dtypes, DISTANCES):
-        make_nan = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
-        yield Case(_name("feature_loss", dtype, distance, "nan"), make_nan)
 
 
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
-    kinds, layouts = ["l1", "l2_squared"], ["nchw", "nhwc"]
-    for number, key in enumerate(product(dtypes, kinds, WANTED, layouts, images)):
+    for number, key in enumerate(product(dtypes, VARIATIONS, WANTED, ["nchw", "nhwc"], images)):
         dtype, kind, wanted, layout, image = key
         name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
         make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
         yield Case(name, partial(make, upstream=number % 3 > 0))
-    for dtype, kind in product(dtypes, kinds):
-        make_nan = partial(cases_pointwise.total_variation_of_nan, dtype, kind)
-        yield Case(_name("total_variation", dtype, kind, "nan"), make_nan)
+
+
+def _special_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
+    for dtype, distance in product(dtypes, DISTANCES):
+        make = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
+        yield Case(_name("feature_loss", dtype, distance, "nan"), make)
+    for dtype, kind, number in product(dtypes, VARIATIONS, [torch.nan, torch.inf]):
+        make = partial(cases_pointwise.total_variation_of, number, dtype, kind)
+        yield Case(_name("total_variation", dtype, kind, number), make)
