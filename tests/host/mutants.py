@@ -12,6 +12,12 @@ from pathlib import Path
 from host.build import ROOT, build
 
 CSRC = ROOT / "csrc"
+# The launchers of each room, by the first words of their cases.
+ROOMS = {
+    "gram": ("gram", "style", "symmetrise", "gram_gradient"),
+    "feature_loss": ("feature_loss", "feature_loss_gradient", "feature_loss_with_gradient"),
+    "total_variation": ("total_variation", "total_variation_gradient", "total_variation_with_gradient"),
+}
 
 # How a fault shows: regular expressions of what is said.
 VALUES = "wrong values"
@@ -45,11 +51,7 @@ class Mutant:
 
     @property
     def room(self) -> str:
-        return (
-            "gram"
-            if self.launcher in ("style", "symmetrise", "gram_gradient")
-            else self.launcher.split("_gradient")[0].removesuffix("_with")
-        )
+        return next(room for room, launchers in ROOMS.items() if self.launcher in launchers)
 
     @property
     def folder(self) -> str:
