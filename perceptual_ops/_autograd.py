@@ -101,7 +101,7 @@ def _style_loss_setup(ctx, inputs, output):
     ctx.save_for_backward(*features, *target_grams, *slopes)
 
 
-def _style_loss_backward(ctx, grad, _per_layer_grad, _slopes_grad):
+def _style_loss_backward(ctx, grad, *_non_differentiable):
     layers = ctx.layers
     if grad is None:
         return [None] * layers, [None] * layers, None, None, None, None
@@ -127,7 +127,7 @@ def _feature_loss_setup(ctx, inputs, output):
     ctx.save_for_backward(*features, *targets)
 
 
-def _feature_loss_backward(ctx, grad, _per_layer_grad):
+def _feature_loss_backward(ctx, grad, *_non_differentiable):
     if grad is None:
         return [None] * ctx.layers, [None] * ctx.layers, None, None, None
     saved = ctx.saved_tensors  # once: checkpointing refuses a second look
@@ -162,13 +162,48 @@ def _total_variation_backward(ctx, grad):
     return library.total_variation_backward(grad, x, ctx.kind), None
 
 
+_LISTS = {
+    "style_loss": (_style_loss_setup, _style_loss_backward),
+    "feature_loss": (_feature_loss_setup, _feature_loss_backward),
+}
+
+
+class _LayerLoss(torch.autograd.Function):
+    """An operator over lists, its tensors side by side.
+
+    `register_autograd` takes lists apart and puts them together in Python at every call. On small maps that takes as
+    long as the operator itself.
+    """
+
+    @staticmethod
+    def forward(ctx, name, layers, settings, *tensors):
+        ctx.name = name
+        features, targets = tensors[:layers], tensors[layers:]
+        loss, per_layer, *slopes = result = getattr(library, name)(features, targets, *settings)
+        _LISTS[name][0](ctx, (features, targets, *settings), result)
+        return (loss, per_layer, *(slopes[0] if slopes else ()))
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        of_features, of_targets, *_ = _LISTS[ctx.name][1](ctx, grad)
+        return None, None, None, *of_features, *of_targets
+
+
+def layer_loss(
+    name: str, features: list[Tensor], targets: list[Tensor], *settings: object
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    """style_loss or feature_loss by name, the shorter way where nothing is traced."""
+    if torch.compiler.is_compiling():
+        return getattr(library, name)(features, targets, *settings)[:2]
+    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
+
+
 def register() -> None:
     """Attaches fakes and gradients to the loaded library; once a process."""
     _register_fakes()
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
-        ("style_loss", _style_loss_setup, _style_loss_backward),
-        ("feature_loss", _feature_loss_setup, _feature_loss_backward),
         ("total_variation", _total_variation_setup, _total_variation_backward),
+        *((name, *functions) for name, functions in _LISTS.items()),
     ):
         torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup)

@@ -82,8 +82,8 @@ def style_terms(
 ) -> tuple[Tensor, Tensor]:
     """The style loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
     if use_native(features, backend):
-        loss, per_layer, _ = torch.ops.perceptual_ops.style_loss(
-            features, target_grams, weights, normalize, distance, parameter
+        loss, per_layer = _autograd.layer_loss(
+            "style_loss", features, target_grams, weights, normalize, distance, parameter
         )
     else:
         loss, per_layer = reference.style_terms(features, target_grams, weights, normalize, distance, parameter)
@@ -100,7 +100,7 @@ def feature_terms(
 ) -> tuple[Tensor, Tensor]:
     """The feature loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
     if use_native([*features, *targets], backend):
-        loss, per_layer = torch.ops.perceptual_ops.feature_loss(features, targets, weights, distance, parameter)
+        loss, per_layer = _autograd.layer_loss("feature_loss", features, targets, weights, distance, parameter)
     else:
         loss, per_layer = reference.feature_terms(features, targets, weights, distance, parameter)
     return loss, per_layer.detach()
