@@ -54,6 +54,28 @@ def _register_fakes() -> None:
     def _(grad, features, targets, weights, distance, parameter):
         return [torch.empty_like(x) for x in features]
 
+    @fake("perceptual_ops::loss_head")
+    def _(
+        features,
+        style_layers,
+        target_grams,
+        style_weights,
+        normalize,
+        style_distance,
+        style_parameter,
+        content_layers,
+        targets,
+        content_weights,
+        content_distance,
+        content_parameter,
+        grad,
+    ):
+        first, dtype = features[0], checks.accumulator_dtype(features[0])
+        style, content = (
+            first.new_empty((len(layers), first.shape[0]), dtype=dtype) for layers in (style_layers, content_layers)
+        )
+        return style, content, [torch.empty_like(x) for x in features]
+
     @fake("perceptual_ops::total_variation")
     def _(x, kind):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))

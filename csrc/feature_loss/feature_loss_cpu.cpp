@@ -1,9 +1,9 @@
 // feature_loss on the CPU: one pass for the value, one for the gradient. Pointwise, so only the order in memory
 // matters.
+#include "feature_loss_cpu.h"
+
 #include <string>
 
-#include "../common/arguments.h"
-#include "../common/cpu.h"
 #include "../common/layers.h"
 
 namespace perceptual_ops {
@@ -31,7 +31,18 @@ PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, doub
   }
 }
 
-// Clones cannot be templates: one pair of functions a dtype and distance.
+template <Distance kDistance, class T>
+PO_INLINE void distance_slope_added(const T* x, const T* y, Accumulator<T>* sum, int64_t count, double parameter,
+                                    double factor) {
+  using Acc = Accumulator<T>;
+  const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    sum[i] += f * distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).slope;
+  }
+}
+
+// Clones cannot be templates: one set of functions a dtype and distance.
 #define PO_DISTANCE_LOOPS(kDistance, T)                                                                              \
   PO_CPU_CLONES double sum_block(std::integral_constant<Distance, kDistance>, const T* x, const T* y, int64_t count, \
                                  double parameter) {                                                                 \
@@ -40,6 +51,10 @@ PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, doub
   PO_CPU_CLONES void slope_block(std::integral_constant<Distance, kDistance>, const T* x, const T* y, T* dx,         \
                                  int64_t count, double parameter, double factor) {                                   \
     distance_slope<kDistance>(x, y, dx, count, parameter, factor);                                                   \
+  }                                                                                                                  \
+  PO_CPU_CLONES void add_slopes(std::integral_constant<Distance, kDistance>, const T* x, const T* y,                 \
+                                Accumulator<T>* sum, int64_t count, double parameter, double factor) {               \
+    distance_slope_added<kDistance>(x, y, sum, count, parameter, factor);                                            \
   }
 #define PO_DISTANCE_LOOPS_OF(T)                \
   PO_DISTANCE_LOOPS(Distance::kSquared, T)     \
@@ -66,8 +81,9 @@ void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
   });
 }
 
-// Mean (or sum) of the distance over each sample of one layer, into value[0 .. N-1].
-void layer_values(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter, double* value) {
+}  // namespace
+
+void feature_values(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter, double* value) {
   const int64_t batch = features.size(0), sample_size = features.size(1) * features.size(2) * features.size(3);
   if (batch * sample_size == 0) return;
   const Layout layout = layout_of(features);
@@ -89,7 +105,53 @@ void layer_values(const Tensor& features, const Tensor& targets, DistanceKind ki
   for (int64_t n = 0; n < batch; ++n) value[n] = kind.scale(sample_size) * ordered_sum(partial, n * blocks, blocks);
 }
 
-}  // namespace
+Tensor feature_gradient(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
+                        const std::vector<double>& factors) {
+  const int64_t batch = features.size(0), sample_size = features.size(1) * features.size(2) * features.size(3);
+  const Layout layout = layout_of(features);
+  return filled_like(features, layout, [&](Tensor& out) {
+    if (batch * sample_size == 0) return;
+    const Tensor x = dense_samples(features, layout), y = dense_samples(targets, layout);
+    const int64_t stride_x = sample_stride(x), stride_y = sample_stride(y);
+    const double scale = kind.scale(sample_size);
+    dispatch_dtype(x, "features", [&](auto element) {
+      using T = decltype(element);
+      const T* x_data = static_cast<const T*>(x.data_ptr());
+      const T* y_data = static_cast<const T*>(y.data_ptr());
+      T* out_data = static_cast<T*>(out.data_ptr());
+      dispatch_distance(kind.distance, [&](auto distance) {
+        for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
+          slope_block(distance, x_data + n * stride_x + first, y_data + n * stride_y + first,
+                      out_data + n * sample_size + first, count, parameter, scale * factors[n]);
+        });
+      });
+    });
+  });
+}
+
+GradientTerm feature_gradient_term(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
+                                   const std::vector<double>& factors) {
+  const Layout layout = layout_of(features);
+  const Tensor x = served(features), y = dense_samples(targets, layout);
+  const FeatureMap x_map = *feature_map(x);
+  FeatureMap y_map = *feature_map(y);
+  y_map.stride_n = sample_stride(y);
+  return [=](int64_t first, const FeatureMap& block, void* sum) {
+    dispatch_dtype(x, "features", [&](auto element) {
+      using T = decltype(element);
+      const T* x_data = static_cast<const T*>(x.data_ptr());
+      const T* y_data = static_cast<const T*>(y.data_ptr());
+      auto* sum_data = static_cast<Accumulator<T>*>(sum);
+      dispatch_distance(kind.distance, [&](auto distance) {
+        for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+          add_slopes(distance, x_data + run_start(x_map, layout, n, run, first),
+                     y_data + run_start(y_map, layout, n, run, first), sum_data + run_start(block, layout, n, run),
+                     length, parameter, kind.scale(x_map.sample_size()) * factors[n]);
+        });
+      });
+    });
+  };
+}
 
 std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features,  // L x (N, C, H, W)
                                             const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
@@ -99,7 +161,7 @@ std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features, 
   const DistanceKind kind = distance_kind(distance);
   const int64_t layers = features.size(), batch = features[0].size(0);
   std::vector<double> values(layers * batch, 0.0);
-  for (int64_t l = 0; l < layers; ++l) layer_values(features[l], targets[l], kind, parameter, &values[l * batch]);
+  for (int64_t l = 0; l < layers; ++l) feature_values(features[l], targets[l], kind, parameter, &values[l * batch]);
   return weighted_losses(features[0], values, weights);
 }
 
@@ -114,27 +176,8 @@ std::vector<Tensor> feature_loss_backward_cpu(const Tensor grad,                
   const std::vector<double> upstream = to_doubles(grad);
   std::vector<Tensor> gradients;
   for (size_t l = 0; l < features.size(); ++l) {
-    const int64_t batch = features[l].size(0);
-    const int64_t sample_size = features[l].size(1) * features[l].size(2) * features[l].size(3);
-    const Layout layout = layout_of(features[l]);
-    gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) {
-      if (batch * sample_size == 0) return;
-      const Tensor x = dense_samples(features[l], layout), y = dense_samples(targets[l], layout);
-      const int64_t stride_x = sample_stride(x), stride_y = sample_stride(y);
-      const double scale = weights[l] * kind.scale(sample_size);
-      dispatch_dtype(x, "features", [&](auto element) {
-        using T = decltype(element);
-        const T* x_data = static_cast<const T*>(x.data_ptr());
-        const T* y_data = static_cast<const T*>(y.data_ptr());
-        T* out_data = static_cast<T*>(out.data_ptr());
-        dispatch_distance(kind.distance, [&](auto distance) {
-          for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
-            slope_block(distance, x_data + n * stride_x + first, y_data + n * stride_y + first,
-                        out_data + n * sample_size + first, count, parameter, scale * upstream[n]);
-          });
-        });
-      });
-    }));
+    gradients.push_back(
+        feature_gradient(features[l], targets[l], kind, parameter, weighted_upstream(weights[l], upstream)));
   }
   return gradients;
 }

@@ -45,20 +45,6 @@ int64_t pixels_per_block(const FeatureMap& map) {
   return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, kMostPixels);
 }
 
-// Calls f(offset in the map, offset in the block, length) for every run of elements that lies side by side in both the
-// dense block and the pixels [first, first + block.pixels) of the map, in parallel.
-template <class F>
-void for_each_run(const FeatureMap& map, const FeatureMap& block, int64_t first, F&& f) {
-  const bool nchw = map.layout() == Layout::kNCHW;
-  const int64_t runs = nchw ? block.channels : block.pixels, length = nchw ? block.pixels : block.channels;
-  const int64_t pitch = nchw ? map.stride_c : map.stride_p;
-  torch::stable::parallel_for(0, map.batch * runs, ceil_div(kGrain, length), [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; ++run) {
-      f(run / runs * map.stride_n + first * map.stride_p + run % runs * pitch, run * length, length);
-    }
-  });
-}
-
 // f(first, block) for every block of pixels, in order.
 template <class F>
 void for_each_pixel_block(const FeatureMap& map, F&& f) {
@@ -73,8 +59,10 @@ void widened_gram(const T* data, const FeatureMap& map, const Tensor& gram) {
   std::vector<float> widened(map.batch * map.channels * pixels_per_block(map));
   const Tensor partial = torch::stable::empty_like(gram);
   for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(map, block, first,
-                 [&](int64_t from, int64_t to, int64_t length) { convert(data + from, &widened[to], length); });
+    for_each_run(block, map.layout(), [&](int64_t n, int64_t run, int64_t length) {
+      convert(data + run_start(map, map.layout(), n, run, first), &widened[run_start(block, map.layout(), n, run)],
+              length);
+    });
     batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block),
                     first == 0 ? gram : partial);
     if (first > 0) {
@@ -94,14 +82,19 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
 }
 
 template <class T>
-void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map) {
-  std::vector<float> widened(x_map.batch * x_map.channels * pixels_per_block(x_map)), product(widened.size());
+void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map,
+                      const GradientTerm& term) {
+  const Layout layout = x_map.layout();
+  std::vector<float> widened(x_map.batch * x_map.channels * pixels_per_block(x_map)), sum(widened.size());
   for_each_pixel_block(x_map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(x_map, block, first,
-                 [&](int64_t from, int64_t to, int64_t length) { convert(x + from, &widened[to], length); });
-    symmetric_product(symmetric, widened.data(), block, product.data(), block);
-    for_each_run(out_map, block, first,
-                 [&](int64_t to, int64_t from, int64_t length) { convert(&product[from], out + to, length); });
+    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+      convert(x + run_start(x_map, layout, n, run, first), &widened[run_start(block, layout, n, run)], length);
+    });
+    symmetric_product(symmetric, widened.data(), block, sum.data(), block);
+    if (term) term(first, block, sum.data());
+    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+      convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
+    });
   });
 }
 
@@ -124,7 +117,7 @@ Tensor gram_products(const Tensor& features) {
   return gram;
 }
 
-Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
+Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const GradientTerm& term) {
   const Tensor x = served(features);
   const FeatureMap map = *feature_map(x);
   return filled_like(features, map.layout(), [&](Tensor& out) {
@@ -136,8 +129,9 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
       T* out_data = static_cast<T*>(out.data_ptr());
       if constexpr (std::is_same_v<T, Accumulator<T>>) {
         symmetric_product(symmetric, x_data, map, out_data, out_map);
+        if (term) term(0, out_map, out_data);
       } else {
-        widened_gradient<T>(symmetric, x_data, map, out_data, out_map);
+        widened_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
       }
     });
   });
