@@ -1,6 +1,9 @@
 // Products go through aten's bmm, which runs near the processor's peak for these shapes. fp16 and bf16 maps are widened
-// to fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made.
+// to fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made. Where there is AMX,
+// bf16 blocks are multiplied as they are.
 #include "products_cpu.h"
+
+#include "amx_cpu.h"
 
 namespace perceptual_ops {
 namespace {
@@ -45,6 +48,18 @@ int64_t pixels_per_block(const FeatureMap& map) {
   return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, kMostPixels);
 }
 
+// Elements of the largest block.
+int64_t block_elements(const FeatureMap& map) { return map.batch * map.channels * pixels_per_block(map); }
+
+// The pixels from `first` on as a dense block of fp32.
+template <class T>
+void widen(const T* x, const FeatureMap& map, int64_t first, const FeatureMap& block, float* widened) {
+  const Layout layout = map.layout();
+  for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+    convert(x + run_start(map, layout, n, run, first), widened + run_start(block, layout, n, run), length);
+  });
+}
+
 // f(first, block) for every block of pixels, in order.
 template <class F>
 void for_each_pixel_block(const FeatureMap& map, F&& f) {
@@ -54,22 +69,27 @@ void for_each_pixel_block(const FeatureMap& map, F&& f) {
   }
 }
 
+// X X^T from blocks of pixels by products in fp32.
 template <class T>
-void widened_gram(const T* data, const FeatureMap& map, const Tensor& gram) {
-  std::vector<float> widened(map.batch * map.channels * pixels_per_block(map));
-  const Tensor partial = torch::stable::empty_like(gram);
-  for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(block, map.layout(), [&](int64_t n, int64_t run, int64_t length) {
-      convert(data + run_start(map, map.layout(), n, run, first), &widened[run_start(block, map.layout(), n, run)],
-              length);
-    });
-    batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block),
-                    first == 0 ? gram : partial);
-    if (first > 0) {
-      accumulate(static_cast<const float*>(partial.data_ptr()), static_cast<float*>(gram.data_ptr()), gram.numel());
-    }
-  });
-}
+class WidenedGram {
+ public:
+  WidenedGram(const T* x, const FeatureMap& map, const Tensor& gram)
+      : x_(x), map_(map), gram_(gram), partial_(torch::stable::empty_like(gram)), widened_(block_elements(map)) {}
+
+  void add(int64_t first, const FeatureMap& block) {
+    widen(x_, map_, first, block, widened_.data());
+    batched_product(channel_rows(widened_.data(), block), pixel_rows(widened_.data(), block),
+                    first == 0 ? gram_ : partial_);
+    if (first == 0) return;
+    accumulate(static_cast<const float*>(partial_.data_ptr()), static_cast<float*>(gram_.data_ptr()), gram_.numel());
+  }
+
+ private:
+  const T* x_;
+  FeatureMap map_;
+  const Tensor &gram_, partial_;
+  std::vector<float> widened_;
+};
 
 // out = S X in the layout of the map: S X on rows of pixels, X^T S on rows of channels.
 template <class T>
@@ -81,21 +101,58 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
   }
 }
 
+// S X of blocks of pixels by products in fp32.
 template <class T>
-void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map,
+class WidenedGradient {
+ public:
+  WidenedGradient(const Tensor& symmetric, const T* x, const FeatureMap& map)
+      : symmetric_(symmetric), x_(x), map_(map), widened_(block_elements(map)) {}
+
+  void product(int64_t first, const FeatureMap& block, float* sum) {
+    widen(x_, map_, first, block, widened_.data());
+    symmetric_product(symmetric_, widened_.data(), block, sum, block);
+  }
+
+ private:
+  const Tensor& symmetric_;
+  const T* x_;
+  FeatureMap map_;
+  std::vector<float> widened_;
+};
+
+// Whether AMX makes the products of a dtype.
+template <class T>
+constexpr bool kMayUseAmx = kAmxBuilt && std::is_same_v<T, BFloat16>;
+
+template <class T>
+void rounded_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
+  const auto sum = [&](auto&& product) {
+    for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) { product.add(first, block); });
+  };
+  if constexpr (kMayUseAmx<T>) {
+    if (amx_serves()) return sum(AmxGram(x, map, static_cast<float*>(gram.data_ptr())));
+  }
+  sum(WidenedGram<T>(x, map, gram));
+}
+
+template <class T>
+void rounded_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
                       const GradientTerm& term) {
-  const Layout layout = x_map.layout();
-  std::vector<float> widened(x_map.batch * x_map.channels * pixels_per_block(x_map)), sum(widened.size());
-  for_each_pixel_block(x_map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
-      convert(x + run_start(x_map, layout, n, run, first), &widened[run_start(block, layout, n, run)], length);
+  const Layout layout = map.layout();
+  std::vector<float> sum(block_elements(map));
+  const auto round = [&](auto&& gradient) {
+    for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
+      gradient.product(first, block, sum.data());
+      if (term) term(first, block, sum.data());
+      for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+        convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
+      });
     });
-    symmetric_product(symmetric, widened.data(), block, sum.data(), block);
-    if (term) term(first, block, sum.data());
-    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
-      convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
-    });
-  });
+  };
+  if constexpr (kMayUseAmx<T>) {
+    if (amx_serves()) return round(AmxGradient(static_cast<const float*>(symmetric.data_ptr()), x, map));
+  }
+  round(WidenedGradient<T>(symmetric, x, map));
 }
 
 }  // namespace
@@ -111,7 +168,7 @@ Tensor gram_products(const Tensor& features) {
     if constexpr (std::is_same_v<T, Accumulator<T>>) {
       batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
     } else {
-      widened_gram<T>(data, map, gram);
+      rounded_gram(data, map, gram);
     }
   });
   return gram;
@@ -131,7 +188,7 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const Grad
         symmetric_product(symmetric, x_data, map, out_data, out_map);
         if (term) term(0, out_map, out_data);
       } else {
-        widened_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
+        rounded_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
       }
     });
   });
