@@ -45,8 +45,15 @@ void for_each_run(const FeatureMap& block, Layout layout, F&& f) {
   });
 }
 
-// Adds a term to `sum`, the dense pixels from `first` on of a gradient that is not yet rounded to the maps' dtype.
-using GradientTerm = std::function<void(int64_t first, const FeatureMap& block, void* sum)>;
+// A dense block of a map's pixels, of some samples, in the map's layout.
+inline FeatureMap dense_block(const FeatureMap& map, int64_t batch, int64_t pixels) {
+  const bool nchw = map.layout() == Layout::kNCHW;
+  return {batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
+}
+
+// Adds a term to `sum`, a block of a gradient that is not yet rounded to the maps' dtype: the samples from `sample` on,
+// the pixels from `first` on.
+using GradientTerm = std::function<void(int64_t sample, int64_t first, const FeatureMap& block, void* sum)>;
 
 // (batch, rows, columns) over memory that someone else owns; strides in elements.
 template <class T>

@@ -136,7 +136,7 @@ GradientTerm feature_gradient_term(const Tensor& features, const Tensor& targets
   const FeatureMap x_map = *feature_map(x);
   FeatureMap y_map = *feature_map(y);
   y_map.stride_n = sample_stride(y);
-  return [=](int64_t first, const FeatureMap& block, void* sum) {
+  return [=](int64_t sample, int64_t first, const FeatureMap& block, void* sum) {
     dispatch_dtype(x, "features", [&](auto element) {
       using T = decltype(element);
       const T* x_data = static_cast<const T*>(x.data_ptr());
@@ -144,9 +144,10 @@ GradientTerm feature_gradient_term(const Tensor& features, const Tensor& targets
       auto* sum_data = static_cast<Accumulator<T>*>(sum);
       dispatch_distance(kind.distance, [&](auto distance) {
         for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
-          add_slopes(distance, x_data + run_start(x_map, layout, n, run, first),
-                     y_data + run_start(y_map, layout, n, run, first), sum_data + run_start(block, layout, n, run),
-                     length, parameter, kind.scale(x_map.sample_size()) * factors[n]);
+          add_slopes(distance, x_data + run_start(x_map, layout, sample + n, run, first),
+                     y_data + run_start(y_map, layout, sample + n, run, first),
+                     sum_data + run_start(block, layout, n, run), length, parameter,
+                     kind.scale(x_map.sample_size()) * factors[sample + n]);
         });
       });
     });

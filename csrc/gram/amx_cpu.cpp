@@ -15,17 +15,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PO_AMX_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")))
+#define PO_AMX_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 
 namespace perceptual_ops {
 namespace {
 
-constexpr int64_t kEdge = 16;       // rows of a tile
-constexpr int64_t kDepth = 32;      // elements that one tile product sums
-constexpr int64_t kPatch = 32;      // rows and columns of a product that one task keeps in four tiles
-constexpr int64_t kMostSteps = 32;  // tile products in one fp32 sum: more than 1024 positive numbers drift
+// One operand of a tile product, 1 KB: 16 rows of 32 elements.
+struct alignas(64) AmxTile {
+  BFloat16 element[16 * 32];
+};
 
-constexpr int64_t kGrainSteps = 256;  // tile products, times four, that are worth waking another thread for
+constexpr int64_t kEdge = 16;   // rows of a tile
+constexpr int64_t kDepth = 32;  // elements that one tile product sums
+constexpr int64_t kPatch = 32;  // rows and columns of a product that one task keeps in four tiles
+// Elements of a map that a thread packs at once: a quarter of a second cache of 2 MB, with the products beside them.
+constexpr int64_t kPackedElements = 1 << 16;
+constexpr int64_t kMostPixels = 1024;  // in one sum of a tile: an fp32 sum over more positive products drifts
 
 // Tiles 0 to 3 hold sums, 4 and 5 rows of A, 6 and 7 columns of B. A constant in memory, because the compiler does not
 // know that loading it reads more than its first bytes.
@@ -48,15 +53,15 @@ PO_AMX_TARGET void clear_sums() {
   _tile_zero(3);
 }
 
-// Sums += A B over `steps` tiles, for two tiles of rows and two of columns.
-PO_AMX_TARGET void multiply(const AmxTile* a, int64_t next_a, const AmxTile* b, int64_t next_b, int64_t steps) {
+// Sums += A B, for two blocks of rows and two of columns.
+PO_AMX_TARGET void multiply(const AmxTile* a, const AmxTile* b, int64_t steps) {
   for (int64_t k = 0; k < steps; ++k) {
     _tile_loadd(4, a + k, 64);
     _tile_loadd(6, b + k, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + next_b + k, 64);
+    _tile_loadd(7, b + steps + k, 64);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + next_a + k, 64);
+    _tile_loadd(5, a + steps + k, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -130,41 +135,133 @@ struct Tiling {
   int64_t count() const { return outer * steps; }
 };
 
-// Calls f(tile index, outer, step) for every tile of `batch` operands, in parallel.
+// Packs an operand whose blocks are lines of memory and whose depth runs along them.
+PO_AMX_TARGET void pack_along(const BFloat16* from, int64_t pitch, int64_t lines, int64_t length, AmxTile* tiles) {
+  const Tiling tiling(lines, length);
+  for (int64_t tile = 0; tile < tiling.count(); ++tile) {
+    const int64_t line = tile / tiling.steps * kEdge, element = tile % tiling.steps * kDepth;
+    pack_plain(from + line * pitch + element, pitch, lines - line, length - element, tiles[tile]);
+  }
+}
+
+// Packs an operand whose depth runs over the lines of memory and whose blocks lie along them.
+PO_AMX_TARGET void pack_across(const BFloat16* from, int64_t pitch, int64_t lines, int64_t length, AmxTile* tiles) {
+  const Tiling tiling(length, lines);
+  for (int64_t tile = 0; tile < tiling.count(); ++tile) {
+    const int64_t line = tile % tiling.steps * kDepth, element = tile / tiling.steps * kEdge;
+    pack_woven(from + line * pitch + element, pitch, lines - line, length - element, tiles[tile]);
+  }
+}
+
+// Pixels that a thread takes at once.
+int64_t pixels_at_once(const FeatureMap& map) {
+  return std::clamp(kPackedElements / map.channels / kPatch * kPatch, kPatch, kMostPixels);
+}
+
+// Calls f(i, j, rows, columns) for the patches of a symmetric matrix on and below its diagonal; rows and columns say
+// how much of the patch lies inside.
 template <class F>
-void for_each_tile(int64_t batch, const Tiling& tiling, F&& f) {
-  const int64_t tiles = batch * tiling.count();
-  torch::stable::parallel_for(0, tiles, kGrain / (kEdge * kDepth), [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      f(tile, tile / tiling.count(), tile / tiling.steps % tiling.outer, tile % tiling.steps);
+void for_each_lower_patch(int64_t channels, F&& f) {
+  for (int64_t i = 0; i < channels; i += kPatch) {
+    for (int64_t j = 0; j <= i; j += kPatch) f(i, j, std::min(kPatch, channels - i), std::min(kPatch, channels - j));
+  }
+}
+
+// The Gram of some pixels of one sample, on and below the diagonal.
+PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_t pixels, float* gram) {
+  const int64_t channels = map.channels, step = pixels_at_once(map);
+  std::vector<AmxTile> rows(Tiling(channels, step).count()), columns(rows.size());
+  alignas(64) float patch[kPatch * kPatch];
+  for (int64_t first = 0; first < pixels; first += step) {
+    const int64_t count = std::min(step, pixels - first);
+    const Tiling tiling(channels, count);
+    const bool nchw = map.layout() == Layout::kNCHW;
+    if (nchw) {
+      pack_along(x + first, map.stride_c, channels, count, rows.data());
+    } else {
+      pack_across(x + first * map.stride_p, map.stride_p, count, channels, columns.data());
+    }
+    for (int64_t tile = 0; tile < tiling.count(); ++tile) {
+      nchw ? transpose(rows[tile], columns[tile]) : transpose(columns[tile], rows[tile]);
+    }
+    for_each_lower_patch(channels, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
+      clear_sums();
+      multiply(&rows[i / kEdge * tiling.steps], &columns[j / kEdge * tiling.steps], tiling.steps);
+      store_sums(patch, kPatch);
+      for (int64_t r = 0; r < height; ++r) {
+        float* to = gram + (i + r) * channels + j;
+        for (int64_t c = 0; c < width; ++c) to[c] = patch[r * kPatch + c] + (first == 0 ? 0.0f : to[c]);
+      }
+    });
+  }
+}
+
+// gram += the partial Grams in order, on and below the diagonal, and the same above it.
+PO_CPU_CLONES void finish_gram(const float* partials, int64_t count, int64_t channels, float* gram) {
+  const int64_t area = channels * channels;
+  for_each_lower_patch(channels, [&](int64_t i, int64_t j, int64_t height, int64_t width) {
+    for (int64_t r = i; r < i + height; ++r) {
+      for (int64_t part = 0; part < count; ++part) {
+        for (int64_t c = j; c < j + width; ++c) gram[r * channels + c] += partials[part * area + r * channels + c];
+      }
+    }
+    for (int64_t c = j; c < j + width; ++c) {
+      for (int64_t r = i; r < i + height; ++r) gram[c * channels + r] = gram[r * channels + c];
     }
   });
 }
 
-// Calls f(task) for every patch of a product of `steps` tiles, in parallel, by threads that are set up for AMX.
-template <class F>
-void for_each_patch(int64_t patches, int64_t steps, F&& f) {
-  torch::stable::parallel_for(0, patches, ceil_div(kGrainSteps, steps), [&](int64_t begin, int64_t end) {
-    const TileScope scope;
-    for (int64_t task = begin; task < end; ++task) f(task);
-  });
-}
+// S as the two bf16 numbers nearest to it and to what is left, packed as the operand that stands beside a layout's
+// maps.
+struct SplitMatrix {
+  std::vector<AmxTile> high, low;
 
-// What of a patch lies inside a matrix.
-struct PatchSize {
-  int64_t rows, columns;
-
-  PatchSize(int64_t rows_left, int64_t columns_left)
-      : rows(std::min(kPatch, rows_left)), columns(std::min(kPatch, columns_left)) {}
-  bool full() const { return rows == kPatch && columns == kPatch; }
+  SplitMatrix(const float* symmetric, int64_t batch, int64_t channels, Layout layout)
+      : high(batch * Tiling(channels, channels).count()), low(high.size()) {
+    const int64_t area = channels * channels, tiles = Tiling(channels, channels).count();
+    const auto pack = layout == Layout::kNCHW ? &pack_along : &pack_across;
+    torch::stable::parallel_for(0, batch, ceil_div(kGrain, area), [&](int64_t begin, int64_t end) {
+      std::vector<BFloat16> nearest(area), rest(area);
+      for (int64_t n = begin; n < end; ++n) {
+        for (int64_t i = 0; i < area; ++i) {
+          nearest[i] = static_cast<BFloat16>(symmetric[n * area + i]);
+          rest[i] = static_cast<BFloat16>(symmetric[n * area + i] - static_cast<float>(nearest[i]));
+        }
+        pack(nearest.data(), channels, channels, channels, &high[n * tiles]);
+        pack(rest.data(), channels, channels, channels, &low[n * tiles]);
+      }
+    });
+  }
 };
 
-// Adds a patch to the Gram or, for the first, stores it.
-void add_patch(const float* patch, PatchSize size, bool store, float* gram, int64_t pitch) {
-  for (int64_t i = 0; i < size.rows; ++i) {
-    for (int64_t j = 0; j < size.columns; ++j) {
-      gram[i * pitch + j] = patch[i * kPatch + j] + (store ? 0.0f : gram[i * pitch + j]);
+// (A + A') B in NCHW and B (A + A') in NHWC, with A and A' the halves of a split matrix: rows x columns numbers.
+PO_AMX_TARGET void split_product(const AmxTile* high, const AmxTile* low, const AmxTile* maps, bool nchw, int64_t steps,
+                                 int64_t rows, int64_t columns, float* sum) {
+  alignas(64) float patch[kPatch * kPatch];
+  for (int64_t i = 0; i < rows; i += kPatch) {
+    for (int64_t j = 0; j < columns; j += kPatch) {
+      const int64_t row = i / kEdge * steps, column = j / kEdge * steps;
+      clear_sums();
+      for (const AmxTile* part : {high, low}) {
+        multiply((nchw ? part : maps) + row, (nchw ? maps : part) + column, steps);
+      }
+      const int64_t height = std::min(kPatch, rows - i), width = std::min(kPatch, columns - j);
+      float* to = sum + i * columns + j;
+      if (height == kPatch && width == kPatch) {
+        store_sums(to, columns);
+        continue;
+      }
+      store_sums(patch, kPatch);
+      for (int64_t r = 0; r < height; ++r) std::copy_n(patch + r * kPatch, width, to + r * columns);
     }
+  }
+}
+
+PO_AMX_TARGET void round_row(const float* from, BFloat16* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += kEdge) {
+    const __mmask16 mask = static_cast<__mmask16>(first_bits(count - i));
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i));
+    _mm256_mask_storeu_epi16(to + i, mask, rounded);
   }
 }
 
@@ -173,110 +270,61 @@ void add_patch(const float* patch, PatchSize size, bool store, float* gram, int6
 bool amx_serves() {
   static const bool serves = [] {
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
+           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();
   return serves;
 }
 
-void AmxGram::pack(int64_t first, const FeatureMap& block) {
-  const Tiling tiling(block.channels, block.pixels);
-  const bool nchw = map_.layout() == Layout::kNCHW;
-  rows_.resize(block.batch * tiling.count());
-  columns_.resize(rows_.size());
-  for_each_tile(block.batch, tiling, [&](int64_t tile, int64_t n, int64_t outer, int64_t step) {
-    const int64_t channel = outer * kEdge, pixel = step * kDepth;
-    const BFloat16* from = x_ + n * map_.stride_n + channel * map_.stride_c + (first + pixel) * map_.stride_p;
-    if (nchw) {
-      pack_plain(from, map_.stride_c, block.channels - channel, block.pixels - pixel, rows_[tile]);
-      transpose(rows_[tile], columns_[tile]);
-    } else {
-      pack_woven(from, map_.stride_p, block.pixels - pixel, block.channels - channel, columns_[tile]);
-      transpose(columns_[tile], rows_[tile]);
+void amx_gram(const BFloat16* x, const FeatureMap& map, float* gram) {
+  constexpr int64_t kParts = 32;  // of the batch: a function of the shape alone, as the order of sums must be
+  const int64_t area = map.channels * map.channels, step = pixels_at_once(map);
+  const int64_t parts = std::clamp<int64_t>(kParts / map.batch, 1, ceil_div(map.pixels, kMostPixels / 2));
+  const int64_t pixels = ceil_div(ceil_div(map.pixels, parts), step) * step, used = ceil_div(map.pixels, pixels);
+  std::vector<float> partials(map.batch * (used - 1) * area);
+  torch::stable::parallel_for(
+      0, map.batch * used, ceil_div(kGrain, map.channels * pixels), [&](int64_t begin, int64_t end) {
+        const TileScope scope;
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t n = task / used, part = task % used, first = part * pixels;
+          partial_gram(x + n * map.stride_n + first * map.stride_p, map, std::min(pixels, map.pixels - first),
+                       part == 0 ? gram + n * area : &partials[(n * (used - 1) + part - 1) * area]);
+        }
+      });
+  torch::stable::parallel_for(0, map.batch, ceil_div(kGrain, used * area), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      finish_gram(partials.data() + n * (used - 1) * area, used - 1, map.channels, gram + n * area);
     }
   });
 }
 
-void AmxGram::add(int64_t first, const FeatureMap& block) {
-  pack(first, block);
-  const Tiling tiling(block.channels, block.pixels);
-  const int64_t channels = block.channels, edge = tiling.outer / 2, pairs = edge * (edge + 1) / 2;
-  const bool last = first + block.pixels == map_.pixels;
-  for_each_patch(block.batch * pairs, tiling.steps, [&](int64_t task) {
-    const int64_t n = task / pairs;
-    int64_t i = 0, j = task % pairs;  // on or below the diagonal
-    for (; j > i; ++i) j -= i + 1;
-    const PatchSize size(channels - i * kPatch, channels - j * kPatch);
-    float* sample = gram_ + n * channels * channels;
-    float* lower = sample + i * kPatch * channels + j * kPatch;
-    const AmxTile* rows = rows_.data() + (n * tiling.outer + 2 * i) * tiling.steps;
-    const AmxTile* columns = columns_.data() + (n * tiling.outer + 2 * j) * tiling.steps;
-    for (int64_t step = 0; step < tiling.steps; step += kMostSteps) {
-      alignas(64) float patch[kPatch * kPatch];
-      clear_sums();
-      multiply(rows + step, tiling.steps, columns + step, tiling.steps, std::min(kMostSteps, tiling.steps - step));
-      store_sums(patch, kPatch);
-      add_patch(patch, size, first + step == 0, lower, channels);
-    }
-    if (!last || i == j) return;
-    float* upper = sample + j * kPatch * channels + i * kPatch;
-    for (int64_t c = 0; c < size.columns; ++c) {
-      for (int64_t r = 0; r < size.rows; ++r) upper[c * channels + r] = lower[r * channels + c];
-    }
-  });
-}
-
-AmxGradient::AmxGradient(const float* symmetric, const BFloat16* x, const FeatureMap& map) : x_(x), map_(map) {
-  const int64_t channels = map.channels, area = channels * channels;
-  const Tiling tiling(channels, channels);
-  const bool nchw = map.layout() == Layout::kNCHW;
-  std::vector<BFloat16> high(map.batch * area), low(high.size());
-  for (size_t i = 0; i < high.size(); ++i) {
-    high[i] = static_cast<BFloat16>(symmetric[i]);
-    low[i] = static_cast<BFloat16>(symmetric[i] - static_cast<float>(high[i]));
-  }
-  high_.resize(map.batch * tiling.count());
-  low_.resize(high_.size());
-  for_each_tile(map.batch, tiling, [&](int64_t tile, int64_t n, int64_t outer, int64_t step) {
-    const int64_t edge = outer * kEdge, depth = step * kDepth;
-    const int64_t from = n * area + (nchw ? edge * channels + depth : depth * channels + edge);
-    const auto pack = nchw ? &pack_plain : &pack_woven;
-    const int64_t lines = channels - (nchw ? edge : depth), length = channels - (nchw ? depth : edge);
-    pack(high.data() + from, channels, lines, length, high_[tile]);
-    pack(low.data() + from, channels, lines, length, low_[tile]);
-  });
-}
-
-void AmxGradient::product(int64_t first, const FeatureMap& block, float* sum) {
-  const Tiling matrix(block.channels, block.channels), pixels(block.pixels, block.channels);
-  const bool nchw = map_.layout() == Layout::kNCHW;
-  block_.resize(block.batch * pixels.count());
-  for_each_tile(block.batch, pixels, [&](int64_t tile, int64_t n, int64_t outer, int64_t step) {
-    const int64_t pixel = outer * kEdge, channel = step * kDepth;
-    const BFloat16* from = x_ + n * map_.stride_n + channel * map_.stride_c + (first + pixel) * map_.stride_p;
-    if (nchw) {
-      pack_woven(from, map_.stride_c, block.channels - channel, block.pixels - pixel, block_[tile]);
-    } else {
-      pack_plain(from, map_.stride_p, block.pixels - pixel, block.channels - channel, block_[tile]);
-    }
-  });
-  const Tiling &rows = nchw ? matrix : pixels, &columns = nchw ? pixels : matrix;
-  const int64_t row_count = nchw ? block.channels : block.pixels, pitch = nchw ? block.pixels : block.channels;
-  const int64_t patches = rows.outer * columns.outer / 4, steps = matrix.steps;
-  for_each_patch(block.batch * patches, 2 * steps, [&](int64_t task) {
-    const int64_t n = task / patches, i = task % patches / (columns.outer / 2), j = task % (columns.outer / 2);
-    const PatchSize size(row_count - i * kPatch, pitch - j * kPatch);
-    const int64_t row = (n * rows.outer + 2 * i) * steps, column = (n * columns.outer + 2 * j) * steps;
-    clear_sums();
-    for (const auto* part : {&high_, &low_}) {
-      multiply((nchw ? *part : block_).data() + row, steps, (nchw ? block_ : *part).data() + column, steps, steps);
-    }
-    float* out = sum + n * block.sample_size() + i * kPatch * pitch + j * kPatch;
-    if (size.full()) return store_sums(out, pitch);
-    alignas(64) float patch[kPatch * kPatch];
-    store_sums(patch, kPatch);
-    for (int64_t r = 0; r < size.rows; ++r) std::copy_n(patch + r * kPatch, size.columns, out + r * pitch);
-  });
+void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& map, BFloat16* out,
+                  const FeatureMap& out_map, const GradientTerm& term) {
+  const Layout layout = map.layout();
+  const bool nchw = layout == Layout::kNCHW;
+  const int64_t step = pixels_at_once(map), blocks = ceil_div(map.pixels, step);
+  const int64_t steps = ceil_div(map.channels, kDepth), matrix = Tiling(map.channels, map.channels).count();
+  const SplitMatrix split(symmetric, map.batch, map.channels, layout);
+  torch::stable::parallel_for(
+      0, map.batch * blocks, ceil_div(kGrain, map.channels * step), [&](int64_t begin, int64_t end) {
+        const TileScope scope;
+        std::vector<AmxTile> packed(Tiling(step, map.channels).count());
+        std::vector<float> sum(step * map.channels);
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t n = task / blocks, first = task % blocks * step;
+          const FeatureMap block = dense_block(map, 1, std::min(step, map.pixels - first));
+          const BFloat16* from = x + n * map.stride_n + first * map.stride_p;
+          const int64_t pitch = nchw ? map.stride_c : map.stride_p;
+          const int64_t lines = nchw ? map.channels : block.pixels, length = nchw ? block.pixels : map.channels;
+          (nchw ? pack_across : pack_along)(from, pitch, lines, length, packed.data());
+          split_product(&split.high[n * matrix], &split.low[n * matrix], packed.data(), nchw, steps, lines, length,
+                        sum.data());
+          if (term) term(n, first, block, sum.data());
+          for (int64_t run = 0; run < lines; ++run) {
+            round_row(&sum[run * length], out + run_start(out_map, layout, n, run, first), length);
+          }
+        }
+      });
 }
 
 }  // namespace perceptual_ops

@@ -38,12 +38,6 @@ Tensor pixel_rows(T* data, const FeatureMap& map) {
   return matrices(data, {map.batch, map.pixels, map.channels}, {map.stride_n, map.stride_p, map.stride_c});
 }
 
-// A dense map of the same batch, channels and layout with its own number of pixels.
-FeatureMap dense_block(const FeatureMap& map, int64_t pixels) {
-  const bool nchw = map.layout() == Layout::kNCHW;
-  return {map.batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
-}
-
 int64_t pixels_per_block(const FeatureMap& map) {
   return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, kMostPixels);
 }
@@ -65,31 +59,23 @@ template <class F>
 void for_each_pixel_block(const FeatureMap& map, F&& f) {
   const int64_t step = pixels_per_block(map);
   for (int64_t first = 0; first < map.pixels; first += step) {
-    f(first, dense_block(map, std::min(step, map.pixels - first)));
+    f(first, dense_block(map, map.batch, std::min(step, map.pixels - first)));
   }
 }
 
-// X X^T from blocks of pixels by products in fp32.
 template <class T>
-class WidenedGram {
- public:
-  WidenedGram(const T* x, const FeatureMap& map, const Tensor& gram)
-      : x_(x), map_(map), gram_(gram), partial_(torch::stable::empty_like(gram)), widened_(block_elements(map)) {}
-
-  void add(int64_t first, const FeatureMap& block) {
-    widen(x_, map_, first, block, widened_.data());
-    batched_product(channel_rows(widened_.data(), block), pixel_rows(widened_.data(), block),
-                    first == 0 ? gram_ : partial_);
-    if (first == 0) return;
-    accumulate(static_cast<const float*>(partial_.data_ptr()), static_cast<float*>(gram_.data_ptr()), gram_.numel());
-  }
-
- private:
-  const T* x_;
-  FeatureMap map_;
-  const Tensor &gram_, partial_;
-  std::vector<float> widened_;
-};
+void widened_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
+  std::vector<float> widened(block_elements(map));
+  const Tensor partial = torch::stable::empty_like(gram);
+  for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
+    widen(x, map, first, block, widened.data());
+    batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block),
+                    first == 0 ? gram : partial);
+    if (first > 0) {
+      accumulate(static_cast<const float*>(partial.data_ptr()), static_cast<float*>(gram.data_ptr()), gram.numel());
+    }
+  });
+}
 
 // out = S X in the layout of the map: S X on rows of pixels, X^T S on rows of channels.
 template <class T>
@@ -101,58 +87,41 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
   }
 }
 
-// S X of blocks of pixels by products in fp32.
 template <class T>
-class WidenedGradient {
- public:
-  WidenedGradient(const Tensor& symmetric, const T* x, const FeatureMap& map)
-      : symmetric_(symmetric), x_(x), map_(map), widened_(block_elements(map)) {}
+void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
+                      const GradientTerm& term) {
+  const Layout layout = map.layout();
+  std::vector<float> widened(block_elements(map)), sum(widened.size());
+  for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
+    widen(x, map, first, block, widened.data());
+    symmetric_product(symmetric, widened.data(), block, sum.data(), block);
+    if (term) term(0, first, block, sum.data());
+    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+      convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
+    });
+  });
+}
 
-  void product(int64_t first, const FeatureMap& block, float* sum) {
-    widen(x_, map_, first, block, widened_.data());
-    symmetric_product(symmetric_, widened_.data(), block, sum, block);
-  }
-
- private:
-  const Tensor& symmetric_;
-  const T* x_;
-  FeatureMap map_;
-  std::vector<float> widened_;
-};
-
-// Whether AMX makes the products of a dtype.
+// The products of a dtype whose sums are wider than itself: on AMX where it serves, else in fp32.
 template <class T>
 constexpr bool kMayUseAmx = kAmxBuilt && std::is_same_v<T, BFloat16>;
 
 template <class T>
-void rounded_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
-  const auto sum = [&](auto&& product) {
-    for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) { product.add(first, block); });
-  };
+void wide_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
   if constexpr (kMayUseAmx<T>) {
-    if (amx_serves()) return sum(AmxGram(x, map, static_cast<float*>(gram.data_ptr())));
+    if (amx_serves()) return amx_gram(x, map, static_cast<float*>(gram.data_ptr()));
   }
-  sum(WidenedGram<T>(x, map, gram));
+  widened_gram(x, map, gram);
 }
 
 template <class T>
-void rounded_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
-                      const GradientTerm& term) {
-  const Layout layout = map.layout();
-  std::vector<float> sum(block_elements(map));
-  const auto round = [&](auto&& gradient) {
-    for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
-      gradient.product(first, block, sum.data());
-      if (term) term(first, block, sum.data());
-      for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
-        convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
-      });
-    });
-  };
+void wide_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
+                   const GradientTerm& term) {
   if constexpr (kMayUseAmx<T>) {
-    if (amx_serves()) return round(AmxGradient(static_cast<const float*>(symmetric.data_ptr()), x, map));
+    const float* matrix = static_cast<const float*>(symmetric.data_ptr());
+    if (amx_serves()) return amx_gradient(matrix, x, map, out, out_map, term);
   }
-  round(WidenedGradient<T>(symmetric, x, map));
+  widened_gradient(symmetric, x, map, out, out_map, term);
 }
 
 }  // namespace
@@ -168,7 +137,7 @@ Tensor gram_products(const Tensor& features) {
     if constexpr (std::is_same_v<T, Accumulator<T>>) {
       batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
     } else {
-      rounded_gram(data, map, gram);
+      wide_gram<T>(data, map, gram);
     }
   });
   return gram;
@@ -186,9 +155,9 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const Grad
       T* out_data = static_cast<T*>(out.data_ptr());
       if constexpr (std::is_same_v<T, Accumulator<T>>) {
         symmetric_product(symmetric, x_data, map, out_data, out_map);
-        if (term) term(0, out_map, out_data);
+        if (term) term(0, 0, out_map, out_data);
       } else {
-        rounded_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
+        wide_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
       }
     });
   });
