@@ -29,6 +29,16 @@ constexpr int64_t kBlock = 1024;
 // Elements that are worth waking another thread for, as in torch's own loops.
 constexpr int64_t kGrain = 32768;
 
+// Stores a number rounded to T. By its bits where T is a class: a loop that copies objects does not vectorise.
+template <class T>
+PO_INLINE void store_rounded(T& to, Accumulator<T> number) {
+  if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
+    to.x = T(number).x;
+  } else {
+    to = number;
+  }
+}
+
 // A run is what lies side by side in a block of pixels of a map: the pixels of one channel in NCHW, the channels of one
 // pixel in NHWC. This is where run `run` of sample n begins in a map that holds the block from pixel `first` on.
 inline int64_t run_start(const FeatureMap& map, Layout layout, int64_t n, int64_t run, int64_t first = 0) {

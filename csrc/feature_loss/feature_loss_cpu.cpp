@@ -27,7 +27,8 @@ PO_INLINE void distance_slope(const T* x, const T* y, T* dx, int64_t count, doub
   const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    dx[i] = static_cast<T>(f * distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).slope);
+    const Acc error = static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]);
+    store_rounded(dx[i], f * distance_at<kDistance>(error, p).slope);
   }
 }
 
