@@ -38,14 +38,12 @@ PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_
   for (int64_t first = 0; first < pixels; first += step) {
     const int64_t count = std::min(step, pixels - first);
     const Tiling tiling(channels, count);
-    const bool nchw = map.layout() == Layout::kNCHW;
-    if (nchw) {
+    if (map.layout() == Layout::kNCHW) {
       pack_along(x + first, map.stride_c, channels, count, rows.data());
+      for (int64_t tile = 0; tile < tiling.count(); ++tile) transpose(rows[tile], columns[tile]);
     } else {
       pack_across(x + first * map.stride_p, map.stride_p, count, channels, columns.data());
-    }
-    for (int64_t tile = 0; tile < tiling.count(); ++tile) {
-      nchw ? transpose(rows[tile], columns[tile]) : transpose(columns[tile], rows[tile]);
+      for (int64_t tile = 0; tile < tiling.count(); ++tile) transpose(columns[tile], rows[tile]);
     }
     for_each_lower_patch(channels, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
       clear_sums();
@@ -74,8 +72,16 @@ PO_CPU_CLONES void finish_gram(const float* partials, int64_t count, int64_t cha
   });
 }
 
-// S as the two bf16 numbers nearest to it and to what is left, packed as the operand that stands beside a layout's
-// maps.
+// The bf16 number nearest to each number, and the one nearest to what is left of it.
+PO_CPU_CLONES void split(const float* from, BFloat16* nearest, BFloat16* rest, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    store_rounded(nearest[i], from[i]);
+    store_rounded(rest[i], from[i] - static_cast<float>(nearest[i]));
+  }
+}
+
+// S split so, packed as the operand that stands beside a layout's maps.
 struct SplitMatrix {
   std::vector<AmxTile> high, low;
 
@@ -86,10 +92,7 @@ struct SplitMatrix {
     torch::stable::parallel_for(0, batch, ceil_div(kGrain, area), [&](int64_t begin, int64_t end) {
       std::vector<BFloat16> nearest(area), rest(area);
       for (int64_t n = begin; n < end; ++n) {
-        for (int64_t i = 0; i < area; ++i) {
-          nearest[i] = static_cast<BFloat16>(symmetric[n * area + i]);
-          rest[i] = static_cast<BFloat16>(symmetric[n * area + i] - static_cast<float>(nearest[i]));
-        }
+        split(symmetric + n * area, nearest.data(), rest.data(), area);
         pack(nearest.data(), channels, channels, channels, &high[n * tiles]);
         pack(rest.data(), channels, channels, channels, &low[n * tiles]);
       }
@@ -166,8 +169,8 @@ void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& m
   const Layout layout = map.layout();
   const bool nchw = layout == Layout::kNCHW;
   const int64_t step = pixels_at_once(map), blocks = ceil_div(map.pixels, step);
-  const int64_t steps = ceil_div(map.channels, kDepth), matrix = Tiling(map.channels, map.channels).count();
-  const SplitMatrix split(symmetric, map.batch, map.channels, layout);
+  const int64_t steps = ceil_div(map.channels, kDepth), tiles = Tiling(map.channels, map.channels).count();
+  const SplitMatrix matrix(symmetric, map.batch, map.channels, layout);
   torch::stable::parallel_for(
       0, map.batch * blocks, ceil_div(kGrain, map.channels * step), [&](int64_t begin, int64_t end) {
         const TileScope scope;
@@ -180,7 +183,7 @@ void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& m
           const int64_t pitch = nchw ? map.stride_c : map.stride_p;
           const int64_t lines = nchw ? map.channels : block.pixels, length = nchw ? block.pixels : map.channels;
           (nchw ? pack_across : pack_along)(from, pitch, lines, length, packed.data());
-          split_product(&split.high[n * matrix], &split.low[n * matrix], packed.data(), nchw, steps, lines, length,
+          split_product(&matrix.high[n * tiles], &matrix.low[n * tiles], packed.data(), nchw, steps, lines, length,
                         sum.data());
           if (term) term(n, first, block, sum.data());
           for (int64_t run = 0; run < lines; ++run) {

@@ -4,7 +4,6 @@
 #include "products_cpu.h"
 
 #include "amx_cpu.h"
-#include "slopes_cpu.h"
 
 namespace perceptual_ops {
 namespace {
@@ -62,29 +61,6 @@ void for_each_pixel_block(const FeatureMap& map, F&& f) {
   for (int64_t first = 0; first < map.pixels; first += step) {
     f(first, dense_block(map, map.batch, std::min(step, map.pixels - first)));
   }
-}
-
-// Rows of a Gram that one product makes, up to their diagonal; all where fewer would not keep the processor busy.
-int64_t rows_at_once(const FeatureMap& map) {
-  constexpr int64_t kLeastRows = 64, kLeastDepth = 1024;
-  return map.pixels < kLeastDepth ? map.channels : std::max(kLeastRows, map.channels / 4);
-}
-
-// X X^T by products on and below the diagonal.
-template <class T>
-void lower_gram(T* x, const FeatureMap& map, const Tensor& gram) {
-  const int64_t channels = map.channels, step = rows_at_once(map);
-  if (step >= channels) return batched_product(channel_rows(x, map), pixel_rows(x, map), gram);
-  T* data = static_cast<T*>(gram.data_ptr());
-  for (int64_t first = 0; first < channels; first += step) {
-    FeatureMap rows = map, columns = map;
-    rows.channels = std::min(step, channels - first);
-    columns.channels = first + rows.channels;
-    batched_product(channel_rows(x + first * map.stride_c, rows), pixel_rows(x, columns),
-                    matrices(data + first * channels, {map.batch, rows.channels, columns.channels},
-                             {channels * channels, channels, 1}));
-  }
-  mirror_lower(gram);
 }
 
 template <class T>
@@ -159,7 +135,7 @@ Tensor gram_products(const Tensor& features) {
     using T = decltype(element);
     T* data = static_cast<T*>(x.data_ptr());
     if constexpr (std::is_same_v<T, Accumulator<T>>) {
-      lower_gram(data, map, gram);
+      batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
     } else {
       wide_gram<T>(data, map, gram);
     }

@@ -48,17 +48,6 @@ PO_INLINE void store_pair(const TilePair& pair, T* upper, const T* lower, T fact
   }
 }
 
-// Makes the tile above the diagonal the mirror image of the one below.
-template <class T>
-PO_INLINE void mirrored_pair(const TilePair& pair, T* matrix) {
-  for (int64_t i = 0; i < pair.rows; ++i) {
-#pragma omp simd
-    for (int64_t j = 0; j < pair.columns; ++j) {
-      matrix[pair.upper() + i * pair.pitch + j] = matrix[pair.lower() + j * pair.pitch + i];
-    }
-  }
-}
-
 // Copies a tile.
 template <class T>
 PO_INLINE void load_tile(const T* from, int64_t pitch, int64_t rows, int64_t columns, T* tile) {
@@ -128,8 +117,7 @@ PO_INLINE void scaled_row(const T* from, T* to, int64_t count, double factor) {
   }                                                                                                \
   PO_CPU_CLONES void scale_row(const T* from, T* to, int64_t count, double factor) {               \
     scaled_row(from, to, count, factor);                                                           \
-  }                                                                                                \
-  PO_CPU_CLONES void mirror_pair(const TilePair& pair, T* matrix) { mirrored_pair(pair, matrix); }
+  }
 PO_SLOPES_OF(float)
 PO_SLOPES_OF(double)
 
@@ -156,17 +144,6 @@ Tensor symmetrised(const Tensor& slopes, double factor) {
     });
   });
   return out;
-}
-
-void mirror_lower(const Tensor& matrices) {
-  const int64_t channels = matrices.size(1), area = channels * channels;
-  dispatch_gram(matrices, [&](auto element) {
-    using T = decltype(element);
-    T* data = static_cast<T*>(matrices.data_ptr());
-    for_each_pair(matrices.size(0), channels, [&](int64_t, int64_t n, const TilePair& pair) {
-      if (!pair.on_diagonal()) mirror_pair(pair, data + n * area);
-    });
-  });
 }
 
 void finish_grams(const Tensor& raw, const Tensor& targets, double scale, DistanceKind kind, double parameter,

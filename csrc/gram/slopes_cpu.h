@@ -12,9 +12,6 @@ namespace perceptual_ops {
 Tensor symmetrised(const Tensor& slopes,  // (N, C, C)
                    double factor);
 
-// Makes matrices symmetric by what is below their diagonals.
-void mirror_lower(const Tensor& matrices);  // (N, C, C), contiguous
-
 // The distances of N Grams to their targets: value[n] is the distance of sample n, and every raw Gram G is overwritten
 // with the symmetric S of factors[n] * d value[n] / d X = S X.
 void finish_grams(const Tensor& raw,      // (N, C, C), the products, overwritten
