@@ -58,6 +58,28 @@ def _register_fakes() -> None:
     def _(features, targets, weights, distance, parameter, grad=None):
         return (*_losses_like(features), [torch.empty_like(x) for x in features])
 
+    @fake("perceptual_ops::loss_head")
+    def _(
+        features,
+        style_layers,
+        target_grams,
+        style_weights,
+        normalize,
+        style_distance,
+        style_parameter,
+        content_layers,
+        targets,
+        content_weights,
+        content_distance,
+        content_parameter,
+        grad,
+    ):
+        first, dtype = features[0], checks.accumulator_dtype(features[0])
+        style, content = (
+            first.new_empty((len(layers), first.shape[0]), dtype=dtype) for layers in (style_layers, content_layers)
+        )
+        return style, content, [torch.empty_like(x) for x in features]
+
     @fake("perceptual_ops::total_variation")
     def _(x, kind):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
@@ -109,7 +131,7 @@ def _style_loss_setup(ctx, inputs, output):
     ctx.save_for_backward(*features, *target_grams, *slopes)
 
 
-def _style_loss_backward(ctx, grad, _per_layer_grad, _slopes_grad):
+def _style_loss_backward(ctx, grad, *_non_differentiable):
     layers = ctx.layers
     if grad is None:
         return [None] * layers, [None] * layers, None, None, None, None
@@ -135,7 +157,7 @@ def _feature_loss_setup(ctx, inputs, output):
     ctx.save_for_backward(*features, *targets)
 
 
-def _feature_loss_backward(ctx, grad, _per_layer_grad):
+def _feature_loss_backward(ctx, grad, *_non_differentiable):
     if grad is None:
         return [None] * ctx.layers, [None] * ctx.layers, None, None, None
     saved = ctx.saved_tensors  # once: checkpointing refuses a second look
@@ -170,13 +192,48 @@ def _total_variation_backward(ctx, grad):
     return library.total_variation_backward(grad, x, ctx.kind), None
 
 
+_LISTS = {
+    "style_loss": (_style_loss_setup, _style_loss_backward),
+    "feature_loss": (_feature_loss_setup, _feature_loss_backward),
+}
+
+
+class _LayerLoss(torch.autograd.Function):
+    """An operator over lists, its tensors side by side.
+
+    `register_autograd` takes lists apart and puts them together in Python at every call. On small maps that takes as
+    long as the operator itself.
+    """
+
+    @staticmethod
+    def forward(ctx, name, layers, settings, *tensors):
+        ctx.name = name
+        features, targets = tensors[:layers], tensors[layers:]
+        loss, per_layer, *slopes = result = getattr(library, name)(features, targets, *settings)
+        _LISTS[name][0](ctx, (features, targets, *settings), result)
+        return (loss, per_layer, *(slopes[0] if slopes else ()))
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        of_features, of_targets, *_ = _LISTS[ctx.name][1](ctx, grad)
+        return None, None, None, *of_features, *of_targets
+
+
+def layer_loss(
+    name: str, features: list[Tensor], targets: list[Tensor], *settings: object
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    """style_loss or feature_loss by name, the shorter way where nothing is traced."""
+    if torch.compiler.is_compiling():
+        return getattr(library, name)(features, targets, *settings)[:2]
+    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
+
+
 def register() -> None:
     """Attaches fakes and gradients to the loaded library; once a process."""
     _register_fakes()
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
-        ("style_loss", _style_loss_setup, _style_loss_backward),
-        ("feature_loss", _feature_loss_setup, _feature_loss_backward),
         ("total_variation", _total_variation_setup, _total_variation_backward),
+        *((name, *functions) for name, functions in _LISTS.items()),
     ):
         torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup)

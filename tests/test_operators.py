@@ -157,6 +157,28 @@ def test_many_positive_pixels_do_not_drift(dtype: torch.dtype, device: str, nati
     assert relative_error(po.gram_matrix(x, backend=native), exact) < 2e-6
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(2, 40, 93, 101), (40, 3, 33, 1), (1, 600, 9, 7), (1, 2100, 3, 5)], ids=str)
+def test_bf16_products(shape: tuple[int, ...], layout: str, device: str, native: str) -> None:
+    """Sums in fp32 whatever makes the products: many blocks, a batch beyond them, channels beyond a block."""
+    x = LAYOUTS[layout](random_map(shape, torch.bfloat16, device)).requires_grad_()
+    gram = po.gram_matrix(x, backend=native)
+    upstream = random_map(tuple(gram.shape), torch.float32, device, 1)
+    (gradient,) = torch.autograd.grad(gram, x, upstream)
+    exact_x = x.detach().double().requires_grad_()
+    exact = po.reference.gram_matrix(exact_x)
+    assert relative_error(gram.detach(), exact.detach()) < 1e-6
+    assert relative_error(gradient, torch.autograd.grad(exact, exact_x, upstream.double())[0]) < 2**-8
+    assert torch.equal(gram, gram.mT)
+
+
+def test_bf16_gradient_multiplies_by_the_fp32_matrix(library: None) -> None:
+    """1 + 2^-10 is no bf16 number; less 1 it is."""
+    upstream = torch.tensor([[[1 + 2**-10, -1.0], [-1.0, 1 + 2**-10]]]) / 2
+    x = torch.ones((1, 2, 1, 1), dtype=torch.bfloat16)
+    assert torch.ops.perceptual_ops.gram_matrix_backward(upstream, x, "none").eq(2**-10).all()
+
+
 def test_long_rows_do_not_drift(device: str, native: str) -> None:
     x = random_map((1, 1, 1, 2**20), torch.float32, device)
     exact = po.reference.total_variation(x.double())

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <tuple>
 #include <vector>
 
@@ -24,9 +25,45 @@ namespace perceptual_ops {
 
 // Elements over which a vectorised fp32 sum runs before it is promoted to fp64: a function of nothing but the input's
 // shape, so that these sums do not depend on the number of threads.
-constexpr int64_t kBlock = 4096;
+constexpr int64_t kBlock = 1024;
 // Elements that are worth waking another thread for, as in torch's own loops.
 constexpr int64_t kGrain = 32768;
+
+// Stores a number rounded to T. By its bits where T is a class: a loop that copies objects does not vectorise.
+template <class T>
+PO_INLINE void store_rounded(T& to, Accumulator<T> number) {
+  if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
+    to.x = T(number).x;
+  } else {
+    to = number;
+  }
+}
+
+// A run is what lies side by side in a block of pixels of a map: the pixels of one channel in NCHW, the channels of one
+// pixel in NHWC. This is where run `run` of sample n begins in a map that holds the block from pixel `first` on.
+inline int64_t run_start(const FeatureMap& map, Layout layout, int64_t n, int64_t run, int64_t first = 0) {
+  return n * map.stride_n + first * map.stride_p + run * (layout == Layout::kNCHW ? map.stride_c : map.stride_p);
+}
+
+// Calls f(sample, run, length) for every run of a block, in parallel.
+template <class F>
+void for_each_run(const FeatureMap& block, Layout layout, F&& f) {
+  const bool nchw = layout == Layout::kNCHW;
+  const int64_t runs = nchw ? block.channels : block.pixels, length = nchw ? block.pixels : block.channels;
+  torch::stable::parallel_for(0, block.batch * runs, ceil_div(kGrain, length), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) f(task / runs, task % runs, length);
+  });
+}
+
+// A dense block of a map's pixels, of some samples, in the map's layout.
+inline FeatureMap dense_block(const FeatureMap& map, int64_t batch, int64_t pixels) {
+  const bool nchw = map.layout() == Layout::kNCHW;
+  return {batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
+}
+
+// Adds a term to `sum`, a block of a gradient that is not yet rounded to the maps' dtype: the samples from `sample` on,
+// the pixels from `first` on.
+using GradientTerm = std::function<void(int64_t sample, int64_t first, const FeatureMap& block, void* sum)>;
 
 // (batch, rows, columns) over memory that someone else owns; strides in elements.
 template <class T>
@@ -63,6 +100,12 @@ inline std::vector<double> to_doubles(const Tensor& vector) {
     std::copy_n(static_cast<const float*>(dense.data_ptr()), numbers.size(), numbers.begin());
   }
   return numbers;
+}
+
+// weight * upstream[n] for every sample.
+inline std::vector<double> weighted_upstream(double weight, std::vector<double> upstream) {
+  for (double& number : upstream) number *= weight;
+  return upstream;
 }
 
 // Numbers as a new tensor of the accumulation type of `like`.

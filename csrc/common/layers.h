@@ -37,20 +37,25 @@ inline void check_upstream(const Tensor& grad,  // (N)
 }
 
 // Targets shaped like the features, with their batch or a batch of one.
-inline void check_feature_pairs(const std::vector<Tensor>& features,  // L x (N, C, H, W)
-                                const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
-                                const std::vector<double>& weights) {
-  check_features(features, weights);
+inline void check_target_maps(const std::vector<Tensor>& features,   // L x (N, C, H, W)
+                              const std::vector<Tensor>& targets) {  // L x (N or 1, C, H, W)
   check(targets.size() == features.size(), "targets: expected ", features.size(), " layers, got ", targets.size());
   for (size_t l = 0; l < features.size(); ++l) {
     const Tensor &x = features[l], &y = targets[l];
     check(y.dim() == 4 && y.size(1) == x.size(1) && y.size(2) == x.size(2) && y.size(3) == x.size(3), "targets[", l,
-          "]: expected the shape of features[", l, "]");
+          "]: expected the shape of its features");
     check(y.size(0) == 1 || y.size(0) == x.size(0), "targets[", l, "]: expected a batch of 1 or ", x.size(0), ", got ",
           y.size(0));
     check(y.scalar_type() == x.scalar_type() && y.device() == x.device(), "targets[", l,
-          "]: expected the dtype and device of features[", l, "]");
+          "]: expected the dtype and device of its features");
   }
+}
+
+inline void check_feature_pairs(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                                const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
+                                const std::vector<double>& weights) {
+  check_features(features, weights);
+  check_target_maps(features, targets);
 }
 
 // Square matrices for the channels of each layer, with the batch of the features or a batch of one.

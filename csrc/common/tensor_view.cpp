@@ -27,6 +27,11 @@ Layout layout_of(const Tensor& x) {
 
 Tensor served(const Tensor& x) { return feature_map(x) ? x : torch::stable::contiguous(x); }
 
+Tensor served_as(const Tensor& x, Layout layout) {
+  const auto map = feature_map(x);
+  return map && map->layout() == layout ? x : torch::stable::contiguous(x, memory_format(layout));
+}
+
 bool has_dense_samples(const Tensor& x, Layout layout) {
   const auto map = feature_map(x);
   if (!map) return false;

@@ -63,6 +63,9 @@ Layout layout_of(const Tensor& x);
 // x itself where its strides are served, else a contiguous copy.
 Tensor served(const Tensor& x);
 
+// The same, in one layout.
+Tensor served_as(const Tensor& x, Layout layout);
+
 // Whether every sample of x is dense in `layout`; samples may lie apart, or stand for each other (stride 0).
 bool has_dense_samples(const Tensor& x, Layout layout);
 

@@ -1,8 +1,8 @@
 // feature_loss on the CPU: value, gradient or both in one pass. Pointwise, so only the order in memory matters.
+#include "feature_loss_cpu.h"
+
 #include <string>
 
-#include "../common/arguments.h"
-#include "../common/cpu.h"
 #include "../common/layers.h"
 #include "../common/wanted.h"
 
@@ -19,9 +19,20 @@ PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, dou
   for (int64_t i = 0; i < count; ++i) {
     const Point<Acc> point = distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p);
     if constexpr (kWantsValue<kWanted>) sum += point.value;
-    if constexpr (kWantsGradient<kWanted>) dx[i] = static_cast<T>(f * point.slope);
+    if constexpr (kWantsGradient<kWanted>) store_rounded(dx[i], f * point.slope);
   }
   return static_cast<double>(sum);
+}
+
+template <Distance kDistance, class T>
+PO_INLINE void distance_slope_added(const T* x, const T* y, Accumulator<T>* sum, int64_t count, double parameter,
+                                    double factor) {
+  using Acc = Accumulator<T>;
+  const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    sum[i] += f * distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).slope;
+  }
 }
 
 // Clones cannot be templates: one function a dtype, distance and what is wanted.
@@ -31,10 +42,16 @@ PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, dou
                                   int64_t count, double parameter, double factor) {                       \
     return distance_walk<kDistance, kWanted>(x, y, dx, count, parameter, factor);                         \
   }
+#define PO_DISTANCE_TERM(kDistance, T)                                                                 \
+  PO_CPU_CLONES void add_slopes(std::integral_constant<Distance, kDistance>, const T* x, const T* y,   \
+                                Accumulator<T>* sum, int64_t count, double parameter, double factor) { \
+    distance_slope_added<kDistance>(x, y, sum, count, parameter, factor);                              \
+  }
 #define PO_DISTANCE_WALKS(kDistance, T)             \
   PO_DISTANCE_WALK(kDistance, Wanted::kValue, T)    \
   PO_DISTANCE_WALK(kDistance, Wanted::kGradient, T) \
-  PO_DISTANCE_WALK(kDistance, Wanted::kBoth, T)
+  PO_DISTANCE_WALK(kDistance, Wanted::kBoth, T)     \
+  PO_DISTANCE_TERM(kDistance, T)
 #define PO_DISTANCE_WALKS_OF(T)                \
   PO_DISTANCE_WALKS(Distance::kSquared, T)     \
   PO_DISTANCE_WALKS(Distance::kL1, T)          \
@@ -60,40 +77,33 @@ void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
   });
 }
 
-// What is computed of every layer.
-struct Pass {
-  Wanted wanted;
-  DistanceKind kind;
-  double parameter;
-  std::vector<double> upstream;  // (N)
-};
-
 // One layer: the mean (or sum) of the distance over each sample into value[0 .. N-1], and the gradient, densely, into
 // dx, where they are wanted.
-void run_layer(const Pass& pass, const Tensor& features, const Tensor& targets, Layout layout, double weight,
-               double* value, Tensor* gradient) {
+void walk_layer(const Tensor& features, const Tensor& targets, Layout layout, DistanceKind kind, double parameter,
+                Wanted wanted, const std::vector<double>& factors, double* value, Tensor* gradient) {
   const int64_t batch = features.size(0), sample_size = features.size(1) * features.size(2) * features.size(3);
   if (batch == 0) return;
   const Tensor x = dense_samples(features, layout), y = dense_samples(targets, layout);
   const int64_t stride_x = sample_stride(x), stride_y = sample_stride(y);
   const int64_t blocks = ceil_div(sample_size, kBlock);
-  const double scale = pass.kind.scale(sample_size);
+  const double scale = kind.scale(sample_size);
   std::vector<double> partial(batch * blocks);
   dispatch_dtype(x, "features", [&](auto element) {
     using T = decltype(element);
     const T* x_data = static_cast<const T*>(x.data_ptr());
     const T* y_data = static_cast<const T*>(y.data_ptr());
     T* dx = gradient ? static_cast<T*>(gradient->data_ptr()) : nullptr;
-    dispatch_distance(pass.kind.distance, [&](auto distance) {
-      dispatch_wanted(pass.wanted, [&](auto wanted) {
+    dispatch_distance(kind.distance, [&](auto distance) {
+      dispatch_wanted(wanted, [&](auto walked) {
         for_each_block(batch, sample_size, [&](int64_t n, int64_t first, int64_t count) {
-          partial[n * blocks + first / kBlock] = walk_block(
-              distance, wanted, x_data + n * stride_x + first, y_data + n * stride_y + first,
-              dx ? dx + n * sample_size + first : nullptr, count, pass.parameter, weight * scale * pass.upstream[n]);
+          partial[n * blocks + first / kBlock] =
+              walk_block(distance, walked, x_data + n * stride_x + first, y_data + n * stride_y + first,
+                         dx ? dx + n * sample_size + first : nullptr, count, parameter, scale * factors[n]);
         });
       });
     });
   });
+  if (wanted == Wanted::kGradient) return;
   for (int64_t n = 0; n < batch; ++n) value[n] = scale * ordered_sum(partial, n * blocks, blocks);
 }
 
@@ -112,24 +122,62 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
   check_feature_pairs(features, targets, weights);
   if (grad) check_upstream(*grad, features[0]);
   const int64_t layers = features.size(), batch = features[0].size(0);
-  const Pass pass{wanted, distance_kind(distance), parameter,
-                  grad ? to_doubles(*grad) : std::vector<double>(batch, 1.0)};
+  const DistanceKind kind = distance_kind(distance);
+  const std::vector<double> upstream = grad ? to_doubles(*grad) : std::vector<double>(batch, 1.0);
   Result result{std::vector<double>(layers * batch), {}};
   for (int64_t l = 0; l < layers; ++l) {
-    const Layout layout = layout_of(features[l]);
-    const auto run_into = [&](Tensor* gradient) {
-      run_layer(pass, features[l], targets[l], layout, weights[l], &result.values[l * batch], gradient);
-    };
+    double* value = &result.values[l * batch];
     if (wanted == Wanted::kValue) {
-      run_into(nullptr);
+      feature_values(features[l], targets[l], kind, parameter, value);
     } else {
-      result.gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) { run_into(&out); }));
+      result.gradients.push_back(feature_gradient(features[l], targets[l], kind, parameter,
+                                                  weighted_upstream(weights[l], upstream),
+                                                  wanted == Wanted::kBoth ? value : nullptr));
     }
   }
   return result;
 }
 
 }  // namespace
+
+void feature_values(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter, double* value) {
+  walk_layer(features, targets, layout_of(features), kind, parameter, Wanted::kValue,
+             std::vector<double>(features.size(0)), value, nullptr);
+}
+
+Tensor feature_gradient(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
+                        const std::vector<double>& factors, double* value) {
+  const Layout layout = layout_of(features);
+  return filled_like(features, layout, [&](Tensor& out) {
+    walk_layer(features, targets, layout, kind, parameter, value == nullptr ? Wanted::kGradient : Wanted::kBoth,
+               factors, value, &out);
+  });
+}
+
+GradientTerm feature_gradient_term(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
+                                   const std::vector<double>& factors) {
+  const Layout layout = layout_of(features);
+  const Tensor x = served(features), y = dense_samples(targets, layout);
+  const FeatureMap x_map = *feature_map(x);
+  FeatureMap y_map = *feature_map(y);
+  y_map.stride_n = sample_stride(y);
+  return [=](int64_t sample, int64_t first, const FeatureMap& block, void* sum) {
+    dispatch_dtype(x, "features", [&](auto element) {
+      using T = decltype(element);
+      const T* x_data = static_cast<const T*>(x.data_ptr());
+      const T* y_data = static_cast<const T*>(y.data_ptr());
+      auto* sum_data = static_cast<Accumulator<T>*>(sum);
+      dispatch_distance(kind.distance, [&](auto distance) {
+        for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+          add_slopes(distance, x_data + run_start(x_map, layout, sample + n, run, first),
+                     y_data + run_start(y_map, layout, sample + n, run, first),
+                     sum_data + run_start(block, layout, n, run), length, parameter,
+                     kind.scale(x_map.sample_size()) * factors[sample + n]);
+        });
+      });
+    });
+  };
+}
 
 std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features,  // L x (N, C, H, W)
                                             const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)

@@ -1,8 +1,7 @@
 // feature_loss on CUDA: check, guard, allocate, stream, launch, check, register.
-#include <torch/csrc/stable/library.h>
+#include "feature_loss_cuda.h"
 
-#include <string>
-#include <tuple>
+#include <torch/csrc/stable/library.h>
 
 #include "../common/arguments.h"
 #include "../common/layers.h"

@@ -1,8 +1,7 @@
-#include "gradient.cuh"
-
 #include <algorithm>
 
 #include "../common/launch.h"
+#include "gradient.cuh"
 #include "gram.h"
 
 namespace perceptual_ops {
@@ -33,8 +32,7 @@ GradientWorkspace plan_gradient(const std::vector<GradientOutput>& layers) {
 }
 
 cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, Distance distance,
-                                 double parameter, const void* grad, void* slots, void* arrivals,
-                                 cudaStream_t stream) {
+                                 double parameter, const void* grad, void* slots, void* arrivals, cudaStream_t stream) {
   const int64_t bytes = element_bytes(element);
   GradientTable table{{0, {}}, distance, parameter, {}};
   int64_t slot = 0, arrival = 0, items = 0;

@@ -3,8 +3,8 @@
 //
 // A block makes 128 channels x 128 pixels of a sample, of maps of up to 64 channels 64 x 256. Neighbours in memory are
 // columns of its product, pixels in NCHW (S X) and channels in NHWC (X^T S), so that both are read and written as they
-// lie. 16-bit maps are multiplied with S in their own dtype, each row brought to about 1 by a power of two (narrow_kernel)
-// that is undone in fp32; fp32 maps as in the Gram.
+// lie. 16-bit maps are multiplied with S in their own dtype, each row brought to about 1 by a power of two
+// (narrow_kernel) that is undone in fp32; fp32 maps as in the Gram.
 //
 // Targets: 256 threads, registers and shared memory as the Gram's. Stages hold two panels of each operand, or of a
 // narrow map one of S and four of X, which leaves room for two stages instead of three.
@@ -30,14 +30,14 @@ struct GradientLayer {
   const void* s_scale;  // (N, C) fp32 that each row of S is still to be multiplied by; null for fp32 and fp64
   uint32_t channel_tiles, pixel_tiles;
   // Of a feature loss only: null without.
-  const void* target;       // (N or 1, C, P), strides of `target_map`, its layout that of x
+  const void* target;  // (N or 1, C, P), strides of `target_map`, its layout that of x
   FeatureMap target_map;
   bool target_aligned;
-  double slope_scale;       // of d'(x - target)
-  double value_scale;       // of the sum of distances
-  void* values;             // (N) Acc
-  uint32_t first_slot;      // where the layer's parts of the sum begin: (N, items of a sample)
-  uint32_t first_arrival;   // where its counters begin: (N)
+  double slope_scale;      // of d'(x - target)
+  double value_scale;      // of the sum of distances
+  void* values;            // (N) Acc
+  uint32_t first_slot;     // where the layer's parts of the sum begin: (N, items of a sample)
+  uint32_t first_arrival;  // where its counters begin: (N)
 };
 
 struct GradientTable {
@@ -73,7 +73,7 @@ template <class T>
 struct ResultWriter {
   using Acc = DeviceAccumulator<T>;
   T* dx;
-  const T *x, *target;  // target: null without a feature loss
+  const T *x, *target;                                  // target: null without a feature loss
   int64_t row_stride, x_row_stride, target_row_stride;  // neighbours in a row are 1 apart
   int rows, columns;                                    // of the whole sample
   bool dx_aligned, x_aligned, target_aligned;
@@ -226,30 +226,32 @@ __device__ __forceinline__ void plan_gradient_job(const GradientTable& table, co
   const int channel_tile = item % layer.channel_tiles, pixel_tile = item % items / layer.channel_tiles;
   const GradientShape<kNhwc> shape{channels <= kNarrow};
   const T* x = static_cast<const T*>(layer.x) + n * map.stride_n;
-  job.s = Matrix<T>{static_cast<const T*>(layer.s) + n * channels * layer.s_pitch, layer.s_pitch, channels, layer.s_aligned};
+  job.s = Matrix<T>{static_cast<const T*>(layer.s) + n * channels * layer.s_pitch, layer.s_pitch, channels,
+                    layer.s_aligned};
   job.x = Matrix<T>{x, line_stride(map), pixels, layer.x_aligned};
   job.first_row = (kNhwc ? pixel_tile : channel_tile) * shape.a_panels() * kPanelRows;
   job.first_column = (kNhwc ? channel_tile : pixel_tile) * shape.b_panels() * kPanelRows;
   job.n = n;
   job.item_of_sample = item % items;
   job.layer = place.layer;
-  job.writer = ResultWriter<T>{static_cast<T*>(layer.dx) + n * dx_map.stride_n,
-                x,
-                layer.target == nullptr ? nullptr : static_cast<const T*>(layer.target) + n * target_map.stride_n,
-                line_stride(dx_map),
-                line_stride(map),
-                line_stride(target_map),
-                kNhwc ? pixels : channels,
-                kNhwc ? channels : pixels,
-                layer.dx_aligned,
-                layer.x_aligned,
-                layer.target_aligned,
-                layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels,
-                !kNhwc,
-                grad == nullptr ? DeviceAccumulator<T>(1) : grad[n],
-                DeviceAccumulator<T>(layer.slope_scale),
-                DeviceAccumulator<T>(table.parameter),
-                table.distance};
+  job.writer =
+      ResultWriter<T>{static_cast<T*>(layer.dx) + n * dx_map.stride_n,
+                      x,
+                      layer.target == nullptr ? nullptr : static_cast<const T*>(layer.target) + n * target_map.stride_n,
+                      line_stride(dx_map),
+                      line_stride(map),
+                      line_stride(target_map),
+                      kNhwc ? pixels : channels,
+                      kNhwc ? channels : pixels,
+                      layer.dx_aligned,
+                      layer.x_aligned,
+                      layer.target_aligned,
+                      layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels,
+                      !kNhwc,
+                      grad == nullptr ? DeviceAccumulator<T>(1) : grad[n],
+                      DeviceAccumulator<T>(layer.slope_scale),
+                      DeviceAccumulator<T>(table.parameter),
+                      table.distance};
 }
 
 // Depth is the channels that S X sums over.
@@ -260,8 +262,8 @@ __device__ __forceinline__ void fill_stage(const GradientJob<T>& job, const Grad
 #pragma unroll 1
   for (int panel = 0; panel < shape.stage_panels(); ++panel, to += kPanelBytes) {
     const bool is_a = panel < shape.a_panels();
-    const int row = is_a ? job.first_row + panel * kPanelRows
-                         : job.first_column + (panel - shape.a_panels()) * kPanelRows;
+    const int row =
+        is_a ? job.first_row + panel * kPanelRows : job.first_column + (panel - shape.a_panels()) * kPanelRows;
     if (is_a == kNhwc) {
       fill_panel<kNhwc>(job.x, row, stage * kDepth<T>, job.s.rows, to);
     } else {
@@ -299,8 +301,8 @@ __device__ __forceinline__ DeviceAccumulator<T> gradient_tile(const GradientJob<
     const unsigned char* a = shared + stage % shape.stages() * shape.stage_panels() * kPanelBytes;
     const unsigned char* b = a + shape.a_panels() * kPanelBytes;
     PanelProduct<T, true, kNhwc>::add(a + part.row / kPanelRows * kPanelBytes,
-                                      b + part.column / kPanelRows * kPanelBytes, part.column % kPanelRows,
-                                      Cover::kAll, totals);
+                                      b + part.column / kPanelRows * kPanelBytes, part.column % kPanelRows, Cover::kAll,
+                                      totals);
   }
   __syncthreads();  // the last stage is read, its memory now serves the results
   return store_totals(job.writer, job.first_row + part.row, job.first_column + part.column, totals, shared);

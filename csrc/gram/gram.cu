@@ -1,9 +1,8 @@
-#include "gram.cuh"
-
 #include <algorithm>
 
 #include "../common/launch.h"
 #include "finish.cuh"
+#include "gram.cuh"
 #include "gram.h"
 #include "slopes.cuh"
 
@@ -74,8 +73,8 @@ cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& lay
       const GramWorkspace::Layer& plan = workspace.layers[first + l];
       const bool nhwc = map.layout() == Layout::kNHWC;
       const uint32_t tiles = triangle_tiles(map.channels);
-      table.layers[l] = {x, map, nhwc, has_aligned_lines(x, map, element_bytes(element)), tiles, plan.split_pixels,
-                         plan.first};
+      table.layers[l] = {
+          x, map, nhwc, has_aligned_lines(x, map, element_bytes(element)), tiles, plan.split_pixels, plan.first};
       const int64_t of_layer = plan.splits * map.batch * int64_t(tiles);
       items += of_layer;
       if (!fits_grid(items)) return cudaErrorInvalidConfiguration;
@@ -150,8 +149,11 @@ cudaError_t launch_narrow(Element element, const std::vector<NarrowSlopes>& laye
     int64_t rows = 0;
     for (int l = 0; l < count; ++l) {
       const NarrowSlopes& layer = layers[first + l];
-      table.entries[l] = {static_cast<const float*>(layer.slopes), layer.narrow, static_cast<float*>(layer.scale),
-                          static_cast<uint32_t>(layer.channels), static_cast<uint32_t>(narrow_pitch(layer.channels)),
+      table.entries[l] = {static_cast<const float*>(layer.slopes),
+                          layer.narrow,
+                          static_cast<float*>(layer.scale),
+                          static_cast<uint32_t>(layer.channels),
+                          static_cast<uint32_t>(narrow_pitch(layer.channels)),
                           static_cast<uint32_t>(rows)};
       rows += layer.batch * layer.channels;
       if (!fits_grid(rows)) return cudaErrorInvalidConfiguration;

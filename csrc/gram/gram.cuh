@@ -40,8 +40,8 @@ constexpr int kBlocksPerSm = sizeof(T) == 2 ? 2 : 1;
 
 // The 64 x 32 results of a tile that a warp makes.
 struct WarpPart {
-  int row, column;            // first, in the tile
-  int first_chunk, chunks;    // stretches of pixels of a stage
+  int row, column;          // first, in the tile
+  int first_chunk, chunks;  // stretches of pixels of a stage
   Cover cover;
   bool idle;
 };
@@ -88,8 +88,8 @@ __device__ __forceinline__ void add_chunks(const WarpPart& part, unsigned char* 
 }
 
 template <class T>
-__device__ __forceinline__ void store_fragments(const WarpPart& part, bool diagonal, int rows_left,
-                                                int columns_left, const Totals<T>& totals,
+__device__ __forceinline__ void store_fragments(const WarpPart& part, bool diagonal, int rows_left, int columns_left,
+                                                const Totals<T>& totals,
                                                 DeviceAccumulator<T>* __restrict__ partial) {  // (fragments, 16 * 8)
   using Acc = DeviceAccumulator<T>;
   const bool all = part.cover == Cover::kAll, lower = part.cover != Cover::kCorner;
@@ -118,8 +118,8 @@ template <class T>
 struct GramJob {
   Matrix<T> x;  // from the range's first pixel on
   int pixels;
-  int first_row, first_column;  // of the tile
-  int chunk_panels;             // of a stretch of pixels: 1, 2 or 4
+  int first_row, first_column;    // of the tile
+  int chunk_panels;               // of a stretch of pixels: 1, 2 or 4
   DeviceAccumulator<T>* partial;  // (fragments, 16 * 8), of the tile
 
   __device__ __forceinline__ bool narrow() const { return chunk_panels == 1; }
@@ -143,7 +143,9 @@ __device__ __forceinline__ GramJob<T> gram_job(const GramLayer& layer, uint32_t 
           static_cast<int>(min(map.pixels - begin, layer.split_pixels)),
           tile.row * kTile,
           tile.column * kTile,
-          map.channels <= kNarrow ? 1 : tile.row == tile.column ? 2 : 4,
+          map.channels <= kNarrow   ? 1
+          : tile.row == tile.column ? 2
+                                    : 4,
           partial + layer.partial + fragment * kFragmentSize};
 }
 

@@ -72,7 +72,9 @@ cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels,
                               cudaStream_t stream);
 
 // S as the gradient multiplies by it. Of 16-bit maps: in their dtype, each row times a power of two.
-inline bool needs_narrow_slopes(Element element) { return element == Element::kFloat16 || element == Element::kBFloat16; }
+inline bool needs_narrow_slopes(Element element) {
+  return element == Element::kFloat16 || element == Element::kBFloat16;
+}
 inline int64_t narrow_pitch(int64_t channels) { return ceil_div(channels, 8) * 8; }
 struct NarrowSlopes {
   const void* slopes;  // (N, C, C) fp32

@@ -38,10 +38,10 @@ void GramSums::finish(const std::vector<GramOutput>& outputs, const CudaScope& c
 
 void GramSums::finish(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
                       const Tensor& values, const Tensor& loss, const CudaScope& cuda) const {
-  check_launch(launch_style_finish(element_, layers_, workspace_, outputs, distance, parameter, partial_.data_ptr(),
-                                   slots_.data_ptr(), arrivals_.data_ptr(), values.data_ptr(), loss.data_ptr(),
-                                   cuda.stream()),
-               "style_finish");
+  check_launch(
+      launch_style_finish(element_, layers_, workspace_, outputs, distance, parameter, partial_.data_ptr(),
+                          slots_.data_ptr(), arrivals_.data_ptr(), values.data_ptr(), loss.data_ptr(), cuda.stream()),
+      "style_finish");
 }
 
 Slopes::Slopes(const std::vector<Tensor>& slopes, const Tensor& x, const CudaScope& cuda) {
@@ -56,8 +56,7 @@ Slopes::Slopes(const std::vector<Tensor>& slopes, const Tensor& x, const CudaSco
     wide_.push_back(wide);
     matrices_.back() = torch::stable::new_empty(s, {{batch, channels, narrow_pitch(channels)}}, x.scalar_type());
     scales_.back() = torch::stable::new_empty(s, {{batch, channels}}, ScalarType::Float);
-    narrow.push_back(
-        {wide.data_ptr(), batch, channels, matrices_.back().data_ptr(), scales_.back()->data_ptr()});
+    narrow.push_back({wide.data_ptr(), batch, channels, matrices_.back().data_ptr(), scales_.back()->data_ptr()});
   }
   if (!narrow.empty()) check_launch(launch_narrow(element, narrow, cuda.stream()), "narrow");
 }

@@ -1,8 +1,8 @@
 // Panels: 64 rows of a matrix by 128 bytes of its depth, the axis that a product sums over, in shared memory.
 //
 // Memory holds either the depth side by side (pixels of an NCHW map in a Gram matrix) or the rows (its channels in
-// NHWC). A panel keeps that order, so that 16 bytes travel at a time, and ldmatrix turns it on the way to the registers:
-// a panel is 64 lines of 128 bytes, a line being one row, or one depth index and 128 bytes of rows.
+// NHWC). A panel keeps that order, so that 16 bytes travel at a time, and ldmatrix turns it on the way to the
+// registers: a panel is 64 lines of 128 bytes, a line being one row, or one depth index and 128 bytes of rows.
 #pragma once
 
 #include "../common/async_copy.cuh"
@@ -47,11 +47,11 @@ template <class T, bool kDepthAlong>
 __device__ __forceinline__ int number_place(int row, int depth) {
   const int line = kDepthAlong ? row : row / kDepth<T> * kDepth<T> + depth;
   const int along = kDepthAlong ? depth : row % kDepth<T>;
-  return unit_place<T, kDepthAlong>(line, along / kUnit<T>)+along % kUnit<T> * int(sizeof(T));
+  return unit_place<T, kDepthAlong>(line, along / kUnit<T>) + along % kUnit<T> * int(sizeof(T));
 }
 
-// The index of this thread, read anew at every call: what the compiler works out from it once it would keep in registers
-// that the products need.
+// The index of this thread, read anew at every call: what the compiler works out from it once it would keep in
+// registers that the products need.
 __device__ __forceinline__ int fresh_thread_index() {
 #ifdef __CUDACC__
   int index;

@@ -57,7 +57,8 @@ __device__ __forceinline__ void load_wide_a(const unsigned char* panel, int row,
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int place = number_place<float, false>(row + i % 2 * 8 + lane_index() / 4, depth + i / 2 * 4 + lane_index() % 4);
+      const int place =
+          number_place<float, false>(row + i % 2 * 8 + lane_index() / 4, depth + i / 2 * 4 + lane_index() % 4);
       a[i] = *reinterpret_cast<const uint32_t*>(panel + place);
     }
   }
@@ -70,7 +71,8 @@ __device__ __forceinline__ void load_wide_b(const unsigned char* panel, int colu
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int place = number_place<float, false>(column + i / 2 * 8 + lane_index() / 4, depth + i % 2 * 4 + lane_index() % 4);
+      const int place =
+          number_place<float, false>(column + i / 2 * 8 + lane_index() / 4, depth + i % 2 * 4 + lane_index() % 4);
       b[i] = *reinterpret_cast<const uint32_t*>(panel + place);
     }
   }
@@ -116,7 +118,7 @@ struct PanelProduct {
           float sums[4] = {};
 #pragma unroll
           for (int k = 0; k < kSteps; ++k) {
-            const uint32_t(&pair)[4] = b[k][j / 2];
+            const uint32_t (&pair)[4] = b[k][j / 2];
             if (wanted(i, j, all, lower)) mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
           }
 #pragma unroll
@@ -169,12 +171,11 @@ struct PanelProduct<float, kADepthAlong, kBDepthAlong> {
     }
   }
 
-  static __device__ __forceinline__ void add_products(const uint32_t (&a)[4],
-                                                      const uint32_t (&b)[kColumnBlocks / 2][4], int i, bool all,
-                                                      bool lower, float (&sums)[kColumnBlocks][4]) {
+  static __device__ __forceinline__ void add_products(const uint32_t (&a)[4], const uint32_t (&b)[kColumnBlocks / 2][4],
+                                                      int i, bool all, bool lower, float (&sums)[kColumnBlocks][4]) {
 #pragma unroll
     for (int j = 0; j < kColumnBlocks; ++j) {
-      const uint32_t(&pair)[4] = b[j / 2];
+      const uint32_t (&pair)[4] = b[j / 2];
       if (wanted(i, j, all, lower)) mma_16x8x8_tf32(sums[j], a, {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
     }
   }

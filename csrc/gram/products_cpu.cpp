@@ -1,6 +1,9 @@
 // Products go through aten's bmm, which runs near the processor's peak for these shapes. fp16 and bf16 maps are widened
-// to fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made.
+// to fp32 a block of pixels at a time: sums are fp32, and no fp32 copy of the whole map is made. Where there is AMX,
+// bf16 blocks are multiplied as they are.
 #include "products_cpu.h"
+
+#include "amx_cpu.h"
 
 namespace perceptual_ops {
 namespace {
@@ -13,7 +16,7 @@ constexpr int64_t kMostPixels = 4096;  // an fp32 sum over more positive product
 template <class From, class To>
 PO_INLINE void convert_row(const From* from, To* to, int64_t count) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(from[i]);
+  for (int64_t i = 0; i < count; ++i) store_rounded(to[i], static_cast<Accumulator<To>>(from[i]));
 }
 PO_CPU_CLONES void convert(const Half* from, float* to, int64_t count) { convert_row(from, to, count); }
 PO_CPU_CLONES void convert(const BFloat16* from, float* to, int64_t count) { convert_row(from, to, count); }
@@ -35,27 +38,19 @@ Tensor pixel_rows(T* data, const FeatureMap& map) {
   return matrices(data, {map.batch, map.pixels, map.channels}, {map.stride_n, map.stride_p, map.stride_c});
 }
 
-// A dense map of the same batch, channels and layout with its own number of pixels.
-FeatureMap dense_block(const FeatureMap& map, int64_t pixels) {
-  const bool nchw = map.layout() == Layout::kNCHW;
-  return {map.batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
-}
-
 int64_t pixels_per_block(const FeatureMap& map) {
   return std::clamp(kWidenedElements / (map.batch * map.channels), kLeastPixels, kMostPixels);
 }
 
-// Calls f(offset in the map, offset in the block, length) for every run of elements that lies side by side in both the
-// dense block and the pixels [first, first + block.pixels) of the map, in parallel.
-template <class F>
-void for_each_run(const FeatureMap& map, const FeatureMap& block, int64_t first, F&& f) {
-  const bool nchw = map.layout() == Layout::kNCHW;
-  const int64_t runs = nchw ? block.channels : block.pixels, length = nchw ? block.pixels : block.channels;
-  const int64_t pitch = nchw ? map.stride_c : map.stride_p;
-  torch::stable::parallel_for(0, map.batch * runs, ceil_div(kGrain, length), [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; ++run) {
-      f(run / runs * map.stride_n + first * map.stride_p + run % runs * pitch, run * length, length);
-    }
+// Elements of the largest block.
+int64_t block_elements(const FeatureMap& map) { return map.batch * map.channels * pixels_per_block(map); }
+
+// The pixels from `first` on as a dense block of fp32.
+template <class T>
+void widen(const T* x, const FeatureMap& map, int64_t first, const FeatureMap& block, float* widened) {
+  const Layout layout = map.layout();
+  for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+    convert(x + run_start(map, layout, n, run, first), widened + run_start(block, layout, n, run), length);
   });
 }
 
@@ -64,17 +59,16 @@ template <class F>
 void for_each_pixel_block(const FeatureMap& map, F&& f) {
   const int64_t step = pixels_per_block(map);
   for (int64_t first = 0; first < map.pixels; first += step) {
-    f(first, dense_block(map, std::min(step, map.pixels - first)));
+    f(first, dense_block(map, map.batch, std::min(step, map.pixels - first)));
   }
 }
 
 template <class T>
-void widened_gram(const T* data, const FeatureMap& map, const Tensor& gram) {
-  std::vector<float> widened(map.batch * map.channels * pixels_per_block(map));
+void widened_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
+  std::vector<float> widened(block_elements(map));
   const Tensor partial = torch::stable::empty_like(gram);
   for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(map, block, first,
-                 [&](int64_t from, int64_t to, int64_t length) { convert(data + from, &widened[to], length); });
+    widen(x, map, first, block, widened.data());
     batched_product(channel_rows(widened.data(), block), pixel_rows(widened.data(), block),
                     first == 0 ? gram : partial);
     if (first > 0) {
@@ -94,15 +88,40 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
 }
 
 template <class T>
-void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& x_map, T* out, const FeatureMap& out_map) {
-  std::vector<float> widened(x_map.batch * x_map.channels * pixels_per_block(x_map)), product(widened.size());
-  for_each_pixel_block(x_map, [&](int64_t first, const FeatureMap& block) {
-    for_each_run(x_map, block, first,
-                 [&](int64_t from, int64_t to, int64_t length) { convert(x + from, &widened[to], length); });
-    symmetric_product(symmetric, widened.data(), block, product.data(), block);
-    for_each_run(out_map, block, first,
-                 [&](int64_t to, int64_t from, int64_t length) { convert(&product[from], out + to, length); });
+void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
+                      const GradientTerm& term) {
+  const Layout layout = map.layout();
+  std::vector<float> widened(block_elements(map)), sum(widened.size());
+  for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
+    widen(x, map, first, block, widened.data());
+    symmetric_product(symmetric, widened.data(), block, sum.data(), block);
+    if (term) term(0, first, block, sum.data());
+    for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
+      convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
+    });
   });
+}
+
+// The products of a dtype whose sums are wider than itself: on AMX where it serves, else in fp32.
+template <class T>
+constexpr bool kMayUseAmx = kAmxBuilt && std::is_same_v<T, BFloat16>;
+
+template <class T>
+void wide_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
+  if constexpr (kMayUseAmx<T>) {
+    if (amx_serves()) return amx_gram(x, map, static_cast<float*>(gram.data_ptr()));
+  }
+  widened_gram(x, map, gram);
+}
+
+template <class T>
+void wide_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
+                   const GradientTerm& term) {
+  if constexpr (kMayUseAmx<T>) {
+    const float* matrix = static_cast<const float*>(symmetric.data_ptr());
+    if (amx_serves()) return amx_gradient(matrix, x, map, out, out_map, term);
+  }
+  widened_gradient(symmetric, x, map, out, out_map, term);
 }
 
 }  // namespace
@@ -118,13 +137,13 @@ Tensor gram_products(const Tensor& features) {
     if constexpr (std::is_same_v<T, Accumulator<T>>) {
       batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
     } else {
-      widened_gram<T>(data, map, gram);
+      wide_gram<T>(data, map, gram);
     }
   });
   return gram;
 }
 
-Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
+Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const GradientTerm& term) {
   const Tensor x = served(features);
   const FeatureMap map = *feature_map(x);
   return filled_like(features, map.layout(), [&](Tensor& out) {
@@ -136,8 +155,9 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
       T* out_data = static_cast<T*>(out.data_ptr());
       if constexpr (std::is_same_v<T, Accumulator<T>>) {
         symmetric_product(symmetric, x_data, map, out_data, out_map);
+        if (term) term(0, 0, out_map, out_data);
       } else {
-        widened_gradient<T>(symmetric, x_data, map, out_data, out_map);
+        wide_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
       }
     });
   });

@@ -27,9 +27,9 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocksPerSm)
 }
 
 struct NarrowLayer {
-  const float* s;      // (N, C, C)
-  void* narrow;        // (N, C, pitch), 16 bits
-  float* scale;        // (N, C)
+  const float* s;  // (N, C, C)
+  void* narrow;    // (N, C, pitch), 16 bits
+  float* scale;    // (N, C)
   uint32_t channels;
   uint32_t pitch;      // elements from row to row, a multiple of 8
   uint32_t first_row;  // of all layers' N * C

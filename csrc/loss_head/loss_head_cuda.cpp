@@ -1,7 +1,10 @@
-// loss_head on CUDA: the Grams of all style layers in two launches, then every gradient. A layer with both terms is read
-// once for its gradient, with which comes the value of its feature loss; layers with a feature loss alone have a launch
-// of their own.
+// loss_head on CUDA: the Grams of all style layers in two launches, then every gradient. A layer with both terms is
+// read once for its gradient, with which comes the value of its feature loss; layers with a feature loss alone have a
+// launch of their own.
+#include <torch/csrc/stable/library.h>
+
 #include <string>
+#include <tuple>
 
 #include "../common/arguments.h"
 #include "../feature_loss/feature_loss_cuda.h"
@@ -55,11 +58,10 @@ std::vector<Tensor> style_gradients(const std::vector<Tensor>& features,  // L x
   const GradientWorkspace workspace = plan_gradient(outputs);
   const Tensor slots = torch::stable::new_empty(first, {{workspace.slots}}, accumulator_type(first));
   const Tensor arrivals = torch::stable::new_zeros(first, {{workspace.arrivals}}, ScalarType::Int);
-  check_launch(
-      launch_gram_gradient(element_of(first, "features"), outputs, content.kind.distance, content.parameter,
-                           grad == nullptr ? nullptr : grad->data_ptr(), slots.data_ptr(), arrivals.data_ptr(),
-                           cuda.stream()),
-      "gram_gradient");
+  check_launch(launch_gram_gradient(element_of(first, "features"), outputs, content.kind.distance, content.parameter,
+                                    grad == nullptr ? nullptr : grad->data_ptr(), slots.data_ptr(), arrivals.data_ptr(),
+                                    cuda.stream()),
+               "gram_gradient");
   std::vector<Tensor> gradients;
   for (GradientTensors& gradient : tensors) gradients.push_back(gradient.result());
   return gradients;

@@ -62,8 +62,7 @@ py::tuple gram(const std::string& element, const std::vector<Map>& maps, const s
     grams.push_back(memory.accumulators("gram", sums.area(l)));
     outputs.push_back({grams[l], scales[l]});
   }
-  memory.check(
-      launch_gram_finish(memory.element(), sums.layers, sums.workspace, outputs, sums.partial, nullptr));
+  memory.check(launch_gram_finish(memory.element(), sums.layers, sums.workspace, outputs, sums.partial, nullptr));
   return results(memory, grams);
 }
 
@@ -77,15 +76,14 @@ py::tuple style(const std::string& element, const std::vector<Map>& maps, const 
   for (size_t l = 0; l < maps.size(); ++l) {
     const auto& [target, target_batch, scale, slope_scale, value_scale, weight] = styles[l];
     outs.push_back(memory.accumulators("slopes", sums.area(l)));
-    outputs.push_back(
-        {outs[l], memory.input("target", target), target_batch, scale, slope_scale, value_scale, weight});
+    outputs.push_back({outs[l], memory.input("target", target), target_batch, scale, slope_scale, value_scale, weight});
   }
   const int64_t batch = sums.layers[0].map.batch;
   void* values = memory.accumulators("values", batch * maps.size());
   void* loss = memory.accumulators("loss", batch);
   memory.check(launch_style_finish(memory.element(), sums.layers, sums.workspace, outputs,
-                                   distance_kind(distance).distance, parameter, sums.partial, sums.slots,
-                                   sums.arrivals, values, loss, nullptr));
+                                   distance_kind(distance).distance, parameter, sums.partial, sums.slots, sums.arrivals,
+                                   values, loss, nullptr));
   outs.insert(outs.end(), {values, loss});
   return results(memory, outs);
 }
