@@ -67,21 +67,23 @@ class Target:
         return [f"{kernel.kernel} on sm_{kernel.architecture}: {sentence}" for sentence in said]
 
 
-# By name, * for any text; the first row that fits counts. 6 blocks of 256 threads and 12 of 128 fill the SM of the
-# smallest architecture.
+# By name, * for any text; the first row that fits counts. The headers of the kernels give the reasons.
+PANELS = 12 * 8 * KIB
 TARGETS = {
-    "gram_partial_kernel<*": Target(threads=256, blocks=2),
-    "gram_gradient_kernel<*": Target(threads=256, blocks=2),
-    "gram_finish_kernel<*": Target(threads=128, blocks=12),
-    "style_value_kernel<*": Target(threads=1024, blocks=1),
-    "style_slope_kernel<*": Target(threads=128, blocks=12),
+    "gram_sum_kernel<float>*": Target(threads=256, blocks=1, dynamic_shared=PANELS),
+    "gram_sum_kernel<double>*": Target(threads=256, blocks=1, dynamic_shared=PANELS),
+    "gram_sum_kernel<*": Target(threads=256, blocks=2, dynamic_shared=PANELS),
+    "gram_gradient_kernel<float>*": Target(threads=256, blocks=1, dynamic_shared=PANELS),
+    "gram_gradient_kernel<double>*": Target(threads=256, blocks=1, dynamic_shared=PANELS),
+    "gram_gradient_kernel<*": Target(threads=256, blocks=2, dynamic_shared=PANELS),
+    "gram_finish_kernel<double>*": Target(threads=256, blocks=2),
+    "gram_finish_kernel<*": Target(threads=256, blocks=4),
+    "style_finish_kernel<double*": Target(threads=256, blocks=2),
+    "style_finish_kernel<*": Target(threads=256, blocks=4),
     "symmetrise_kernel<*": Target(threads=128, blocks=12),
-    "feature_loss_partial_kernel<*": Target(threads=256, blocks=6),
-    "feature_loss_finish_kernel<*": Target(threads=256, blocks=6),
-    "feature_loss_gradient_kernel<*": Target(threads=256, blocks=6),
-    "total_variation_partial_kernel<*": Target(threads=256, blocks=5),
-    "total_variation_finish_kernel<*": Target(threads=256, blocks=6),
-    "total_variation_gradient_kernel<*": Target(threads=256, blocks=5),
+    "narrow_kernel<*": Target(threads=128, blocks=12),
+    "feature_loss_kernel<*": Target(threads=256, blocks=2),
+    "total_variation_kernel<*": Target(threads=256, blocks=2),
 }
 
 

@@ -20,14 +20,15 @@ struct alignas(kWidth * sizeof(T)) Pack {
 
 namespace perceptual_ops {
 
-// In global memory; `from` and `to` are multiples of the pack's size.
+// In global memory; `from` and `to` are multiples of the pack's size. What is read does not change during a launch:
+// __ldg says so, and that the address is a global one, which the compiler cannot know of pointers kept in shared memory.
 template <class T, int kWidth = kPackWidth<T>>
 __device__ __forceinline__ Pack<T, kWidth> load_pack(const T* from) {
   Pack<T, kWidth> pack;
   if constexpr (kWidth == 1) {
-    pack.values[0] = *from;
+    pack.values[0] = __ldg(from);
   } else {
-    *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+    *reinterpret_cast<uint4*>(&pack) = __ldg(reinterpret_cast<const uint4*>(from));
   }
   return pack;
 }

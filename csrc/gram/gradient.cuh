@@ -132,9 +132,8 @@ struct ResultWriter {
     Acc sum = 0;
 #pragma unroll
     for (int i = 0; i < kUnit<T>; ++i) {
-      if (i >= count) continue;
       const Point<Acc> at = distance_at<kDistance>(widen(ours.values[i]) - widen(wanted.values[i]), parameter);
-      sum += at.value;
+      if (i < count) sum += at.value;
       values[i] += slope_scale * at.slope;
     }
     return sum;
@@ -144,7 +143,7 @@ struct ResultWriter {
     if (whole) return load_pack(from);
     Pack<T> pack;
 #pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? from[i] : narrow<T>(0);
+    for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
     return pack;
   }
 };
