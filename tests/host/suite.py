@@ -29,7 +29,7 @@ MAPS: list[list[Shape]] = [
     [(1, 1, 1, 1)],
 ]
 STYLE_MAPS: list[list[Shape]] = [[(2, 130, 4, 20), (2, 64, 5, 9)], [(1, 1, 1, 1)]]
-SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 24)]]
+SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 97)]]
 MANY_MAPS: list[Shape] = [(2, 8, 5, 7)] * 17 + [(2, 130, 4, 4)]  # more layers than a launch takes
 # Maps of a gradient: several tiles along both axes, stages in excess of the pipeline's, narrow maps, tails.
 GRADIENT_MAPS: list[list[Shape]] = [

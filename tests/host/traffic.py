@@ -20,18 +20,21 @@ from host.build import build
 from host.worker import Launch, load, run
 
 Shape = tuple[int, ...]  # (N, C, H, W)
+Shapes = list[Shape]  # of the layers of one launch
 Bytes = dict[str, int]  # by buffer
 
 FLOP = {"mma_16x8x16": 2 * 16 * 8 * 16, "mma_16x8x8_tf32": 2 * 16 * 8 * 8}
 IMAGES = [Images(8, 512, torch.bfloat16), Images(4, 256, torch.bfloat16)]
 # What is launched for each tap: enough pixels for whole tiles and, where channels are few, for several splits.
 SMALL = {
-    "relu1_2": (1, 64, 32, 32),
+    "relu1_2": (1, 64, 32, 64),
     "relu2_2": (1, 128, 16, 32),
     "relu3_3": (1, 256, 16, 16),
     "relu4_3": (1, 512, 16, 16),
     "image": (1, 3, 64, 64),
 }
+# The taps of one launch.
+HEAD = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,31 @@ class Row:
 
     Attributes:
         launcher: Its name in its module.
-        launch: A launch of it: (dtype, layout, shape) -> launch.
-        needed: Each input and output once, by buffer: (shape, bytes of an element) -> bytes.
-        workspace: All other buffers, by the launcher's plan: (module, dtype, layout, shape) -> bytes.
-        taps: Whose maps it takes; keys of SMALL.
+        launch: A launch of it: (dtype, layout, shapes) -> launch.
+        needed: Each input and output once, by buffer: (shapes, bytes of an element) -> bytes.
+        workspace: All other buffers, by the launcher's plan: (module, dtype, shapes) -> bytes.
+        taps: Whose maps it takes; keys of SMALL, by launch.
         dtypes: Elements that it is launched with.
         layouts: And layouts.
         traffic: The most bytes that it may move, over those needed.
-        flop: Products needed: shape -> FLOP.
+        flop: Products needed: shapes -> FLOP.
         passes: For each dtype that runs on tensor cores, how many products make one: 3 where TF32 makes fp32.
         products: The most FLOP of its tiles, over those needed.
+        variant: What the launch computes, where its launcher leaves a choice.
     """
 
     launcher: str
-    launch: Callable[[torch.dtype, str, Shape], Launch]
-    needed: Callable[[Shape, int], Bytes]
-    taps: tuple[str, ...]
-    workspace: Callable[[ModuleType, torch.dtype, str, Shape], Bytes] = lambda *_: {}
+    launch: Callable[[torch.dtype, str, Shapes], Launch]
+    needed: Callable[[Shapes, int], Bytes]
+    taps: tuple[tuple[str, ...], ...]
+    workspace: Callable[[ModuleType, torch.dtype, Shapes], Bytes] = lambda *_: {}
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     layouts: tuple[str, ...] = ("nchw",)
     traffic: float = 1.1
-    flop: Callable[[Shape], int] = lambda shape: 0
+    flop: Callable[[Shapes], int] = lambda shapes: 0
     passes: dict[torch.dtype, int] = field(default_factory=dict)
     products: float = 1.25
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class Counts:
     """What a launch moved and multiplied.
 
     Attributes:
-        moved: Bytes read and bytes written of each buffer, each once a kernel.
+        moved: Bytes of each buffer, each once a kernel; of what kernels write and read, as they do a workspace, the
+            larger of the two.
         products: Of warps on tensor cores, by name.
     """
 
@@ -86,7 +92,7 @@ def counts(launch: Launch) -> Counts:
     moved: Bytes = {}
     for name, size, read, written in buffers:
         if size:
-            moved[name] = moved.get(name, 0) + read + written
+            moved[name] = moved.get(name, 0) + max(read, written)
     return Counts(moved, products)
 
 
@@ -104,8 +110,8 @@ def scaled(counted: Counts, small: tuple[Bytes, Bytes], full: tuple[Bytes, Bytes
     total = 0.0
     for small_part, full_part in zip(small, full, strict=True):
         for name, size in full_part.items():
-            # A workspace that the small launch goes without is written and read once.
-            total += size * (counted.moved[name] / small_part[name] if small_part.get(name) else 2)
+            # A workspace that the small launch goes without counts once.
+            total += size * (counted.moved[name] / small_part[name] if small_part.get(name) else 1)
     return total
 
 
@@ -137,30 +143,39 @@ class Result:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A launcher with the maps of one tap, at every size of images."""
+    """A launcher with the maps of some taps, at every size of images."""
 
     row: Row
-    tap: str
+    taps: tuple[str, ...]
     dtype: torch.dtype
     layout: str
 
     @property
     def name(self) -> str:
-        return " ".join([self.row.launcher, self.tap, str(self.dtype).removeprefix("torch."), self.layout])
+        taps = "head" if self.taps == HEAD else " ".join(self.taps)
+        return " ".join(
+            [
+                self.row.launcher,
+                *filter(None, [self.row.variant]),
+                taps,
+                str(self.dtype).removeprefix("torch."),
+                self.layout,
+            ]
+        )
 
     def results(self) -> list[Result]:
-        row, small = self.row, SMALL[self.tap]
+        row, small = self.row, [SMALL[tap] for tap in self.taps]
         launch = row.launch(self.dtype, self.layout, small)
         counted, module = counts(launch), load(build("traffic"), launch.room)
 
-        def parts(shape: Shape) -> tuple[Bytes, Bytes]:
-            return row.needed(shape, self.dtype.itemsize), row.workspace(module, self.dtype, self.layout, shape)
+        def parts(shapes: Shapes) -> tuple[Bytes, Bytes]:
+            return row.needed(shapes, self.dtype.itemsize), row.workspace(module, self.dtype, shapes)
 
         flop = sum(FLOP[name] * count for name, count in counted.products.items()) / row.passes.get(self.dtype, 1)
         products = flop / row.flop(small) if flop else 0.0
         results = []
         for images in IMAGES:
-            full = parts(_shape(images, self.tap))
+            full = parts([_shape(images, tap) for tap in self.taps])
             moved = scaled(counted, parts(small), full)
             name = f"{self.name} {images.batch}x{images.size}x{images.size}"
             results.append(Result(row, name, self.dtype, sum(full[0].values()), moved, products))

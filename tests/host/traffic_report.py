@@ -17,7 +17,7 @@ from host.traffic import measurements
 from host.traffic_table import ROWS
 
 TABLE = ROOT / "bench" / "results" / "kernel_traffic.csv"
-COLUMNS = ["launcher", "tap", "dtype", "layout", "images", "needed_bytes", "traffic", "products"]
+COLUMNS = ["launcher", "taps", "dtype", "layout", "images", "needed_bytes", "traffic", "products"]
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
         for result in results
     ]
     for line in [COLUMNS, *lines]:
-        print("{:24} {:8} {:9} {:6} {:9} {:>13} {:>8} {:>8}".format(*line))
+        print("{:26} {:8} {:9} {:6} {:9} {:>13} {:>8} {:>8}".format(*line))
     with TABLE.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *lines])
     complaints = [sentence for result in results for sentence in result.complaints()]

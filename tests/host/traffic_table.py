@@ -1,4 +1,4 @@
-"""What each launcher may move and multiply: one row a launcher (tests/host/traffic.py says what its fields are)."""
+"""What each launcher may move and multiply (tests/host/traffic.py says what the fields of a row are)."""
 
 from __future__ import annotations
 
@@ -6,124 +6,155 @@ from math import prod
 from types import ModuleType
 
 import torch
-from maps import LAYOUTS
 
-from host import cases
-from host.memory import map_numbers
-from host.traffic import Bytes, Row, Shape
+from host import cases_gram, cases_pointwise
+from host.memory import element
+from host.traffic import HEAD, Bytes, Row, Shapes
 from host.worker import Launch
 
-TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 DTYPES = (torch.bfloat16, torch.float32)
 BOTH = ("nchw", "nhwc")
+ON_TENSOR_CORES = {torch.bfloat16: 1, torch.float32: 3}
 FP32 = 4  # bytes of an accumulator
 
 
-def matrices(shape: Shape) -> int:
-    """Bytes of a Gram matrix for every sample."""
-    return shape[0] * shape[1] ** 2 * FP32
+def maps(shapes: Shapes, size: int) -> int:
+    """Bytes of the features of every layer."""
+    return size * sum(map(prod, shapes))
 
 
-def gram_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
-    x = LAYOUTS[layout](torch.empty(shape, device="meta"))
-    return {"partial": module.splits(map_numbers(x, layout)) * matrices(shape)}
+def matrices(shapes: Shapes) -> int:
+    """Bytes of a Gram matrix for every layer and sample."""
+    return FP32 * sum(shape[0] * shape[1] ** 2 for shape in shapes)
 
 
-def feature_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
-    return {"partial": shape[0] * module.blocks(prod(shape[1:])) * FP32}
-
-
-def variation_workspace(module: ModuleType, dtype: torch.dtype, layout: str, shape: Shape) -> Bytes:
-    return {"partial": shape[0] * module.blocks(cases.image_rows(layout, shape)) * FP32}
-
-
-def losses(shape: Shape, *names: str) -> Bytes:
+def numbers(shapes: Shapes, *names: str) -> Bytes:
     """One number a sample."""
-    return {name: shape[0] * FP32 for name in names}
+    return {name: shapes[0][0] * FP32 for name in names}
 
 
-def feature_loss(dtype: torch.dtype, layout: str, shape: Shape) -> Launch:
-    return cases.feature_loss(dtype, "mse", shape[0], prod(shape[1:]), shape[0], 0, True)[0]
+def gram_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
+    sizes = [(n, c, h * w, c * h * w, h * w, 1) for n, c, h, w in shapes]
+    return dict(zip(("partial", "slots", "arrivals"), module.workspace(element(dtype), sizes), strict=True))
 
 
-def feature_loss_gradient(dtype: torch.dtype, layout: str, shape: Shape) -> Launch:
-    return cases.feature_loss_gradient(dtype, "mse", shape[0], prod(shape[1:]), shape[0], 0)[0]
+def narrow_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
+    """S in 16 bits, and what the value of the feature loss takes."""
+    rows = sum(shape[0] * shape[1] for shape in shapes)
+    of_bf16 = {"narrow": matrices(shapes) // 2, "scale": FP32 * rows} if dtype == torch.bfloat16 else {}
+    tiles = shapes[0][0] * -(-prod(shapes[0][2:]) // 256)
+    return {**of_bf16, "slots": FP32 * tiles, "arrivals": 4 * shapes[0][0]}
+
+
+def feature_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
+    batch, size = shapes[0][0], prod(shapes[0][1:])
+    return {"partial": FP32 * module.blocks(element(dtype), size, batch), "arrived": 4 * 2 * batch}
+
+
+def variation_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
+    batch, channels, height, width = shapes[0]
+    rows = (batch, channels, height, width, 1, channels * height * width)
+    return {"partial": FP32 * batch * module.slots(rows), "arrived": 4 * batch}
+
+
+def feature_loss(wanted: str, dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:
+    batch, size = shapes[0][0], prod(shapes[0][1:])
+    return cases_pointwise.feature_loss(dtype, "mse", wanted, batch, [(size, batch, 0, 0)], True)[0]
+
+
+def variation(wanted: str, dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:
+    return cases_pointwise.total_variation(dtype, "l1", wanted, layout, shapes[0], 0, 0, True)[0]
 
 
 ROWS = [
     Row(
         "gram",
-        lambda dtype, layout, shape: cases.gram(dtype, layout, shape)[0],
-        lambda shape, size: {"x": prod(shape) * size, "gram": matrices(shape)},
-        TAPS,
+        lambda dtype, layout, shapes: cases_gram.gram(dtype, layout, shapes)[0],
+        lambda shapes, size: {"x": maps(shapes, size), "gram": matrices(shapes)},
+        (HEAD,),
         workspace=gram_workspace,
         dtypes=DTYPES,
         layouts=BOTH,
-        traffic=2.1,  # every split leaves its tiles in the workspace, and small maps of many channels are split too
-        flop=lambda shape: shape[0] * shape[1] * (shape[1] + 1) * prod(shape[2:]),
+        flop=lambda shapes: sum(n * c * (c + 1) * h * w for n, c, h, w in shapes),
+        passes=ON_TENSOR_CORES,
+    ),
+    Row(
+        "style",
+        lambda dtype, layout, shapes: cases_gram.style(dtype, layout, "mse", shapes, 1)[0],
+        lambda shapes, size: {
+            "x": maps(shapes, size),
+            "target": matrices([(1, *shape[1:]) for shape in shapes]),
+            "slopes": matrices(shapes),
+            "values": len(shapes) * shapes[0][0] * FP32,
+            **numbers(shapes, "loss"),
+        },
+        (HEAD,),
+        workspace=gram_workspace,
+        dtypes=DTYPES,
+        layouts=BOTH,
+        flop=lambda shapes: sum(n * c * (c + 1) * h * w for n, c, h, w in shapes),
+        passes=ON_TENSOR_CORES,
     ),
     Row(
         "gram_gradient",
-        lambda dtype, layout, shape: cases.gram_gradient(dtype, layout, shape, True)[0],
-        lambda shape, size: {
-            "x": prod(shape) * size,
-            "dx": prod(shape) * size,
-            "symmetric": matrices(shape),
-            **losses(shape, "grad"),
+        lambda dtype, layout, shapes: cases_gram.gram_gradient(dtype, layout, shapes, True, "mse", shapes[0][0])[0],
+        lambda shapes, size: {
+            "x": maps(shapes, size),
+            "dx": maps(shapes, size),
+            "target": maps(shapes[:1], size),
+            "slopes": matrices(shapes),
+            **numbers(shapes, "grad", "values"),
         },
-        TAPS,
+        (HEAD,),
+        workspace=narrow_workspace,
         dtypes=DTYPES,
         layouts=BOTH,
-        flop=lambda shape: 2 * shape[1] * prod(shape),
-    ),
-    Row(
-        "style_distance",
-        lambda dtype, layout, shape: cases.style_distance(dtype, "mse", shape[0], shape[1], 1, True)[0],
-        lambda shape, size: {
-            "gram": matrices(shape),
-            "targets": matrices((1, *shape[1:])),
-            "slopes": matrices(shape),
-            **losses(shape, "values", "loss"),
-        },
-        TAPS,
-        traffic=1.6,  # two kernels read the matrices
+        flop=lambda shapes: sum(2 * n * c * c * h * w for n, c, h, w in shapes),
+        passes=ON_TENSOR_CORES,
     ),
     Row(
         "symmetrise",
-        lambda dtype, layout, shape: cases.symmetrise(dtype, shape[0], shape[1])[0],
-        lambda shape, size: {"slopes": matrices(shape), "symmetric": matrices(shape)},
-        TAPS,
+        lambda dtype, layout, shapes: cases_gram.symmetrise(dtype, shapes[0][0], shapes[0][1])[0],
+        lambda shapes, size: {"slopes": matrices(shapes), "symmetric": matrices(shapes)},
+        (("relu1_2",), ("relu4_3",)),
     ),
-    Row(
-        "feature_loss",
-        feature_loss,
-        lambda shape, size: {"x": prod(shape) * size, "y": prod(shape) * size, **losses(shape, "values", "loss")},
-        ("relu3_3",),
-        workspace=feature_workspace,
-        dtypes=DTYPES,
-    ),
-    Row(
-        "feature_loss_gradient",
-        feature_loss_gradient,
-        lambda shape, size: {name: prod(shape) * size for name in ("x", "y", "dx")} | losses(shape, "grad"),
-        ("relu3_3",),
-        dtypes=DTYPES,
-    ),
-    Row(
-        "total_variation",
-        lambda dtype, layout, shape: cases.total_variation(dtype, "l1", layout, shape, 0)[0],
-        lambda shape, size: {"x": prod(shape) * size, **losses(shape, "values")},
-        ("image",),
-        workspace=variation_workspace,
-        dtypes=DTYPES,
-        layouts=BOTH,
-    ),
-    Row(
-        "total_variation_gradient",
-        lambda dtype, layout, shape: cases.total_variation_gradient(dtype, "l1", layout, shape, 0)[0],
-        lambda shape, size: {"x": prod(shape) * size, "dx": prod(shape) * size, **losses(shape, "grad")},
-        ("image",),
-        dtypes=DTYPES,
-        layouts=BOTH,
-    ),
+    *[
+        Row(
+            "feature_loss",
+            lambda dtype, layout, shapes, wanted=wanted: feature_loss(wanted, dtype, layout, shapes),
+            lambda shapes, size, buffers=buffers, results=results: {
+                **{name: maps(shapes, size) for name in buffers},
+                **numbers(shapes, *results),
+            },
+            (("relu3_3",),),
+            workspace=feature_workspace if "values" in results else lambda *_: {},
+            dtypes=DTYPES,
+            variant=wanted,
+        )
+        for wanted, buffers, results in [
+            ("value", ("x", "y"), ("values", "loss", "grad")),
+            ("gradient", ("x", "y", "dx"), ("grad",)),
+            ("both", ("x", "y", "dx"), ("values", "loss", "grad")),
+        ]
+    ],
+    *[
+        Row(
+            "total_variation",
+            lambda dtype, layout, shapes, wanted=wanted: variation(wanted, dtype, layout, shapes),
+            lambda shapes, size, buffers=buffers, results=results: {
+                **{name: maps(shapes, size) for name in buffers},
+                **numbers(shapes, *results),
+            },
+            (("image",),),
+            workspace=variation_workspace if "values" in results else lambda *_: {},
+            dtypes=DTYPES,
+            layouts=BOTH,
+            variant=wanted,
+        )
+        for wanted, buffers, results in [
+            ("value", ("x",), ("values", "grad")),
+            ("gradient", ("x", "dx"), ("grad",)),
+            ("both", ("x", "dx"), ("values", "grad")),
+        ]
+    ],
 ]

@@ -14,6 +14,14 @@ using LayerNumbers = std::array<int64_t, 6>;
 
 PYBIND11_MODULE(feature_loss, m) {
   bind_traffic(m);
+  // Partial sums of one layer
+  m.def(
+      "blocks",
+      [](const std::string& element, int64_t size, int64_t batch) {
+        return feature_loss_blocks(Arguments(element, 0).element(), {{nullptr, nullptr, nullptr, size, size, size, 1, 1}},
+                                   batch);
+      },
+      "element"_a, "size"_a, "batch"_a);
   m.def(
       "feature_loss",
       [](const std::string& element, const std::string& wanted, int64_t batch, const std::vector<LayerNumbers>& numbers,

@@ -166,6 +166,19 @@ PYBIND11_MODULE(gram, m) {
         return ranges;
       },
       "maps"_a, "depth"_a);
+  // Bytes of the partial sums, slots and arrivals
+  m.def(
+      "workspace",
+      [](const std::string& element, const std::vector<Numbers>& maps) {
+        const Arguments memory(element, 0);
+        std::vector<FeatureMap> layers;
+        for (const Numbers& numbers : maps) layers.push_back(feature_map(numbers));
+        const GramWorkspace workspace = plan_gram(memory.element(), layers);
+        const int64_t accumulator = memory.element() == Element::kFloat64 ? 8 : 4;
+        return std::array<int64_t, 3>{workspace.partial * accumulator, workspace.slots * accumulator,
+                                      workspace.arrivals * 4};
+      },
+      "element"_a, "maps"_a);
   // (layer, item of the layer) in the order of a launch
   m.def(
       "interleaved",

@@ -17,6 +17,10 @@ ImageRows image_rows(const std::array<int64_t, 6>& numbers) {
 
 PYBIND11_MODULE(total_variation, m) {
   bind_traffic(m);
+  // Partial sums of an image
+  m.def(
+      "slots", [](const std::array<int64_t, 6>& numbers) { return total_variation_slots(image_rows(numbers)); },
+      "rows"_a);
   m.def(
       "total_variation",
       [](const std::string& element, const std::string& wanted, const std::array<int64_t, 6>& numbers,

@@ -22,4 +22,11 @@ inline void check_shared(const char* name, const void* address, const Place& pla
   }
 }
 
+inline void check_global(const char* name, const void* address, const Place& place) {
+  Quiet quiet;
+  if (Block::current_block->shared.contains(address)) {
+    fail(name, " at ", name_of(place), ": the address is in the block's shared memory, expected global memory");
+  }
+}
+
 }  // namespace hostcuda

@@ -9,6 +9,7 @@ namespace perceptual_ops {
 
 template <class T, int kWidth = kPackWidth<T>>
 Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
+  hostcuda::check_global("load_pack", from, place);
   if (kWidth > 1) hostcuda::check_aligned("load_pack", from, place);
   Pack<T, kWidth> pack;
   std::memcpy(&pack, from, sizeof pack);
@@ -17,6 +18,7 @@ Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place
 
 template <class T, int kWidth>
 void store_pack(T* to, const Pack<T, kWidth>& pack, hostcuda::Place place = hostcuda::Place::current()) {
+  hostcuda::check_global("store_pack", to, place);
   if (kWidth > 1) hostcuda::check_aligned("store_pack", to, place);
   std::memcpy(to, &pack, sizeof pack);
 }
