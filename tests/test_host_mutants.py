@@ -12,7 +12,7 @@ from host.mutants import Mutant, build_mutants
 from host.suite import small_cases
 from host.worker import run_apart
 
-MUTANTS = mutants_gram.MUTANTS
+MUTANTS = mutants_gram.MUTANTS + mutants_pointwise.MUTANTS
 
 
 def outcome(mutant: Mutant, folder) -> str:

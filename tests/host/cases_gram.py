@@ -31,16 +31,14 @@ def _argument(x: Tensor, layout: str) -> tuple:
     return map_numbers(x, layout), memory_of(x), x.storage_offset()
 
 
-def gram(dtype: torch.dtype, layout: str, shapes: list[Shape], positive: bool = False) -> tuple[Launch, Check]:
-    """`positive`: as after a ReLU, where sums only grow."""
+def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> tuple[Launch, Check]:
     maps = _maps(dtype, layout, shapes)
-    if positive:
-        maps = [x.abs_() for x in maps]
     scales = [1 / (x.shape[1] * x.shape[2] * x.shape[3]) for x in maps]
     arguments = {
         "element": element(dtype),
         "maps": [_argument(x, layout) for x in maps],
         "scales": scales,
+        "whole": False,
     }
 
     def check(outputs: Outputs) -> None:
@@ -51,6 +49,26 @@ def gram(dtype: torch.dtype, layout: str, shapes: list[Shape], positive: bool = 
             assert torch.equal(ours, ours.mT)
 
     return Launch("gram", "gram", arguments), check
+
+
+def fma_sums(x: Tensor) -> Tensor:
+    """X X^T of one sample (C, P) as fused multiply-adds in fp32 make it, pixel by pixel: -> (C, C)."""
+    sums = torch.zeros(x.shape[0], x.shape[0], dtype=torch.float64)
+    for pixel in x.double().T:
+        sums = (sums + torch.outer(pixel, pixel)).float().double()
+    return sums
+
+
+def gram_of_long_sums(dtype: torch.dtype, layout: str, pixels: int) -> tuple[Launch, Check]:
+    """Numbers as after a ReLU, where sums only grow, over one range of many pixels."""
+    x = LAYOUTS[layout](random_map((1, 4, 1, pixels), dtype, "cpu").abs())
+    arguments = {"element": element(dtype), "maps": [_argument(x, layout)], "scales": [1.0], "whole": True}
+
+    def check(outputs: Outputs) -> None:
+        exact = reference.gram_matrix(x.double(), "none")
+        assert_accurate(from_numpy(outputs[0], (1, 4, 4)), fma_sums(x[0, :, 0]).float()[None], exact)
+
+    return Launch("gram", "gram", arguments, orders=1), check
 
 
 def style(

@@ -5,6 +5,7 @@ Each is applied to a copy of csrc, built, and run over the small cases of one la
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +85,25 @@ def build_mutants(mutants: list[Mutant]) -> dict[str, Path]:
 
 
 def _write_copy(mutant: Mutant, folder: Path) -> None:
-    """csrc with the fault. Files that are right already keep their time, so that only news is compiled."""
+    """csrc with the fault, of the .cu files those that see it. What is right already keeps its time: only news is built."""
     for path in CSRC.rglob("*"):
-        if path.suffix not in (".h", ".cuh", ".cu"):
-            continue
         name = path.relative_to(CSRC)
+        if path.suffix not in (".h", ".cuh", ".cu") or (path.suffix == ".cu" and not _sees(path, CSRC / mutant.path)):
+            continue
         text = mutant.source() if str(name) == mutant.path else path.read_text()
         copy = folder / name
         if not copy.exists() or copy.read_text() != text:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text)
+
+
+def _sees(source: Path, file: Path) -> bool:
+    """Whether the file is `source` or included by it, over any number of files."""
+    open_, seen = [source.resolve()], set()
+    while open_:
+        path = open_.pop()
+        if path in seen or not path.exists():
+            continue
+        seen.add(path)
+        open_ += [(path.parent / name).resolve() for name in re.findall(r'^#include "(.+)"', path.read_text(), re.M)]
+    return file.resolve() in seen

@@ -11,7 +11,7 @@ STAGE = "    __syncthreads();  // this stage is whole, and the one before it is 
 PRODUCTS = """
 #pragma unroll
           for (int k = 0; k < kSteps; ++k) {
-            const uint32_t(&pair)[4] = b[k][j / 2];
+            const uint32_t (&pair)[4] = b[k][j / 2];
             if (wanted(i, j, all, lower)) mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
           }
 """
@@ -63,7 +63,8 @@ MUTANTS = [
            "          add_products(a_lower[k], b_upper[k], i, all, lower, sums);\n", "", VALUES),
     # sum of the ranges
     Mutant("gram finish: not mirrored", "gram", FINISH,
-           "    gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];\n", "", f"{VALUES}|{ORDER}"),
+           "    gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];\n", "",
+           f"{VALUES}|{ORDER}"),
     Mutant("gram finish: stride of the ranges", "gram", FINISH,
            "stride = batch * fragments * kFragmentSize", "stride = fragments * kFragmentSize", VALUES),
     Mutant("gram finish: last range left out", "gram", FINISH,
@@ -100,9 +101,6 @@ MUTANTS = [
            "wait_copies<1>", "wait_copies<2>", f"{ORDER}|{VALUES}"),
     Mutant("gradient: narrow maps not waited for", "gram_gradient", GRADIENT,
            "wait_copies<0>", "wait_copies<1>", f"{ORDER}|{VALUES}"),
-    Mutant("gradient: results over a stage that is read", "gram_gradient", GRADIENT,
-           "  __syncthreads();  // the last stage is read, its memory now serves the results\n", "",
-           f"{ORDER}|{VALUES}"),
     Mutant("gradient: rows read before they are there", "gram_gradient", GRADIENT,
            "    __syncwarp();  // the rows are there\n", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: strides of the features", "gram_gradient", GRADIENT,

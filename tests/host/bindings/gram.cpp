@@ -28,13 +28,18 @@ struct Sums {
   GramWorkspace workspace;
   void *partial, *slots, *arrivals;
 
-  Sums(Arguments& memory, const std::vector<Map>& maps) {
+  // `whole`: every map is one range, so that sums are as long as in maps a hundred times as large.
+  Sums(Arguments& memory, const std::vector<Map>& maps, bool whole = false) {
     std::vector<FeatureMap> shapes;
     for (const Map& map : maps) {
       layers.push_back(input_map(memory, "x", map));
       shapes.push_back(layers.back().map);
     }
     workspace = plan_gram(memory.element(), shapes);
+    for (size_t l = 0; whole && l < maps.size(); ++l) {
+      workspace.layers[l].splits = 1;
+      workspace.layers[l].split_pixels = shapes[l].pixels;
+    }
     partial = memory.accumulators("partial", workspace.partial);
     slots = memory.accumulators("slots", workspace.slots);
     arrivals = memory.words("arrivals", workspace.arrivals);
@@ -52,10 +57,10 @@ py::tuple results(const Arguments& memory, const std::vector<void*>& pointers) {
   return arrays;
 }
 
-py::tuple gram(const std::string& element, const std::vector<Map>& maps, const std::vector<double>& scales,
+py::tuple gram(const std::string& element, const std::vector<Map>& maps, const std::vector<double>& scales, bool whole,
                uint64_t seed) {
   Arguments memory(element, seed);
-  const Sums sums(memory, maps);
+  const Sums sums(memory, maps, whole);
   std::vector<GramOutput> outputs;
   std::vector<void*> grams;  // (N, C, C) each
   for (size_t l = 0; l < maps.size(); ++l) {
@@ -190,7 +195,7 @@ PYBIND11_MODULE(gram, m) {
         return order;
       },
       "counts"_a);
-  m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "seed"_a);
+  m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "whole"_a, "seed"_a);
   m.def("style", &style, "element"_a, "maps"_a, "styles"_a, "distance"_a, "parameter"_a, "seed"_a);
   m.def("symmetrise", &symmetrise, "element"_a, "batch"_a, "channels"_a, "slopes"_a, "scale"_a, "seed"_a);
   m.def("gram_gradient", &gram_gradient, "element"_a, "layers"_a, "grad"_a, "distance"_a, "parameter"_a, "seed"_a);
