@@ -3,6 +3,7 @@
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
+# accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
 # gpu    on a machine whose python3 has a CUDA torch: build, test, sanitize, bench (PARTS="test bench" for some)
@@ -15,7 +16,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench kernel-resources traffic wheel check-wheel sanitize gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -51,6 +52,9 @@ kernel-resources: build
 
 traffic: build
 	$(RUN) tests/host/traffic_report.py
+
+accuracy: build
+	$(RUN) tests/accuracy_report.py
 
 wheel: $(VENV)/.installed
 	rm -rf dist build/lib build/bdist.*

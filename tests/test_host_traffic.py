@@ -11,7 +11,7 @@ from host.build import build
 from host.primitives.launch import launch, numbers
 from host.traffic import Counts, Measurement, Result, Row, counts, measurements, scaled
 from host.traffic_table import ROWS
-from host.worker import load
+from host.worker import load, run_apart
 
 
 @pytest.mark.parametrize("measurement", measurements(ROWS), ids=lambda measurement: measurement.name)
@@ -23,7 +23,7 @@ def test_traffic_and_products(measurement: Measurement) -> None:
 def test_every_launcher_has_a_row() -> None:
     launchers = set()
     for room in ("feature_loss", "gram", "total_variation"):
-        module = load(build("traffic"), room)
+        module = load(build("plain"), room)
         # What runs kernels takes the seed of their order.
         launchers |= {name for name, bound in vars(module).items() if "seed: " in (getattr(bound, "__doc__", "") or "")}
     assert launchers == {row.launcher for row in ROWS}, "host/traffic_table.py: expected a row for each launcher"
@@ -56,11 +56,14 @@ def test_counts_of_primitives(
 
 
 def test_a_launch_begins_at_zero() -> None:
-    first = counts(launch("product bf16", numbers(320), 512))
-    assert counts(launch("product bf16", numbers(320), 512)) == first
-    with pytest.raises(RuntimeError, match="divergent barrier"):
-        counts(launch("divergent barrier", numbers(64), 64, threads=64))
-    assert counts(launch("product bf16", numbers(320), 512)) == first
+    """Also after one that was stopped."""
+    product, stopped = (
+        launch("product bf16", numbers(320), 512),
+        launch("divergent barrier", numbers(64), 64, threads=64),
+    )
+    first, again, said, last = run_apart(build("traffic"), [product, product, stopped, product], runner="traffic")
+    assert "divergent barrier" in said
+    assert first == again == last and first[1] == {"mma_16x8x16": 1}
 
 
 # --- the limits -------------------------------------------------------------------------------------------------------

@@ -85,9 +85,8 @@ std::vector<Tensor> content_gradients(const std::vector<Tensor>& features,  // L
   const auto [loss, values, gradients] =
       feature_loss_with_gradient_cuda(alone, targets, weights, distance, content.parameter, grad);
   for (size_t i = 0; i < rows.size(); ++i) {
-    Tensor from = values, to = content.values;
-    to = torch::stable::narrow(to, 0, rows[i], 1);
-    torch::stable::copy_(to, torch::stable::narrow(from, 0, i, 1));
+    Tensor row = torch::stable::select(content.values, 0, rows[i]);
+    torch::stable::copy_(row, torch::stable::select(values, 0, i));
   }
   return gradients;
 }

@@ -85,7 +85,7 @@ def build_mutants(mutants: list[Mutant]) -> dict[str, Path]:
 
 
 def _write_copy(mutant: Mutant, folder: Path) -> None:
-    """csrc with the fault, of the .cu files those that see it. What is right keeps its time, so that only news is built."""
+    """csrc with the fault, of the .cu files those that see it. What is right keeps its time: only news is built."""
     for path in CSRC.rglob("*"):
         name = path.relative_to(CSRC)
         if path.suffix not in (".h", ".cuh", ".cu") or (path.suffix == ".cu" and not _sees(path, CSRC / mutant.path)):

@@ -41,10 +41,13 @@ class Launch:
 
 @cache
 def load(folder: Path, room: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(room, folder / f"{room}.so")
+    path = folder / f"{room}.so"
+    spec = importlib.util.spec_from_file_location(room, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if module.__file__ != str(path):  # pybind11 gives a process one module of a name
+        raise RuntimeError(f"{path}: this process already has {module.__file__}; use run_apart")
     return module
 
 
@@ -62,15 +65,30 @@ def run(folder: Path, launch: Launch) -> Outputs:
     return first
 
 
-def run_apart(folder: Path, launches: list[Launch], sanitizer: str = "plain") -> list[Outputs | str]:
+def traffic(folder: Path, launch: Launch) -> Any:
+    """What a launch moved and multiplied, as its module's traffic() tells it."""
+    run(folder, launch)
+    return load(folder, launch.room).traffic()
+
+
+RUNNERS = {"run": run, "traffic": traffic}
+
+
+def run_apart(folder: Path, launches: list[Launch], sanitizer: str = "plain", runner: str = "run") -> list[Any | str]:
     """The same in a process of its own: for each launch its outputs, or the sentence that it failed with.
+
+    Args:
+        folder: As for run.
+        launches: What runs, one after the other.
+        sanitizer: The folder's configuration.
+        runner: "run", or "traffic" for what each launch moved and multiplied instead of its outputs.
 
     Raises:
         RuntimeError: The process died; the message is what it said, a sanitizer's report for example.
     """
     with tempfile.TemporaryDirectory() as scratch:
         task, answer = Path(scratch, "task"), Path(scratch, "answer")
-        task.write_bytes(pickle.dumps((folder, launches)))
+        task.write_bytes(pickle.dumps((folder, launches, runner)))
         command = [sys.executable, "-m", "host.worker", str(task), str(answer)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **_environment(sanitizer)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -98,11 +116,11 @@ def _environment(sanitizer: str) -> dict[str, str]:
 
 
 def _answer(task: Path, answer: Path) -> None:
-    folder, launches = pickle.loads(task.read_bytes())
-    results: list[Outputs | str] = []
+    folder, launches, runner = pickle.loads(task.read_bytes())
+    results: list[Any | str] = []
     for launch in launches:
         try:
-            results.append(run(folder, launch))
+            results.append(RUNNERS[runner](folder, launch))
         except RuntimeError as error:
             results.append(str(error))
     answer.write_bytes(pickle.dumps(results))
