@@ -21,7 +21,8 @@ struct alignas(kWidth * sizeof(T)) Pack {
 namespace perceptual_ops {
 
 // In global memory; `from` and `to` are multiples of the pack's size. What is read does not change during a launch:
-// __ldg says so, and that the address is a global one, which the compiler cannot know of pointers kept in shared memory.
+// __ldg says so, and that the address is a global one, which the compiler cannot know of pointers kept in shared
+// memory.
 template <class T, int kWidth = kPackWidth<T>>
 __device__ __forceinline__ Pack<T, kWidth> load_pack(const T* from) {
   Pack<T, kWidth> pack;

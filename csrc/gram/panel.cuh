@@ -89,7 +89,8 @@ __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_ro
     } else {
       Pack<T> pack;
 #pragma unroll
-      for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
+      for (int i = 0; i < kUnit<T>; ++i)
+        pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
       *reinterpret_cast<Pack<T>*>(to) = pack;
     }
   }

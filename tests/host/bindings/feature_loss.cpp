@@ -18,8 +18,8 @@ PYBIND11_MODULE(feature_loss, m) {
   m.def(
       "blocks",
       [](const std::string& element, int64_t size, int64_t batch) {
-        return feature_loss_blocks(Arguments(element, 0).element(), {{nullptr, nullptr, nullptr, size, size, size, 1, 1}},
-                                   batch);
+        return feature_loss_blocks(Arguments(element, 0).element(),
+                                   {{nullptr, nullptr, nullptr, size, size, size, 1, 1}}, batch);
       },
       "element"_a, "size"_a, "batch"_a);
   m.def(
