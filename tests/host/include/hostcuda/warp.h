@@ -52,7 +52,7 @@ inline unsigned ballot(unsigned mask, bool vote, const Place& place) {
 inline void sync_warp(unsigned mask, const Place& place) {
   struct Part {
     char* released;
-    Lanes all;
+    std::array<char*, kWarp> all;  // what every lane released: a lane may be gone when another looks
   } mine;
   {
     Quiet quiet;
@@ -62,12 +62,16 @@ inline void sync_warp(unsigned mask, const Place& place) {
   }
   release(mine.released);
   Block::current_block->collective("__syncwarp", mask, place, &mine, [](const Lanes& lanes) {
+    std::array<char*, kWarp> all{};
+    for (int lane = 0; lane < kWarp; ++lane) {
+      if (lanes[lane] != nullptr) all[lane] = static_cast<Part*>(lanes[lane])->released;
+    }
     for (void* lane : lanes) {
-      if (lane != nullptr) static_cast<Part*>(lane)->all = lanes;
+      if (lane != nullptr) static_cast<Part*>(lane)->all = all;
     }
   });
-  for (void* lane : mine.all) {
-    if (lane != nullptr) acquire(static_cast<Part*>(lane)->released);
+  for (char* released : mine.all) {
+    if (released != nullptr) acquire(released);
   }
 }
 
