@@ -50,6 +50,22 @@ def test_memory_layouts(operator: Operator, layout: str, dtype: torch.dtype, dev
             assert torch.equal(x, copy)
 
 
+# Several tiles along both axes of the Gram, more stages than a pipeline holds, several ranges of pixels, aligned lines.
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("operator", [one for one in OPERATORS if one.name in ("gram-chw", "style-mse")], ids=str)
+def test_tiles_and_stages(operator: Operator, dtype: torch.dtype, layout: str, device: str, native: str) -> None:
+    maps = [
+        LAYOUTS[layout](random_map(shape, dtype, device, i))
+        for i, shape in enumerate([(2, 300, 16, 64), (2, 64, 32, 64)])
+    ]
+    exact = value_and_gradient(lambda xs: run_reference(operator, xs), [x.double() for x in maps])
+    ours = value_and_gradient(lambda xs: run_native(operator, xs), maps)
+    naive = value_and_gradient(operator.naive, maps)
+    for mine, theirs, truth in zip((ours[0], *ours[1]), (naive[0], *naive[1]), (exact[0], *exact[1]), strict=False):
+        assert_accurate(mine, theirs, truth)
+
+
 @operators
 def test_expanded_batch_has_the_gradient_of_its_copies(operator: Operator, device: str, native: str) -> None:
     one = [x[:1] for x in layers_of((1, 5, 6, 7), torch.float32, device)]

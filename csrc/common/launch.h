@@ -24,6 +24,7 @@ void launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, i
   constexpr int kSharedWithoutAsking = 48 * 1024;
   if (shared_bytes > kSharedWithoutAsking) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
 }

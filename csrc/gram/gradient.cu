@@ -43,7 +43,11 @@ cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutp
     const int64_t of_layer = map.batch * tiles.channels * int64_t(tiles.pixels);
     const int64_t pitch = layer.scale == nullptr ? map.channels : narrow_pitch(map.channels);
     items += of_layer;
-    if (!fits_grid(items) || !fits_grid(ceil_div(map.pixels, kPanelRows))) return cudaErrorInvalidConfiguration;
+    // Rows, columns and depths are counted in 32 bits, also those of the tiles that reach over the end.
+    const int64_t beyond = 4 * kPanelRows;
+    if (!fits_grid(items) || !fits_grid(map.pixels + beyond) || !fits_grid(map.channels + beyond)) {
+      return cudaErrorInvalidConfiguration;
+    }
     GradientLayer& entry = table.layers[table.items.layers];
     entry = {layer.x.data,
              map,

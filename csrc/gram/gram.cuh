@@ -6,10 +6,10 @@
 // warps of its own. So every stage moves 32 KB and an item's cost is its number of stages. Tiles on the diagonal make
 // only the fragments that reach it.
 //
-// Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM and one multiplies while the other
-// begins or ends; fp32 holds both parts of its numbers, fp64 its 64 totals, in up to 255 registers of one block. 96 KB
-// of shared memory in three stages, two of them under way: 64 KB are twice what an SM of the H200 has to have under way
-// to reach the memory's speed.
+// Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
+// elsewhere one fits) and one multiplies while the other begins or ends; fp32 holds both parts of its numbers, fp64 its
+// 64 totals, in up to 255 registers of one block. 96 KB of shared memory in three stages, two of them under way: 64 KB
+// are twice what an SM of the H200 has to have under way to reach the memory's speed.
 #pragma once
 
 #include "../common/shared.cuh"

@@ -3,7 +3,7 @@
 //
 // Tensor cores cut sums off instead of rounding them, and post-ReLU sums only grow, so that the error does too. So a
 // product of few numbers starts from zero and is added to the totals by the fp32 units: every 32 numbers of fp16 and
-// bfloat16, every 16 of fp32, whose products are made of three of TF32 (the upper and lower parts of both factors, but
+// bfloat16, every 8 of fp32, whose products are made of three of TF32 (the upper and lower parts of both factors, but
 // not lower times lower), the small ones first.
 #pragma once
 
@@ -78,7 +78,13 @@ __device__ __forceinline__ void load_wide_b(const unsigned char* panel, int colu
   }
 }
 
-// fp32 numbers as the sum of two of TF32, right to 22 bits.
+// Zero for what is infinite or no number.
+__device__ __forceinline__ uint32_t finite_or_zero(uint32_t bits) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  return (bits & kExponent) == kExponent ? 0u : bits;
+}
+
+// fp32 numbers as the sum of two of TF32, right to 22 bits. Infinities and NaN are upper parts alone.
 template <int kCount>
 __device__ __forceinline__ void split_tf32(const uint32_t (&bits)[kCount], uint32_t (&upper)[kCount],
                                            uint32_t (&lower)[kCount]) {
@@ -86,7 +92,7 @@ __device__ __forceinline__ void split_tf32(const uint32_t (&bits)[kCount], uint3
   for (int i = 0; i < kCount; ++i) {
     const float number = __uint_as_float(bits[i]);
     upper[i] = to_tf32(number);
-    lower[i] = to_tf32(number - __uint_as_float(upper[i]));
+    lower[i] = finite_or_zero(to_tf32(number - __uint_as_float(upper[i])));
   }
 }
 
@@ -131,7 +137,7 @@ struct PanelProduct {
 
 template <bool kADepthAlong, bool kBDepthAlong>
 struct PanelProduct<float, kADepthAlong, kBDepthAlong> {
-  static constexpr int kStep = 8, kSteps = 2;
+  static constexpr int kStep = 8, kSteps = 1;
 
   static __device__ __forceinline__ void add(const unsigned char* a_panel, const unsigned char* b_panel, int first_b,
                                              Cover cover, Totals<float>& totals) {
@@ -157,11 +163,14 @@ struct PanelProduct<float, kADepthAlong, kBDepthAlong> {
           uint32_t a[4];
           load_wide_a<kADepthAlong>(a_panel, 16 * i, depth + k * kStep, a);
           split_tf32(a, a_upper[k], a_lower[k]);
-          add_products(a_lower[k], b_upper[k], i, all, lower, sums);
-          add_products(a_upper[k], b_lower[k], i, all, lower, sums);
+          // An infinity counts once, in the product of the upper parts: with a lower part its sign could be another.
+          add_products<true>(a_lower[k], b_upper[k], i, all, lower, sums);
+          const uint32_t a_finite[4] = {finite_or_zero(a_upper[k][0]), finite_or_zero(a_upper[k][1]),
+                                        finite_or_zero(a_upper[k][2]), finite_or_zero(a_upper[k][3])};
+          add_products<false>(a_finite, b_lower[k], i, all, lower, sums);
         }
 #pragma unroll
-        for (int k = 0; k < kSteps; ++k) add_products(a_upper[k], b_upper[k], i, all, lower, sums);
+        for (int k = 0; k < kSteps; ++k) add_products<false>(a_upper[k], b_upper[k], i, all, lower, sums);
 #pragma unroll
         for (int j = 0; j < kColumnBlocks; ++j) {
 #pragma unroll
@@ -171,12 +180,18 @@ struct PanelProduct<float, kADepthAlong, kBDepthAlong> {
     }
   }
 
+  template <bool kFiniteB>
   static __device__ __forceinline__ void add_products(const uint32_t (&a)[4], const uint32_t (&b)[kColumnBlocks / 2][4],
                                                       int i, bool all, bool lower, float (&sums)[kColumnBlocks][4]) {
 #pragma unroll
     for (int j = 0; j < kColumnBlocks; ++j) {
-      const uint32_t (&pair)[4] = b[j / 2];
-      if (wanted(i, j, all, lower)) mma_16x8x8_tf32(sums[j], a, {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
+      if (!wanted(i, j, all, lower)) continue;
+      const uint32_t first = b[j / 2][j % 2 * 2], second = b[j / 2][j % 2 * 2 + 1];
+      if constexpr (kFiniteB) {
+        mma_16x8x8_tf32(sums[j], a, {finite_or_zero(first), finite_or_zero(second)});
+      } else {
+        mma_16x8x8_tf32(sums[j], a, {first, second});
+      }
     }
   }
 };

@@ -23,8 +23,18 @@ from perceptual_ops import reference
 Shape = tuple[int, ...]
 
 
+def _layout(layout: str, number: int) -> str:
+    """The layout of one layer: "nchw+nhwc" are layers that differ."""
+    layouts = layout.split("+")
+    return layouts[number % len(layouts)]
+
+
 def _maps(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> list[Tensor]:
-    return [LAYOUTS[layout](random_map(shape, dtype, "cpu", seed)) for seed, shape in enumerate(shapes)]
+    return [LAYOUTS[_layout(layout, i)](random_map(shape, dtype, "cpu", i)) for i, shape in enumerate(shapes)]
+
+
+def _arguments(maps: list[Tensor], layout: str) -> list[tuple]:
+    return [_argument(x, _layout(layout, i)) for i, x in enumerate(maps)]
 
 
 def _argument(x: Tensor, layout: str) -> tuple:
@@ -36,7 +46,7 @@ def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> tuple[Launch, 
     scales = [1 / (x.shape[1] * x.shape[2] * x.shape[3]) for x in maps]
     arguments = {
         "element": element(dtype),
-        "maps": [_argument(x, layout) for x in maps],
+        "maps": _arguments(maps, layout),
         "scales": scales,
         "whole": False,
     }
@@ -47,6 +57,22 @@ def gram(dtype: torch.dtype, layout: str, shapes: list[Shape]) -> tuple[Launch, 
             naive = reference.gram_matrix(x.to(accumulator(dtype)), "none") * scale
             assert_accurate(ours, naive, reference.gram_matrix(x.double(), "none") * scale)
             assert torch.equal(ours, ours.mT)
+
+    return Launch("gram", "gram", arguments), check
+
+
+def gram_of_infinity(dtype: torch.dtype, layout: str) -> tuple[Launch, Check]:
+    """One infinity, with numbers of both signs: a row and a column of infinities, and nothing else."""
+    x = random_map((1, 70, 4, 16), dtype, "cpu").abs() + 0.5
+    x[0, 7, 2, 3] = torch.inf
+    x[0, 11, 2, 3] *= -1
+    x = LAYOUTS[layout](x)
+    arguments = {"element": element(dtype), "maps": [_argument(x, layout)], "scales": [1.0], "whole": False}
+
+    def check(outputs: Outputs) -> None:
+        ours, exact = from_numpy(outputs[0], (1, 70, 70)), reference.gram_matrix(x.double(), "none")
+        assert torch.equal(ours.isfinite(), exact.isfinite())
+        assert torch.equal(ours[exact.isinf()].double(), exact[exact.isinf()])
 
     return Launch("gram", "gram", arguments), check
 
@@ -80,7 +106,7 @@ def style(
     factors = [(1 / (x.shape[2] * x.shape[3]), 0.3 + i, 1 / x.shape[1] ** 2, 0.7 + i) for i, x in enumerate(maps)]
     arguments = {
         "element": element(dtype),
-        "maps": [_argument(x, layout) for x in maps],
+        "maps": _arguments(maps, layout),
         "styles": [(memory_of(t), target_batch, *f) for t, f in zip(targets, factors, strict=True)],
         "distance": distance,
         "parameter": parameter,
@@ -131,23 +157,26 @@ def gram_gradient(
     tiny = 1e-7 if upstream else 1.0
     maps = _maps(dtype, layout, shapes)
     # dx in the same order as x, but sliced where x is dense and dense where it is sliced: their strides differ.
-    dx_layout = layout.removeprefix("sliced ") if layout.startswith("sliced") else f"sliced {layout}"
-    outs = [LAYOUTS[dx_layout](torch.full(tuple(x.shape), OUTSIDE, dtype=dtype)) for x in maps]
+    layouts = [_layout(layout, i) for i in range(len(maps))]
+    dx_layouts = [one.removeprefix("sliced ") if one.startswith("sliced") else f"sliced {one}" for one in layouts]
+    outs = [
+        LAYOUTS[one](torch.full(tuple(x.shape), OUTSIDE, dtype=dtype)) for one, x in zip(dx_layouts, maps, strict=True)
+    ]
     halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + i) for i, x in enumerate(maps)]
     slopes = [tiny * (half + half.mT) / half.shape[1] for half in halves]
     grad = random_map((maps[0].shape[0],), wide, "cpu", 3) / tiny if upstream else None
-    target = LAYOUTS[layout](random_map((target_batch, *maps[0].shape[1:]), dtype, "cpu", 17))
+    target = LAYOUTS[layouts[0]](random_map((target_batch, *maps[0].shape[1:]), dtype, "cpu", 17))
     slope_scale, value_scale, parameter = 0.2 * tiny, 0.5, DISTANCES[content or "mse"]
 
     def layer(i: int) -> tuple:
         with_content = content is not None and i == 0
-        numbers, memory, offset = _argument(target, layout)
+        numbers, memory, offset = _argument(target, layouts[0])
         if target_batch == 1:
             numbers = (*numbers[:3], 0, *numbers[4:])
         return (
-            _argument(maps[i], layout),
+            _argument(maps[i], layouts[i]),
             memory_of(slopes[i]),
-            map_numbers(outs[i], layout),
+            map_numbers(outs[i], layouts[i]),
             memory_of(outs[i]),
             outs[i].storage_offset(),
             (numbers, memory, offset) if with_content else None,

@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant("product: sums of tensor cores never promoted", "gram", PRODUCT,
            f"float sums[4] = {{}};{PRODUCTS}{PROMOTION}", f"float (&sums)[4] = totals[i][j];{PRODUCTS}", VALUES),
     Mutant("product: lower parts of fp32 left out", "gram", PRODUCT,
-           "          add_products(a_lower[k], b_upper[k], i, all, lower, sums);\n", "", VALUES),
+           "          add_products<true>(a_lower[k], b_upper[k], i, all, lower, sums);\n", "", VALUES),
     # sum of the ranges
     Mutant("gram finish: not mirrored", "gram", FINISH,
            "    gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];\n", "",

@@ -20,6 +20,9 @@ Image = tuple[Shape, int, int]
 VARIATIONS = ["l1", "l2_squared"]
 LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 
+MIXED = ["nhwc+nchw", "nchw+sliced nhwc"]
+MIXED_MAPS: list[list[Shape]] = [[(2, 70, 4, 40), (2, 1, 5, 9), (2, 20, 1, 1), (2, 8, 8, 16)]]
+
 # Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples
 # of 16 bytes; less than a tile; one element.
 MAPS: list[list[Shape]] = [
@@ -70,10 +73,16 @@ SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 9, 37), 1, 0), ((2, 
 def all_cases() -> list[Case]:
     return [
         *_gram_cases(DTYPES, LAYOUTS, MAPS),
+        *_infinite_cases(DTYPES, LAYOUTS[:2]),
         *_long_cases([torch.float32, torch.bfloat16, torch.float16], LAYOUTS[:2], 65536),
         *_style_cases(DTYPES, STYLE_MAPS, MANY_MAPS),
         *_symmetrise_cases(DTYPES, MATRICES),
         *_gradient_cases(DTYPES, LAYOUTS, GRADIENT_MAPS),
+        # Three tiles along an axis, and layers of different layouts in one launch.
+        *_gram_cases(DTYPES, LAYOUTS[:2], [[(1, 300, 5, 40)]]),
+        *_gradient_cases(DTYPES[2:], LAYOUTS[:2], [[(1, 300, 4, 70)]]),
+        *_gram_cases(DTYPES, MIXED, MIXED_MAPS),
+        *_gradient_cases(DTYPES, MIXED, MIXED_MAPS),
         *_feature_cases(DTYPES, list(DISTANCES), LAYERS),
         *_feature_cases(DTYPES, ["huber"], LONG_LAYERS),
         *_special_cases(DTYPES),
@@ -108,6 +117,11 @@ def _long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> I
     for dtype, layout in product(dtypes, layouts):
         make = partial(cases_gram.gram_of_long_sums, dtype, layout, pixels)
         yield Case(_name("gram", dtype, layout, pixels), make)
+
+
+def _infinite_cases(dtypes: list[torch.dtype], layouts: list[str]) -> Iterator[Case]:
+    for key in product(dtypes, layouts):
+        yield Case(_name("gram", *key, "infinity"), partial(cases_gram.gram_of_infinity, *key))
 
 
 def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: list[Shape]) -> Iterator[Case]:
