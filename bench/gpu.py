@@ -20,7 +20,8 @@ RESULTS = ROOT / "bench" / "results"
 LOGS = RESULTS / "gpu"
 LIMITS = {"build": 90, "test": 210, "sanitize": 120, "bench": 110}  # seconds; their sum stays under 9 minutes
 
-# Small maps in both layouts, every operator, and the stages of the Gram's pipeline: what the sanitizer sees thread by thread must end within its limit.
+# Small maps in both layouts, every operator, and the stages of the Gram's pipeline: what the sanitizer sees thread by
+# thread must end within its limit.
 SANITIZED = (
     "cuda and (test_tiles_and_stages or"
     " (test_memory_layouts and float32 and (nchw or nhwc) and (chw or charbonnier or l1)))"
