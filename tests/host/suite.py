@@ -74,7 +74,7 @@ def all_cases() -> list[Case]:
     return [
         *_gram_cases(DTYPES, LAYOUTS, MAPS),
         *_infinite_cases(DTYPES, LAYOUTS[:2]),
-        *_long_cases([torch.float32, torch.bfloat16, torch.float16], LAYOUTS[:2], 65536),
+        *long_cases([torch.float32, torch.bfloat16, torch.float16], LAYOUTS[:2], 65536),
         *_style_cases(DTYPES, STYLE_MAPS, MANY_MAPS),
         *_symmetrise_cases(DTYPES, MATRICES),
         *_gradient_cases(DTYPES, LAYOUTS, GRADIENT_MAPS),
@@ -94,7 +94,7 @@ def small_cases() -> list[Case]:
     dtypes = [torch.float32, torch.bfloat16]
     return [
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_MAPS),
-        *_long_cases([torch.bfloat16], ["nchw"], 32768),
+        *long_cases([torch.bfloat16], ["nchw"], 32768),
         *_style_cases(dtypes[:1], SMALL_MAPS[:1], MANY_MAPS),
         *_symmetrise_cases(dtypes[:1], MATRICES[:1]),
         *_gradient_cases([*dtypes, torch.float16], LAYOUTS[1:3], [[(2, 130, 5, 9), (2, 40, 7, 40)]]),
@@ -113,7 +113,7 @@ def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list
         yield Case(_name("gram", *key), partial(cases_gram.gram, *key))
 
 
-def _long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> Iterator[Case]:
+def long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> Iterator[Case]:
     for dtype, layout in product(dtypes, layouts):
         make = partial(cases_gram.gram_of_long_sums, dtype, layout, pixels)
         yield Case(_name("gram", dtype, layout, pixels), make)
