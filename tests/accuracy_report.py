@@ -1,8 +1,8 @@
 """`make accuracy`: the errors of every operator and kernel against fp64, beside those of a naive run in the same dtype.
 
 Operators run on the CPU, kernels in the host execution on the small cases of its suite and on sums over 65,536 numbers
-that only grow; the largest errors go to bench/results/accuracy.csv. An error is the largest of a result over its largest
-value. In fp64 the naive run is the oracle itself, so that a multiple there is one of the last place.
+that only grow; the largest errors go to bench/results/accuracy.csv, each over its result's largest value. In fp64 the
+naive run is the oracle itself, so that a multiple there is one of the last place.
 """
 
 from __future__ import annotations
