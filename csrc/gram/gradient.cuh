@@ -11,7 +11,6 @@
 #pragma once
 
 #include "../common/last_block.cuh"
-#include "../common/reduce.cuh"
 #include "../common/shared.cuh"
 #include "plan.h"
 #include "product.cuh"
@@ -182,20 +181,17 @@ __device__ __forceinline__ DeviceAccumulator<T> store_totals(const ResultWriter<
   return sum;
 }
 
-// The sum of the slots of one sample in their order, by the block that comes last.
+// Adds this thread's part to the value of the feature loss of sample n.
 template <class Acc>
-__device__ __forceinline__ void finish_value(const GradientLayer& layer, int64_t n, uint32_t item_of_sample, Acc sum,
+__device__ __forceinline__ void finish_value(const GradientLayer& layer, int64_t n, uint32_t item_of_sample, Acc part,
                                              Acc* slots, uint32_t* arrivals) {
   const uint32_t items = layer.channel_tiles * layer.pixel_tiles;
-  Acc* mine = slots + layer.first_slot + n * items;
-  sum = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) mine[item_of_sample] = sum;
-  if (!arrives_last(arrivals + layer.first_arrival + n, items)) return;
-  if (threadIdx.x >= kWarp) return;
-  Acc all = 0;
-  for (uint32_t i = threadIdx.x; i < items; i += kWarp) all += mine[i];
-  all = warp_sum(all);
-  if (threadIdx.x == 0) static_cast<Acc*>(layer.values)[n] = Acc(layer.value_scale) * all;
+  Acc sum;
+  if (!ends_sum<kThreads>(part, item_of_sample, items, slots + layer.first_slot + n * items,
+                          arrivals + layer.first_arrival + n, sum)) {
+    return;
+  }
+  if (threadIdx.x == 0) static_cast<Acc*>(layer.values)[n] = Acc(layer.value_scale) * sum;
 }
 
 // What the threads of a block share: in shared memory, because registers are for the totals.

@@ -115,6 +115,8 @@ MUTANTS = [
            "scale[scale_rows ? row", "scale[!scale_rows ? row", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: one target is a batch", "gram_gradient", GRADIENT,
            "n * target_map.stride_n", "n * map.stride_n", VALUES),
-    Mutant("gradient: sums of one warp only", "gram_gradient", GRADIENT,
-           "i < items; i += kWarp", "i < 1; i += kWarp", f"{VALUES}|{ORDER}"),
+    Mutant("gradient: slots of the first sample", "gram_gradient", GRADIENT,
+           "layer.first_slot + n * items", "layer.first_slot", f"{VALUES}|{ORDER}"),
+    Mutant("gradient: counted with the first sample", "gram_gradient", GRADIENT,
+           "layer.first_arrival + n,", "layer.first_arrival,", f"{VALUES}|{ORDER}"),
 ]  # fmt: skip
