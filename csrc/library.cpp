@@ -51,6 +51,31 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   // Both in one pass over the images: -> values (N), gradient by x of sum of grad * values, with ones for no grad
   m.def("total_variation_with_gradient(Tensor x, str kind, Tensor? grad=None) -> (Tensor, Tensor)");
 
+  // What a frozen trunk does between its convolutions. Maps are channels_last and dense; what is only read is copied
+  // where it is not. Sums of gradients are fp32 (fp64 for fp64) and rounded once. `factor` (N) multiplies what comes in.
+  // y = images * scale + shift by channel, in `dtype` and channels_last
+  m.def("normalize_images(Tensor images, Tensor scale, Tensor shift, ScalarType dtype) -> Tensor");
+  // -> factor * scale * grad + add, in fp32 (fp64 for fp64), laid out like the images
+  m.def("normalize_images_backward(Tensor grad, Tensor images, Tensor scale, Tensor? factor, Tensor? add) -> Tensor");
+  // x = relu(x + bias) -> where it is positive or NaN, (N, ceil(C H W / 8)) uint8 in the map's order, lowest bit first;
+  // empty where not wanted
+  m.def("bias_relu_(Tensor(a!) x, Tensor? bias, bool signs) -> Tensor");
+  // grad = signs ? factor * grad + tap : 0, plus below -> largest magnitude of each sample (N); empty where not wanted
+  m.def(
+      "bias_relu_backward_(Tensor(a!) grad, Tensor signs, Tensor? tap, Tensor? below, Tensor? factor, bool maxima) "
+      "-> Tensor");
+  // Pooling of relu(x + bias) or x + bias -> pooled map, and which element of each window was the first maximum: four
+  // bits a window (eight from kernel 4 on) in the map's order, all set where no gradient passes the ReLU. Empty where
+  // not wanted, and for "average".
+  m.def(
+      "bias_relu_pool(Tensor x, Tensor? bias, bool relu, str kind, int kernel, int stride, bool codes) "
+      "-> (Tensor, Tensor)");
+  // x = (signs ? factor * (gradient of the pooling) + tap : 0) + below, where tap is what x holds before, if `tap`
+  // -> as bias_relu_backward_
+  m.def(
+      "bias_relu_pool_backward_(Tensor(a!) x, Tensor grad, Tensor? codes, Tensor? signs, bool tap, Tensor? below, "
+      "Tensor? factor, str kind, int kernel, int stride, bool maxima) -> Tensor");
+
   m.def("build_info() -> str");
 }
 

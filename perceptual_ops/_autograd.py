@@ -92,6 +92,44 @@ def _register_fakes() -> None:
     def _(x, kind, grad=None):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
 
+    @fake("perceptual_ops::normalize_images")
+    def _(images, scale, shift, dtype):
+        return torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
+
+    @fake("perceptual_ops::normalize_images_backward")
+    def _(grad, images, scale, factor, add):
+        return torch.empty_like(images, dtype=checks.accumulator_dtype(grad))
+
+    @fake("perceptual_ops::bias_relu_")
+    def _(x, bias, signs):
+        batch, elements = x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]
+        return x.new_empty((batch, (elements + 7) // 8) if signs else (0,), dtype=torch.uint8)
+
+    @fake("perceptual_ops::bias_relu_backward_")
+    def _(grad, signs, tap, below, factor, maxima):
+        return _maxima_like(grad, maxima)
+
+    @fake("perceptual_ops::bias_relu_pool")
+    def _(x, bias, relu, kind, kernel, stride, codes):
+        batch, channels, *size = x.shape
+        windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
+        pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows
+        like = torch.empty(
+            (batch, channels, *pooled), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        if not codes or kind == "average":
+            return like, x.new_empty(0, dtype=torch.uint8)
+        elements = channels * windows[0] * windows[1]
+        return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
+
+    @fake("perceptual_ops::bias_relu_pool_backward_")
+    def _(x, grad, codes, signs, tap, below, factor, kind, kernel, stride, maxima):
+        return _maxima_like(x, maxima)
+
+
+def _maxima_like(x: Tensor, wanted: bool) -> Tensor:  # (N), or (0)
+    return x.new_empty(x.shape[0] if wanted else 0, dtype=checks.accumulator_dtype(x))
+
 
 def _through_reference(
     value: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], grad: Tensor

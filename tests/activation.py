@@ -1,0 +1,100 @@
+"""What a trunk does between its convolutions, in plain PyTorch: the oracle of the operators in csrc/activation.
+
+All of it computes in the dtype it is given: pass fp64 for the exact result. Windows are numbered row by row.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NOWHERE = -1  # a window whose maximum does not pass the ReLU
+
+
+def flat(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, H * W * C), in the order of a channels_last map
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
+
+def packed(values: Tensor, bits: int) -> Tensor:
+    """Small numbers (N, C, H, W), `bits` bits each, as bytes (N, ceil(C H W bits / 8)), lowest bits first."""
+    count = 8 // bits
+    padded = F.pad(flat(values.to(torch.int64) & (2**bits - 1)), (0, -flat(values).shape[1] % count))
+    shifts = bits * torch.arange(count, device=values.device)
+    return (padded.unflatten(1, (-1, count)) << shifts).sum(-1).to(torch.uint8)
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # (N, C, H, W), (C), (C)
+    return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+
+
+def biased(x: Tensor, bias: Tensor | None) -> Tensor:  # (N, C, H, W), (C)
+    return x if bias is None else x + bias.view(-1, 1, 1)
+
+
+def passes(x: Tensor) -> Tensor:
+    """Where a gradient passes the ReLU of x; where x is NaN it does, as in torch."""
+    return ~(x <= 0)
+
+
+def windows(x: Tensor, kernel: int, stride: int) -> list[Tensor]:
+    """Each position of all windows, as a map (N, C, H', W')."""
+    views = x.unfold(2, kernel, stride).unfold(3, kernel, stride)
+    return [views[..., row, column] for row in range(kernel) for column in range(kernel)]
+
+
+def step_of(kind: str, stride: int) -> int:
+    """How far apart the windows of the maxima lie: the filter of "blur" takes the stride."""
+    return 1 if kind == "blur" else stride
+
+
+def first_maxima(x: Tensor, kernel: int, stride: int, relu: bool) -> tuple[Tensor, Tensor]:
+    """Maximum of each window and its position, the first of equals, the last of NaNs (torch's rule)."""
+    positions = windows(x, kernel, stride)
+    best, code = positions[0].clone(), torch.zeros_like(positions[0], dtype=torch.int64)
+    for i, value in enumerate(positions[1:], start=1):
+        better = (value > best) | value.isnan()
+        best, code = torch.where(better, value, best), torch.where(better, i, code)
+    return best, torch.where(passes(best), code, NOWHERE) if relu else code
+
+
+def filtered(maxima: Tensor, kind: str, kernel: int, stride: int) -> Tensor:
+    """What follows the maxima: nothing, the mean of each window, or the binomial filter."""
+    if kind == "max":
+        return maxima
+    if kind == "average":
+        return F.avg_pool2d(maxima, kernel, stride)
+    binomial = torch.tensor([1.0, 2.0, 1.0], dtype=maxima.dtype, device=maxima.device) / 4
+    weight = torch.outer(binomial, binomial).expand(maxima.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(maxima, (2, 2, 2, 2), mode="reflect"), weight, stride=stride, groups=maxima.shape[1])
+
+
+def pooled(x: Tensor, kind: str, kernel: int, stride: int, relu: bool) -> tuple[Tensor, Tensor]:
+    """Pooled map and codes of relu(x), or of x; for "average" the codes say nothing."""
+    value = torch.where(passes(x), x, 0) if relu else x
+    if kind == "average":
+        return filtered(value, kind, kernel, stride), torch.zeros_like(value)
+    _, codes = first_maxima(x, kernel, step_of(kind, stride), relu)
+    maxima, _ = first_maxima(value, kernel, step_of(kind, stride), relu=False)
+    return filtered(maxima, kind, kernel, stride), codes
+
+
+def pooled_backward(
+    grad: Tensor,  # (N, C, H', W')
+    codes: Tensor,  # of each window of the maxima
+    size: tuple[int, int],
+    kind: str,
+    kernel: int,
+    stride: int,
+) -> Tensor:  # (N, C, *size)
+    """The gradient by x of a pooling of x whose maxima lay at `codes`."""
+    wide = grad.new_zeros((*grad.shape[:2], *size))
+    with torch.enable_grad():
+        maxima = (wide if kind == "average" else grad.new_zeros(codes.shape)).requires_grad_()
+        (of_maxima,) = torch.autograd.grad(filtered(maxima, kind, kernel, stride), maxima, grad)
+    if kind == "average":
+        return of_maxima
+    result = torch.zeros_like(wide)
+    for i, position in enumerate(windows(result, kernel, step_of(kind, stride))):
+        position += torch.where(codes == i, of_maxima, 0)  # a view of the result
+    return result.detach()
