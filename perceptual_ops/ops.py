@@ -28,13 +28,16 @@ if native.loaded:
     _autograd.register()
 
 
-def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
-    """Whether the compiled operators run for `inputs`; raises or warns, as `backend` says, where they cannot."""
+def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = False) -> bool:
+    """Whether the compiled operators run for `inputs`; raises or warns, as `backend` says, where they cannot.
+
+    forward_mode: whether the caller answers for inputs with a tangent.
+    """
     checks.check_choice("backend", backend, checks.BACKENDS)
     if backend == "reference":
         return False
     refusal = native.refusal(inputs[0].device)
-    if not refusal and not torch.compiler.is_compiling() and any(map(_has_tangent, inputs)):
+    if not refusal and not forward_mode and not torch.compiler.is_compiling() and any(map(has_tangent, inputs)):
         refusal = "the compiled operators have no forward-mode derivative"
     if not refusal:
         return True
@@ -44,7 +47,7 @@ def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
     return False
 
 
-def _has_tangent(x: Tensor) -> bool:
+def has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 

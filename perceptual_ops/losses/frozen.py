@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from .. import ops
 from ..networks import FeatureNetwork, ModuleFeatures
+from ..networks.trunk import Trunk
+from .lean import trunk_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,12 +68,15 @@ class FrozenLoss(nn.Module):
         device = next((parameter.device for parameter in network.parameters()), scale.device)
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
+        self._trunk = Trunk(network) if engine == "lean" and isinstance(network, FeatureNetwork) else None
         self._kept: dict[str, list[Tensor]] = {"input": [scale.to(device), shift.to(device)]}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
             super()._apply(fn, recurse)
             self._network._apply(fn)
+            if self._trunk:
+                self._trunk.forget()
             self._kept = {
                 name: [tensor.to(fn(tensor).device) for tensor in tensors] for name, tensors in self._kept.items()
             }
@@ -107,13 +113,48 @@ class FrozenLoss(nn.Module):
             )
         return images.expand(-1, 3, -1, -1)
 
-    def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        """Images (N, 3, H, W) in input_range -> the features of each layer."""
+    def _is_lean(self, images: Tensor) -> bool:
+        """Whether the lean engine runs for `images`; raises where it was asked for what it cannot give."""
+        if self._trunk is None or not ops.use_native([images], self.backend, forward_mode=True):
+            return False
+        if not torch.compiler.is_compiling() and ops.has_tangent(images):
+            raise RuntimeError(
+                "output: expected no forward-mode tangent, since this loss makes its gradient in its forward; make it "
+                'with engine="autograd"'
+            )
+        return True
+
+    def _entry(self, images: Tensor) -> tuple[str, Tensor, Tensor, torch.dtype, int]:
+        """How images enter the lean engine, as the arguments of its operators."""
+        assert self._trunk is not None
+        dtype = self._trunk_dtype()
+        if self.compute_dtype is not None:
+            dtype = self.compute_dtype
+        elif dtype != torch.float64 and torch.is_autocast_enabled(images.device.type):
+            dtype = torch.get_autocast_dtype(images.device.type)
+        return self._trunk.key, *self._kept["input"], dtype, self.chunk_size or 0
+
+    def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """Features of targets through which no gradient flows: the pass keeps nothing."""
+        with torch.no_grad():
+            if self._is_lean(images):
+                return trunk_features(images, *self._entry(images), " ".join(layers))
+            size = self.chunk_size or max(images.shape[0], 1)
+            parts = [self._features(chunk, layers) for chunk in images.split(size)]
+            return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
+
+    def _trunk_dtype(self) -> torch.dtype:
+        """The dtype of the network."""
         trunk = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
         if self.compute_dtype not in (None, trunk) and trunk != torch.float32:
             raise ValueError(
                 f"compute_dtype: expected None or {trunk}, the dtype the network was moved to; got {self.compute_dtype}"
             )
+        return trunk
+
+    def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """Images (N, 3, H, W) in input_range -> the features of each layer."""
+        trunk = self._trunk_dtype()
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
         with self._precision(images.device.type):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +14,11 @@ from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import LayerWeights, normalized_shares, scaled_layers, trunk_of
 from .frozen import FrozenLoss
+from .graph import graph_loss
+from .lean import perceptual_loss
 from .presets import PRESETS
-from .targets import check_partner, rows_of, target_pass
+from .targets import check_partner, target_pass
+from .terms import Part, Terms
 
 
 class PerceptualLoss(FrozenLoss):
@@ -184,71 +186,64 @@ class PerceptualLoss(FrozenLoss):
             TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.
         """
         output = self._images("output", output, self._layers)
-        content_of = self._content_source(output, target)
+        target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
-        batch = output.shape[0]
-        step = self.chunk_size or max(batch, 1)
-        chunks = [
-            self._chunk_terms(
-                output[first : first + step],
-                content_of(slice(first, first + step)),
-                rows_of(grams, slice(first, first + step)),
+        terms = self._terms()
+        if self._is_lean(output):
+            loss, values = self._lean_loss(terms, output, target, contents, grams)
+        else:
+            loss, values = graph_loss(
+                terms, self._features, output, target, contents, grams, self.chunk_size, self.backend
             )
-            for first in range(0, max(batch, 1), step)
-        ]
-        terms = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        parts = [terms[name] for name in ("content", "style", "tv") if name in terms]
-        loss = checks.reduce(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0], self.reduction)
+        loss = checks.reduce(loss, self.reduction)
         if not return_terms:
             return loss
-        return loss, {name: checks.reduce(value.detach(), self.reduction) for name, value in terms.items()}
+        return loss, {name: checks.reduce(value.detach(), self.reduction) for name, value in values.items()}
 
-    def _chunk_terms(self, images: Tensor, content: list[Tensor], grams: list[Tensor]) -> dict[str, Tensor]:
-        """Every term of the samples of one chunk, each (n,)."""
-        features = dict(zip(self._layers, self._features(images, self._layers), strict=True))
-        terms: dict[str, Tensor] = {}
-        if self.content_layers:
-            maps = [features[layer] for layer in self.content_layers]
-            targets = [target.to(x.dtype) for target, x in zip(content, maps, strict=True)]
-            parameter = checks.check_distance(self.content_distance, self.eps, self.delta)
-            terms["content"], values = ops.feature_terms(
-                maps, checks.check_targets(targets, maps), self.content_weights, self.content_distance, parameter,
-                self.backend,
-            )  # fmt: skip
-            terms |= {f"content/{layer}": value for layer, value in zip(self.content_layers, values, strict=True)}
-        if self.style_layers:
-            maps = [features[layer] for layer in self.style_layers]
-            targets = [gram.to(checks.accumulator_dtype(x)) for gram, x in zip(grams, maps, strict=True)]
-            parameter = checks.check_distance(self.style_distance, self.eps, self.delta)
-            terms["style"], values = ops.style_terms(
-                maps, checks.check_target_grams(targets, maps), self.style_weights, self.gram_normalize,
-                self.style_distance, parameter, self.backend,
-            )  # fmt: skip
-            terms |= {f"style/{layer}": value for layer, value in zip(self.style_layers, values, strict=True)}
-        if self.tv_weight:
-            low, high = self.input_range
-            variation = ops.total_variation(images, "l2_squared", "none", backend=self.backend)
-            # An fp64 image does not make an fp64 loss of an fp32 network.
-            terms["tv"] = (self.tv_weight / (high - low) ** 2 * variation).to(next(iter(terms.values())).dtype)
-        return terms
+    def _terms(self) -> Terms:
+        """The settings as the engines take them; read at each call, since the attributes are the user's."""
+        low, high = self.input_range
+        content = checks.check_distance(self.content_distance, self.eps, self.delta)
+        style = checks.check_distance(self.style_distance, self.eps, self.delta)
+        return Terms(
+            Part(tuple(self.content_layers), tuple(self.content_weights), self.content_distance, content),
+            Part(tuple(self.style_layers), tuple(self.style_weights), self.style_distance, style),
+            self.gram_normalize,
+            self.tv_weight / (high - low) ** 2,
+        )
 
-    def _content_source(self, output: Tensor, target: Tensor | None) -> Callable[[slice], list[Tensor]]:
-        """A function from rows of the batch to their content targets, each (n or 1, C, H, W)."""
+    def _lean_loss(
+        self, terms: Terms, output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (N) and its terms, each (N), with the gradient made at once where one is wanted."""
+        wants_output, wants_target = (
+            torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
+        )
+        if target is not None and wants_target:
+            target = target.expand(output.shape[0], -1, -1, -1)  # the upstream numbers differ by sample
+        content, style = terms.content, terms.style
+        loss, values, *_ = perceptual_loss(
+            output, target, contents, grams, *self._entry(output),
+            " ".join(content.layers), list(content.weights), content.distance, content.parameter,
+            " ".join(style.layers), list(style.weights), style.distance, style.parameter,
+            terms.gram_normalize, terms.variation, wants_output, wants_target,
+        )  # fmt: skip
+        return loss, dict(zip(terms.names, values, strict=True))
+
+    def _content_targets(self, output: Tensor, target: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W')."""
         if not self.content_layers:
             if target is not None:
                 raise ValueError("target: expected None, since this loss has no content part; a style image is `style`")
-            return lambda rows: []
+            return None, []
         if target is None:
             if "content" not in self._kept:
                 raise ValueError("target: expected content images, got None; pass them or call set_content once before")
             check_partner("output", output.shape, self._content_shape, "the images of set_content")
-            return partial(rows_of, self._kept["content"])
+            return None, self._kept["content"]
         target = self._images("target", target, self.content_layers)
         check_partner("target", output.shape, target.shape, "output")
-        if target.shape[0] == 1:
-            shared = self._target_features(target, self.content_layers)
-            return lambda rows: shared
-        return lambda rows: self._target_features(target[rows], self.content_layers)
+        return target, []
 
     def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
         """The target Grams of every sample, each (N or 1, C, C)."""
@@ -304,10 +299,3 @@ class PerceptualLoss(FrozenLoss):
                 else [a + share * b for a, b in zip(blended, grams, strict=True)]
             )
         return blended
-
-    def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        """Features of targets; the pass keeps nothing unless a gradient is to flow to the images."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
-            step = self.chunk_size or max(images.shape[0], 1)
-            chunks = [self._features(chunk, layers) for chunk in images.split(step)]
-            return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def target_pass(device: torch.device) -> Iterator[None]:
         yield
 
 
-def rows_of(targets: list[Tensor], rows: slice) -> list[Tensor]:
+def rows_of(targets: Sequence[Tensor], rows: slice) -> list[Tensor]:
     """The rows of targets that are one per sample; those that stand for every sample as they are."""
     return [target if target.shape[0] == 1 else target[rows] for target in targets]
 

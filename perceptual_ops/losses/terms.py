@@ -1,0 +1,53 @@
+"""What a perceptual loss is made of, as both engines take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """The content or the style of a loss.
+
+    Attributes:
+        layers: Names of its layers; empty where there is no such part.
+        weights: One for each layer, the weight of the part included.
+        distance: See `perceptual_ops.style_loss`, with its parameter (`_checks.check_distance`).
+    """
+
+    layers: tuple[str, ...]
+    weights: tuple[float, ...]
+    distance: str
+    parameter: float
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Content, style and total variation.
+
+    Attributes:
+        content, style: The parts over features.
+        gram_normalize: See `perceptual_ops.gram_matrix`.
+        variation: Weight of the total variation of the images as they come.
+    """
+
+    content: Part
+    style: Part
+    gram_normalize: str
+    variation: float
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer, once."""
+        return tuple(dict.fromkeys((*self.content.layers, *self.style.layers)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms: each part, weighted, and its layers, unweighted."""
+        content = ("content", *(f"content/{layer}" for layer in self.content.layers))
+        style = ("style", *(f"style/{layer}" for layer in self.style.layers))
+        return (
+            *(content if self.content.layers else ()),
+            *(style if self.style.layers else ()),
+            *(("tv",) if self.variation else ()),
+        )
