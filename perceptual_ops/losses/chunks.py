@@ -11,7 +11,7 @@ GPU_PIXELS = 8 * 512 * 512
 
 
 def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type: str) -> int:
-    """The chunk size for chunk_size=None: a function of shape, dtype and device type, so that bits never depend on more.
+    """The chunk size for chunk_size=None. It depends on nothing else, so that the same input gives the same bits.
 
     As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU, and 8 times 512 x 512 elsewhere; in
     16 bits twice, in fp64 half as many. At least one.

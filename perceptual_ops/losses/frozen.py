@@ -132,7 +132,8 @@ class FrozenLoss(nn.Module):
             dtype = self.compute_dtype
         elif dtype != torch.float64 and torch.is_autocast_enabled(images.device.type):
             dtype = torch.get_autocast_dtype(images.device.type)
-        return self._trunk.key, *self._kept["input"], dtype, self.chunk_size or 0
+        scale, shift = self._kept["input"]
+        return self._trunk.key, scale, shift, dtype, self.chunk_size or 0
 
     def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""

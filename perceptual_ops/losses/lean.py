@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..networks.gradient_scale import GradientScale
-from ..networks.trunk import TapGradients, Tape, trunk_of
+from ..networks.trunk import Tape, TapGradients, trunk_of
 from .chunks import chunks, default_chunk_size
 from .head import Head
 from .targets import rows_of
@@ -48,7 +47,7 @@ class Entry:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def chunks(self, images: Tensor) -> list[slice]:
-        size = self.chunk_size or default_chunk_size(*images.shape[2:], self.dtype, images.device.type)
+        size = self.chunk_size or default_chunk_size(images.shape[2], images.shape[3], self.dtype, images.device.type)
         return chunks(images.shape[0], size)
 
     def forward(self, images: Tensor, layers: Sequence[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
@@ -149,9 +148,9 @@ def perceptual_loss(
                 output_gradient, target_gradient,
             )  # fmt: skip
             found.append(numbers)
-            if output_gradient:
+            if of_output is not None:
                 by_output[rows] = of_output
-            if target_gradient:
+            if of_target is not None:
                 by_target[rows] = of_target
         loss, values = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
     return loss, values, by_output, by_target

@@ -1,0 +1,250 @@
+"""The stages of a frozen trunk, forward and backward by hand.
+
+Bias goes with the convolution where torch adds it for nothing (CPU) and with the ReLU where it would be a pass of its
+own (CUDA). The library's own fused ReLU is not used: oneDNN's turns NaN into 0, and a broken image would have a finite
+loss. An input gradient at stride 1 is a convolution with the weights flipped and transposed, made once: on a CPU,
+torch's convolution_backward takes 3 (fp32) to 16 (bf16) times as long in channels_last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .gradient_scale import GradientScale
+from .layers import Conv, Layer, Pool, Relu
+
+operators = torch.ops.perceptual_ops
+
+
+class TapGradients(Protocol):
+    """The gradients of a loss by the tapped maps, as a backward asks for them: the deepest first, each once.
+
+    Attributes:
+        scale: What they are to be scaled by; None where the dtype has the range.
+    """
+
+    scale: GradientScale | None
+
+    def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
+        """The gradient by a tapped map (N, C, H, W), times `scale` (N); a tensor that the trunk may write into."""
+
+    def bound(self, layer: str) -> Tensor:
+        """At least the largest magnitude of each sample of that gradient (N), unscaled."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A convolution, ReLU and pooling that follow each other; any of them may be missing."""
+
+    conv: Conv | None = None
+    relu: Relu | None = None
+    pool: Pool | None = None
+
+
+@dataclass(frozen=True)
+class ConvWeights:
+    """A convolution's weights in the dtype of the arithmetic, channels_last.
+
+    Attributes:
+        weight: (out, in, k, k).
+        bias: (out,).
+        flipped: (in, out, k, k), the input gradient's weights; None where it is not a plain convolution.
+        growth: How much larger than its input the input gradient can be, at most; 1 where nobody asks (not fp16).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    flipped: Tensor | None
+    growth: float
+
+    @classmethod
+    def of(cls, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> ConvWeights:
+        """The weights of a module, converted."""
+        weight = module.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        growth = weight.float().abs().sum((0, 2, 3)).max().item() if dtype == torch.float16 else 1.0
+        plain = layer.stride == 1 and layer.padding < layer.kernel
+        assert module.bias is not None
+        return cls(weight, module.bias.detach().to(dtype), flipped if plain else None, growth)
+
+
+@dataclass
+class Saved:
+    """What the backward of a stage needs.
+
+    Attributes:
+        conv_size: (H, W) of the convolution's input.
+        pool_size: (H, W) of the pooling's input.
+        signs: Where the ReLU passes a gradient; None where `codes` say it, or there is no ReLU.
+        codes: Where the maxima of the pooling lay.
+    """
+
+    conv_size: tuple[int, int] = (0, 0)
+    pool_size: tuple[int, int] = (0, 0)
+    signs: Tensor | None = None
+    codes: Tensor | None = None
+
+
+def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
+    """The chain cut into stages."""
+    found = [Stage()]
+    for layer in layers:
+        last = found[-1]
+        if isinstance(layer, Conv):
+            found.append(Stage(conv=layer))
+        elif isinstance(layer, Relu):
+            if last.relu or last.pool:
+                found.append(Stage(relu=layer))
+            else:
+                found[-1] = Stage(last.conv, layer)
+        elif last.pool:
+            found.append(Stage(pool=layer))
+        else:
+            found[-1] = Stage(last.conv, last.relu, layer)
+    return tuple(stage for stage in found if stage != Stage())
+
+
+def run_stage(
+    stage: Stage,
+    weights: ConvWeights | None,
+    x: Tensor,  # (N, C, H, W); overwritten unless it is a tap
+    features: dict[str, Tensor],
+    taps: frozenset[str],
+    keep: bool,
+) -> tuple[Tensor, Saved]:  # (N, C', H', W')
+    """One stage forward; tapped maps go to `features`. keep: whether a backward is to follow."""
+    conv, relu, pool = stage.conv, stage.relu, stage.pool
+    saved, bias = Saved(), None
+    if conv and weights:
+        saved.conv_size = (x.shape[2], x.shape[3])
+        folded = x.is_cuda and bool(relu or pool) and conv.name not in taps
+        x = F.conv2d(x, weights.weight, None if folded else weights.bias, conv.stride, conv.padding)
+        x = x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
+        bias = weights.bias if folded else None
+        if conv.name in taps:
+            features[conv.name] = x
+    # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
+    fused = relu and pool and relu.name not in taps and not (keep and pool.kind == "average")
+    if relu and not fused:
+        if any(x is tapped for tapped in features.values()):
+            x = x.clone(memory_format=torch.channels_last)
+        signs = operators.bias_relu_(x, bias, keep)
+        saved.signs, bias = signs if keep else None, None
+        if relu.name in taps:
+            features[relu.name] = x
+    if pool:
+        saved.pool_size = (x.shape[2], x.shape[3])
+        x, codes = operators.bias_relu_pool(x, bias, bool(fused), pool.kind, pool.kernel, pool.stride, keep)
+        saved.codes = codes if keep and pool.kind != "average" else None
+        if pool.name in taps:
+            features[pool.name] = x
+    return x, saved
+
+
+class Backward:
+    """A backward pass, stage by stage.
+
+    Attributes:
+        x: The gradient (N, C, H, W) by the map it has come to, times the scale; None before the deepest tap.
+    """
+
+    def __init__(self, gradients: TapGradients, taps: frozenset[str]) -> None:
+        self.x: Tensor | None = None
+        self._gradients, self._scale, self._taps = gradients, gradients.scale, taps
+
+    def run_stage(self, stage: Stage, weights: ConvWeights | None, saved: Saved) -> None:
+        """From the gradient by a stage's output to that by its input."""
+        growth = weights.growth if weights else 1.0
+        if stage.pool:
+            self._add(stage.pool, growth=1.0)
+            self._through_pool(stage, stage.pool, saved, growth)
+        elif stage.relu:
+            self._through_relu(stage, saved, growth)
+        elif stage.conv:
+            self._add(stage.conv, growth)
+        if stage.conv and weights:
+            self.x = _input_gradient(self._come(), stage.conv, weights, saved.conv_size)
+
+    def _add(self, layer: Layer, growth: float) -> None:
+        """Adds the layer's own gradient, where it is tapped."""
+        if layer.name not in self._taps:
+            return
+        factor = self._factor([layer], 1.0, growth)
+        tap = self._gradient(layer)
+        if self.x is not None and factor is not None:
+            self.x.mul_(factor.view(-1, 1, 1, 1))
+        self.x = tap if self.x is None else self.x.add_(tap)
+
+    def _through_relu(self, stage: Stage, saved: Saved, growth: float) -> None:
+        factor = self._factor([stage.relu, stage.conv], 1.0, growth)
+        tap, below = self._tap(stage.relu), self._tap(stage.conv)
+        if self.x is None:
+            self.x, tap = tap, None
+        maxima = operators.bias_relu_backward_(
+            self._come(), saved.signs, tap, below, factor, self._scale is not None
+        )  # fmt: skip
+        if self._scale:
+            self._scale.measured(maxima, growth)
+
+    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: float) -> None:
+        factor = self._factor([stage.relu, stage.conv], _spread(pool), growth)
+        tap, below = self._tap(stage.relu), self._tap(stage.conv)
+        x = self._come()
+        result = tap if tap is not None else _empty(x, saved.pool_size)
+        maxima = operators.bias_relu_pool_backward_(
+            result, x, saved.codes, saved.signs, tap is not None, below, factor, pool.kind, pool.kernel, pool.stride,
+            self._scale is not None,
+        )  # fmt: skip
+        self.x = result
+        if self._scale:
+            self._scale.measured(maxima, growth)
+
+    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: float) -> Tensor | None:  # (N)
+        """Chooses a scale for what is written next: what has come so far, and the gradients of tapped layers."""
+        if self._scale is None:
+            return None
+        bounds = [self._gradients.bound(layer.name) for layer in layers if layer and layer.name in self._taps]
+        return self._scale.choose(bounds, spread, growth, first=self.x is None)
+
+    def _tap(self, layer: Layer | None) -> Tensor | None:
+        return self._gradient(layer) if layer and layer.name in self._taps else None
+
+    def _gradient(self, layer: Layer) -> Tensor:
+        return self._gradients.gradient(layer.name, self._scale.current if self._scale else None)
+
+    def _come(self) -> Tensor:
+        assert self.x is not None, "the deepest layer is a tap"
+        return self.x
+
+
+def _input_gradient(
+    x: Tensor, conv: Conv, weights: ConvWeights, size: tuple[int, int]
+) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
+    if weights.flipped is not None:
+        x = F.conv2d(x, weights.flipped, padding=conv.kernel - 1 - conv.padding)
+    else:
+        shape = (x.shape[0], conv.in_channels, *size)
+        x = torch.nn.grad.conv2d_input(shape, weights.weight, x, conv.stride, conv.padding)  # type: ignore[attr-defined]
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(x: Tensor, size: tuple[int, int]) -> Tensor:  # (N, C, *, *) -> (N, C, H, W)
+    shape = (x.shape[0], x.shape[1], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _spread(pool: Pool) -> float:
+    """How much larger than its input a pooling's input gradient can be, at most."""
+    overlap = math.ceil(pool.kernel / pool.stride) ** 2
+    if pool.kind == "max":
+        return overlap
+    if pool.kind == "average":
+        return overlap / pool.kernel**2
+    return 4 * pool.kernel**2  # windows at stride 1, whose maxima the reflected border counts up to four times
