@@ -1,5 +1,7 @@
 #include "masked_cpu.h"
 
+#include <limits>
+
 namespace perceptual_ops {
 namespace {
 
@@ -7,7 +9,7 @@ template <class T>
 PO_INLINE Bits<T> magnitude_bits(const T& number) {
   Bits<T> bits;
   std::memcpy(&bits, &number, sizeof(T));
-  return bits & static_cast<Bits<T>>(~Bits<T>{0} >> 1);
+  return bits & std::numeric_limits<Bits<T>>::max() / 2;  // without the sign
 }
 
 template <class D, class T>
