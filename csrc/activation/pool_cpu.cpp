@@ -37,29 +37,40 @@ PO_INLINE void for_each_position(int64_t kernel, F&& f) {
   }
 }
 
-// The first maximum of each window, or the last NaN, after the ReLU, and where it lies.
+// The first maximum of each window, or the last NaN, after the ReLU, and where it lies. Codes are found in integers as
+// wide as the sums and narrowed after: gcc 12 takes masks of several widths in one loop apart into scalars.
 template <int kKernel, bool kCodes, class T, class Out>
 PO_INLINE void maxima_walk(const T* x, const Accumulator<T>* bias, const WindowRow& row, Out* out, uint8_t* codes) {
   using Acc = Accumulator<T>;
+  using Code = std::conditional_t<std::is_same_v<Acc, double>, int64_t, int32_t>;
+  constexpr int64_t kChannels = 256;  // at a time
   const Acc floor = row.relu ? Acc(0) : -std::numeric_limits<Acc>::infinity();
-  const int mark = row.relu ? row.none : 0;
+  const Code mark = row.relu ? row.none : 0;
   const int kernel = kKernel > 0 ? kKernel : row.kernel;
-  const int64_t channels = row.channels, pitch = row.pitch;
-  for (int64_t window = 0; window < row.count; ++window) {
-    const T* corner = x + window * row.step;
+  const int64_t pitch = row.pitch;
+  for (int64_t task = 0; task < row.count * ceil_div(row.channels, kChannels); ++task) {
+    const int64_t window = task % row.count, first = task / row.count * kChannels;
+    const int64_t count = std::min(kChannels, row.channels - first), place = window * row.channels + first;
+    const T* corner = x + window * row.step + first;
+    const Acc* shift = bias + first;
+    Code wide[kChannels];
 #pragma omp simd
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c = 0; c < count; ++c) {
       Acc best = -std::numeric_limits<Acc>::infinity();
-      int code = 0;
+      Code code = 0;
       for_each_position<kKernel>(kernel, [&](int i, int j) __attribute__((always_inline)) {
-        const Acc value = static_cast<Acc>(corner[i * pitch + j * channels + c]) + bias[c];
+        const Acc value = static_cast<Acc>(corner[i * pitch + j * row.channels + c]) + shift[c];
         const bool better = value > best || value != value;
         best = better ? value : best;
         code = better ? i * kernel + j : code;
       });
       const bool passes = !(best <= floor);
-      store_rounded(out[window * channels + c], passes ? best : floor);
-      if constexpr (kCodes) codes[window * channels + c] = static_cast<uint8_t>(passes ? code : code | mark);
+      store_rounded(out[place + c], passes ? best : floor);
+      if constexpr (kCodes) wide[c] = passes ? code : code | mark;
+    }
+    if constexpr (kCodes) {
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) codes[place + c] = static_cast<uint8_t>(wide[c]);
     }
   }
 }
