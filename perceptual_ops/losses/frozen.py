@@ -34,8 +34,8 @@ class FrozenLoss(nn.Module):
         mean, std: Normalisation of an image in [0, 1], or None where the network takes that as it is.
         input_range: Values of black and white in the images.
         compute_dtype: dtype of the arithmetic of an fp32 trunk; None follows autocast, and without it the trunk's own.
-        chunk_size: Samples that go through the network at a time; None: all.
-        engine: "lean" or "autograd".
+        chunk_size: Samples that go through the network at a time; None: see `PerceptualLoss`.
+        engine: "lean" or "autograd", see `PerceptualLoss`.
         backend: "auto", "native" or "reference", as in `perceptual_ops.ops`.
     """
 

@@ -40,11 +40,16 @@ class PerceptualLoss(FrozenLoss):
             output in training may overshoot.
         reduction: "mean" or "sum" over the batch, or "none".
         compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16. None:
-            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. fp16 needs a
-            GradScaler, as all fp16 training does: the gradient of a mean over a map is below what fp16 holds.
-        chunk_size: Samples that go through the network at a time; None: the whole batch. Smaller chunks take less
-            memory where no gradient is made.
-        engine: "lean" or "autograd"; both run through ordinary autograd so far.
+            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16 the lean
+            engine scales its gradient by powers of two, so that a loss as small as 1e-6 needs no GradScaler of its own.
+        chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
+            same but for rounding. None: `losses.chunks.default_chunk_size`, a function of size, dtype and device type;
+            the whole batch for "autograd".
+        engine: "lean" makes the gradient by the images in the forward, keeps nothing else, and multiplies it by the
+            upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a gradient
+            that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary autograd,
+            with the memory that takes, and has derivatives of every order. Your own module, and the reference where
+            the compiled operators cannot run, always take that way.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: the network's own; ImageNet's for a
             network by name, none for your own module.

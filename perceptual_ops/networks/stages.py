@@ -111,6 +111,11 @@ def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
     return tuple(stage for stage in found if stage != Stage())
 
 
+def bias_is_a_pass(device: torch.device) -> bool:
+    """Whether torch adds the bias of a convolution in a pass of its own, so that it had better go with the ReLU."""
+    return device.type == "cuda"
+
+
 def run_stage(
     stage: Stage,
     weights: ConvWeights | None,
@@ -124,7 +129,7 @@ def run_stage(
     saved, bias = Saved(), None
     if conv and weights:
         saved.conv_size = (x.shape[2], x.shape[3])
-        folded = x.is_cuda and bool(relu or pool) and conv.name not in taps
+        folded = bias_is_a_pass(x.device) and bool(relu or pool) and conv.name not in taps
         x = F.conv2d(x, weights.weight, None if folded else weights.bias, conv.stride, conv.padding)
         x = x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
         bias = weights.bias if folded else None
