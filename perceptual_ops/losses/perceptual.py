@@ -40,8 +40,8 @@ class PerceptualLoss(FrozenLoss):
             output in training may overshoot.
         reduction: "mean" or "sum" over the batch, or "none".
         compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16. None:
-            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16 the lean
-            engine scales its gradient by powers of two, so that a loss as small as 1e-6 needs no GradScaler of its own.
+            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16 the
+            lean engine scales its gradient by powers of two: however small the loss, it does not vanish.
         chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
             same but for rounding. None: `losses.chunks.default_chunk_size`, a function of size, dtype and device type;
             the whole batch for "autograd".
