@@ -52,8 +52,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def("total_variation_with_gradient(Tensor x, str kind, Tensor? grad=None) -> (Tensor, Tensor)");
 
   // What a frozen trunk does between its convolutions. Maps are channels_last and dense; what is only read is copied
-  // where it is not. Sums of gradients are fp32 (fp64 for fp64) and rounded once. `factor` (N) multiplies what comes in.
-  // y = images * scale + shift by channel, in `dtype` and channels_last
+  // where it is not. Sums of gradients are fp32 (fp64 for fp64) and rounded once. `factor` (N) multiplies what comes
+  // in. y = images * scale + shift by channel, in `dtype` and channels_last
   m.def("normalize_images(Tensor images, Tensor scale, Tensor shift, ScalarType dtype) -> Tensor");
   // -> factor * scale * grad + add, in fp32 (fp64 for fp64), laid out like the images
   m.def("normalize_images_backward(Tensor grad, Tensor images, Tensor scale, Tensor? factor, Tensor? add) -> Tensor");

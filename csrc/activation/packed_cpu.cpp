@@ -11,7 +11,6 @@ namespace {
 // Eight bytes 0 or 1 to eight bits: each product of the multiplication lands on a bit of its own, those of the highest
 // byte in order.
 PO_CPU_CLONES void pack_bits(const uint8_t* bytes, int64_t groups, uint8_t* packed) {
-#pragma omp simd
   for (int64_t i = 0; i < groups; ++i) {
     uint64_t word;
     std::memcpy(&word, bytes + 8 * i, 8);

@@ -1,0 +1,411 @@
+"""What a trunk does between its convolutions, operator by operator, against the fp64 oracle of tests/activation.py."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import activation as oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from maps import DTYPES, LAYOUTS, assert_accurate, random_map
+from torch import Tensor
+from torch.library import opcheck
+
+from perceptual_ops.networks.feature_network import BlurPool, Pool
+
+library = torch.ops.perceptual_ops
+
+# Odd tails, one channel, one pixel, no sample, channels beyond every block, several bands of rows.
+SHAPES = [(2, 5, 7, 9), (1, 64, 33, 31), (3, 1, 4, 4), (4, 7, 1, 1), (0, 3, 8, 6), (1, 1100, 3, 5), (1, 8, 18, 40)]
+# kind, kernel, stride: the networks' own, overlapping, with gaps, of one pixel, and codes of eight bits.
+POOLINGS = [
+    *(("max", kernel, stride) for kernel, stride in [(2, 2), (3, 2), (3, 1), (2, 3), (1, 1), (4, 3), (15, 7)]),
+    *(("average", kernel, stride) for kernel, stride in [(2, 2), (3, 2), (2, 3), (4, 4)]),
+    *(("blur", kernel, stride) for kernel, stride in [(2, 2), (2, 1), (3, 2), (2, 5), (4, 3)]),
+]
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+poolings = pytest.mark.parametrize("pooling", POOLINGS, ids=lambda pooling: "-".join(map(str, pooling)))
+
+
+def nhwc(x: Tensor) -> Tensor:  # a new map (N, C, H, W)
+    return x.clone(memory_format=torch.channels_last)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def grid_map(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
+    """Quarters: their sums are exact in every dtype, and many of them are zero or equal."""
+    return nhwc((random_map(shape, torch.float64, device, seed) * 4).round().div(4).to(dtype))
+
+
+def normal_map(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
+    return nhwc(random_map(shape, dtype, device, seed))
+
+
+def per_sample(numbers: Tensor) -> Tensor:  # (N) -> (N, 1, 1, 1)
+    return numbers.view(-1, 1, 1, 1)
+
+
+def is_legal(shape: tuple[int, ...], pooling: tuple[str, int, int]) -> bool:
+    kind, kernel, _ = pooling
+    return min(shape[2:]) >= kernel + (2 if kind == "blur" else 0)
+
+
+def code_bits(kernel: int) -> int:
+    return 4 if kernel <= 3 else 8
+
+
+def assert_dense_nhwc(x: Tensor) -> None:
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def expected_maxima(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N)
+    return x.abs().flatten(1).amax(1).to(accumulator(x.dtype))
+
+
+def masked(d: Tensor, passes: Tensor, tap: Tensor, below: Tensor, factor: Tensor) -> Tensor:
+    """The end of both backwards; `factor` is (N), all else (N, C, H, W)."""
+    return torch.where(passes, per_sample(factor) * d + tap, 0) + below
+
+
+# normalize_images
+
+
+@pytest.mark.parametrize("of_images", DTYPES, ids=str)
+@dtypes
+def test_normalize_images(dtype: torch.dtype, of_images: torch.dtype, device: str, native: str) -> None:
+    scale = torch.tensor([4.1, 0.3, -2.7], device=device)
+    shift = torch.tensor([-1.3, 0.1, 0.9], dtype=torch.float64, device=device)
+    grey = random_map((2, 1, 6, 7), of_images, device).expand(-1, 3, -1, -1)
+    dense = random_map((2, 3, 9, 35), of_images, device)
+    for images in [*(view(dense) for view in LAYOUTS.values()), grey, dense[:0], dense[..., ::2]]:
+        ours = library.normalize_images(images, scale, shift, dtype)
+        assert ours.dtype == dtype
+        assert_dense_nhwc(ours)
+        exact = oracle.affine(images.double(), scale.double(), shift)
+        assert_accurate(ours, oracle.affine(images.to(dtype), scale.to(dtype), shift.to(dtype)), exact)
+
+
+@pytest.mark.parametrize("of_add", DTYPES, ids=str)
+@dtypes
+def test_normalize_images_backward(dtype: torch.dtype, of_add: torch.dtype, device: str, native: str) -> None:
+    scale = torch.tensor([4.1, 0.3, -2.7], device=device)
+    dense = random_map((2, 3, 9, 35), torch.float32, device)
+    factor = torch.tensor([0.7, -3.1], dtype=accumulator(dtype), device=device)
+    for view, view_of_add in zip(LAYOUTS.values(), reversed(LAYOUTS.values()), strict=True):
+        images, add = view(dense), view_of_add(random_map(dense.shape, of_add, device, 2))
+        grad = view_of_add(random_map(dense.shape, dtype, device, 1))
+        for one, term in itertools.product((factor, None), (add, None)):
+            ours = library.normalize_images_backward(grad, images, scale, one, term)
+            assert ours.dtype == accumulator(dtype)
+            assert ours.stride() == torch.empty_like(images, dtype=ours.dtype).stride()
+            factors = torch.ones_like(factor) if one is None else one
+            terms = torch.zeros_like(add) if term is None else term
+            exact = per_sample(factors.double()) * scale.double().view(-1, 1, 1) * grad.double() + terms.double()
+            naive = per_sample(factors) * scale.to(ours.dtype).view(-1, 1, 1) * grad.to(ours.dtype) + terms
+            assert_accurate(ours, naive.to(ours.dtype), exact)
+    empty = library.normalize_images_backward(grad[:0], images[:0], scale, factor[:0], None)
+    assert empty.shape == (0, *images.shape[1:])
+
+
+# bias_relu_
+
+
+@pytest.mark.parametrize("of_bias", [None, *DTYPES], ids=str)
+@dtypes
+def test_bias_relu(dtype: torch.dtype, of_bias: torch.dtype | None, device: str, native: str) -> None:
+    """Equal to the sum in the accumulation type, rounded once."""
+    for shape, make in itertools.product(SHAPES, (grid_map, normal_map)):
+        x = make(shape, dtype, device)
+        bias = None if of_bias is None else make((1, shape[1], 1, 1), of_bias, device, 1).flatten()
+        value = oracle.biased(x.to(accumulator(dtype)), None if bias is None else bias.to(accumulator(dtype)))
+        expected = torch.where(oracle.passes(value), value, 0).to(dtype)
+        ours = x.clone()
+        signs = library.bias_relu_(ours, bias, True)
+        assert torch.equal(ours, expected)
+        assert torch.equal(signs, oracle.packed(oracle.passes(value), 1))
+        ours = x.clone()
+        assert library.bias_relu_(ours, bias, False).shape == (0,)
+        assert torch.equal(ours, expected)
+
+
+@dtypes
+def test_bias_relu_of_special_numbers(dtype: torch.dtype, device: str, native: str) -> None:
+    numbers = [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, torch.finfo(dtype).tiny, -torch.finfo(dtype).tiny]
+    x = nhwc(torch.tensor(numbers, dtype=dtype, device=device).view(1, 1, 1, -1))
+    signs = library.bias_relu_(x, None, True)
+    assert x.isnan().flatten().tolist() == [True] + [False] * 6
+    assert x.flatten()[1:].tolist() == [float("inf"), 0, 0, 0, torch.finfo(dtype).tiny, 0]
+    assert signs.tolist() == [[0b0100011]]
+
+
+@pytest.mark.parametrize(
+    "operands", list(itertools.product((False, True), repeat=3)), ids=lambda given: "-".join(map(str, given))
+)
+@dtypes
+def test_bias_relu_backward(dtype: torch.dtype, operands: tuple[bool, ...], device: str, native: str) -> None:
+    for shape in SHAPES:
+        passes = oracle.passes(grid_map(shape, dtype, device))
+        grad, tap, below = (normal_map(shape, dtype, device, seed) for seed in (1, 2, 3))
+        factor = random_map(shape[:1], accumulator(dtype), device, 4)
+        given = [one if wanted else None for one, wanted in zip((tap, below, factor), operands, strict=True)]
+        terms = [one if wanted else 0 * one for one, wanted in zip((tap, below), operands[:2], strict=True)]
+        factors = factor if operands[2] else torch.ones_like(factor)
+        ours = grad.clone()
+        maxima = library.bias_relu_backward_(ours, oracle.packed(passes, 1), *given, True)
+        exact = masked(grad.double(), passes, *(term.double() for term in terms), factors.double())
+        assert_accurate(ours, masked(grad, passes, *terms, factors.to(dtype)), exact)
+        assert torch.equal(maxima, expected_maxima(ours))
+        again = grad.clone()
+        assert library.bias_relu_backward_(again, oracle.packed(passes, 1), *given, False).shape == (0,)
+        assert torch.equal(again, ours)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("nan")])
+@dtypes
+def test_a_mask_stops_every_number(dtype: torch.dtype, bad: float, device: str, native: str) -> None:
+    shape = (3, 5, 7, 9)
+    passes = torch.ones(shape, dtype=torch.bool, device=device)
+    passes[:2, 2, 3, 4] = False
+    ours, tap = (normal_map(shape, dtype, device, seed) for seed in (1, 2))
+    ours[0, 2, 3, 4] = tap[1, 2, 3, 4] = ours[2, 4, 6, 8] = bad
+    maxima = library.bias_relu_backward_(ours, oracle.packed(passes, 1), tap, None, None, True)
+    assert ours[:2, 2, 3, 4].eq(0).all()
+    assert ours[:2].isfinite().all() and torch.equal(maxima[:2], expected_maxima(ours[:2]))
+    assert not maxima[2].isfinite()
+    assert (~ours[2].isfinite()).sum() == 1
+
+
+# bias_relu_pool
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@poolings
+@dtypes
+def test_pool(dtype: torch.dtype, pooling: tuple[str, int, int], relu: bool, device: str, native: str) -> None:
+    kind, kernel, _ = pooling
+    for shape, make in itertools.product(SHAPES, (grid_map, normal_map)):
+        if not is_legal(shape, pooling):
+            continue
+        x, bias = make(shape, dtype, device), make((1, shape[1], 1, 1), dtype, device, 1).flatten()
+        before = x.clone()
+        ours, codes = library.bias_relu_pool(x, bias, relu, *pooling, True)
+        assert torch.equal(x, before)
+        assert_dense_nhwc(ours)
+        value = oracle.biased(x.to(accumulator(dtype)), bias.to(accumulator(dtype)))
+        exact, positions = oracle.pooled(value.double(), *pooling, relu)
+        if kind == "max":
+            assert torch.equal(ours, exact.to(dtype))
+        else:
+            assert_accurate(ours, oracle.pooled(oracle.biased(x, bias), *pooling, relu)[0], exact)
+        if kind == "average":
+            assert codes.shape == (0,)
+        else:
+            assert torch.equal(codes, oracle.packed(positions, code_bits(kernel)))
+        without, empty = library.bias_relu_pool(x, bias, relu, *pooling, False)
+        assert torch.equal(without, ours) and empty.shape == (0,)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+@dtypes
+def test_pool_of_special_numbers(dtype: torch.dtype, kernel: int, relu: bool, device: str, native: str) -> None:
+    """The first of equals, the last of NaNs, nothing where no gradient passes."""
+    numbers = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, -1.0, -1.0, -1.0], device=device)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(len(numbers), (2, 19, 13, 14), generator=generator).to(device)
+    x = nhwc(torch.where(torch.arange(19, device=device).view(-1, 1, 1) < 9, numbers[places], -1.0).to(dtype))
+    ours, codes = library.bias_relu_pool(x, None, relu, "max", kernel, 2, True)
+    exact, positions = oracle.pooled(x, "max", kernel, 2, relu)
+    assert torch.equal(ours.nan_to_num(7), exact.nan_to_num(7)) and exact.isnan().any()
+    assert torch.equal(codes, oracle.packed(positions, code_bits(kernel)))
+
+
+@poolings
+@dtypes
+def test_pool_backward(dtype: torch.dtype, pooling: tuple[str, int, int], device: str, native: str) -> None:
+    kind, kernel, _ = pooling
+    for shape in SHAPES:
+        if not is_legal(shape, pooling):
+            continue
+        value = grid_map(shape, dtype, device)
+        exact, positions = oracle.pooled(value.double(), *pooling, True)
+        codes = None if kind == "average" else oracle.packed(positions, code_bits(kernel))
+        grad, tap, below = (normal_map(size, dtype, device, i) for i, size in enumerate((exact.shape, shape, shape)))
+        factor = random_map(shape[:1], accumulator(dtype), device, 4)
+        d, naive = (oracle.pooled_backward(g, positions, shape[2:], *pooling) for g in (grad.double(), grad))
+
+        alone = torch.full_like(value, float("nan"))
+        maxima = library.bias_relu_pool_backward_(alone, grad, codes, None, False, None, None, *pooling, True)
+        assert_accurate(alone, naive, d)
+        assert torch.equal(maxima, expected_maxima(alone))
+
+        passes = oracle.passes(value)
+        whole = tap.clone()
+        settings = (oracle.packed(passes, 1), True, below, factor, *pooling)
+        maxima = library.bias_relu_pool_backward_(whole, grad, codes, *settings, True)
+        naive = masked(naive, passes, tap, below, factor.to(dtype))
+        assert_accurate(whole, naive, masked(d, passes, tap.double(), below.double(), factor.double()))
+        assert torch.equal(maxima, expected_maxima(whole))
+        again = tap.clone()
+        assert library.bias_relu_pool_backward_(again, grad, codes, *settings, False).shape == (0,)
+        assert torch.equal(again, whole)
+
+
+def torch_pooling(kind: str, kernel: int, stride: int, channels: int, device: str) -> Callable[[Tensor], Tensor]:
+    if kind == "blur":
+        return BlurPool(Pool("pool", kind=kind, kernel=kernel, stride=stride, channels=channels)).to(device).double()
+    pool = F.max_pool2d if kind == "max" else F.avg_pool2d
+    return lambda x: pool(x, kernel, stride)
+
+
+@pytest.mark.parametrize("pooling", [("max", 2, 2), ("max", 3, 2), ("average", 2, 2), ("blur", 2, 2)], ids=str)
+def test_gradients_are_those_of_torch(pooling: tuple[str, int, int], device: str, native: str) -> None:
+    """A map that is rectified, tapped and pooled, as the trunks' are."""
+    shape = (2, 5, 11, 12)
+    x, tap = normal_map(shape, torch.float64, device), normal_map(shape, torch.float64, device, 1)
+    bias = random_map((5,), torch.float64, device, 2)
+    leaf = x.clone().requires_grad_()
+    activation = F.relu(leaf + bias.view(-1, 1, 1))
+    expected = torch_pooling(*pooling, 5, device)(activation)
+    grad = normal_map(tuple(expected.shape), torch.float64, device, 3)
+    (of_leaf,) = torch.autograd.grad([expected, activation], leaf, [grad, tap])
+
+    ours, codes = library.bias_relu_pool(x, bias, True, *pooling, True)
+    signs = library.bias_relu_(x, bias, True)
+    torch.testing.assert_close(ours, expected.detach())
+    torch.testing.assert_close(x, activation.detach())
+    library.bias_relu_pool_backward_(tap, grad, codes, signs, True, None, None, *pooling, False)
+    torch.testing.assert_close(tap, of_leaf)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_layouts(layout: str, device: str, native: str) -> None:
+    """What is only read may lie as it likes."""
+    shape, view = (2, 5, 8, 6), LAYOUTS[layout]
+    x, tap, below = (normal_map(shape, torch.bfloat16, device, seed) for seed in range(3))
+    pooling = ("blur", 2, 2)
+    ours, codes = library.bias_relu_pool(view(x), None, True, *pooling, True)
+    expected = library.bias_relu_pool(x, None, True, *pooling, True)
+    assert torch.equal(ours, expected[0]) and torch.equal(codes, expected[1])
+    signs = oracle.packed(oracle.passes(x), 1)
+    spread = signs.repeat_interleave(2, dim=1)[:, ::2]
+
+    flat = [x.clone(), x.clone()]
+    library.bias_relu_backward_(flat[0], signs, tap, below, None, False)
+    library.bias_relu_backward_(flat[1], spread, view(tap), view(below), None, False)
+    assert torch.equal(*flat)
+    pooled = [x.clone(), x.clone()]
+    grad, spread_codes = normal_map(tuple(ours.shape), torch.bfloat16, device, 3), codes.mT.contiguous().mT
+    library.bias_relu_pool_backward_(pooled[0], grad, codes, signs, True, below, None, *pooling, False)
+    settings = (spread_codes, spread, True, view(below), None)
+    library.bias_relu_pool_backward_(pooled[1], view(grad), *settings, *pooling, False)
+    assert torch.equal(*pooled)
+
+
+def results(device: str) -> list[Tensor]:
+    """What every operator makes of one batch."""
+    shape = (2, 37, 66, 65)
+    x, tap = (normal_map(shape, torch.bfloat16, device, seed) for seed in (1, 2))
+    found = []
+    for pooling in [("max", 2, 2), ("max", 3, 2), ("average", 3, 2), ("blur", 2, 2)]:
+        value, codes = library.bias_relu_pool(x, x[0, :, 0, 0], True, *pooling, True)
+        signs = library.bias_relu_(map_ := x.clone(), None, True)
+        gradient = tap.clone()
+        settings = (None if pooling[0] == "average" else codes, signs, True, tap, None)
+        maxima = library.bias_relu_pool_backward_(gradient, value, *settings, *pooling, True)
+        found += [value, codes, map_, gradient, maxima]
+    found.append(library.bias_relu_backward_(gradient, signs, tap, tap, None, True))
+    scale = torch.rand(shape[1], generator=torch.Generator().manual_seed(0)).to(device)
+    found.append(library.normalize_images(x, scale, scale, torch.bfloat16))
+    found.append(library.normalize_images_backward(gradient, x, scale, None, tap))
+    return [*found, gradient]
+
+
+def test_same_bits_every_time(device: str, native: str) -> None:
+    threads = torch.get_num_threads()
+    first = results(device)
+    try:
+        for count in (1, 2, threads):
+            torch.set_num_threads(count)
+            assert all(torch.equal(a, b) for a, b in zip(first, results(device), strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_opcheck(device: str, native: str) -> None:
+    x, images = normal_map((2, 5, 8, 7), torch.bfloat16, device), random_map((2, 5, 8, 7), torch.float32, device)
+    scale, factor = torch.rand(5, device=device), torch.rand(2, device=device)
+    opcheck(library.normalize_images.default, (images, scale, scale, torch.float16))
+    opcheck(library.normalize_images_backward.default, (x, images, scale, factor, x))
+    for wanted in (True, False):
+        opcheck(library.bias_relu_.default, (x, scale, wanted))
+        signs = library.bias_relu_(x.clone(), None, True)
+        opcheck(library.bias_relu_backward_.default, (x, signs, images.bfloat16(), None, factor, wanted))
+        for pooling in [("max", 3, 2), ("max", 4, 3), ("average", 2, 2), ("blur", 2, 2)]:
+            opcheck(library.bias_relu_pool.default, (x, scale, True, *pooling, wanted))
+            value, codes = library.bias_relu_pool(x, scale, True, *pooling, True)
+            arguments = (value, codes, signs, True, None, factor, *pooling, wanted)
+            opcheck(library.bias_relu_pool_backward_.default, (x, *arguments))
+
+
+def test_refusals(device: str, native: str) -> None:
+    x = normal_map((2, 5, 8, 6), torch.float32, device)
+    nchw, crop, apart = x.contiguous(), nhwc(torch.cat([x, x], 3))[..., :6], torch.cat([x, x])[::2]
+    five, two = torch.ones(5, device=device), torch.ones(2, device=device)
+    pooled, codes = library.bias_relu_pool(x, None, True, "max", 2, 2, True)
+    signs = library.bias_relu_(x.clone(), None, True)
+
+    def refuses(sentence: str, operator: Callable[..., object], *arguments: object) -> None:
+        with pytest.raises(RuntimeError, match=sentence):
+            operator(*arguments)
+
+    for strided in (nchw, crop, apart):
+        refuses("x: it is written in place and must be dense in channels_last", library.bias_relu_, strided, None, True)
+    relu, backward = library.bias_relu_, library.bias_relu_backward_
+    refuses("x: expected .N, C, H, W., got 3 dimensions", relu, x[0], None, True)
+    refuses("x: expected dtype", relu, x.to(torch.int32), None, True)
+    refuses("bias: expected .5.", relu, x, two, True)
+    refuses("bias: expected dtype", relu, x, five.to(torch.int32), True)
+    refuses("grad: it is written in place", backward, nchw, signs, None, None, None, True)
+    refuses("signs: expected .2, 30.", backward, x, signs[:, 1:], None, None, None, True)
+    refuses("signs: expected dtype uint8", backward, x, signs.to(torch.int32), None, None, None, True)
+    refuses("tap: expected .2, 5, 8, 6.", backward, x, signs, x[:1], None, None, True)
+    refuses("below: expected the dtype", backward, x, signs, None, x.half(), None, True)
+    refuses("factor: expected .2.", backward, x, signs, None, None, five, True)
+    refuses("factor: expected float32", backward, x, signs, None, None, two.double(), True)
+
+    pool, unpool = library.bias_relu_pool, library.bias_relu_pool_backward_
+    refuses("kind: expected max, average or blur, got min", pool, x, None, True, "min", 2, 2, True)
+    refuses("kernel: expected 1 to 15, got 16", pool, x, None, True, "max", 16, 2, True)
+    refuses("kernel: expected 1 to 15, got 0", pool, x, None, True, "max", 0, 2, True)
+    refuses("stride: expected at least 1, got 0", pool, x, None, True, "max", 2, 0, True)
+    refuses("x: expected at least 7 pixels .* got 8 x 6", pool, x, None, True, "max", 7, 2, True)
+    refuses("x: expected at least 7 pixels .* kind blur", pool, x, None, True, "blur", 5, 2, True)
+    refuses("bias: expected .5.", pool, x, two, True, "max", 2, 2, True)
+
+    def unpooled(x: Tensor, *given: Tensor | None) -> Callable[[], object]:
+        return lambda: unpool(x, *given, True, None, None, "max", 2, 2, True)
+
+    refuses("x: it is written in place", unpooled(nchw, pooled, codes, signs))
+    refuses("grad: expected .2, 5, 4, 3.", unpooled(x, x, codes, signs))
+    refuses("grad: expected the dtype", unpooled(x, pooled.half(), codes, signs))
+    refuses("codes: expected those of the forward pass", unpooled(x, pooled, None, signs))
+    refuses("codes: expected .2, 30.", unpooled(x, pooled, codes[:, 1:], signs))
+    refuses("signs: expected .2, 30.", unpooled(x, pooled, codes, signs[:1]))
+
+    normalize, denormalize = library.normalize_images, library.normalize_images_backward
+    refuses("scale: expected .5.", normalize, x, two, five, torch.float32)
+    refuses("shift: expected dtype float32 or float64", normalize, x, five, five.half(), torch.float32)
+    refuses("dtype: expected dtype", normalize, x, five, five, torch.int32)
+    refuses("images: expected dtype", normalize, x.to(torch.int32), five, five, torch.float32)
+    refuses("grad: expected .2, 5, 8, 6.", denormalize, x[:1], x, five, None, None)
+    refuses("add: expected .2, 5, 8, 6.", denormalize, x, x, five, None, x[:1])
+    refuses("factor: expected .2.", denormalize, x, x, five, five, None)
