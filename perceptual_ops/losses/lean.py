@@ -138,7 +138,7 @@ def perceptual_loss(
     found = []
     with _by_hand(output):
         shared = None
-        if target is not None and target.shape[0] == 1 and not target_gradient:
+        if target is not None and target.shape[0] == 1 and output.shape[0] > 1 and not target_gradient:
             features, _ = entry.forward(target, terms.content.layers, keep=False)
             shared = [features[layer] for layer in terms.content.layers]
         for rows in entry.chunks(output):

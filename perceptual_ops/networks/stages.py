@@ -2,8 +2,7 @@
 
 Bias goes with the convolution where torch adds it for nothing (CPU) and with the ReLU where it would be a pass of its
 own (CUDA). The library's own fused ReLU is not used: oneDNN's turns NaN into 0, and a broken image would have a finite
-loss. An input gradient at stride 1 is a convolution with the weights flipped and transposed, made once: on a CPU,
-torch's convolution_backward takes 3 (fp32) to 16 (bf16) times as long in channels_last.
+loss.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .convolution import FrozenConv
 from .gradient_scale import GradientScale
 from .layers import Conv, Layer, Pool, Relu
 
@@ -46,33 +45,6 @@ class Stage:
     conv: Conv | None = None
     relu: Relu | None = None
     pool: Pool | None = None
-
-
-@dataclass(frozen=True)
-class ConvWeights:
-    """A convolution's weights in the dtype of the arithmetic, channels_last.
-
-    Attributes:
-        weight: (out, in, k, k).
-        bias: (out,).
-        flipped: (in, out, k, k), the input gradient's weights; None where it is not a plain convolution.
-        growth: How much larger than its input the input gradient can be, at most; 1 where nobody asks (not fp16).
-    """
-
-    weight: Tensor
-    bias: Tensor
-    flipped: Tensor | None
-    growth: float
-
-    @classmethod
-    def of(cls, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> ConvWeights:
-        """The weights of a module, converted."""
-        weight = module.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-        flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        growth = weight.float().abs().sum((0, 2, 3)).max().item() if dtype == torch.float16 else 1.0
-        plain = layer.stride == 1 and layer.padding < layer.kernel
-        assert module.bias is not None
-        return cls(weight, module.bias.detach().to(dtype), flipped if plain else None, growth)
 
 
 @dataclass
@@ -118,7 +90,7 @@ def bias_is_a_pass(device: torch.device) -> bool:
 
 def run_stage(
     stage: Stage,
-    weights: ConvWeights | None,
+    frozen: FrozenConv | None,
     x: Tensor,  # (N, C, H, W); overwritten unless it is a tap
     features: dict[str, Tensor],
     taps: frozenset[str],
@@ -127,12 +99,11 @@ def run_stage(
     """One stage forward; tapped maps go to `features`. keep: whether a backward is to follow."""
     conv, relu, pool = stage.conv, stage.relu, stage.pool
     saved, bias = Saved(), None
-    if conv and weights:
+    if conv and frozen:
         saved.conv_size = (x.shape[2], x.shape[3])
         folded = bias_is_a_pass(x.device) and bool(relu or pool) and conv.name not in taps
-        x = F.conv2d(x, weights.weight, None if folded else weights.bias, conv.stride, conv.padding)
-        x = x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
-        bias = weights.bias if folded else None
+        x = frozen.forward(x, biased=not folded)
+        bias = frozen.forward.bias if folded else None
         if conv.name in taps:
             features[conv.name] = x
     # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
@@ -164,9 +135,9 @@ class Backward:
         self.x: Tensor | None = None
         self._gradients, self._scale, self._taps = gradients, gradients.scale, taps
 
-    def run_stage(self, stage: Stage, weights: ConvWeights | None, saved: Saved) -> None:
+    def run_stage(self, stage: Stage, frozen: FrozenConv | None, saved: Saved) -> None:
         """From the gradient by a stage's output to that by its input."""
-        growth = weights.growth if weights else 1.0
+        growth = frozen.growth if frozen else 1.0
         if stage.pool:
             self._add(stage.pool, growth=1.0)
             self._through_pool(stage, stage.pool, saved, growth)
@@ -174,8 +145,8 @@ class Backward:
             self._through_relu(stage, saved, growth)
         elif stage.conv:
             self._add(stage.conv, growth)
-        if stage.conv and weights:
-            self.x = _input_gradient(self._come(), stage.conv, weights, saved.conv_size)
+        if frozen:
+            self.x = frozen.input_gradient(self._come(), saved.conv_size)
 
     def _add(self, layer: Layer, growth: float) -> None:
         """Adds the layer's own gradient, where it is tapped."""
@@ -227,17 +198,6 @@ class Backward:
     def _come(self) -> Tensor:
         assert self.x is not None, "the deepest layer is a tap"
         return self.x
-
-
-def _input_gradient(
-    x: Tensor, conv: Conv, weights: ConvWeights, size: tuple[int, int]
-) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
-    if weights.flipped is not None:
-        x = F.conv2d(x, weights.flipped, padding=conv.kernel - 1 - conv.padding)
-    else:
-        shape = (x.shape[0], conv.in_channels, *size)
-        x = torch.nn.grad.conv2d_input(shape, weights.weight, x, conv.stride, conv.padding)  # type: ignore[attr-defined]
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _empty(x: Tensor, size: tuple[int, int]) -> Tensor:  # (N, C, *, *) -> (N, C, H, W)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .convolution import FrozenConv
 from .feature_network import FeatureNetwork
 from .layers import Conv
-from .stages import Backward, ConvWeights, Saved, Stage, TapGradients, run_stage, stages_of
+from .stages import Backward, Saved, Stage, TapGradients, run_stage, stages_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Tape:
 
     taps: frozenset[str]
     stages: Sequence[Stage]
-    weights: Sequence[ConvWeights | None]
+    convolutions: Sequence[FrozenConv | None]
     saved: list[Saved]
 
 
@@ -42,7 +43,7 @@ class Trunk:
     def __init__(self, network: FeatureNetwork) -> None:
         self.network = network
         self.key = f"{network.name}/{next(_numbers)}"
-        self._weights: dict[torch.dtype, dict[str, ConvWeights]] = {}
+        self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
         self._lock = threading.Lock()
         _trunks[self.key] = self
 
@@ -60,8 +61,8 @@ class Trunk:
         return found
 
     def forget(self) -> None:
-        """Drops derived weights; to be called when the network has moved."""
-        self._weights = {}
+        """Drops what is derived from the weights; to be called when the network has moved."""
+        self._convolutions = {}
 
     def forward(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
         """Features of normalised images, up to the deepest layer wanted.
@@ -78,11 +79,11 @@ class Trunk:
         depth = max(i for i, layer in enumerate(self.network.layers, start=1) if layer.name in taps)
         derived = self._derived(x.dtype)
         stages = stages_of(self.network.layers[:depth])
-        weights = [derived[stage.conv.name] if stage.conv else None for stage in stages]
-        tape = Tape(taps, stages, weights, [])
+        convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
+        tape = Tape(taps, stages, convolutions, [])
         features: dict[str, Tensor] = {}
-        for stage, weight in zip(stages, weights, strict=True):
-            x, saved = run_stage(stage, weight, x, features, taps, keep)
+        for stage, frozen in zip(stages, convolutions, strict=True):
+            x, saved = run_stage(stage, frozen, x, features, taps, keep)
             tape.saved.append(saved)
         return features, tape
 
@@ -94,20 +95,20 @@ class Trunk:
         backward = Backward(gradients, tape.taps)
         while tape.saved:
             i = len(tape.saved) - 1
-            backward.run_stage(tape.stages[i], tape.weights[i], tape.saved.pop())
+            backward.run_stage(tape.stages[i], tape.convolutions[i], tape.saved.pop())
         assert backward.x is not None
         return backward.x
 
-    def _derived(self, dtype: torch.dtype) -> dict[str, ConvWeights]:
+    def _derived(self, dtype: torch.dtype) -> dict[str, FrozenConv]:
         with self._lock:
-            if dtype not in self._weights:
+            if dtype not in self._convolutions:
                 with torch.inference_mode(False), torch.no_grad():
-                    self._weights[dtype] = {
-                        layer.name: ConvWeights.of(getattr(self.network, layer.name), layer, dtype)
+                    self._convolutions[dtype] = {
+                        layer.name: FrozenConv(getattr(self.network, layer.name), layer, dtype)
                         for layer in self.network.layers
                         if isinstance(layer, Conv)
                     }
-            return self._weights[dtype]
+            return self._convolutions[dtype]
 
 
 _trunks: weakref.WeakValueDictionary[str, Trunk] = weakref.WeakValueDictionary()
