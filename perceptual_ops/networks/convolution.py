@@ -16,7 +16,8 @@ class Convolution:
     """A convolution prepared once for one dtype.
 
     On a CPU, oneDNN brings weights into blocks of its own at every call: for 512 channels 9 MB of scratch memory in
-    fp32, and a tenth of the time in bf16. Here it is done once, as Inductor does with frozen weights.
+    fp32, and a tenth of the time in bf16. Here they are kept as they were last used, as Inductor does with frozen
+    weights; only in bf16 do the blocks depend on the size of the input.
 
     Args:
         weight: (out, in, k, k).
@@ -27,22 +28,31 @@ class Convolution:
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
         self.bias = bias
         self.stride, self.padding = stride, padding
-        self._shape = weight.shape
-        self._blocked = _blocked(weight, stride, padding)
-        self._weight = weight.contiguous(memory_format=torch.channels_last) if self._blocked is None else None
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._blocks = _has_blocks(weight)
+        self._blocked: tuple[torch.Size | None, Tensor] | None = None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:  # (N, in, H, W) -> (N, out, H', W')
         """The convolution, with its bias or without."""
         bias = self.bias if biased else None
-        if self._blocked is not None and x.shape[0]:
-            sides, margins = [self.stride] * 2, [self.padding] * 2
+        if self._blocks and x.shape[0]:
             x = torch.ops.mkldnn._convolution_pointwise(
-                x, self._blocked, bias, margins, sides, [1, 1], 1, "none", [], ""
-            )  # fmt: skip
-        else:  # an empty batch reads no weights
-            weight = x.new_empty(self._shape) if self._weight is None else self._weight
-            x = F.conv2d(x, weight, bias, self.stride, self.padding)
+                x, self._blocked_for(x), bias, [self.padding] * 2, [self.stride] * 2, [1, 1], 1, "none", [], ""
+            )
+        else:
+            x = F.conv2d(x, self._weight, bias, self.stride, self.padding)
         return x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
+
+    def _blocked_for(self, x: Tensor) -> Tensor:
+        size = x.shape if x.dtype == torch.bfloat16 else None
+        found = self._blocked  # one look: another thread may put another in its place
+        if found is None or found[0] != size:
+            with torch.inference_mode(False):
+                blocked = torch.ops.mkldnn._reorder_convolution_weight(
+                    self._weight, [self.padding] * 2, [self.stride] * 2, [1, 1], 1, size
+                )
+            found = self._blocked = (size, blocked)
+        return found[1]
 
 
 class FrozenConv:
@@ -81,15 +91,13 @@ class FrozenConv:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def _blocked(weight: Tensor, stride: int, padding: int) -> Tensor | None:
-    """The weights as oneDNN keeps them, or None where it does not serve them."""
+def _has_blocks(weight: Tensor) -> bool:
+    """Whether oneDNN serves these weights in blocks of its own."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return None
+        return False
     served: dict[torch.dtype, Callable[[], bool]] = {
         torch.float32: lambda: True,
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
     }
-    if weight.dtype not in served or not served[weight.dtype]():
-        return None
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, [padding] * 2, [stride] * 2, [1, 1], 1, None)
+    return weight.dtype in served and served[weight.dtype]()
