@@ -55,6 +55,18 @@ void for_each_run(const FeatureMap& block, Layout layout, F&& f) {
   });
 }
 
+// Calls f(sample, first, count) for every block of kBlock elements of every dense sample, in parallel.
+template <class F>
+void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
+  const int64_t blocks = ceil_div(sample_size, kBlock);
+  torch::stable::parallel_for(0, batch * blocks, kGrain / kBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % blocks * kBlock;
+      f(task / blocks, first, std::min(kBlock, sample_size - first));
+    }
+  });
+}
+
 // A dense block of a map's pixels, of some samples, in the map's layout.
 inline FeatureMap dense_block(const FeatureMap& map, int64_t batch, int64_t pixels) {
   const bool nchw = map.layout() == Layout::kNCHW;

@@ -65,18 +65,6 @@ PO_DISTANCE_WALKS_OF(BFloat16)
 // Samples of a batch of one stand for every sample.
 int64_t sample_stride(const Tensor& x) { return x.size(0) == 1 ? 0 : x.stride(0); }
 
-// Calls f(sample, first, count) for every block of every sample, in parallel.
-template <class F>
-void for_each_block(int64_t batch, int64_t sample_size, F&& f) {
-  const int64_t blocks = ceil_div(sample_size, kBlock);
-  torch::stable::parallel_for(0, batch * blocks, kGrain / kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % blocks * kBlock;
-      f(task / blocks, first, std::min(kBlock, sample_size - first));
-    }
-  });
-}
-
 // One layer: the mean (or sum) of the distance over each sample into value[0 .. N-1], and the gradient, densely, into
 // dx, where they are wanted.
 void walk_layer(const Tensor& features, const Tensor& targets, Layout layout, DistanceKind kind, double parameter,
