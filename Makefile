@@ -1,6 +1,8 @@
 # demo   stylise a photograph: pictures in demo/
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
+# bench-loss  time the whole loss against plain PyTorch and measure its memory
+# bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv
@@ -16,7 +18,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-training kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -46,6 +48,12 @@ lint: $(VENV)/.installed
 
 bench: build
 	$(RUN) -m bench
+
+bench-loss: build
+	$(RUN) -m bench.whole
+
+bench-training: build
+	$(RUN) -m bench.training
 
 kernel-resources: build
 	$(RUN) -m bench.kernel_resources

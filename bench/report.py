@@ -26,6 +26,7 @@ COLUMNS = (
     *("median_ms", "low_ms", "high_ms", "count", "others_cpu", "extra_peak_mb"),
     *("bytes", "flop", "floor_ms", "copy_gb_s", "matmul_gflop_s"),
 )
+KEYS = ("case", "dtype", "layout")
 # Share of the CPU in other hands above which a case is named as disturbed.
 DISTURBED = 0.05
 HEADINGS = (
@@ -129,12 +130,26 @@ def rows(machine: Machine, outcome: Outcome) -> list[dict[str, str]]:
     return table
 
 
-def key(row: Mapping[str, str]) -> tuple[str, str, str]:
-    return (row["case"], row["dtype"], row["layout"])
+def write_csv(
+    path: Path,
+    new: Sequence[dict[str, str]],
+    known: Sequence[tuple[str, ...]],
+    columns: Sequence[str] = COLUMNS,
+    keys: Sequence[str] = KEYS,
+) -> None:
+    """Puts a run's rows into the file, in the order of the `known` cases; what it had of other known cases stays.
 
+    Args:
+        path: The file, which need not exist.
+        new: The rows of the run.
+        known: The cases, as their values in the `keys` columns.
+        columns: Of the file.
+        keys: Columns whose values say which case a row is of.
+    """
 
-def write_csv(path: Path, new: Sequence[dict[str, str]], known: Sequence[tuple[str, str, str]]) -> None:
-    """Puts a run's rows into the file, in the order of the `known` cases; what it had of other known cases stays."""
+    def key(row: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in keys)
+
     table = list(new)
     if path.exists():
         replaced = set(map(key, new))
@@ -142,7 +157,7 @@ def write_csv(path: Path, new: Sequence[dict[str, str]], known: Sequence[tuple[s
             table += [row for row in csv.DictReader(file) if key(row) in known and key(row) not in replaced]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(table, key=lambda row: known.index(key(row))))
 
@@ -177,15 +192,20 @@ def describe(machine: Machine, ceilings: Mapping[torch.dtype, Ceilings]) -> str:
     )
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The aligned table, and below it which cases are incorrect and which figures are not to be trusted."""
-    lines = [list(HEADINGS), *map(cells, outcomes)]
+def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of cells with the columns aligned, so many of them at the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for line in lines:
-        left = [cell.ljust(width) for cell, width in zip(line[:3], widths[:3], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True)]
-        text.append("  ".join([*left, *right]).rstrip())
+        words = [cell.ljust(width) for cell, width in zip(line[:left], widths[:left], strict=True)]
+        numbers = [cell.rjust(width) for cell, width in zip(line[left:], widths[left:], strict=True)]
+        text.append("  ".join([*words, *numbers]).rstrip())
+    return text
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The aligned table, and below it which cases are incorrect and which figures are not to be trusted."""
+    text = aligned([HEADINGS, *map(cells, outcomes)], left=3)
     text += [f"incorrect: {' '.join(outcome.case.key)}: {outcome.problem}" for outcome in outcomes if outcome.problem]
     text += [
         f"disturbed: {' '.join(outcome.case.key)}: other processes took {outcome.others:.0%} of the CPU"

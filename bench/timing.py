@@ -99,13 +99,19 @@ def measure(calls: Mapping[str, Call], cache: ColdCache, seconds: float) -> dict
         synchronize(cache.device)
         if time.perf_counter() >= warm:
             break
+    return take_turns(calls, cache, seconds)
+
+
+def take_turns(
+    calls: Mapping[str, Call], cache: ColdCache, seconds: float = 0.0, rounds: int = MIN_ROUNDS
+) -> dict[str, Timing]:
+    """Times rival calls, warm by now, for some seconds each and so many rounds at least."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    end, rounds = time.perf_counter() + seconds * len(calls), 0
-    while rounds < MIN_ROUNDS or time.perf_counter() < end:
+    end = time.perf_counter() + seconds * len(calls)
+    while min(map(len, samples.values())) < rounds or time.perf_counter() < end:
         for name, call in calls.items():
             cache.evict()
             samples[name].append(time_once(call, cache.device))
-        rounds += 1
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
