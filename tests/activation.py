@@ -13,7 +13,7 @@ NOWHERE = -1  # a window whose maximum does not pass the ReLU
 
 
 def flat(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, H * W * C), in the order of a channels_last map
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+    return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def packed(values: Tensor, bits: int) -> Tensor:

@@ -1,5 +1,7 @@
 #include "tensor_view.h"
 
+#include <array>
+
 namespace perceptual_ops {
 
 std::optional<FeatureMap> feature_map(const Tensor& x) {  // (N, C, H, W)
@@ -42,6 +44,18 @@ bool has_dense_samples(const Tensor& x, Layout layout) {
 
 Tensor dense_samples(const Tensor& x, Layout layout) {
   return has_dense_samples(x, layout) ? x : torch::stable::contiguous(x, memory_format(layout));
+}
+
+Tensor empty_like_in(const Tensor& x, ScalarType dtype) {
+  using torch::stable::detail::from;
+  const std::nullopt_t none = std::nullopt;
+  std::array<StableIValue, 6> stack{from(x), from(std::optional(dtype)), from(none), from(none), from(none), from(none)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor empty_channels_last(const Tensor& x, std::vector<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::empty(sizes, dtype, std::nullopt, x.device(), std::nullopt, memory_format(Layout::kNHWC));
 }
 
 LikeOutput::LikeOutput(const Tensor& x, Layout layout) : out_(torch::stable::empty_like(x)) {

@@ -72,6 +72,10 @@ bool has_dense_samples(const Tensor& x, Layout layout);
 // x itself where every sample of it is dense in `layout`, else a copy that is.
 Tensor dense_samples(const Tensor& x, Layout layout);
 
+// New tensors: as torch.empty_like makes them in another dtype, and on x's device in channels_last.
+Tensor empty_like_in(const Tensor& x, ScalarType dtype);
+Tensor empty_channels_last(const Tensor& x, std::vector<int64_t> sizes, ScalarType dtype);
+
 // A new tensor like x, to be filled through `dense`, which is wholly dense in `layout`: the tensor itself where its
 // strides allow it, else a temporary that finished() copies over. Strides follow torch.empty_like, which the fake
 // kernels in Python use too.
