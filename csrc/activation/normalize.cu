@@ -14,8 +14,15 @@ Pixels pixels_of(const MapShape& shape) {
 
 bool fits_pixels(const MapShape& shape) {
   const int64_t count = shape.height * shape.width;
-  return fits_grid(count + kPixelThreads) && fits_grid(shape.channels + kColours) &&
+  return fits_grid(count + kPixelThreads) && fits_grid(shape.channels) &&
          fits_grid(shape.batch * ceil_div(count, kPixelThreads));
+}
+
+// Calls f(std::integral_constant<int, kTogether>).
+template <class F>
+void dispatch_together(int64_t channels, F&& f) {
+  if (channels % kColours == 0) return f(std::integral_constant<int, kColours>{});
+  f(std::integral_constant<int, 1>{});
 }
 
 }  // namespace
@@ -27,8 +34,11 @@ cudaError_t launch_normalize(Element image_element, Element element, const MapSh
   const Pixels pixels = pixels_of(shape);
   dispatch_element(image_element, [&](auto in) {
     dispatch_element(element, [&](auto out) {
-      launch_kernel(normalize_kernel<decltype(in), decltype(out)>, shape.batch * pixels.blocks, kPixelThreads, 0,
-                    stream, images, strides, scale, shift, result, pixels);
+      dispatch_together(shape.channels, [&](auto together) {
+        launch_kernel(normalize_kernel<decltype(in), decltype(out), decltype(together)::value>,
+                      shape.batch * pixels.blocks, kPixelThreads, 0, stream, images, strides, scale, shift, result,
+                      pixels);
+      });
     });
   });
   return cudaGetLastError();
@@ -40,8 +50,10 @@ cudaError_t launch_normalize_backward(Element element, const MapShape& shape, co
   if (!fits_pixels(shape)) return cudaErrorInvalidConfiguration;
   const Pixels pixels = pixels_of(shape);
   dispatch_element(element, [&](auto type) {
-    launch_kernel(normalize_backward_kernel<decltype(type)>, shape.batch * pixels.blocks, kPixelThreads, 0, stream,
-                  grad, scale, factor, add, add_strides, result, result_strides, pixels);
+    dispatch_together(shape.channels, [&](auto together) {
+      launch_kernel(normalize_backward_kernel<decltype(type), decltype(together)::value>, shape.batch * pixels.blocks,
+                    kPixelThreads, 0, stream, grad, scale, factor, add, add_strides, result, result_strides, pixels);
+    });
   });
   return cudaGetLastError();
 }

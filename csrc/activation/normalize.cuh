@@ -13,7 +13,7 @@ namespace perceptual_ops {
 
 constexpr int kPixelThreads = 256;
 constexpr int kPixelBlocks = 4;  // an SM
-constexpr int kColours = 4;      // channels whose loads start together
+constexpr int kColours = 3;      // channels whose loads start together, where they come in threes
 
 // Pixels of a sample, all counts under 2^31 (normalize.cu checks): a 64-bit division would be a call that spills.
 struct Pixels {
@@ -42,7 +42,7 @@ template <class In, class Out>
 using NormalizeAccumulator = std::conditional_t<std::is_same_v<In, double>, double, DeviceAccumulator<Out>>;
 
 // Grid: N * blocks, blocks innermost.
-template <class In, class Out>
+template <class In, class Out, int kTogether>
 __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
     normalize_kernel(const In* __restrict__ images,                                                      // (N, C, H, W)
                      const MapStrides strides, const NormalizeAccumulator<In, Out>* __restrict__ scale,  // (C)
@@ -54,14 +54,13 @@ __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
   if (pixel.number >= pixels.count) return;
   const In* from = images + pixel.offset(pixels, strides);
   Out* to = result + pixel.dense_offset(pixels);
-  for (int first = 0; first < pixels.channels; first += kColours) {
-    In values[kColours];
+  for (int first = 0; first < pixels.channels; first += kTogether) {
+    In values[kTogether];
 #pragma unroll
-    for (int k = 0; k < kColours; ++k) values[k] = from[min(first + k, pixels.channels - 1) * strides.c];
+    for (int k = 0; k < kTogether; ++k) values[k] = from[(first + k) * strides.c];
 #pragma unroll
-    for (int k = 0; k < kColours; ++k) {
+    for (int k = 0; k < kTogether; ++k) {
       const int c = first + k;
-      if (c >= pixels.channels) break;
       const Acc value = Acc(widen(values[k])) * scale[c] + shift[c];
       to[c] = narrow<Out>(static_cast<DeviceAccumulator<Out>>(value));
     }
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
 }
 
 // Grid: N * blocks, blocks innermost.
-template <class T>
+template <class T, int kTogether>
 __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
     normalize_backward_kernel(const T* __restrict__ grad,                       // (N, H, W, C)
                               const DeviceAccumulator<T>* __restrict__ scale,   // (C)
@@ -85,19 +84,18 @@ __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
   const Acc* added = add ? add + pixel.offset(pixels, add_strides) : nullptr;
   Acc* to = result + pixel.offset(pixels, result_strides);
   const Acc upstream = factor ? factor[pixel.n] : Acc(1);
-  for (int first = 0; first < pixels.channels; first += kColours) {
-    T values[kColours];
-    Acc others[kColours];
+  for (int first = 0; first < pixels.channels; first += kTogether) {
+    T values[kTogether];
+    Acc others[kTogether];
 #pragma unroll
-    for (int k = 0; k < kColours; ++k) {
-      const int c = min(first + k, pixels.channels - 1);
+    for (int k = 0; k < kTogether; ++k) {
+      const int c = first + k;
       values[k] = from[c];
       others[k] = added ? added[c * add_strides.c] : Acc(0);
     }
 #pragma unroll
-    for (int k = 0; k < kColours; ++k) {
+    for (int k = 0; k < kTogether; ++k) {
       const int c = first + k;
-      if (c >= pixels.channels) break;
       to[c * result_strides.c] = upstream * scale[c] * widen(values[k]) + others[k];
     }
   }

@@ -55,6 +55,7 @@ template <class W, int kWidth, class T, class Acc>
 __device__ __forceinline__ void take_mean(const T* corner, const PoolShape& shape, int channels,
                                           const Acc (&bias)[kWidth], bool relu, Acc (&mean)[kWidth]) {
   const Acc share = Acc(1) / Acc(W::kernel(shape) * W::kernel(shape));
+  const Acc least = relu ? Acc(0) : -Acc(INFINITY);  // no branch, so that all loads start together
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) mean[k] = 0;
 #pragma unroll
@@ -65,7 +66,7 @@ __device__ __forceinline__ void take_mean(const T* corner, const PoolShape& shap
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const Acc value = widen(values[k]) + bias[k];
-        mean[k] += relu && value <= Acc(0) ? Acc(0) : value;
+        mean[k] += value <= least ? least : value;
       }
     }
   }

@@ -1,6 +1,8 @@
 // The geometry of pooling.h on the device, what kernels know of it when they are compiled, and the codes of windows.
 #pragma once
 
+#include <algorithm>
+
 #include "groups.cuh"
 #include "pooling.h"
 
@@ -19,10 +21,12 @@ struct PoolShape {
 };
 
 inline PoolShape pool_shape(const Pooling& pooling, int64_t channels) {
+  // A larger stride than the bordered map finds the same windows.
+  const int64_t farthest = std::max(pooling.height, pooling.width) + 2 * Pooling::kBlurPadding;
   return {static_cast<int>(pooling.height),           static_cast<int>(pooling.width),
           static_cast<int>(pooling.windows_height()), static_cast<int>(pooling.windows_width()),
           static_cast<int>(pooling.out_height()),     static_cast<int>(pooling.out_width()),
-          static_cast<int>(pooling.kernel),           static_cast<int>(pooling.stride),
+          static_cast<int>(pooling.kernel),           static_cast<int>(std::min(pooling.stride, farthest)),
           static_cast<int>(pooling.code_bits()),      pooling.code_bytes(channels)};
 }
 

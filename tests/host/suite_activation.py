@@ -100,9 +100,7 @@ def _normalize_backward_cases(dtypes: list[torch.dtype], shapes: list[Shape]) ->
 
 def _relu_cases(dtypes: list[torch.dtype], maps: list[tuple[Shape, int]]) -> Iterator[Case]:
     for number, (dtype, map_, bias) in enumerate(product(dtypes, maps, BIASES)):
-        yield Case(
-            named("bias_relu", dtype, *map_, bias), partial(cases.bias_relu, dtype, *map_, bias, number % 4 > 0)
-        )
+        yield Case(named("bias_relu", dtype, *map_, bias), partial(cases.bias_relu, dtype, *map_, bias, number % 4 > 0))
     for dtype, map_, terms in product(dtypes, maps, TERMS):
         make = partial(cases.bias_relu_backward, dtype, *map_, terms)
         yield Case(named("bias_relu_backward", dtype, *map_, terms), make)
