@@ -44,10 +44,11 @@ using NormalizeAccumulator = std::conditional_t<std::is_same_v<In, double>, doub
 // Grid: N * blocks, blocks innermost.
 template <class In, class Out, int kTogether>
 __global__ void __launch_bounds__(kPixelThreads, kPixelBlocks)
-    normalize_kernel(const In* __restrict__ images,                                                      // (N, C, H, W)
-                     const MapStrides strides, const NormalizeAccumulator<In, Out>* __restrict__ scale,  // (C)
-                     const NormalizeAccumulator<In, Out>* __restrict__ shift,                            // (C)
-                     Out* __restrict__ result,                                                           // (N, H, W, C)
+    normalize_kernel(const In* __restrict__ images,                            // (N, C, H, W)
+                     const MapStrides strides,                                 // of the images
+                     const NormalizeAccumulator<In, Out>* __restrict__ scale,  // (C)
+                     const NormalizeAccumulator<In, Out>* __restrict__ shift,  // (C)
+                     Out* __restrict__ result,                                 // (N, H, W, C)
                      const Pixels pixels) {
   using Acc = NormalizeAccumulator<In, Out>;
   const Pixel pixel(pixels);

@@ -19,9 +19,9 @@ namespace perceptual_ops {
 template <class T, class W>
 constexpr int kUnpoolBlocks = (sizeof(T) == 8 ? 2 : 3) - (W::kKind == PoolKind::kBlur);  // an SM
 
-// The first of the places `step` apart whose `reach` places from there on hold `place`.
-__device__ __forceinline__ int first_over(int place, int reach, int step) {
-  return place < reach ? 0 : (place - reach) / step + 1;
+// The first of the windows of `size` elements, `step` apart, that covers element `place`.
+__device__ __forceinline__ int first_over(int place, int size, int step) {
+  return place < size ? 0 : (place - size) / step + 1;
 }
 
 // Adds `weight` times kWidth elements.
@@ -60,10 +60,10 @@ __device__ __forceinline__ void gather_filtered(const T* grad, const PoolShape& 
   });
 }
 
-// The gradient of the pooling by kWidth channels of a pixel; `grad` and `codes` of the sample, `grad` from the first
-// channel on.
+// The gradient of the pooling by kWidth channels of a pixel.
 template <class W, int kWidth, class T, class Acc>
-__device__ __forceinline__ void gather(const T* __restrict__ grad, const uint8_t* __restrict__ codes,
+__device__ __forceinline__ void gather(const T* __restrict__ grad,         // of the sample, from the first channel on
+                                       const uint8_t* __restrict__ codes,  // of the sample, (code_bytes), or null
                                        const PoolShape& shape, const Units& units, const Place& place,
                                        Acc (&sum)[kWidth]) {
   const int kernel = W::kernel(shape), step = W::step(shape), channels = units.per_pixel * kWidth;
@@ -121,8 +121,9 @@ __global__ void __launch_bounds__(kActivationThreads, kUnpoolBlocks<T, W>)
       const Place place = Place::of<kWidth>(unit, units);
       const int channels = units.per_pixel * kWidth;
       const T* of_sample = grad + int64_t(n) * shape.out_height * shape.out_width * channels + place.channel;
+      const uint8_t* of_windows = codes ? codes + n * shape.code_bytes : nullptr;
       Acc gradient[kWidth] = {};
-      gather<W>(of_sample, codes + n * shape.code_bytes, shape, units, place, gradient);
+      gather<W>(of_sample, of_windows, shape, units, place, gradient);
       store_elements(x + element, added.passed(gradient, factor, signs >> (part * kWidth), largest));
     }
   }

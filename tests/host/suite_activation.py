@@ -23,7 +23,7 @@ MAPS: list[tuple[Shape, int]] = [
     ((3, 5, 7, 9), 0),
     ((1, 1, 1, 1), 0),
 ]
-SMALL_MAPS: list[tuple[Shape, int]] = [((2, 16, 15, 17), 0), ((2, 8, 7, 6), 1), ((2, 5, 7, 9), 0)]
+SMALL_MAPS: list[tuple[Shape, int]] = [((2, 64, 15, 17), 0), ((2, 8, 7, 6), 1), ((2, 5, 7, 9), 0)]
 # Windows side by side, overlapping, apart, larger than 4 bits can say.
 WINDOWS: list[Window] = [
     ("max", 2, 2),
@@ -49,7 +49,8 @@ POOLED: list[tuple[Shape, int]] = [
     ((2, 5, 7, 9), 0),
     ((1, 8, 6, 6), 0),
 ]
-SMALL_POOLED: list[tuple[Shape, int]] = [((2, 16, 9, 7), 0), ((2, 8, 6, 7), 1), ((2, 5, 7, 9), 0)]
+SMALL_POOLED: list[tuple[Shape, int]] = [((2, 16, 9, 7), 0), ((2, 8, 6, 7), 1), ((2, 5, 7, 7), 0)]
+SIZES: list[Shape] = [(2, 3, 15, 21), (1, 5, 3, 4)]
 BIASES = [None, "narrow", "wide"]
 TERMS = ["", "t", "bfm", "tbfm", "fm"]
 POOL_TERMS = ["", "stm", "bfm", "stbfm", "tf", "sb"]
@@ -64,8 +65,8 @@ WRITTEN = ["nchw", "nhwc", "cropped", "columns outside rows"]
 
 def activation_cases() -> list[Case]:
     return [
-        *_normalize_cases(list(product(DTYPES, DTYPES)), [(2, 3, 15, 21), (1, 5, 3, 4)]),
-        *_normalize_backward_cases(DTYPES, [(2, 3, 15, 21), (1, 5, 3, 4)]),
+        *_normalize_cases(list(product(DTYPES, DTYPES)), SIZES),
+        *_normalize_backward_cases(DTYPES, SIZES),
         *_relu_cases(DTYPES, MAPS),
         *_pool_cases(DTYPES, WINDOWS, POOLED),
         *_pool_cases(DTYPES[2:3], [("blur", 2, 2), ("blur", 2, 1)], [((1, 8, 4, 5), 0), ((1, 5, 5, 4), 0)]),
@@ -75,8 +76,8 @@ def activation_cases() -> list[Case]:
 def small_activation_cases() -> list[Case]:
     dtypes = [torch.float32, torch.bfloat16]
     return [
-        *_normalize_cases([(torch.float32, torch.bfloat16), (torch.float64, torch.float32)], [(2, 3, 15, 21)]),
-        *_normalize_backward_cases(dtypes, [(2, 3, 15, 21)]),
+        *_normalize_cases([(torch.float32, torch.bfloat16), (torch.float64, torch.float32)], SIZES),
+        *_normalize_backward_cases(dtypes, SIZES),
         *_relu_cases(dtypes, SMALL_MAPS),
         *_pool_cases(dtypes, SMALL_WINDOWS, SMALL_POOLED),
         *_pool_cases(dtypes[1:], [("blur", 2, 2)], [((1, 8, 4, 5), 0)]),
