@@ -2,10 +2,10 @@
 // threads apart, so that each access of a warp is one piece of memory.
 //
 // Bound by memory: an element is read once and written once, backward reads it from up to three maps. Targets on every
-// architecture: at most 64 registers, for 4 blocks (1024 threads) an SM, or 80 for 3 of the backward; each thread has
-// 64 bytes of the map under way before it uses the first (backward 32 bytes of each map, 64 in fp64), together 24 to
-// 64 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory: under
-// 100 bytes.
+// architecture: at most 64 registers, for 4 blocks (1024 threads) an SM, of the backward 80 for 3; each thread has 64
+// bytes of the map under way before it uses the first, backward 32 bytes of each map (64 in fp64): together at least 64
+// and 24 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory:
+// under 100 bytes.
 #pragma once
 
 #include "gate.cuh"

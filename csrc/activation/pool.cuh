@@ -4,10 +4,11 @@
 // are its own.
 //
 // Bound by memory: the map is read once, a quarter of it written, and half a byte of codes a window. Windows that
-// overlap meet in the cache: "blur" of 2 x 2 windows at stride 2 asks it for 36 packs where 4 come from memory, about
-// what it can serve in the same time. Targets on every architecture: at most 128 registers, for 2 blocks (512 threads)
-// an SM; each thread has a window under way before it uses the first element, for 2 x 2 windows 64 bytes (256 in
-// fp64): at least 32 KB an SM, where an H200 needs about 25 KB to keep its memory busy. No shared memory.
+// overlap meet in the cache: "blur" of 2 x 2 windows at stride 2 asks it for 36 packs where 4 come from memory, by its
+// width about what it serves in the same time. Targets on every architecture: at most 128 registers, for 2 blocks (512
+// threads) an SM, of "blur" in fp64 255 for 1; each thread has the elements of a small window under way together, of
+// 2 x 2 64 bytes in 16 bits, 128 in fp32: at least 32 KB an SM, where an H200 needs about 25 KB to keep its memory
+// busy, some of it for writing. No shared memory.
 #pragma once
 
 #include "window.cuh"

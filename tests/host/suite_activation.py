@@ -30,6 +30,7 @@ WINDOWS: list[Window] = [
     ("max", 3, 2),
     ("max", 3, 1),
     ("max", 2, 3),
+    ("max", 2, 2**40),
     ("max", 4, 3),
     ("max", 1, 1),
     ("average", 2, 2),
