@@ -49,7 +49,8 @@ Tensor dense_samples(const Tensor& x, Layout layout) {
 Tensor empty_like_in(const Tensor& x, ScalarType dtype) {
   using torch::stable::detail::from;
   const std::nullopt_t none = std::nullopt;
-  std::array<StableIValue, 6> stack{from(x), from(std::optional(dtype)), from(none), from(none), from(none), from(none)};
+  std::array<StableIValue, 6> stack{from(x),   from(std::optional(dtype)), from(none), from(none), from(none),
+                                    from(none)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
