@@ -84,6 +84,16 @@ TARGETS = {
     "narrow_kernel<*": Target(threads=128, blocks=12),
     "feature_loss_kernel<*": Target(threads=256, blocks=2),
     "total_variation_kernel<*": Target(threads=256, blocks=2),
+    "normalize_*": Target(threads=256, blocks=4),
+    "bias_relu_kernel<*": Target(threads=256, blocks=4),
+    "bias_relu_backward_kernel<*": Target(threads=256, blocks=3),
+    "pool_kernel<*": Target(threads=256, blocks=2),
+    "blur_kernel<double*": Target(threads=256, blocks=1),
+    "blur_kernel<*": Target(threads=256, blocks=2),
+    "pool_backward_kernel<double*Kind)2*": Target(threads=256, blocks=1),
+    "pool_backward_kernel<*Kind)2*": Target(threads=256, blocks=2),
+    "pool_backward_kernel<double*": Target(threads=256, blocks=2),
+    "pool_backward_kernel<*": Target(threads=256, blocks=3),
 }
 
 

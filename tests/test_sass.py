@@ -24,6 +24,14 @@ EXPECTED = [
     Expected("feature_loss_kernel<*Wanted)0*", anywhere=("LDG.128",)),
     Expected("feature_loss_kernel<*", anywhere=("LDG.128", "STG.128")),
     Expected("total_variation_kernel<*", anywhere=("LDG", "STG")),
+    Expected("normalize_*kernel<*", anywhere=("LDG", "STG")),
+    # Activations by groups of eight channels, and by single elements.
+    Expected("bias_relu_*kernel<*, 8>", anywhere=("LDG.128", "STG.128")),
+    Expected("bias_relu_*kernel<*, 1>", anywhere=("LDG", "STG")),
+    Expected("pool_*kernel<*, 8, Window<*", anywhere=("LDG.128", "STG.128")),
+    Expected("pool_*kernel<*, 1, Window<*", anywhere=("LDG", "STG")),
+    Expected("blur_kernel<*, 8, Window<*", anywhere=("LDG.128", "STG.128")),
+    Expected("blur_kernel<*, 1, Window<*", anywhere=("LDG", "STG")),
 ]
 
 

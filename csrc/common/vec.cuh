@@ -34,6 +34,18 @@ __device__ __forceinline__ Pack<T, kWidth> load_pack(const T* from) {
   return pack;
 }
 
+// The same of data that this launch also writes, each pack by the thread that reads it.
+template <class T, int kWidth = kPackWidth<T>>
+__device__ __forceinline__ Pack<T, kWidth> load_own_pack(const T* from) {
+  Pack<T, kWidth> pack;
+  if constexpr (kWidth == 1) {
+    pack.values[0] = *from;
+  } else {
+    *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+  }
+  return pack;
+}
+
 template <class T, int kWidth>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, kWidth>& pack) {
   if constexpr (kWidth == 1) {

@@ -28,3 +28,7 @@ class Case:
 
     name: str
     make: Callable[[], tuple[Launch, Check]]
+
+
+def named(launcher: str, *parts: object) -> str:
+    return " ".join([launcher, *(str(part).removeprefix("torch.") for part in parts)])

@@ -15,6 +15,14 @@ from host.build import ROOT, build
 CSRC = ROOT / "csrc"
 # The launchers of each room, by the first words of their cases.
 ROOMS = {
+    "activation": (
+        "normalize",
+        "normalize_backward",
+        "bias_relu",
+        "bias_relu_backward",
+        "bias_relu_pool",
+        "bias_relu_pool_backward",
+    ),
     "gram": ("gram", "style", "symmetrise", "gram_gradient"),
     "feature_loss": ("feature_loss", "feature_loss_gradient", "feature_loss_with_gradient"),
     "total_variation": ("total_variation", "total_variation_gradient", "total_variation_with_gradient"),

@@ -10,8 +10,9 @@ import torch
 from maps import DTYPES
 
 from host import cases_gram, cases_pointwise
-from host.cases import DISTANCES, Case
+from host.cases import DISTANCES, Case, named
 from host.cases_pointwise import WANTED, Layer
+from host.suite_activation import activation_cases, small_activation_cases
 
 Shape = tuple[int, ...]
 Layers = tuple[int, list[Layer]]
@@ -87,6 +88,7 @@ def all_cases() -> list[Case]:
         *_feature_cases(DTYPES, ["huber"], LONG_LAYERS),
         *_special_cases(DTYPES),
         *_variation_cases(DTYPES, IMAGES),
+        *activation_cases(),
     ]
 
 
@@ -101,27 +103,24 @@ def small_cases() -> list[Case]:
         *_feature_cases(dtypes, ["mse", "huber"], SMALL_LAYERS),
         *_special_cases(dtypes),
         *_variation_cases(dtypes, SMALL_IMAGES),
+        *small_activation_cases(),
     ]
-
-
-def _name(launcher: str, *parts: object) -> str:
-    return " ".join([launcher, *(str(part).removeprefix("torch.") for part in parts)])
 
 
 def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
     for key in product(dtypes, layouts, inputs):
-        yield Case(_name("gram", *key), partial(cases_gram.gram, *key))
+        yield Case(named("gram", *key), partial(cases_gram.gram, *key))
 
 
 def long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> Iterator[Case]:
     for dtype, layout in product(dtypes, layouts):
         make = partial(cases_gram.gram_of_long_sums, dtype, layout, pixels)
-        yield Case(_name("gram", dtype, layout, pixels), make)
+        yield Case(named("gram", dtype, layout, pixels), make)
 
 
 def _infinite_cases(dtypes: list[torch.dtype], layouts: list[str]) -> Iterator[Case]:
     for key in product(dtypes, layouts):
-        yield Case(_name("gram", *key, "infinity"), partial(cases_gram.gram_of_infinity, *key))
+        yield Case(named("gram", *key, "infinity"), partial(cases_gram.gram_of_infinity, *key))
 
 
 def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: list[Shape]) -> Iterator[Case]:
@@ -129,14 +128,14 @@ def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: lis
         layout = LAYOUTS[number % 2]
         target_batch = shapes[0][0] if number % 3 else 1
         key = (dtype, layout, distance, shapes, target_batch)
-        yield Case(_name("style", *key), partial(cases_gram.style, *key))
+        yield Case(named("style", *key), partial(cases_gram.style, *key))
     key = (dtypes[-1], "nchw", "mse", many, 1)
-    yield Case(_name("style", dtypes[-1], "many layers"), partial(cases_gram.style, *key))
+    yield Case(named("style", dtypes[-1], "many layers"), partial(cases_gram.style, *key))
 
 
 def _symmetrise_cases(dtypes: list[torch.dtype], matrices: list[tuple[int, int]]) -> Iterator[Case]:
     for dtype, matrix in product(dtypes, matrices):
-        yield Case(_name("symmetrise", dtype, *matrix), partial(cases_gram.symmetrise, dtype, *matrix))
+        yield Case(named("symmetrise", dtype, *matrix), partial(cases_gram.symmetrise, dtype, *matrix))
 
 
 def _gradient_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
@@ -144,17 +143,17 @@ def _gradient_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[
     for number, key in enumerate(product(dtypes, layouts, inputs)):
         content = distances[number % 5]
         target_batch = key[2][0][0] if number % 2 else 1
-        name = _name("gram_gradient", *key, content, target_batch)
+        name = named("gram_gradient", *key, content, target_batch)
         yield Case(name, partial(cases_gram.gram_gradient, *key, number % 3 > 0, content, target_batch))
     many = [(1, 8 + number % 3, 3, 5) for number in range(18)]
     key = (dtypes[-1], "nchw", many, True, "mse", 1)
-    yield Case(_name("gram_gradient", dtypes[-1], "many layers"), partial(cases_gram.gram_gradient, *key))
+    yield Case(named("gram_gradient", dtypes[-1], "many layers"), partial(cases_gram.gram_gradient, *key))
 
 
 def _feature_cases(dtypes: list[torch.dtype], distances: list[str], inputs: list[Layers]) -> Iterator[Case]:
     for number, key in enumerate(product(dtypes, distances, WANTED, inputs)):
         dtype, distance, wanted, (batch, layers) = key
-        name = _name(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
+        name = named(f"feature_loss{WANTED[wanted]}", dtype, distance, batch, *layers[:5])
         make = partial(cases_pointwise.feature_loss, dtype, distance, wanted, batch, layers)
         yield Case(name, partial(make, upstream=number % 2 == 0))
 
@@ -162,7 +161,7 @@ def _feature_cases(dtypes: list[torch.dtype], distances: list[str], inputs: list
 def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator[Case]:
     for number, key in enumerate(product(dtypes, VARIATIONS, WANTED, ["nchw", "nhwc"], images)):
         dtype, kind, wanted, layout, image = key
-        name = _name(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
+        name = named(f"total_variation{WANTED[wanted]}", dtype, kind, layout, *image)
         make = partial(cases_pointwise.total_variation, dtype, kind, wanted, layout, *image)
         yield Case(name, partial(make, upstream=number % 3 > 0))
 
@@ -170,7 +169,7 @@ def _variation_cases(dtypes: list[torch.dtype], images: list[Image]) -> Iterator
 def _special_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
     for dtype, distance in product(dtypes, DISTANCES):
         make = partial(cases_pointwise.feature_loss_of_nan, dtype, distance)
-        yield Case(_name("feature_loss", dtype, distance, "nan"), make)
+        yield Case(named("feature_loss", dtype, distance, "nan"), make)
     for dtype, kind, number in product(dtypes, VARIATIONS, [torch.nan, torch.inf]):
         make = partial(cases_pointwise.total_variation_of, number, dtype, kind)
-        yield Case(_name("total_variation", dtype, kind, number), make)
+        yield Case(named("total_variation", dtype, kind, number), make)

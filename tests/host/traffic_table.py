@@ -6,8 +6,10 @@ from math import prod
 from types import ModuleType
 
 import torch
+from maps import LAYOUTS, random_map
 
-from host import cases_gram, cases_pointwise
+from host import cases_activation, cases_gram, cases_pointwise
+from host.cases_activation import Window
 from host.memory import element
 from host.traffic import HEAD, Bytes, Row, Shapes
 from host.worker import Launch
@@ -65,6 +67,42 @@ def feature_loss(wanted: str, dtype: torch.dtype, layout: str, shapes: Shapes) -
 def variation(wanted: str, dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:
     return cases_pointwise.total_variation(dtype, "l1", wanted, layout, shapes[0], 0, 0, True)[0]
 
+
+def relu_bytes(shapes: Shapes, size: int, *names: str) -> Bytes:
+    """Maps that are read or written, and the bits of one."""
+    return {**{name: maps(shapes, size) for name in names}, "signs": maps(shapes, 1) // 8}
+
+
+def pool_bytes(shapes: Shapes, size: int, window: Window, covered: bool) -> Bytes:
+    """The map, or what of it the windows cover, the pooled map, and four bits a window."""
+    kind, kernel, stride = window
+    (batch, channels, *sides), step = shapes[0], 1 if kind == "blur" else stride
+    windows = [(side - kernel) // step + 1 for side in sides]
+    pooled = [(count + 1) // stride + 1 for count in windows] if kind == "blur" else windows
+    seen = [(count - 1) * step + kernel for count in windows] if covered else sides
+    codes = {} if kind == "average" else {"codes": batch * channels * prod(windows) // 2}
+    planes = batch * channels * size
+    return {"x": planes * prod(seen), "pooled" if covered else "grad": planes * prod(pooled), **codes}
+
+
+def normalize(dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:
+    return cases_activation.normalize(
+        torch.float32, dtype, LAYOUTS[layout](random_map(shapes[0], torch.float32, "cpu"))
+    )[0]
+
+
+def normalize_backward(dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:
+    images = LAYOUTS[layout](random_map(shapes[0], torch.float32, "cpu"))
+    return cases_activation.normalize_backward(dtype, images, images.clone(), True)[0]
+
+
+# Poolings, and what their gradient adds, as cases_activation.Terms names it.
+POOLINGS: list[tuple[Window, str]] = [
+    (("max", 2, 2), "s"),
+    (("max", 3, 2), "stbfm"),
+    (("average", 2, 2), "sb"),
+    (("blur", 2, 2), "s"),
+]
 
 ROWS = [
     Row(
@@ -156,5 +194,90 @@ ROWS = [
             ("gradient", ("x", "dx"), ("grad",)),
             ("both", ("x", "dx"), ("values", "grad")),
         ]
+    ],
+    Row(
+        "normalize",
+        normalize,
+        lambda shapes, size: {
+            "images": maps(shapes, FP32),
+            "result": maps(shapes, size),
+            **{name: FP32 * shapes[0][1] for name in ("scale", "shift")},
+        },
+        (("image",),),
+        dtypes=DTYPES,
+        layouts=BOTH,
+    ),
+    Row(
+        "normalize_backward",
+        normalize_backward,
+        lambda shapes, size: {
+            "grad": maps(shapes, size),
+            **{name: maps(shapes, FP32) for name in ("add", "result")},
+            "scale": FP32 * shapes[0][1],
+            **numbers(shapes, "factor"),
+        },
+        (("image",),),
+        dtypes=DTYPES,
+        layouts=BOTH,
+    ),
+    Row(
+        "bias_relu",
+        lambda dtype, layout, shapes: cases_activation.bias_relu(dtype, shapes[0], 0, "narrow", True)[0],
+        lambda shapes, size: {**relu_bytes(shapes, size, "x"), "bias": size * shapes[0][1]},
+        (("relu1_2",), ("relu4_3",)),
+        dtypes=DTYPES,
+        layouts=("nhwc",),
+    ),
+    *[
+        Row(
+            "bias_relu_backward",
+            lambda dtype, layout, shapes, terms=terms: cases_activation.bias_relu_backward(dtype, shapes[0], 0, terms)[
+                0
+            ],
+            lambda shapes, size, buffers=buffers: {
+                **relu_bytes(shapes, size, "grad", *buffers),
+                **(numbers(shapes, "factor", "maxima") if buffers else {}),
+            },
+            (("relu1_2",), ("relu4_3",)),
+            dtypes=DTYPES,
+            layouts=("nhwc",),
+            variant=variant,
+        )
+        for variant, terms, buffers in [("alone", "", ()), ("with_all", "tbfm", ("tap", "below"))]
+    ],
+    *[
+        Row(
+            "bias_relu_pool",
+            lambda dtype, layout, shapes, window=window: cases_activation.bias_relu_pool(
+                dtype, window, shapes[0], 0, "narrow", True, True
+            )[0],
+            lambda shapes, size, window=window: {
+                **pool_bytes(shapes, size, window, covered=True),
+                "bias": size * shapes[0][1],
+            },
+            (("relu1_2",),),
+            dtypes=DTYPES,
+            layouts=("nhwc",),
+            variant="{}{}s{}".format(*window),
+        )
+        for window, _ in POOLINGS
+    ],
+    *[
+        Row(
+            "bias_relu_pool_backward",
+            lambda dtype, layout, shapes, window=window, terms=terms: cases_activation.bias_relu_pool_backward(
+                dtype, window, shapes[0], 0, terms
+            )[0],
+            lambda shapes, size, window=window, terms=terms: {
+                **pool_bytes(shapes, size, window, covered=False),
+                **relu_bytes(shapes, size, *(["below"] if "b" in terms else [])),
+                **(numbers(shapes, "factor", "maxima") if "f" in terms else {}),
+            },
+            (("relu1_2",),),
+            dtypes=DTYPES,
+            layouts=("nhwc",),
+            variant="{}{}s{}".format(*window),
+        )
+        for window, terms in POOLINGS
     ],
 ]

@@ -65,12 +65,16 @@ class Arguments {
     return add(name, count * type.itemsize(), type).memory->data();
   }
 
-  // Room for `count` elements of the maps, and of 32-bit words, garbage so far.
+  // Room for `count` elements of the maps, of 32-bit words, and of bytes, garbage so far.
   void* elements(const char* name, int64_t count) {
     return add(name, count * element_size(), py::dtype(element_size() == 2 ? "int16" : "float32")).memory->data();
   }
   void* words(const char* name, int64_t count) {
     return add(name, count * sizeof(uint32_t), py::dtype("uint32")).memory->data();
+  }
+
+  uint8_t* bytes(const char* name, int64_t count) {
+    return reinterpret_cast<uint8_t*>(add(name, count, py::dtype("uint8")).memory->data());
   }
 
   // Zeros, to be counted up.

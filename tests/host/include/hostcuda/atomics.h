@@ -1,6 +1,8 @@
 // What blocks of one launch say to each other.
 #pragma once
 
+#include <algorithm>
+
 #include "sanitizers.h"
 
 // Blocks run one after the other and threads take turns, so that nothing comes between the read and the write. As in
@@ -11,6 +13,16 @@ inline unsigned atomicAdd(unsigned* address, unsigned value) {
   hostcuda::Quiet quiet;
   const unsigned before = *address;
   *address = before + value;
+  return before;
+}
+
+template <class Number>
+Number atomicMax(Number* address, Number value) {
+  hostcuda::release(address);
+  hostcuda::acquire(address);
+  hostcuda::Quiet quiet;
+  const Number before = *address;
+  *address = std::max(before, value);
   return before;
 }
 

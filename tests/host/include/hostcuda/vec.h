@@ -16,6 +16,11 @@ Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place
   return pack;
 }
 
+template <class T, int kWidth = kPackWidth<T>>
+Pack<T, kWidth> load_own_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
+  return load_pack<T, kWidth>(from, place);
+}
+
 template <class T, int kWidth>
 void store_pack(T* to, const Pack<T, kWidth>& pack, hostcuda::Place place = hostcuda::Place::current()) {
   hostcuda::check_global("store_pack", to, place);
