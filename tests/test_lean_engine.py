@@ -262,9 +262,9 @@ def test_target_passes_stop_at_their_deepest_layer(monkeypatch: pytest.MonkeyPat
     ran: list[tuple[str, bool]] = []
     genuine = trunk.run_stage
 
-    def spy(stage, weights, x, features, taps, keep):  # type: ignore[no-untyped-def]
+    def spy(stage, frozen, x, held, taps, tap, keep):  # type: ignore[no-untyped-def]
         ran.append((stage.conv.name, keep))
-        return genuine(stage, weights, x, features, taps, keep)
+        return genuine(stage, frozen, x, held, taps, tap, keep)
 
     monkeypatch.setattr(trunk, "run_stage", spy)
     criterion = make(content_layers=["relu1_1"], style_layers=["relu2_1"])

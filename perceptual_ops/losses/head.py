@@ -1,4 +1,4 @@
-"""Values and tap gradients of the features of one chunk."""
+"""Values and gradients by the features of one chunk, layer by layer as the trunk makes them."""
 
 from __future__ import annotations
 
@@ -7,134 +7,143 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks as checks
 from ..networks.gradient_scale import GradientScale
 from .terms import Part, Terms
 
 operators = torch.ops.perceptual_ops
 
 
-class ContentGradients:
-    """`TapGradients` of a content loss by each layer (n, C, H, W), made with the values; given out once.
+class LayerGradients:
+    """`TapGradients` that were made before, each given out once.
 
     Args:
-        gradients: By layer, times `made_with`.
-        bounds: By layer, at least the largest unscaled magnitude (n); fp16 only.
-        made_with: The scale (n) they were made with; fp16 only.
+        like: (n), in the accumulation dtype.
+        scaled: Whether they are scaled by powers of two, in fp16.
     """
 
-    def __init__(self, gradients: dict[str, Tensor], bounds: dict[str, Tensor], made_with: Tensor | None) -> None:
-        self._gradients, self._bounds, self._made_with = gradients, bounds, made_with
-        self.scale = None if made_with is None else GradientScale(made_with)
+    def __init__(self, like: Tensor, scaled: bool) -> None:
+        self.scale = GradientScale(like) if scaled else None
+        self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
-    def __contains__(self, layer: str) -> bool:
-        return layer in self._gradients
-
-    def negated(self) -> ContentGradients:
-        """The gradients by the target: a distance depends on x - y alone."""
-        negated = {layer: -gradient for layer, gradient in self._gradients.items()}
-        return ContentGradients(negated, self._bounds, self._made_with)
+    def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
+        """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n)."""
+        self._made[layer] = gradient, scale, bound
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
-        gradient = self._gradients.pop(layer)
-        if scale is not None and self._made_with is not None:
-            gradient.mul_((scale / self._made_with).view(-1, 1, 1, 1))
+        gradient, made_with, _ = self._made.pop(layer)
+        if scale is not None and made_with is not None:
+            gradient.mul_((scale / made_with).view(-1, 1, 1, 1))
         return gradient
 
     def bound(self, layer: str) -> Tensor:
-        return self._bounds[layer]
+        bound = self._made[layer][2]
+        assert bound is not None, "bounds are for scaled gradients"
+        return bound
 
 
 class Head:
-    """The loss of one chunk by its features, and its `TapGradients`.
+    """The loss of one chunk, made of each tapped map when the trunk has it.
 
-    Values come first, all layers in one call: the Grams are then gone, and what the style gradient needs is a matrix a
-    layer. The content gradient is made with its value, in one pass over both maps, so that the target is gone too.
+    Its gradient by a map is made at once too: the map is then gone, and the gradient waits in its place.
 
     Args:
         terms: What the loss is made of.
-        features: Layer -> (n, C, H, W). Taken over: a layer is dropped when its gradient was made.
-        contents: Targets of the content layers, (n or 1, C, H, W). Taken over.
+        like: A tensor of the chunk's batch, dtype and device.
+        contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
-        gradient: Whether gradients are to follow.
+        by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
 
     Attributes:
-        loss: The weighted sum of both parts (n).
-        values: The terms (T, n) in the order of `Terms.names`.
-        contents: The content part of the gradients.
-        scale: Of the gradients, in fp16.
+        by_output, by_target: The gradients.
     """
 
     def __init__(
-        self, terms: Terms, features: dict[str, Tensor], contents: list[Tensor], grams: Sequence[Tensor], gradient: bool
-    ) -> None:
-        self._features = features
-        self._slopes: dict[str, Tensor] = {}
-        self._parts: list[tuple[Tensor, Tensor]] = []  # weighted (n), of each layer (L, n)
-        self.contents = ContentGradients({}, {}, None)
-        first = next(iter(features.values()))
-        self._upstream = first.new_ones(first.shape[0], dtype=checks.accumulator_dtype(first))
-        self.scale = GradientScale(self._upstream) if gradient and first.dtype == torch.float16 else None
-        if terms.content.layers:
-            self._meet_contents(terms.content, contents, gradient)
-        if terms.style.layers:
-            self._meet_grams(terms.style, terms.gram_normalize, grams)
-        self.loss = torch.stack([loss for loss, _ in self._parts]).sum(0)
-        self.values = torch.cat([torch.cat([loss.unsqueeze(0), values]) for loss, values in self._parts])
+        self, terms: Terms, like: Tensor, contents: list[Tensor], grams: Sequence[Tensor], by_output: bool,
+        by_target: bool,
+    ) -> None:  # fmt: skip
+        self._terms = terms
+        self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=bool(contents)))
+        contents.clear()
+        self._grams = dict(zip(terms.style.layers, grams, strict=True))
+        self._values: dict[tuple[str, str], Tensor] = {}
+        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self._ones = like.new_ones(like.shape[0], dtype=wide)
+        self._scaled = like.dtype == torch.float16
+        self._wants_output, self._wants_target = by_output, by_target
+        self.by_output, self.by_target = (LayerGradients(self._ones, self._scaled) for _ in range(2))
 
-    def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
-        x, slopes = self._features.pop(layer), self._slopes.pop(layer, None)
-        content = self.contents.gradient(layer, scale) if layer in self.contents else None
-        if slopes is None:
-            assert content is not None
-            return content
-        (style,) = operators.style_loss_backward(self._upstream if scale is None else scale, [x], [slopes])
-        return style if content is None else style.add_(content)
+    def values(self) -> list[Tensor]:
+        """The unweighted value (n) of each layer, content before style."""
+        terms = self._terms
+        content = [self._values["content", layer] for layer in terms.content.layers]
+        return content + [self._values["style", layer] for layer in terms.style.layers]
 
-    def bound(self, layer: str) -> Tensor:
-        bound = self.contents.bound(layer) if layer in self.contents else torch.zeros_like(self._upstream)
-        if layer in self._slopes:
-            bound = bound + self._slopes[layer].abs().sum(2).amax(1) * _largest(self._features[layer])
-        return bound
+    def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
+        """A `Tap`: takes a map in, and has no more use for it."""
+        gradient = bound = scale = slopes = None
+        target = self._contents.pop(layer, None)
+        if layer in self._grams:
+            slopes = self._meet_gram(layer, x)
+        if self._scaled and (self._wants_output or self._wants_target):
+            bound, scale = self._bound(layer, x, target, slopes)
+        if target is not None:
+            gradient = self._meet_content(layer, x, target.to(x.dtype), scale, bound)
+            del target
+        if slopes is not None and self._wants_output:
+            (by_style,) = operators.style_loss_backward(self._ones if scale is None else scale, [x], [slopes])
+            gradient = by_style if gradient is None else by_style.add_(gradient)
+        if gradient is not None and self._wants_output:
+            self.by_output.put(layer, gradient, scale, bound)
+        return False
 
-    def _meet_contents(self, part: Part, contents: list[Tensor], gradient: bool) -> None:
-        maps = [self._features[layer] for layer in part.layers]
-        targets = [contents.pop(0).to(x.dtype) for x in maps]
-        arguments = (maps, targets, list(part.weights), part.distance, part.parameter)
-        if gradient:
-            bounds, made_with = self._content_scale(part, maps, targets) if self.scale else ({}, None)
-            loss, values, gradients = operators.feature_loss_with_gradient(*arguments, made_with)
-            self.contents = ContentGradients(dict(zip(part.layers, gradients, strict=True)), bounds, made_with)
-        else:
-            loss, values = operators.feature_loss(*arguments)
-        self._parts.append((loss, values))
+    def _meet_gram(self, layer: str, x: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, C)
+        """The style value, and the slope of the loss by the map's Gram."""
+        part = self._terms.style
+        _, values, (slopes,) = operators.style_loss(
+            [x], [self._grams[layer].to(self._ones.dtype)], [_weight(part, layer)], self._terms.gram_normalize,
+            part.distance, part.parameter,
+        )  # fmt: skip
+        self._values["style", layer] = values[0]
+        return slopes
 
-    def _content_scale(
-        self, part: Part, maps: list[Tensor], targets: list[Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:  # (n) each, (n)
-        bounds = [_content_bound(x, y, weight, part) for x, y, weight in zip(maps, targets, part.weights, strict=True)]
-        chosen = GradientScale(self._upstream)
-        chosen.choose([torch.stack(bounds).amax(0)], 1.0, 1.0, first=True)
-        return dict(zip(part.layers, bounds, strict=True)), chosen.current
+    def _meet_content(
+        self, layer: str, x: Tensor, target: Tensor, scale: Tensor | None, bound: Tensor | None
+    ) -> Tensor | None:  # (n, C, H, W), (n or 1, C, H, W), (n), (n) -> (n, C, H, W)
+        """The content value, and its gradient in the same pass where one is wanted."""
+        part = self._terms.content
+        arguments = ([x], [target], [_weight(part, layer)], part.distance, part.parameter)
+        if not self._wants_output and not self._wants_target:
+            self._values["content", layer] = operators.feature_loss(*arguments)[1][0]
+            return None
+        _, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)
+        self._values["content", layer] = values[0]
+        if self._wants_target:  # a distance depends on x - y alone
+            self.by_target.put(layer, -gradient, scale, bound)
+        return gradient
 
-    def _meet_grams(self, part: Part, normalize: str, grams: Sequence[Tensor]) -> None:
-        maps = [self._features[layer] for layer in part.layers]
-        targets = [gram.to(self._upstream.dtype) for gram in grams]
-        loss, values, slopes = operators.style_loss(
-            maps, targets, list(part.weights), normalize, part.distance, part.parameter
-        )
-        self._slopes = dict(zip(part.layers, slopes, strict=True))
-        self._parts.append((loss, values))
+    def _bound(
+        self, layer: str, x: Tensor, target: Tensor | None, slopes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:  # (n), (n)
+        """At least the largest magnitude of the layer's gradient, and a scale for it."""
+        largest = _largest(x)
+        bound = torch.zeros_like(self._ones)
+        if slopes is not None:
+            bound = slopes.abs().sum(2).amax(1) * largest
+        if target is not None:
+            part = self._terms.content
+            share = abs(_weight(part, layer)) * (1.0 if part.distance == "sse" else 1 / x[0].numel())
+            if part.distance in ("mse", "sse"):
+                bound = bound + 2 * share * (largest + _largest(target))
+            else:
+                bound = bound + share * (part.parameter if part.distance == "huber" else 1.0)
+        scale = GradientScale(self._ones)
+        scale.choose([bound], 1.0, 1.0, first=True)
+        return bound, scale.current
+
+
+def _weight(part: Part, layer: str) -> float:
+    return part.weights[part.layers.index(layer)]
 
 
 def _largest(x: Tensor) -> Tensor:  # (n, C, H, W) -> (n) fp32
     return torch.linalg.vector_norm(x, torch.inf, dim=(1, 2, 3), dtype=torch.float32)
-
-
-def _content_bound(x: Tensor, y: Tensor, weight: float, part: Part) -> Tensor:  # (n or 1, C, H, W) -> (n)
-    """At least the largest magnitude of weight * scale * d'(x - y)."""
-    share = abs(weight) * (1.0 if part.distance == "sse" else 1 / x[0].numel())
-    if part.distance in ("mse", "sse"):
-        return 2 * share * (_largest(x) + _largest(y))
-    slope = part.parameter if part.distance == "huber" else 1.0
-    return x.new_full((x.shape[0],), share * slope, dtype=torch.float32)

@@ -50,10 +50,14 @@ class Entry:
         size = self.chunk_size or default_chunk_size(images.shape[2], images.shape[3], self.dtype, images.device.type)
         return chunks(images.shape[0], size)
 
-    def forward(self, images: Tensor, layers: Sequence[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
-        """Features of a chunk of images (n, 3, H, W)."""
-        x = operators.normalize_images(images, self.scale.flatten(), self.shift.flatten(), self.dtype)
-        return trunk_of(self.trunk).forward(x, layers, keep)
+    def normalized(self, images: Tensor) -> Tensor:
+        """A chunk of images (n, 3, H, W) as the trunk takes them."""
+        return operators.normalize_images(images, self.scale.flatten(), self.shift.flatten(), self.dtype)
+
+    def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
+        """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
+        found, tape = trunk_of(self.trunk).features(self.normalized(images), layers, keep)
+        return [found[layer] for layer in layers], tape
 
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
         """The gradient (n, 3, H, W) by a chunk of images, plus another one."""
@@ -82,10 +86,7 @@ def trunk_features(
     """Features (N, C, H', W') of each of the layers, by a pass that keeps nothing else."""
     entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layers.split()
     with _by_hand(images):
-        parts = []
-        for rows in entry.chunks(images):
-            features, _ = entry.forward(images[rows], names, keep=False)
-            parts.append([features[name] for name in names])
+        parts = [entry.features(images[rows], names)[0] for rows in entry.chunks(images)]
         return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
 
@@ -137,22 +138,19 @@ def perceptual_loss(
     by_target = _gradient_like(output if target is None else target, entry.wide, target_gradient)
     found = []
     with _by_hand(output):
-        shared = None
-        if target is not None and target.shape[0] == 1 and output.shape[0] > 1 and not target_gradient:
-            features, _ = entry.forward(target, terms.content.layers, keep=False)
-            shared = [features[layer] for layer in terms.content.layers]
+        if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
+            (contents, _), target = entry.features(target, terms.content.layers), None
         for rows in entry.chunks(output):
-            own = None if target is None or shared else target[rows]
-            *numbers, of_output, of_target = _chunk_loss(
-                entry, terms, output[rows], own, list(shared or rows_of(contents, rows)), rows_of(grams, rows),
-                output_gradient, target_gradient,
-            )  # fmt: skip
-            found.append(numbers)
-            if of_output is not None:
-                by_output[rows] = of_output
-            if of_target is not None:
-                by_target[rows] = of_target
-        loss, values = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
+            chunk = _Chunk(
+                entry,
+                terms,
+                output[rows],
+                None if target is None else target[rows],
+                by_output[rows] if output_gradient else None,
+                by_target[rows] if target_gradient else None,
+            )
+            found.append(chunk.run(rows_of(contents, rows), rows_of(grams, rows)))
+        loss, values = _summed(terms, torch.cat(found, dim=1))
     return loss, values, by_output, by_target
 
 
@@ -175,44 +173,73 @@ def _gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
 
 
-def _chunk_loss(
-    entry: Entry,
-    terms: Terms,
-    output: Tensor,  # (n, 3, H, W)
-    target: Tensor | None,  # (n, 3, H, W)
-    contents: list[Tensor],  # K x (n or 1, C, H', W'), in place of the target; taken over
-    grams: list[Tensor],  # S x (n or 1, C, C)
-    wants_output: bool,
-    wants_target: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # (n), (T, n), like output, like target
-    """A chunk on its way: target, output, head, and back."""
-    by_output = by_target = target_tape = None
-    if target is not None:
-        targets, target_tape = entry.forward(target, terms.content.layers, keep=wants_target)
-        contents = [targets.pop(layer) for layer in terms.content.layers]
-    features, tape = entry.forward(output, terms.layers, keep=wants_output)
-    head = Head(terms, features, contents, grams, wants_output or wants_target)
-    if target is not None and target_tape is not None and wants_target:
-        by_target = entry.backward(target_tape, head.contents.negated(), target, None)
-    loss, values = head.loss, head.values
-    variation, by_variation = _variation(terms.variation, output, entry.wide, wants_output)
-    if variation is not None:
-        loss, values = loss + variation, torch.cat([values, variation.unsqueeze(0)])
-    if wants_output:
-        by_output = entry.backward(tape, head, output, by_variation)
-    return loss, values, by_output, by_target
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk of samples; gradients are written where they are wanted."""
+
+    entry: Entry
+    terms: Terms
+    output: Tensor  # (n, 3, H, W)
+    target: Tensor | None  # (n, 3, H, W)
+    by_output: Tensor | None  # (n, 3, H, W)
+    by_target: Tensor | None  # (n, 3, H, W)
+
+    def run(self, contents: list[Tensor], grams: list[Tensor]) -> Tensor:
+        """The unweighted values (L, n) of each layer, then of the total variation.
+
+        Args:
+            contents: K x (n or 1, C, H', W'), in place of the target; taken over.
+            grams: S x (n or 1, C, C).
+        """
+        entry, terms, target_tape = self.entry, self.terms, None
+        if self.target is not None:
+            contents, target_tape = entry.features(self.target, terms.content.layers, self.by_target is not None)
+        x = entry.normalized(self.output)
+        head = Head(terms, x, contents, grams, self.by_output is not None, self.by_target is not None)
+        tape = trunk_of(entry.trunk).forward(x, terms.layers, head.meet, self.by_output is not None)
+        del x
+        if self.target is not None and self.by_target is not None and target_tape is not None:
+            self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, None))
+        values = head.values()
+        variation, by_variation = self._variation()
+        if variation is not None:
+            values.append(variation)
+        if self.by_output is not None:
+            self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_variation))
+        return torch.stack(values)
+
+    def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
+        """The total variation, where it is part of the loss, and its weighted gradient."""
+        weight, dtype = self.terms.variation, self.entry.wide
+        if not weight:
+            return None, None
+        if self.by_output is None:
+            return operators.total_variation(self.output, "l2_squared").to(dtype), None
+        value, gradient = operators.total_variation_with_gradient(self.output, "l2_squared")
+        return value.to(dtype), gradient.to(dtype).mul_(weight)
 
 
-def _variation(
-    weight: float, images: Tensor, dtype: torch.dtype, gradient: bool
-) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
-    """The weighted total variation, where it is part of the loss, and its gradient."""
-    if not weight:
-        return None, None
-    if not gradient:
-        return weight * operators.total_variation(images, "l2_squared").to(dtype), None
-    value, gradient_by_images = operators.total_variation_with_gradient(images, "l2_squared")
-    return weight * value.to(dtype), gradient_by_images.to(dtype).mul_(weight)
+def _summed(terms: Terms, values: Tensor) -> tuple[Tensor, Tensor]:  # (L, N) -> (N), (T, N)
+    """The loss, and its terms in the order of `Terms.names`."""
+    rest = list(values)
+    weighted, rows = [], []
+    for part in (terms.content, terms.style):
+        if part.layers:
+            own, rest = rest[: len(part.layers)], rest[len(part.layers) :]
+            weighted.append(_weighted_sum(own, part.weights))
+            rows += [weighted[-1], *own]
+    if terms.variation:
+        weighted.append(terms.variation * rest[0])
+        rows.append(weighted[-1])
+    return _weighted_sum(weighted, [1.0] * len(weighted)), torch.stack(rows)
+
+
+def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # L x (N) -> (N)
+    # Weights as numbers: a tensor of them would have to be brought to the device, which a CUDA graph does not capture.
+    total = weights[0] * values[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total = total.add(value, alpha=weight)
+    return total
 
 
 def _setup(ctx, inputs, output):

@@ -8,7 +8,7 @@ loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,10 @@ from .gradient_scale import GradientScale
 from .layers import Conv, Layer, Pool, Relu
 
 operators = torch.ops.perceptual_ops
+
+
+# Takes a tapped map (N, C, H, W) when it is made; returns whether it is to stay as it is.
+Tap = Callable[[str, Tensor], bool]
 
 
 class TapGradients(Protocol):
@@ -91,12 +95,13 @@ def bias_is_a_pass(device: torch.device) -> bool:
 def run_stage(
     stage: Stage,
     frozen: FrozenConv | None,
-    x: Tensor,  # (N, C, H, W); overwritten unless it is a tap
-    features: dict[str, Tensor],
+    x: Tensor,  # (N, C, H, W); overwritten unless it is `held`
+    held: bool,
     taps: frozenset[str],
+    tap: Tap,
     keep: bool,
-) -> tuple[Tensor, Saved]:  # (N, C', H', W')
-    """One stage forward; tapped maps go to `features`. keep: whether a backward is to follow."""
+) -> tuple[Tensor, bool, Saved]:  # (N, C', H', W')
+    """One stage forward: the map, whether a tap holds it, and what a backward needs, if one is to follow (`keep`)."""
     conv, relu, pool = stage.conv, stage.relu, stage.pool
     saved, bias = Saved(), None
     if conv and frozen:
@@ -104,24 +109,21 @@ def run_stage(
         folded = bias_is_a_pass(x.device) and bool(relu or pool) and conv.name not in taps
         x = frozen.forward(x, biased=not folded)
         bias = frozen.forward.bias if folded else None
-        if conv.name in taps:
-            features[conv.name] = x
+        held = conv.name in taps and tap(conv.name, x)
     # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
     fused = relu and pool and relu.name not in taps and not (keep and pool.kind == "average")
     if relu and not fused:
-        if any(x is tapped for tapped in features.values()):
+        if held:
             x = x.clone(memory_format=torch.channels_last)
         signs = operators.bias_relu_(x, bias, keep)
         saved.signs, bias = signs if keep else None, None
-        if relu.name in taps:
-            features[relu.name] = x
+        held = relu.name in taps and tap(relu.name, x)
     if pool:
         saved.pool_size = (x.shape[2], x.shape[3])
         x, codes = operators.bias_relu_pool(x, bias, bool(fused), pool.kind, pool.kernel, pool.stride, keep)
         saved.codes = codes if keep and pool.kind != "average" else None
-        if pool.name in taps:
-            features[pool.name] = x
-    return x, saved
+        held = pool.name in taps and tap(pool.name, x)
+    return x, held, saved
 
 
 class Backward:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .convolution import FrozenConv
 from .feature_network import FeatureNetwork
 from .layers import Conv
-from .stages import Backward, Saved, Stage, TapGradients, run_stage, stages_of
+from .stages import Backward, Saved, Stage, Tap, TapGradients, run_stage, stages_of
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,14 @@ class Trunk:
         """Drops what is derived from the weights; to be called when the network has moved."""
         self._convolutions = {}
 
-    def forward(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
-        """Features of normalised images, up to the deepest layer wanted.
+    def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool) -> Tape:
+        """Runs normalised images up to the deepest layer wanted.
 
         Args:
             x: (N, C, H, W), channels_last; the dtype is that of the arithmetic. Overwritten.
             layers: Names of the layers wanted.
+            tap: Takes their maps (N, C', H', W'), in the order of the network.
             keep: Whether a backward is to follow.
-
-        Returns:
-            Features (N, C', H', W') by layer name, and the tape for `backward`.
         """
         taps = frozenset(layers)
         depth = max(i for i, layer in enumerate(self.network.layers, start=1) if layer.name in taps)
@@ -81,16 +79,27 @@ class Trunk:
         stages = stages_of(self.network.layers[:depth])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
         tape = Tape(taps, stages, convolutions, [])
-        features: dict[str, Tensor] = {}
+        held = False
         for stage, frozen in zip(stages, convolutions, strict=True):
-            x, saved = run_stage(stage, frozen, x, features, taps, keep)
+            x, held, saved = run_stage(stage, frozen, x, held, taps, tap, keep)
             tape.saved.append(saved)
-        return features, tape
+        return tape
+
+    def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
+        """As `forward`, with the maps by layer name."""
+        found: dict[str, Tensor] = {}
+
+        def hold(layer: str, features: Tensor) -> bool:
+            found[layer] = features
+            return True
+
+        tape = self.forward(x, layers, hold, keep)
+        return found, tape
 
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:  # (N, C, H, W)
         """The gradient by the normalised images, times gradients.scale.current where there is a scale.
 
-        Uses the tape up. Tap gradients are asked for one by one, so that no two of them need to live at once.
+        Uses the tape up.
         """
         backward = Backward(gradients, tape.taps)
         while tape.saved:
