@@ -257,16 +257,16 @@ def test_no_backward_work_where_no_gradient_is_wanted(monkeypatch: pytest.Monkey
 
 
 def test_target_passes_stop_at_their_deepest_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from perceptual_ops.networks import trunk
+    from perceptual_ops.networks.stages import Forward
 
     ran: list[tuple[str, bool]] = []
-    genuine = trunk.run_stage
+    genuine = Forward.run_stage
 
-    def spy(stage, frozen, x, held, taps, tap, keep):  # type: ignore[no-untyped-def]
-        ran.append((stage.conv.name, keep))
-        return genuine(stage, frozen, x, held, taps, tap, keep)
+    def spy(self, stage, frozen):  # type: ignore[no-untyped-def]
+        ran.append((stage.conv.name, self._keep))
+        return genuine(self, stage, frozen)
 
-    monkeypatch.setattr(trunk, "run_stage", spy)
+    monkeypatch.setattr(Forward, "run_stage", spy)
     criterion = make(content_layers=["relu1_1"], style_layers=["relu2_1"])
     criterion.set_style(images(1))
     assert ran == [("conv1_1", False), ("conv2_1", False)]

@@ -17,12 +17,12 @@ class LayerGradients:
     """`TapGradients` that were made before, each given out once.
 
     Args:
-        like: (n), in the accumulation dtype.
+        ones: (n), in the accumulation dtype.
         scaled: Whether they are scaled by powers of two, in fp16.
     """
 
-    def __init__(self, like: Tensor, scaled: bool) -> None:
-        self.scale = GradientScale(like) if scaled else None
+    def __init__(self, ones: Tensor, scaled: bool) -> None:
+        self.scale = GradientScale(ones) if scaled else None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
@@ -48,7 +48,8 @@ class Head:
 
     Args:
         terms: What the loss is made of.
-        like: A tensor of the chunk's batch, dtype and device.
+        ones: (n), in the accumulation dtype.
+        scaled: Whether gradients are scaled by powers of two, in fp16.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
         by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
@@ -58,19 +59,22 @@ class Head:
     """
 
     def __init__(
-        self, terms: Terms, like: Tensor, contents: list[Tensor], grams: Sequence[Tensor], by_output: bool,
+        self,
+        terms: Terms,
+        ones: Tensor,
+        scaled: bool,
+        contents: list[Tensor],
+        grams: Sequence[Tensor],
+        by_output: bool,
         by_target: bool,
-    ) -> None:  # fmt: skip
-        self._terms = terms
-        self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=bool(contents)))
+    ) -> None:
+        self._terms, self._ones, self._scaled = terms, ones, scaled
+        self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
         self._grams = dict(zip(terms.style.layers, grams, strict=True))
         self._values: dict[tuple[str, str], Tensor] = {}
-        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._ones = like.new_ones(like.shape[0], dtype=wide)
-        self._scaled = like.dtype == torch.float16
         self._wants_output, self._wants_target = by_output, by_target
-        self.by_output, self.by_target = (LayerGradients(self._ones, self._scaled) for _ in range(2))
+        self.by_output, self.by_target = (LayerGradients(ones, scaled) for _ in range(2))
 
     def values(self) -> list[Tensor]:
         """The unweighted value (n) of each layer, content before style."""

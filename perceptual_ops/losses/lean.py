@@ -194,10 +194,13 @@ class _Chunk:
         entry, terms, target_tape = self.entry, self.terms, None
         if self.target is not None:
             contents, target_tape = entry.features(self.target, terms.content.layers, self.by_target is not None)
-        x = entry.normalized(self.output)
-        head = Head(terms, x, contents, grams, self.by_output is not None, self.by_target is not None)
-        tape = trunk_of(entry.trunk).forward(x, terms.layers, head.meet, self.by_output is not None)
-        del x
+        ones = self.output.new_ones(self.output.shape[0], dtype=entry.wide)
+        scaled = entry.dtype == torch.float16
+        head = Head(terms, ones, scaled, contents, grams, self.by_output is not None, self.by_target is not None)
+        # Nobody but the trunk holds its input, so that it is gone when it was read.
+        tape = trunk_of(entry.trunk).forward(
+            entry.normalized(self.output), terms.layers, head.meet, self.by_output is not None
+        )
         if self.target is not None and self.by_target is not None and target_tape is not None:
             self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, None))
         values = head.values()

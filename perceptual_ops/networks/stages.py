@@ -92,38 +92,55 @@ def bias_is_a_pass(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def run_stage(
-    stage: Stage,
-    frozen: FrozenConv | None,
-    x: Tensor,  # (N, C, H, W); overwritten unless it is `held`
-    held: bool,
-    taps: frozenset[str],
-    tap: Tap,
-    keep: bool,
-) -> tuple[Tensor, bool, Saved]:  # (N, C', H', W')
-    """One stage forward: the map, whether a tap holds it, and what a backward needs, if one is to follow (`keep`)."""
-    conv, relu, pool = stage.conv, stage.relu, stage.pool
-    saved, bias = Saved(), None
-    if conv and frozen:
-        saved.conv_size = (x.shape[2], x.shape[3])
-        folded = bias_is_a_pass(x.device) and bool(relu or pool) and conv.name not in taps
-        x = frozen.forward(x, biased=not folded)
-        bias = frozen.forward.bias if folded else None
-        held = conv.name in taps and tap(conv.name, x)
-    # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
-    fused = relu and pool and relu.name not in taps and not (keep and pool.kind == "average")
-    if relu and not fused:
-        if held:
-            x = x.clone(memory_format=torch.channels_last)
-        signs = operators.bias_relu_(x, bias, keep)
-        saved.signs, bias = signs if keep else None, None
-        held = relu.name in taps and tap(relu.name, x)
-    if pool:
-        saved.pool_size = (x.shape[2], x.shape[3])
-        x, codes = operators.bias_relu_pool(x, bias, bool(fused), pool.kind, pool.kernel, pool.stride, keep)
-        saved.codes = codes if keep and pool.kind != "average" else None
-        held = pool.name in taps and tap(pool.name, x)
-    return x, held, saved
+class Forward:
+    """A forward pass, stage by stage.
+
+    Args:
+        x: The first map (N, C, H, W), channels_last. Overwritten.
+        taps: Names of the layers whose maps are wanted.
+        tap: Takes them.
+        keep: Whether a backward is to follow.
+    """
+
+    def __init__(self, x: Tensor, taps: frozenset[str], tap: Tap, keep: bool) -> None:
+        self._x: Tensor = x  # held nowhere else, so that a convolution's input is gone when its output is pooled
+        self._held = False  # x, by a tap
+        self._taps, self._tap, self._keep = taps, tap, keep
+
+    def run_stage(self, stage: Stage, frozen: FrozenConv | None) -> Saved:
+        """One stage further; what its backward needs."""
+        relu, pool = stage.relu, stage.pool
+        saved, bias = Saved(), None
+        if stage.conv and frozen:
+            bias = self._convolve(stage, frozen, saved)
+        # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
+        fused = relu and pool and relu.name not in self._taps and not (self._keep and pool.kind == "average")
+        if relu and not fused:
+            if self._held:
+                self._x = self._x.clone(memory_format=torch.channels_last)
+            signs = operators.bias_relu_(self._x, bias, self._keep)
+            saved.signs, bias = signs if self._keep else None, None
+            self._offer(relu)
+        if pool:
+            saved.pool_size = (self._x.shape[2], self._x.shape[3])
+            self._x, codes = operators.bias_relu_pool(
+                self._x, bias, bool(fused), pool.kind, pool.kernel, pool.stride, self._keep
+            )
+            saved.codes = codes if self._keep and pool.kind != "average" else None
+            self._offer(pool)
+        return saved
+
+    def _convolve(self, stage: Stage, frozen: FrozenConv, saved: Saved) -> Tensor | None:  # (C)
+        """The bias is left for what follows, and returned, where that saves a pass."""
+        saved.conv_size = (self._x.shape[2], self._x.shape[3])
+        follows = stage.relu or stage.pool
+        left = bool(follows) and bias_is_a_pass(self._x.device) and frozen.layer.name not in self._taps
+        self._x = frozen.forward(self._x, biased=not left)
+        self._offer(frozen.layer)
+        return frozen.forward.bias if left else None
+
+    def _offer(self, layer: Layer) -> None:
+        self._held = layer.name in self._taps and self._tap(layer.name, self._x)
 
 
 class Backward:

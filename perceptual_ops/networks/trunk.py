@@ -19,7 +19,7 @@ from torch import Tensor
 from .convolution import FrozenConv
 from .feature_network import FeatureNetwork
 from .layers import Conv
-from .stages import Backward, Saved, Stage, Tap, TapGradients, run_stage, stages_of
+from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Trunk:
         stages = stages_of(self.network.layers[:depth])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
         tape = Tape(taps, stages, convolutions, [])
-        held = False
+        forward = Forward(x, taps, tap, keep)
+        del x
         for stage, frozen in zip(stages, convolutions, strict=True):
-            x, held, saved = run_stage(stage, frozen, x, held, taps, tap, keep)
-            tape.saved.append(saved)
+            tape.saved.append(forward.run_stage(stage, frozen))
         return tape
 
     def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
