@@ -28,31 +28,39 @@ class Convolution:
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
         self.bias = bias
         self.stride, self.padding = stride, padding
-        self._weight = weight.contiguous(memory_format=torch.channels_last)
-        self._blocks = _has_blocks(weight)
+        self._shape = weight.shape
         self._blocked: tuple[torch.Size | None, Tensor] | None = None
+        self._weight: Tensor | None = weight
+        self._has_blocks = _has_blocks(weight)
+        if not self._has_blocks:
+            self._weight = weight.contiguous(memory_format=torch.channels_last)
+        elif weight.dtype != torch.bfloat16:
+            self._blocked, self._weight = (None, self._in_blocks(weight, None)), None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:  # (N, in, H, W) -> (N, out, H', W')
         """The convolution, with its bias or without."""
         bias = self.bias if biased else None
-        if self._blocks and x.shape[0]:
+        if self._has_blocks and x.shape[0]:
             x = torch.ops.mkldnn._convolution_pointwise(
                 x, self._blocked_for(x), bias, [self.padding] * 2, [self.stride] * 2, [1, 1], 1, "none", [], ""
             )
-        else:
-            x = F.conv2d(x, self._weight, bias, self.stride, self.padding)
+        else:  # an empty batch reads no weights
+            weight = x.new_empty(self._shape) if self._weight is None else self._weight
+            x = F.conv2d(x, weight, bias, self.stride, self.padding)
         return x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
 
     def _blocked_for(self, x: Tensor) -> Tensor:
         size = x.shape if x.dtype == torch.bfloat16 else None
         found = self._blocked  # one look: another thread may put another in its place
         if found is None or found[0] != size:
+            assert self._weight is not None
             with torch.inference_mode(False):
-                blocked = torch.ops.mkldnn._reorder_convolution_weight(
-                    self._weight, [self.padding] * 2, [self.stride] * 2, [1, 1], 1, size
-                )
-            found = self._blocked = (size, blocked)
+                found = self._blocked = (size, self._in_blocks(self._weight, size))
         return found[1]
+
+    def _in_blocks(self, weight: Tensor, size: torch.Size | None) -> Tensor:
+        padding, stride = [self.padding] * 2, [self.stride] * 2
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, [1, 1], 1, size)
 
 
 class FrozenConv:
@@ -77,8 +85,7 @@ class FrozenConv:
         self.forward = Convolution(weight, module.bias.detach().to(dtype), layer.stride, layer.padding)
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
-            flipped = weight.flip(2, 3).transpose(0, 1)
-            self._backward = Convolution(flipped, None, 1, layer.kernel - 1 - layer.padding)
+            self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)
         self.growth = weight.float().abs().sum((0, 2, 3)).max().item() if dtype == torch.float16 else 1.0
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
