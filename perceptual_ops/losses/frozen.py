@@ -68,7 +68,7 @@ class FrozenLoss(nn.Module):
         device = next((parameter.device for parameter in network.parameters()), scale.device)
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
-        self._trunk = Trunk(network) if engine == "lean" and isinstance(network, FeatureNetwork) else None
+        self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) else None
         self._kept: dict[str, list[Tensor]] = {"input": [scale.to(device), shift.to(device)]}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -113,15 +113,19 @@ class FrozenLoss(nn.Module):
             )
         return images.expand(-1, 3, -1, -1)
 
-    def _is_lean(self, images: Tensor) -> bool:
-        """Whether the lean engine runs for `images`; raises where it was asked for what it cannot give."""
-        if self._trunk is None or not ops.use_native([images], self.backend, forward_mode=True):
+    def _is_lean(self, **images: Tensor | None) -> bool:
+        """Whether the lean engine runs for the images; raises where it is asked for what it cannot give."""
+        given = {name: tensor for name, tensor in images.items() if tensor is not None}
+        lean = self._trunk is not None and self.engine == "lean"
+        if not lean or not ops.use_native(list(given.values()), self.backend, forward_mode=True):
             return False
-        if not torch.compiler.is_compiling() and ops.has_tangent(images):
-            raise RuntimeError(
-                "output: expected no forward-mode tangent, since this loss makes its gradient in its forward; make it "
-                'with engine="autograd"'
-            )
+        if not torch.compiler.is_compiling():
+            for name, tensor in given.items():
+                if ops.has_tangent(tensor):
+                    raise RuntimeError(
+                        f"{name}: expected no forward-mode tangent, since this loss makes its gradient in its forward; "
+                        f'make it with engine="autograd"'
+                    )
         return True
 
     def _entry(self, images: Tensor) -> tuple[str, Tensor, Tensor, torch.dtype, int]:
@@ -138,8 +142,8 @@ class FrozenLoss(nn.Module):
     def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""
         with torch.no_grad():
-            if self._is_lean(images):
-                return trunk_features(images, *self._entry(images), " ".join(layers))
+            if self._is_lean(images=images):
+                return trunk_features(images, *self._entry(images), "\n".join(layers))
             size = self.chunk_size or max(images.shape[0], 1)
             parts = [self._features(chunk, layers) for chunk in images.split(size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]

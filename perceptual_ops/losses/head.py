@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,9 @@ class LayerGradients:
     Args:
         ones: (n), in the accumulation dtype.
         scaled: Whether they are scaled by powers of two, in fp16.
+
+    Attributes:
+        scale: What the trunk's backward scales them by.
     """
 
     def __init__(self, ones: Tensor, scaled: bool) -> None:
@@ -28,6 +32,9 @@ class LayerGradients:
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
         """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n)."""
         self._made[layer] = gradient, scale, bound
+
+    def __contains__(self, layer: str) -> bool:
+        return layer in self._made
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         gradient, made_with, _ = self._made.pop(layer)
@@ -42,9 +49,12 @@ class LayerGradients:
 
 
 class Head:
-    """The loss of one chunk, made of each tapped map when the trunk has it.
+    """The loss of one chunk, made of each map when the trunk has it, and its `TapGradients` by the output's maps.
 
-    Its gradient by a map is made at once too: the map is then gone, and the gradient waits in its place.
+    A content gradient is made with its value, in one pass over map and target, so that the target is gone. A style
+    gradient needs its map and a matrix of its size in channels, and is made when the backward comes to it: made before,
+    it would take the same memory, but be freed out of order, and glibc's aligned allocations (before 2.38) do not find
+    their way back into such holes: the process would grow with every call.
 
     Args:
         terms: What the loss is made of.
@@ -55,7 +65,8 @@ class Head:
         by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
 
     Attributes:
-        by_output, by_target: The gradients.
+        scale: Of the output's gradients.
+        by_target: The gradients by the target's maps.
     """
 
     def __init__(
@@ -68,13 +79,15 @@ class Head:
         by_output: bool,
         by_target: bool,
     ) -> None:
-        self._terms, self._ones, self._scaled = terms, ones, scaled
+        self._terms, self._ones = terms, ones
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
         self._grams = dict(zip(terms.style.layers, grams, strict=True))
         self._values: dict[tuple[str, str], Tensor] = {}
         self._wants_output, self._wants_target = by_output, by_target
-        self.by_output, self.by_target = (LayerGradients(ones, scaled) for _ in range(2))
+        self._by_content, self.by_target = (LayerGradients(ones, scaled) for _ in range(2))
+        self._styled: dict[str, tuple[Tensor, Tensor]] = {}  # maps (n, C, H, W) and slopes by their Grams (n, C, C)
+        self.scale = self._by_content.scale
 
     def values(self) -> list[Tensor]:
         """The unweighted value (n) of each layer, content before style."""
@@ -83,22 +96,30 @@ class Head:
         return content + [self._values["style", layer] for layer in terms.style.layers]
 
     def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
-        """A `Tap`: takes a map in, and has no more use for it."""
-        gradient = bound = scale = slopes = None
-        target = self._contents.pop(layer, None)
+        """A `Tap`: takes a map in, and holds on to it where its style gradient is to come."""
+        if layer in self._contents:
+            self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._grams:
             slopes = self._meet_gram(layer, x)
-        if self._scaled and (self._wants_output or self._wants_target):
-            bound, scale = self._bound(layer, x, target, slopes)
-        if target is not None:
-            gradient = self._meet_content(layer, x, target.to(x.dtype), scale, bound)
-            del target
-        if slopes is not None and self._wants_output:
-            (by_style,) = operators.style_loss_backward(self._ones if scale is None else scale, [x], [slopes])
-            gradient = by_style if gradient is None else by_style.add_(gradient)
-        if gradient is not None and self._wants_output:
-            self.by_output.put(layer, gradient, scale, bound)
-        return False
+            if self._wants_output:
+                self._styled[layer] = x, slopes
+        return layer in self._styled
+
+    def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
+        content = self._by_content.gradient(layer, scale) if layer in self._by_content else None
+        if layer not in self._styled:
+            assert content is not None, "every tap is of content or style"
+            return content
+        x, slopes = self._styled.pop(layer)
+        (style,) = operators.style_loss_backward(self._ones if scale is None else scale, [x], [slopes])
+        return style if content is None else style.add_(content)
+
+    def bound(self, layer: str) -> Tensor:
+        bound = self._by_content.bound(layer) if layer in self._by_content else torch.zeros_like(self._ones)
+        if layer in self._styled:
+            x, slopes = self._styled[layer]
+            bound = bound + slopes.abs().sum(2).amax(1) * _largest(x)
+        return bound
 
     def _meet_gram(self, layer: str, x: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, C)
         """The style value, and the slope of the loss by the map's Gram."""
@@ -110,39 +131,33 @@ class Head:
         self._values["style", layer] = values[0]
         return slopes
 
-    def _meet_content(
-        self, layer: str, x: Tensor, target: Tensor, scale: Tensor | None, bound: Tensor | None
-    ) -> Tensor | None:  # (n, C, H, W), (n or 1, C, H, W), (n), (n) -> (n, C, H, W)
-        """The content value, and its gradient in the same pass where one is wanted."""
+    def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
+        """The content value, and its gradients where they are wanted."""
         part = self._terms.content
         arguments = ([x], [target], [_weight(part, layer)], part.distance, part.parameter)
         if not self._wants_output and not self._wants_target:
             self._values["content", layer] = operators.feature_loss(*arguments)[1][0]
-            return None
+            return
+        bound = scale = None
+        if self.scale:
+            bound = self._content_bound(layer, x, target)
+            chosen = GradientScale(self._ones)
+            chosen.choose([bound], 1.0, 1.0, first=True)
+            scale = chosen.current
         _, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)
         self._values["content", layer] = values[0]
         if self._wants_target:  # a distance depends on x - y alone
             self.by_target.put(layer, -gradient, scale, bound)
-        return gradient
+        if self._wants_output:
+            self._by_content.put(layer, gradient, scale, bound)
 
-    def _bound(
-        self, layer: str, x: Tensor, target: Tensor | None, slopes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:  # (n), (n)
-        """At least the largest magnitude of the layer's gradient, and a scale for it."""
-        largest = _largest(x)
-        bound = torch.zeros_like(self._ones)
-        if slopes is not None:
-            bound = slopes.abs().sum(2).amax(1) * largest
-        if target is not None:
-            part = self._terms.content
-            share = abs(_weight(part, layer)) * (1.0 if part.distance == "sse" else 1 / x[0].numel())
-            if part.distance in ("mse", "sse"):
-                bound = bound + 2 * share * (largest + _largest(target))
-            else:
-                bound = bound + share * (part.parameter if part.distance == "huber" else 1.0)
-        scale = GradientScale(self._ones)
-        scale.choose([bound], 1.0, 1.0, first=True)
-        return bound, scale.current
+    def _content_bound(self, layer: str, x: Tensor, target: Tensor) -> Tensor:  # (n)
+        """At least the largest magnitude of the content gradient."""
+        part = self._terms.content
+        share = abs(_weight(part, layer)) * (1.0 if part.distance == "sse" else 1 / math.prod(x.shape[1:]))
+        if part.distance in ("mse", "sse"):
+            return 2 * share * (_largest(x) + _largest(target))
+        return share * (part.parameter if part.distance == "huber" else 1.0) * self._ones
 
 
 def _weight(part: Part, layer: str) -> float:

@@ -66,6 +66,11 @@ class Entry:
         return operators.normalize_images_backward(x, images, self.scale.flatten(), factor, add)
 
 
+def _names(layers: str) -> tuple[str, ...]:
+    """Layers as an operator's argument holds them: one a line."""
+    return tuple(layers.split("\n")) if layers else ()
+
+
 @contextlib.contextmanager
 def _by_hand(images: Tensor) -> Iterator[None]:
     """No graph, and every dtype as it is asked for."""
@@ -84,7 +89,7 @@ def trunk_features(
     layers: str,
 ) -> list[Tensor]:
     """Features (N, C, H', W') of each of the layers, by a pass that keeps nothing else."""
-    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layers.split()
+    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), _names(layers)
     with _by_hand(images):
         parts = [entry.features(images[rows], names)[0] for rows in entry.chunks(images)]
         return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
@@ -93,7 +98,7 @@ def trunk_features(
 @trunk_features.register_fake
 def _(images, trunk, scale, shift, dtype, chunk_size, layers):
     sizes = trunk_of(trunk).sizes(*images.shape[2:])
-    shapes = [(images.shape[0], *sizes[name]) for name in layers.split()]
+    shapes = [(images.shape[0], *sizes[name]) for name in _names(layers)]
     return [
         torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last) for shape in shapes
     ]
@@ -129,8 +134,8 @@ def perceptual_loss(
     """
     entry = Entry(trunk, scale, shift, dtype, chunk_size)
     terms = Terms(
-        Part(tuple(content_layers.split()), tuple(content_weights), content_distance, content_parameter),
-        Part(tuple(style_layers.split()), tuple(style_weights), style_distance, style_parameter),
+        Part(_names(content_layers), tuple(content_weights), content_distance, content_parameter),
+        Part(_names(style_layers), tuple(style_weights), style_distance, style_parameter),
         gram_normalize,
         variation,
     )
@@ -208,7 +213,7 @@ class _Chunk:
         if variation is not None:
             values.append(variation)
         if self.by_output is not None:
-            self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_variation))
+            self.by_output.copy_(entry.backward(tape, head, self.output, by_variation))
         return torch.stack(values)
 
     def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)

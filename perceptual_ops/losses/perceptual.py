@@ -194,7 +194,7 @@ class PerceptualLoss(FrozenLoss):
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
         terms = self._terms()
-        if self._is_lean(output):
+        if self._is_lean(output=output, target=target):
             loss, values = self._lean_loss(terms, output, target, contents, grams)
         else:
             loss, values = graph_loss(
@@ -225,12 +225,13 @@ class PerceptualLoss(FrozenLoss):
             torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
         )
         if target is not None and wants_target:
-            target = target.expand(output.shape[0], -1, -1, -1)  # the upstream numbers differ by sample
+            # Its gradient is the sum of each sample's, times upstream numbers that are not known yet.
+            target = target.expand(output.shape[0], -1, -1, -1)
         content, style = terms.content, terms.style
         loss, values, *_ = perceptual_loss(
             output, target, contents, grams, *self._entry(output),
-            " ".join(content.layers), list(content.weights), content.distance, content.parameter,
-            " ".join(style.layers), list(style.weights), style.distance, style.parameter,
+            "\n".join(content.layers), list(content.weights), content.distance, content.parameter,
+            "\n".join(style.layers), list(style.weights), style.distance, style.parameter,
             terms.gram_normalize, terms.variation, wants_output, wants_target,
         )  # fmt: skip
         return loss, dict(zip(terms.names, values, strict=True))

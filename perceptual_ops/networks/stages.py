@@ -2,7 +2,7 @@
 
 Bias goes with the convolution where torch adds it for nothing (CPU) and with the ReLU where it would be a pass of its
 own (CUDA). The library's own fused ReLU is not used: oneDNN's turns NaN into 0, and a broken image would have a finite
-loss.
+loss; cuDNN's has not been tried.
 """
 
 from __future__ import annotations
@@ -164,18 +164,22 @@ class Backward:
             self._through_relu(stage, saved, growth)
         elif stage.conv:
             self._add(stage.conv, growth)
+            if self._scale:
+                self._scale.grow(growth)
         if frozen:
             self.x = frozen.input_gradient(self._come(), saved.conv_size)
 
     def _add(self, layer: Layer, growth: float) -> None:
-        """Adds the layer's own gradient, where it is tapped."""
-        if layer.name not in self._taps:
+        """Adds the layer's own gradient, where it is tapped, and makes room for a convolution."""
+        tapped = layer.name in self._taps
+        if not tapped and growth == 1.0:
             return
         factor = self._factor([layer], 1.0, growth)
-        tap = self._gradient(layer)
         if self.x is not None and factor is not None:
             self.x.mul_(factor.view(-1, 1, 1, 1))
-        self.x = tap if self.x is None else self.x.add_(tap)
+        if tapped:
+            tap = self._gradient(layer)
+            self.x = tap if self.x is None else self.x.add_(tap)
 
     def _through_relu(self, stage: Stage, saved: Saved, growth: float) -> None:
         factor = self._factor([stage.relu, stage.conv], 1.0, growth)
