@@ -15,6 +15,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from perceptual_ops.losses.chunks import default_chunk_size
+from perceptual_ops.networks.convolution import FrozenConv
+from perceptual_ops.networks.stages import Forward, Saved, Stage
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -129,12 +131,10 @@ def test_no_backward_work_where_no_gradient_is_wanted(monkeypatch: pytest.Monkey
 
 
 def test_target_passes_stop_at_their_deepest_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from perceptual_ops.networks.stages import Forward
-
     ran: list[tuple[str, bool]] = []
     genuine = Forward.run_stage
 
-    def spy(self, stage, frozen):  # type: ignore[no-untyped-def]
+    def spy(self: Forward, stage: Stage, frozen: FrozenConv | None) -> Saved:
         ran.append((stage.conv.name, self._keep))
         return genuine(self, stage, frozen)
 

@@ -99,4 +99,20 @@ inline Pooling checked_pooling(const Tensor& x,  // (N, C, H, W)
   return pooling;
 }
 
+// What a pooling's backward reads: the gradient of its result, and the forward's codes where it has maxima.
+inline void check_pooled(const Tensor& grad,                  // (N, C, H', W')
+                         const std::optional<Tensor>& codes,  // (N, bytes)
+                         const Tensor& x,                     // (N, C, H, W)
+                         const Pooling& pooling) {
+  const int64_t height = pooling.out_height(), width = pooling.out_width();
+  check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == height &&
+            grad.size(3) == width,
+        "grad: expected (", x.size(0), ", ", x.size(1), ", ", height, ", ", width, ")");
+  check(grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
+        "grad: expected the dtype and device of the map that is written");
+  if (pooling.kind == PoolKind::kAverage) return;
+  check(codes.has_value(), "codes: expected those of the forward pass for kind max and blur, got none");
+  check_bytes(*codes, "codes", pooling.code_bytes(x.size(1)), x);
+}
+
 }  // namespace perceptual_ops

@@ -151,21 +151,6 @@ double gain_of(const Pooling& pooling) {
   return pooling.kind == PoolKind::kBlur ? 1.0 / 16.0 : 1.0 / static_cast<double>(pooling.kernel * pooling.kernel);
 }
 
-void check_gradients(const Tensor& x,                     // (N, C, H, W)
-                     const Tensor& grad,                  // (N, C, H', W')
-                     const std::optional<Tensor>& codes,  // (N, bytes)
-                     const Pooling& pooling) {
-  const int64_t height = pooling.out_height(), width = pooling.out_width();
-  check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == height &&
-            grad.size(3) == width,
-        "grad: expected (", x.size(0), ", ", x.size(1), ", ", height, ", ", width, ")");
-  check(grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-        "grad: expected the dtype and device of the map that is written");
-  if (pooling.kind == PoolKind::kAverage) return;
-  check(codes.has_value(), "codes: expected those of the forward pass for kind max and blur, got none");
-  check_bytes(*codes, "codes", pooling.code_bytes(x.size(1)), x);
-}
-
 }  // namespace
 
 Tensor bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C, H, W)
@@ -178,7 +163,7 @@ Tensor bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C,
                                    const std::string kind, int64_t kernel, int64_t stride, bool maxima) {
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
-  check_gradients(x, grad, codes, pooling);
+  check_pooled(grad, codes, x, pooling);
   if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
   check_like(below, "below", x);
   check_factor(factor, x);

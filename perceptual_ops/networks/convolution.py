@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from .layers import Conv
 
@@ -93,7 +93,6 @@ class FrozenConv:
         if isinstance(self._backward, Convolution):
             return self._backward(grad)
         shape = (grad.shape[0], self.layer.in_channels, *size)
-        conv2d_input: Any = torch.nn.grad.conv2d_input  # type: ignore[attr-defined]
         x = conv2d_input(shape, self._backward, grad, self.layer.stride, self.layer.padding)
         return x.contiguous(memory_format=torch.channels_last)
 
