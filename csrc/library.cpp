@@ -46,6 +46,37 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
       "str style_distance, float style_parameter, int[] content_layers, Tensor[] targets, float[] content_weights, "
       "str content_distance, float content_parameter, Tensor? grad) -> (Tensor, Tensor, Tensor[])");
 
+  // LPIPS: features and targets scaled to unit length over the channels of each pixel, channel_weights (C) times the
+  // squares of their difference, summed over channels and averaged over pixels -> loss (N), value of each layer (L, N)
+  m.def(
+      "lpips_distance(Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, bool eps_inside) "
+      "-> (Tensor, Tensor)");
+  // Gradients of sum of grad * loss by the features and by the targets, each (N, C, H, W) a layer; no layers where they
+  // are not wanted
+  m.def(
+      "lpips_distance_backward(Tensor grad, Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, "
+      "bool eps_inside, bool by_features, bool by_targets) -> (Tensor[], Tensor[])");
+  // All in one pass over the pixels, with ones for no grad
+  m.def(
+      "lpips_distance_with_gradient(Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, "
+      "bool eps_inside, Tensor? grad, bool by_features, bool by_targets) -> (Tensor, Tensor, Tensor[], Tensor[])");
+  // The distance of each pixel, L x (N, 1, H, W), and its gradients
+  m.def(
+      "lpips_map(Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, bool eps_inside) "
+      "-> Tensor[]");
+  m.def(
+      "lpips_map_backward(Tensor[] grads, Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, "
+      "bool eps_inside, bool by_features, bool by_targets) -> (Tensor[], Tensor[])");
+
+  // DISTS: alpha (C) times the distance of means plus beta (C) times that of structures -> loss (N), value of each
+  // layer (L, N), statistics L x (N, 6, C): means of x, y and x - y, their variances
+  m.def(
+      "dists_distance(Tensor[] features, Tensor[] targets, Tensor[] alpha, Tensor[] beta) "
+      "-> (Tensor, Tensor, Tensor[])");
+  m.def(
+      "dists_distance_backward(Tensor grad, Tensor[] features, Tensor[] targets, Tensor[] alpha, Tensor[] beta, "
+      "Tensor[] statistics, bool by_features, bool by_targets) -> (Tensor[], Tensor[])");
+
   m.def("total_variation(Tensor x, str kind) -> Tensor");
   m.def("total_variation_backward(Tensor grad, Tensor x, str kind) -> Tensor");
   // Both in one pass over the images: -> values (N), gradient by x of sum of grad * values, with ones for no grad
@@ -75,6 +106,11 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "bias_relu_pool_backward_(Tensor(a!) x, Tensor grad, Tensor? codes, Tensor? signs, bool tap, Tensor? below, "
       "Tensor? factor, str kind, int kernel, int stride, bool maxima) -> Tensor");
+
+  // DISTS's pooling: the root of the squares filtered by [1, 2, 1] / 4 each way, at stride 2 and zero padding 1, plus
+  // 1e-12. The backward reads the map that was pooled
+  m.def("l2_pool(Tensor x) -> Tensor");
+  m.def("l2_pool_backward(Tensor grad, Tensor x) -> Tensor");
 
   m.def("build_info() -> str");
 }

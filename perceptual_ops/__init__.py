@@ -2,6 +2,7 @@
 
 from . import reference
 from .losses import PerceptualLoss
+from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
 from .ops import feature_loss, gram_matrix, style_loss, total_variation
 
@@ -9,9 +10,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PerceptualLoss",
+    "dists_distance",
     "feature_loss",
     "gram_matrix",
     "load_network",
+    "lpips_distance",
     "reference",
     "style_loss",
     "total_variation",

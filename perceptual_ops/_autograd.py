@@ -1,4 +1,4 @@
-"""Fake kernels and gradients of the compiled operators (schemas: csrc/library.cpp).
+"""Gradients of the compiled operators (schemas: csrc/library.cpp).
 
 A gradient of a gradient is made by differentiating the reference: the backward operators are not differentiable
 themselves, and torch would pass zeros on where they stand.
@@ -11,128 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import _checks as checks
 from . import reference
+from ._fakes import register_fakes
 
 library = torch.ops.perceptual_ops
 
 
-def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N)
-    first, batch = features[0], features[0].shape[0]
-    dtype = checks.accumulator_dtype(first)
-    return first.new_empty(batch, dtype=dtype), first.new_empty((len(features), batch), dtype=dtype)
-
-
-def _gram_like(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
-    return x.new_empty((x.shape[0], x.shape[1], x.shape[1]), dtype=checks.accumulator_dtype(x))
-
-
-def _register_fakes() -> None:
-    fake = torch.library.register_fake
-
-    @fake("perceptual_ops::gram_matrix")
-    def _(x, normalize):
-        return _gram_like(x)
-
-    @fake("perceptual_ops::gram_matrix_backward")
-    def _(grad, x, normalize):
-        return torch.empty_like(x)
-
-    @fake("perceptual_ops::style_loss")
-    def _(features, target_grams, weights, normalize, distance, parameter):
-        return (*_losses_like(features), [_gram_like(x) for x in features])
-
-    @fake("perceptual_ops::style_loss_backward")
-    def _(grad, features, slopes):
-        return [torch.empty_like(x) for x in features]
-
-    @fake("perceptual_ops::feature_loss")
-    def _(features, targets, weights, distance, parameter):
-        return _losses_like(features)
-
-    @fake("perceptual_ops::feature_loss_backward")
-    def _(grad, features, targets, weights, distance, parameter):
-        return [torch.empty_like(x) for x in features]
-
-    @fake("perceptual_ops::feature_loss_with_gradient")
-    def _(features, targets, weights, distance, parameter, grad=None):
-        return (*_losses_like(features), [torch.empty_like(x) for x in features])
-
-    @fake("perceptual_ops::loss_head")
-    def _(
-        features,
-        style_layers,
-        target_grams,
-        style_weights,
-        normalize,
-        style_distance,
-        style_parameter,
-        content_layers,
-        targets,
-        content_weights,
-        content_distance,
-        content_parameter,
-        grad,
-    ):
-        first, dtype = features[0], checks.accumulator_dtype(features[0])
-        style, content = (
-            first.new_empty((len(layers), first.shape[0]), dtype=dtype) for layers in (style_layers, content_layers)
-        )
-        return style, content, [torch.empty_like(x) for x in features]
-
-    @fake("perceptual_ops::total_variation")
-    def _(x, kind):
-        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
-
-    @fake("perceptual_ops::total_variation_backward")
-    def _(grad, x, kind):
-        return torch.empty_like(x)
-
-    @fake("perceptual_ops::total_variation_with_gradient")
-    def _(x, kind, grad=None):
-        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
-
-    @fake("perceptual_ops::normalize_images")
-    def _(images, scale, shift, dtype):
-        return torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
-
-    @fake("perceptual_ops::normalize_images_backward")
-    def _(grad, images, scale, factor, add):
-        return torch.empty_like(images, dtype=checks.accumulator_dtype(grad))
-
-    @fake("perceptual_ops::bias_relu_")
-    def _(x, bias, signs):
-        batch, elements = x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]
-        return x.new_empty((batch, (elements + 7) // 8) if signs else (0,), dtype=torch.uint8)
-
-    @fake("perceptual_ops::bias_relu_backward_")
-    def _(grad, signs, tap, below, factor, maxima):
-        return _maxima_like(grad, maxima)
-
-    @fake("perceptual_ops::bias_relu_pool")
-    def _(x, bias, relu, kind, kernel, stride, codes):
-        batch, channels, *size = x.shape
-        windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
-        pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows
-        like = torch.empty(
-            (batch, channels, *pooled), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-        )
-        if not codes or kind == "average":
-            return like, x.new_empty(0, dtype=torch.uint8)
-        elements = channels * windows[0] * windows[1]
-        return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
-
-    @fake("perceptual_ops::bias_relu_pool_backward_")
-    def _(x, grad, codes, signs, tap, below, factor, kind, kernel, stride, maxima):
-        return _maxima_like(x, maxima)
-
-
-def _maxima_like(x: Tensor, wanted: bool) -> Tensor:  # (N), or (0)
-    return x.new_empty(x.shape[0] if wanted else 0, dtype=checks.accumulator_dtype(x))
-
-
 def _through_reference(
-    value: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], grad: Tensor
+    value: Callable[[list[Tensor]], Tensor | list[Tensor]], inputs: list[Tensor], grad: Tensor | list[Tensor]
 ) -> list[Tensor | None]:
     """The gradient of value(inputs) by those that want one, itself differentiable by `inputs` and `grad`.
 
@@ -230,9 +116,102 @@ def _total_variation_backward(ctx, grad):
     return library.total_variation_backward(grad, x, ctx.kind), None
 
 
+def _summed_like(gradients: list[Tensor], targets: list[Tensor]) -> list[Tensor | None]:
+    """Gradients of each sample, summed where one target served the whole batch."""
+    return [
+        (dy if y.shape[0] == dy.shape[0] else dy.sum(0, keepdim=True)) if y.requires_grad else None
+        for dy, y in zip(gradients, targets, strict=True)
+    ]
+
+
+def _pair_gradients(
+    features: list[Tensor], targets: list[Tensor], backward: Callable, value: Callable, grad: Tensor | list[Tensor]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Gradients of a metric by both of its lists, each made only where one of the list wants it."""
+    layers = len(features)
+    if torch.is_grad_enabled():
+        found = _through_reference(lambda maps: value(maps[:layers], maps[layers:]), [*features, *targets], grad)
+        return found[:layers], found[layers:]
+    wanted = [any(x.requires_grad for x in maps) for maps in (features, targets)]
+    by_features, by_targets = backward(*wanted)
+    none: list[Tensor | None] = [None] * layers
+    return (by_features if wanted[0] else none), (_summed_like(by_targets, targets) if wanted[1] else none)
+
+
+def _lpips_distance_setup(ctx, inputs, output):
+    features, targets, channel_weights, *ctx.settings = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.layers = len(features)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*features, *targets, *channel_weights)
+
+
+def _lpips_distance_backward(ctx, grad, *_non_differentiable):
+    none = [None] * ctx.layers
+    if grad is None:
+        return none, none, none, None, None
+    features, targets, weights = _in_thirds(ctx.saved_tensors)
+    found = _pair_gradients(
+        features, targets,
+        lambda *wanted: library.lpips_distance_backward(grad, features, targets, weights, *ctx.settings, *wanted),
+        lambda xs, ys: reference.lpips_terms(xs, ys, weights, *ctx.settings)[0],
+        grad,
+    )  # fmt: skip
+    return *found, none, None, None
+
+
+def _lpips_map_setup(ctx, inputs, output):
+    features, targets, channel_weights, *ctx.settings = inputs
+    ctx.save_for_backward(*features, *targets, *channel_weights)
+
+
+def _lpips_map_backward(ctx, grads):
+    features, targets, weights = _in_thirds(ctx.saved_tensors)
+    found = _pair_gradients(
+        features, targets,
+        lambda *wanted: library.lpips_map_backward(grads, features, targets, weights, *ctx.settings, *wanted),
+        lambda xs, ys: reference.lpips_maps(xs, ys, weights, *ctx.settings),
+        grads,
+    )  # fmt: skip
+    return *found, [None] * len(features), None, None
+
+
+def _dists_distance_setup(ctx, inputs, output):
+    features, targets, alpha, beta = inputs
+    _, per_layer, statistics = output
+    ctx.mark_non_differentiable(per_layer, *statistics)
+    ctx.layers = len(features)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*features, *targets, *alpha, *beta, *statistics)
+
+
+def _dists_distance_backward(ctx, grad, *_non_differentiable):
+    none, layers = [None] * ctx.layers, ctx.layers
+    if grad is None:
+        return none, none, none, none
+    saved = ctx.saved_tensors
+    features, targets, alpha, beta, statistics = (list(saved[i * layers : (i + 1) * layers]) for i in range(5))
+    found = _pair_gradients(
+        features, targets,
+        lambda *wanted: library.dists_distance_backward(
+            grad, features, targets, alpha, beta, statistics, *wanted
+        ),
+        lambda xs, ys: reference.dists_terms(xs, ys, alpha, beta)[0],
+        grad,
+    )  # fmt: skip
+    return *found, none, none
+
+
+def _in_thirds(saved: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:
+    layers = len(saved) // 3
+    return tuple(list(saved[i * layers : (i + 1) * layers]) for i in range(3))
+
+
 _LISTS = {
     "style_loss": (_style_loss_setup, _style_loss_backward),
     "feature_loss": (_feature_loss_setup, _feature_loss_backward),
+    "lpips_distance": (_lpips_distance_setup, _lpips_distance_backward),
+    "dists_distance": (_dists_distance_setup, _dists_distance_backward),
 }
 
 
@@ -260,7 +239,7 @@ class _LayerLoss(torch.autograd.Function):
 def layer_loss(
     name: str, features: list[Tensor], targets: list[Tensor], *settings: object
 ) -> tuple[Tensor, Tensor]:  # (N), (L, N)
-    """style_loss or feature_loss by name, the shorter way where nothing is traced."""
+    """One of the operators over lists by name, the shorter way where nothing is traced."""
     if torch.compiler.is_compiling():
         return getattr(library, name)(features, targets, *settings)[:2]
     return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
@@ -268,10 +247,11 @@ def layer_loss(
 
 def register() -> None:
     """Attaches fakes and gradients to the loaded library; once a process."""
-    _register_fakes()
+    register_fakes()
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
         ("total_variation", _total_variation_setup, _total_variation_backward),
+        ("lpips_map", _lpips_map_setup, _lpips_map_backward),
         *((name, *functions) for name, functions in _LISTS.items()),
     ):
         torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup)

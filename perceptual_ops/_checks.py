@@ -153,6 +153,42 @@ def check_target_grams(values: object, features: list[Tensor]) -> list[Tensor]:
     return grams
 
 
+def check_channel_weights(name: str, values: object, features: list[Tensor]) -> list[Tensor]:
+    """One number per channel of each layer, (C,) or (1, C, 1, 1), as (C,) in the accumulation dtype."""
+    weights = check_list(name, values)
+    if len(weights) != len(features):
+        raise ValueError(f"{name}: expected {len(features)} layers as in features, got {len(weights)}")
+    found = []
+    for i, (x, weight) in enumerate(zip(features, weights, strict=True)):
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            came = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+            raise TypeError(f"{name}[{i}]: expected a floating-point tensor, got {came}")
+        channels = x.shape[1]
+        if tuple(weight.shape) not in ((channels,), (1, channels, 1, 1)):
+            raise ValueError(
+                f"{name}[{i}]: expected one number per channel of features[{i}], shape ({channels},) or "
+                f"(1, {channels}, 1, 1); got {tuple(weight.shape)}"
+            )
+        if weight.device != x.device:
+            raise TypeError(f"{name}[{i}]: expected a tensor on {x.device}, got {weight.device}")
+        refuse_gradient(f"{name}[{i}]", weight)
+        found.append(weight.reshape(channels).to(accumulator_dtype(x)))
+    return found
+
+
+def check_lpips_settings(eps: object, eps_inside: object, reduction: str, spatial: object) -> float:
+    """The settings of lpips_distance; its eps."""
+    check_choice("reduction", reduction, REDUCTIONS)
+    for name, flag in (("eps_inside", eps_inside), ("spatial", spatial)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}: expected True or False, got {flag!r}")
+    if spatial and reduction != "none":
+        raise ValueError(
+            f'reduction: expected "none" with spatial=True, which gives a map per layer; got {reduction!r}'
+        )
+    return check_positive("eps", eps)
+
+
 def check_distance(distance: str, eps: float, delta: float) -> float:
     """The distance's one parameter: eps for Charbonnier, delta for Huber, 0 for the others, which have none."""
     check_choice("distance", distance, DISTANCES)

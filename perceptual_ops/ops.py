@@ -20,12 +20,11 @@ from torch.autograd import forward_ad
 
 from . import _checks as checks
 from . import reference
+from ._autograd import layer_loss, register
 from ._native import fall_back, native
 
 if native.loaded:
-    from . import _autograd
-
-    _autograd.register()
+    register()
 
 
 def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = False) -> bool:
@@ -85,9 +84,7 @@ def style_terms(
 ) -> tuple[Tensor, Tensor]:
     """The style loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
     if use_native(features, backend):
-        loss, per_layer = _autograd.layer_loss(
-            "style_loss", features, target_grams, weights, normalize, distance, parameter
-        )
+        loss, per_layer = layer_loss("style_loss", features, target_grams, weights, normalize, distance, parameter)
     else:
         loss, per_layer = reference.style_terms(features, target_grams, weights, normalize, distance, parameter)
     return loss, per_layer.detach()
@@ -103,7 +100,7 @@ def feature_terms(
 ) -> tuple[Tensor, Tensor]:
     """The feature loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
     if use_native([*features, *targets], backend):
-        loss, per_layer = _autograd.layer_loss("feature_loss", features, targets, weights, distance, parameter)
+        loss, per_layer = layer_loss("feature_loss", features, targets, weights, distance, parameter)
     else:
         loss, per_layer = reference.feature_terms(features, targets, weights, distance, parameter)
     return loss, per_layer.detach()

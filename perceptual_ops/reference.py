@@ -14,6 +14,9 @@ from torch import Tensor
 
 from . import _checks as checks
 
+DISTS_EPS = 1e-6  # c1 and c2 of the paper
+L2_POOL_EPS = 1e-12
+
 
 def _widened(x: Tensor) -> Tensor:
     return x.to(checks.accumulator_dtype(x))
@@ -128,6 +131,59 @@ def root(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1).sqrt(), x)
 
 
+def unit_features(x: Tensor, eps: float, eps_inside: bool) -> Tensor:
+    """Each pixel's channels divided by their length, as `ops.lpips_distance` says."""
+    x = _widened(x)
+    squares = x.square().sum(1, keepdim=True)
+    if eps_inside:
+        return x / (squares + eps).sqrt()
+    # Where a pixel has no features at all, no gradient flows to them.
+    return torch.where(squares == 0, torch.zeros_like(x), x) / (root(squares) + eps)
+
+
+def lpips_maps(
+    features: list[Tensor], targets: list[Tensor], channel_weights: list[Tensor], eps: float, eps_inside: bool
+) -> list[Tensor]:  # L x (N, 1, H, W)
+    found = []
+    for x, y, weights in zip(features, targets, channel_weights, strict=True):
+        error = unit_features(x, eps, eps_inside) - unit_features(y, eps, eps_inside)
+        found.append((weights.view(1, -1, 1, 1) * error.square()).sum(1, keepdim=True))
+    return found
+
+
+def lpips_terms(
+    features: list[Tensor], targets: list[Tensor], channel_weights: list[Tensor], eps: float, eps_inside: bool
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    maps = lpips_maps(features, targets, channel_weights, eps, eps_inside)
+    return weighted_sum([pixels.mean((1, 2, 3)) for pixels in maps], [1.0] * len(maps))
+
+
+def dists_terms(
+    features: list[Tensor], targets: list[Tensor], alpha: list[Tensor], beta: list[Tensor]
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    values = []
+    for x, y, of_means, of_structures in zip(features, targets, alpha, beta, strict=True):
+        x, y = _widened(x).flatten(2), _widened(y).flatten(2)
+        error = x - y
+        (x_mean, x_var), (y_mean, y_var), (e_mean, e_var) = (
+            (z.mean(2), (z - z.mean(2, keepdim=True)).square().mean(2)) for z in (x, y, error)
+        )
+        means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
+        structures = e_var / (x_var + y_var + DISTS_EPS)
+        values.append((of_means * means + of_structures * structures).sum(1))
+    return weighted_sum(values, [1.0] * len(values))
+
+
+def l2_pool(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H', W')
+    """DISTS's pooling, see csrc/library.cpp; in x's dtype, with the arithmetic of its accumulator."""
+    channels = x.shape[1]
+    binomial = torch.tensor([0.25, 0.5, 0.25], dtype=checks.accumulator_dtype(x), device=x.device)
+    kernel = torch.outer(binomial, binomial).expand(channels, 1, 3, 3)
+    with torch.autocast(x.device.type, enabled=False):
+        squares = F.conv2d(_widened(x).square(), kernel, stride=2, padding=1, groups=channels)
+    return (squares + L2_POOL_EPS).sqrt().to(x.dtype)
+
+
 def gram_matrix(x: Tensor, normalize: str = "chw") -> Tensor:
     """See `perceptual_ops.gram_matrix`."""
     checks.check_map("x", x)
@@ -182,3 +238,39 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
     value = variation(x, kind)
     return checks.reduce(root(value) if kind == "l2" else value, reduction)
+
+
+def lpips_distance(
+    features: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    channel_weights: Sequence[Tensor],
+    eps: float = 1e-10,
+    eps_inside: bool = False,
+    reduction: str = "none",
+    *,
+    spatial: bool = False,
+) -> Tensor | list[Tensor]:
+    """See `perceptual_ops.lpips_distance`."""
+    eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
+    maps = checks.check_features(features)
+    target_maps = checks.check_targets(targets, maps)
+    weights = checks.check_channel_weights("channel_weights", channel_weights, maps)
+    if spatial:
+        return lpips_maps(maps, target_maps, weights, eps, eps_inside)
+    return checks.reduce(lpips_terms(maps, target_maps, weights, eps, eps_inside)[0], reduction)
+
+
+def dists_distance(
+    features: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    alpha: Sequence[Tensor],
+    beta: Sequence[Tensor],
+    reduction: str = "none",
+) -> Tensor:
+    """See `perceptual_ops.dists_distance`."""
+    checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+    maps = checks.check_features(features)
+    target_maps = checks.check_targets(targets, maps)
+    of_means = checks.check_channel_weights("alpha", alpha, maps)
+    of_structures = checks.check_channel_weights("beta", beta, maps)
+    return checks.reduce(dists_terms(maps, target_maps, of_means, of_structures)[0], reduction)

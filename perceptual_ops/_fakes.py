@@ -1,0 +1,190 @@
+"""Fake kernels of the compiled operators: what torch.compile and export know of their results (csrc/library.cpp).
+
+Strides are those of `torch.empty_like`, which the kernels follow too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _checks as checks
+
+STATISTICS = 6  # of a channel in DISTS: the means of x, y and x - y, then their variances
+
+
+def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    first, batch = features[0], features[0].shape[0]
+    dtype = checks.accumulator_dtype(first)
+    return first.new_empty(batch, dtype=dtype), first.new_empty((len(features), batch), dtype=dtype)
+
+
+def _pair_like(features: list[Tensor], by_features: bool, by_targets: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients by features and by targets, which are one per sample even where one target served all."""
+
+    def like(wanted: bool) -> list[Tensor]:
+        return [torch.empty_like(x) for x in features] if wanted else []
+
+    return like(by_features), like(by_targets)
+
+
+def _gram_like(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
+    return x.new_empty((x.shape[0], x.shape[1], x.shape[1]), dtype=checks.accumulator_dtype(x))
+
+
+def register_fakes() -> None:
+    """Attaches them to the loaded library; once a process."""
+    fake = torch.library.register_fake
+
+    @fake("perceptual_ops::gram_matrix")
+    def _(x, normalize):
+        return _gram_like(x)
+
+    @fake("perceptual_ops::gram_matrix_backward")
+    def _(grad, x, normalize):
+        return torch.empty_like(x)
+
+    @fake("perceptual_ops::style_loss")
+    def _(features, target_grams, weights, normalize, distance, parameter):
+        return (*_losses_like(features), [_gram_like(x) for x in features])
+
+    @fake("perceptual_ops::style_loss_backward")
+    def _(grad, features, slopes):
+        return [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::feature_loss")
+    def _(features, targets, weights, distance, parameter):
+        return _losses_like(features)
+
+    @fake("perceptual_ops::feature_loss_backward")
+    def _(grad, features, targets, weights, distance, parameter):
+        return [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::feature_loss_with_gradient")
+    def _(features, targets, weights, distance, parameter, grad=None):
+        return (*_losses_like(features), [torch.empty_like(x) for x in features])
+
+    @fake("perceptual_ops::loss_head")
+    def _(
+        features,
+        style_layers,
+        target_grams,
+        style_weights,
+        normalize,
+        style_distance,
+        style_parameter,
+        content_layers,
+        targets,
+        content_weights,
+        content_distance,
+        content_parameter,
+        grad,
+    ):
+        first, dtype = features[0], checks.accumulator_dtype(features[0])
+        style, content = (
+            first.new_empty((len(layers), first.shape[0]), dtype=dtype) for layers in (style_layers, content_layers)
+        )
+        return style, content, [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::total_variation")
+    def _(x, kind):
+        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
+
+    @fake("perceptual_ops::total_variation_backward")
+    def _(grad, x, kind):
+        return torch.empty_like(x)
+
+    @fake("perceptual_ops::total_variation_with_gradient")
+    def _(x, kind, grad=None):
+        return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
+
+    _register_metrics()
+    _register_activation()
+
+
+def _register_metrics() -> None:
+    fake = torch.library.register_fake
+
+    @fake("perceptual_ops::lpips_distance")
+    def _(features, targets, channel_weights, eps, eps_inside):
+        return _losses_like(features)
+
+    @fake("perceptual_ops::lpips_distance_backward")
+    def _(grad, features, targets, channel_weights, eps, eps_inside, by_features, by_targets):
+        return _pair_like(features, by_features, by_targets)
+
+    @fake("perceptual_ops::lpips_distance_with_gradient")
+    def _(features, targets, channel_weights, eps, eps_inside, grad, by_features, by_targets):
+        return (*_losses_like(features), *_pair_like(features, by_features, by_targets))
+
+    @fake("perceptual_ops::lpips_map")
+    def _(features, targets, channel_weights, eps, eps_inside):
+        return [
+            x.new_empty((x.shape[0], 1, x.shape[2], x.shape[3]), dtype=checks.accumulator_dtype(x)) for x in features
+        ]
+
+    @fake("perceptual_ops::lpips_map_backward")
+    def _(grads, features, targets, channel_weights, eps, eps_inside, by_features, by_targets):
+        return _pair_like(features, by_features, by_targets)
+
+    @fake("perceptual_ops::dists_distance")
+    def _(features, targets, alpha, beta):
+        dtype = checks.accumulator_dtype(features[0])
+        statistics = [x.new_empty((x.shape[0], STATISTICS, x.shape[1]), dtype=dtype) for x in features]
+        return (*_losses_like(features), statistics)
+
+    @fake("perceptual_ops::dists_distance_backward")
+    def _(grad, features, targets, alpha, beta, statistics, by_features, by_targets):
+        return _pair_like(features, by_features, by_targets)
+
+
+def _register_activation() -> None:
+    fake = torch.library.register_fake
+
+    @fake("perceptual_ops::normalize_images")
+    def _(images, scale, shift, dtype):
+        return torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
+
+    @fake("perceptual_ops::normalize_images_backward")
+    def _(grad, images, scale, factor, add):
+        return torch.empty_like(images, dtype=checks.accumulator_dtype(grad))
+
+    @fake("perceptual_ops::bias_relu_")
+    def _(x, bias, signs):
+        batch, elements = x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]
+        return x.new_empty((batch, (elements + 7) // 8) if signs else (0,), dtype=torch.uint8)
+
+    @fake("perceptual_ops::bias_relu_backward_")
+    def _(grad, signs, tap, below, factor, maxima):
+        return _maxima_like(grad, maxima)
+
+    @fake("perceptual_ops::bias_relu_pool")
+    def _(x, bias, relu, kind, kernel, stride, codes):
+        batch, channels, *size = x.shape
+        windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
+        pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows
+        like = torch.empty(
+            (batch, channels, *pooled), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        if not codes or kind == "average":
+            return like, x.new_empty(0, dtype=torch.uint8)
+        elements = channels * windows[0] * windows[1]
+        return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
+
+    @fake("perceptual_ops::bias_relu_pool_backward_")
+    def _(x, grad, codes, signs, tap, below, factor, kind, kernel, stride, maxima):
+        return _maxima_like(x, maxima)
+
+    @fake("perceptual_ops::l2_pool")
+    def _(x):
+        batch, channels, height, width = x.shape
+        shape = (batch, channels, (height - 1) // 2 + 1, (width - 1) // 2 + 1)
+        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+    @fake("perceptual_ops::l2_pool_backward")
+    def _(grad, x):
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _maxima_like(x: Tensor, wanted: bool) -> Tensor:  # (N), or (0)
+    return x.new_empty(x.shape[0] if wanted else 0, dtype=checks.accumulator_dtype(x))
