@@ -14,17 +14,34 @@ inline void check_map(const Tensor& x, const char* argument) {  // (N, C, H, W)
         x.size(0), ", ", x.size(1), ", ", x.size(2), ", ", x.size(3), ")");
 }
 
-// Lists of equal length, maps of four dimensions, one batch and one dtype.
-inline void check_features(const std::vector<Tensor>& features,   // L x (N, C, H, W)
-                           const std::vector<double>& weights) {  // (L)
+// One map per layer, of one batch, dtype and device.
+inline void check_features(const std::vector<Tensor>& features) {  // L x (N, C, H, W)
   check(!features.empty(), "features: expected at least one layer, got none");
-  check(features.size() == weights.size(), "weights: expected ", features.size(), ", got ", weights.size());
   for (const Tensor& x : features) {
     check_map(x, "features");
     check(x.size(0) == features[0].size(0), "features: expected the batch ", features[0].size(0),
           " in every layer, got ", x.size(0));
     check(x.scalar_type() == features[0].scalar_type(), "features: expected one dtype for every layer");
     check(x.device() == features[0].device(), "features: expected one device for every layer");
+  }
+}
+
+inline void check_features(const std::vector<Tensor>& features,   // L x (N, C, H, W)
+                           const std::vector<double>& weights) {  // (L)
+  check_features(features);
+  check(features.size() == weights.size(), "weights: expected ", features.size(), ", got ", weights.size());
+}
+
+// One number per channel of each layer.
+inline void check_channel_weights(const std::vector<Tensor>& weights,   // L x (C)
+                                  const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                                  const char* argument) {
+  check(weights.size() == features.size(), argument, ": expected ", features.size(), " layers, got ", weights.size());
+  for (size_t l = 0; l < features.size(); ++l) {
+    const Tensor &weight = weights[l], &x = features[l];
+    check(weight.dim() == 1 && weight.size(0) == x.size(1), argument, "[", l, "]: expected (", x.size(1), ")");
+    check(weight.scalar_type() == accumulator_type(x) && weight.device() == x.device(), argument, "[", l,
+          "]: expected float32 (float64 for float64 features) on the features' device");
   }
 }
 
