@@ -68,7 +68,7 @@ class FrozenLoss(nn.Module):
         device = next((parameter.device for parameter in network.parameters()), scale.device)
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
-        self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) else None
+        self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None
         self._kept: dict[str, list[Tensor]] = {"input": [scale.to(device), shift.to(device)]}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

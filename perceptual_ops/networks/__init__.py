@@ -1,19 +1,23 @@
 """Frozen trunks that return features by layer name, and where their weights come from."""
 
 from .feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
-from .layers import POOLINGS, Conv, Layer, Pool, Pooling, Relu
+from .layers import POOLINGS, Conv, Fire, Layer, Pool, Pooling, Relu
 from .load import ARCHITECTURES, load_network
+from .metric_weights import DISTS_CHANNELS, LPIPS_VERSIONS, dists_weights, linear_weights
 from .module_features import ModuleFeatures
 from .weights import SOURCES, WeightFile, WeightSource, available
 
 __all__ = [
     "ARCHITECTURES",
+    "DISTS_CHANNELS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LPIPS_VERSIONS",
     "POOLINGS",
     "SOURCES",
     "Conv",
     "FeatureNetwork",
+    "Fire",
     "Layer",
     "ModuleFeatures",
     "Pool",
@@ -22,5 +26,7 @@ __all__ = [
     "WeightFile",
     "WeightSource",
     "available",
+    "dists_weights",
+    "linear_weights",
     "load_network",
 ]

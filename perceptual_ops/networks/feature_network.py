@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import BLUR_PADDING, POOLINGS, Conv, Layer, Pool, Pooling, Relu, smallest_sizes
+from ..reference import l2_pool
+from .layers import BLUR_PADDING, POOLINGS, Conv, Fire, Layer, Pool, Pooling, Relu, smallest_sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,7 +33,7 @@ class FeatureNetwork(nn.Module):
         name: what errors call the network, such as "vgg16".
         architecture: all the layers of the network, in order; the first is a convolution of 3 channels.
         taps: names of the layers wanted by default, at least one; the deepest says how much is built.
-        pooling: "max", "average" or "blur", for every pooling layer.
+        pooling: "max", "average", "blur" or "l2", for every pooling layer.
         mean, std: normalisation of the channels of an image in [0, 1]; three floats each, kept as plain attributes.
 
     Attributes:
@@ -68,7 +69,7 @@ class FeatureNetwork(nn.Module):
         self._smallest_sizes = smallest_sizes(self.layers)
         for layer in self.layers:
             if not isinstance(layer, Relu):
-                self.add_module(layer.name, _conv(layer) if isinstance(layer, Conv) else _pool(layer))
+                self.add_module(layer.name, _module(layer))
         self.requires_grad_(False)
         self.eval()
 
@@ -76,6 +77,11 @@ class FeatureNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype the trunk computes in: that of its weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is made of what `Trunk` runs: no modules, and no pooling windows beyond the map."""
+        return not any(isinstance(layer, Fire) or (isinstance(layer, Pool) and layer.ceil) for layer in self.layers)
 
     def train(self, mode: bool = True) -> Self:
         """Changes nothing: a frozen network is always in eval mode."""
@@ -112,14 +118,14 @@ class FeatureNetwork(nn.Module):
 
     def _run(self, x: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
-        previous = ""
+        overwrite = False
         for layer in self.layers[: self._depth(wanted)]:
-            # A map nobody asked for may be overwritten; on a CPU a new one costs a quarter of its convolution.
-            overwrite = previous not in features
             x = F.relu(x, inplace=overwrite) if isinstance(layer, Relu) else getattr(self, layer.name)(x)
             if layer.name in wanted:
                 features[layer.name] = x
-            previous = layer.name
+            # A convolution nobody asked for may be overwritten; on a CPU a new map costs a quarter of it. A pooling may
+            # not: autograd keeps the roots of "l2".
+            overwrite = isinstance(layer, Conv) and layer.name not in features
         return {name: features[name] for name in wanted}
 
     def _normalize(self, images: Tensor) -> Tensor:
@@ -178,6 +184,32 @@ class FeatureNetwork(nn.Module):
             )
 
 
+class FireModule(nn.Module):
+    """The convolutions of a `Fire` and their ReLUs."""
+
+    squeeze: nn.Conv2d
+    expand1x1: nn.Conv2d
+    expand3x3: nn.Conv2d
+
+    def __init__(self, layer: Fire) -> None:
+        super().__init__()
+        for conv in layer.convolutions:
+            self.add_module(conv.name.rpartition(".")[2], _conv(conv))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, 2 * expand, H, W)."""
+        x = F.relu(self.squeeze(x), inplace=True)
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1), inplace=True)
+
+
+class L2Pool(nn.Module):
+    """DISTS's pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W'), see `Pool.output_size`."""
+        return l2_pool(x)
+
+
 class BlurPool(nn.Module):
     """Max-pooling at stride 1, reflection padding, and a binomial 3x3 filter at the layer's stride, per channel."""
 
@@ -197,6 +229,12 @@ class BlurPool(nn.Module):
         return F.conv2d(padded, kernel, stride=self.layer.stride, groups=self.layer.channels)
 
 
+def _module(layer: Conv | Pool | Fire) -> nn.Module:
+    if isinstance(layer, Conv):
+        return _conv(layer)
+    return FireModule(layer) if isinstance(layer, Fire) else _pool(layer)
+
+
 def _conv(layer: Conv) -> nn.Conv2d:
     # skip_init, because the usual initialisation would draw from the caller's random numbers. fp32 on the CPU, whatever
     # the caller's defaults are: weights are moved and cast by the network's owner.
@@ -212,8 +250,10 @@ def _conv(layer: Conv) -> nn.Conv2d:
 def _pool(layer: Pool) -> nn.Module:
     if layer.kind == "blur":
         return BlurPool(layer)
+    if layer.kind == "l2":
+        return L2Pool()
     pooling = nn.MaxPool2d if layer.kind == "max" else nn.AvgPool2d
-    return pooling(layer.kernel, layer.stride)
+    return pooling(layer.kernel, layer.stride, ceil_mode=layer.ceil)
 
 
 def _three_floats(argument: str, values: Sequence[float]) -> tuple[float, ...]:

@@ -1,17 +1,17 @@
 """Networks as data: the layers an architecture is made of, and the arithmetic of their output sizes.
 
 An architecture is a tuple of layers, run one after the other; each layer's name says what it gives:
-`conv1_1` the convolution before its ReLU, `relu1_1` after it, `pool1` the pooled map.
+`conv1_1` the convolution before its ReLU, `relu1_1` after it, `pool1` the pooled map, `fire2` a module's result.
 `output_size` works on one side of the map, H or W; 0 means that the layer has no output at that size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Pooling = Literal["max", "average", "blur"]
+Pooling = Literal["max", "average", "blur", "l2"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 BLUR_KERNEL = 3
@@ -46,11 +46,40 @@ class Relu:
 
 
 @dataclass(frozen=True)
+class Fire:
+    """SqueezeNet's module (Iandola et al. 2016, arXiv 1602.07360).
+
+    A 1x1 convolution to `squeeze` channels and its ReLU, then a 1x1 and a 3x3 convolution of those to `expand` channels
+    each and their ReLUs, side by side.
+    """
+
+    name: str
+    in_channels: int
+    squeeze: int
+    expand: int
+
+    @property
+    def convolutions(self) -> tuple[Conv, ...]:
+        """Its convolutions, called `fire2.squeeze` and so on."""
+        return (
+            Conv(f"{self.name}.squeeze", self.in_channels, self.squeeze, kernel=1, padding=0),
+            Conv(f"{self.name}.expand1x1", self.squeeze, self.expand, kernel=1, padding=0),
+            Conv(f"{self.name}.expand3x3", self.squeeze, self.expand),
+        )
+
+    def output_size(self, size: int) -> int:
+        """Side of the output for an input of side `size`."""
+        return size
+
+
+@dataclass(frozen=True)
 class Pool:
     """Square pooling without padding; `channels` is the depth of the map it pools.
 
-    `kind` "max" and "average" are the usual ones. "blur" (Zhang 2019, arXiv 1904.11486) takes the maximum at stride 1,
-    pads by reflection and downsamples with a binomial filter: far less aliasing, and H -> floor(H / 2) + 1 at 2x2.
+    `kind` "max" and "average" are the usual ones; with `ceil`, a last window may reach beyond the map. "blur" (Zhang
+    2019, arXiv 1904.11486) takes the maximum at stride 1, pads by reflection and downsamples with a binomial filter:
+    far less aliasing, and H -> floor(H / 2) + 1 at 2x2; at 1x1 it is the filter alone. "l2" (DISTS, arXiv 2004.07728)
+    is the root of the squares under a binomial 3x3 filter at stride 2, whatever the kernel and the stride.
     """
 
     name: str
@@ -58,18 +87,33 @@ class Pool:
     kernel: int = 2
     stride: int = 2
     kind: Pooling = "max"
+    ceil: bool = False
 
     def output_size(self, size: int) -> int:
         """Side of the output for an input of side `size`."""
+        if self.kind == "l2":
+            return (size - 1) // 2 + 1
         if self.kind != "blur":
-            return _window_count(size, self.kernel, self.stride)
+            count = _window_count(size + self.stride - 1 if self.ceil else size, self.kernel, self.stride)
+            return min(count, (size - 1) // self.stride + 1)  # a window begins within the map
         maxima = _window_count(size, self.kernel, 1)
         if maxima <= BLUR_PADDING:  # reflection needs more pixels than it adds
             return 0
         return _window_count(maxima + 2 * BLUR_PADDING, BLUR_KERNEL, self.stride)
 
 
-Layer = Conv | Relu | Pool
+Layer = Conv | Relu | Pool | Fire
+
+
+def convolutions_of(layers: Iterable[Layer]) -> tuple[Conv, ...]:
+    """Every convolution of the layers, those within modules too."""
+    found: list[Conv] = []
+    for layer in layers:
+        if isinstance(layer, Conv):
+            found.append(layer)
+        elif isinstance(layer, Fire):
+            found += layer.convolutions
+    return tuple(found)
 
 
 def smallest_sizes(layers: Sequence[Layer]) -> dict[str, int]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .alexnet import ALEXNET, BLURRED_ALEXNET
 from .feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
-from .layers import Conv, Layer, Pooling
+from .layers import Layer, Pooling, convolutions_of
+from .squeezenet import SQUEEZENET
 from .state_dicts import convolution_weights
 from .vgg import VGG
 from .weights import WeightSource, random_weights, read_weights
 
-ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**VGG}
+ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**VGG, "alexnet": ALEXNET, "squeezenet1_1": SQUEEZENET}
+# Those of pooling "blur", where it changes more than the poolings.
+BLURRED_ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**ARCHITECTURES, "alexnet": BLURRED_ALEXNET}
 
 
 def load_network(
@@ -27,13 +31,13 @@ def load_network(
     """A frozen network: images (N, 3, H, W) in [0, 1] -> dict of features by layer name.
 
     Args:
-        name: "vgg11", "vgg13", "vgg16" or "vgg19".
+        name: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet" or "squeezenet1_1".
         weights: "imagenet": torchvision's file, from the torch hub cache, else downloaded and checked against the hash
-            in its name; "stlpips": the blur-pool VGG16 of the installed package stlpips-pytorch; "random"; the path of
-            a .pth, .pt or .safetensors file; or a state dict (layouts: `convolution_weights`).
+            in its name; "stlpips": the blur-pool VGG16 or AlexNet of the installed package stlpips-pytorch; "random";
+            the path of a .pth, .pt or .safetensors file; or a state dict (layouts: `convolution_weights`).
         layers: the layers wanted, such as ["relu1_2", "relu3_3"]; those beyond the deepest are not built. Default: all.
-        pooling: "max", "average" or "blur"; default: what the weights were trained with, "blur" for "stlpips" and
-            "max" for all others.
+        pooling: "max", "average", "blur" or "l2"; default: what the weights were trained with, "blur" for "stlpips" and
+            "max" for all others. With "blur", the first convolution of AlexNet has stride 1 and a blur of its own.
         mean, std: normalisation of each channel; the default is ImageNet's.
         seed: of the "random" weights; the global random numbers are not touched.
         progress: whether a download draws a progress bar on stderr.
@@ -46,14 +50,15 @@ def load_network(
         raise ValueError(f"network must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
     if pooling is None:
         pooling = "blur" if weights == "stlpips" else "max"
-    architecture = ARCHITECTURES[name]
+    plain, blurred = ARCHITECTURES[name], BLURRED_ARCHITECTURES[name]
+    architecture = blurred if pooling == "blur" else plain
     taps = [layer.name for layer in architecture] if layers is None else layers
     network = FeatureNetwork(name, architecture, taps, pooling, mean, std)
 
-    convolutions = [layer for layer in network.layers if isinstance(layer, Conv)]
+    convolutions = convolutions_of(network.layers)
     if weights == "random":
         network.load_state_dict(random_weights(convolutions, seed))
     else:
         state, origin = read_weights(weights, name, progress)
-        network.load_state_dict(convolution_weights(state, name, architecture, convolutions, origin))
+        network.load_state_dict(convolution_weights(state, name, (plain, blurred), convolutions, origin))
     return network

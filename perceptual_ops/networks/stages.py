@@ -44,7 +44,7 @@ class TapGradients(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A convolution, ReLU and pooling that follow each other; any of them may be missing."""
+    """A convolution, ReLU and pooling that follow each other; any of them may be missing. An "l2" pooling is alone."""
 
     conv: Conv | None = None
     relu: Relu | None = None
@@ -60,12 +60,15 @@ class Saved:
         pool_size: (H, W) of the pooling's input.
         signs: Where the ReLU passes a gradient; None where `codes` say it, or there is no ReLU.
         codes: Where the maxima of the pooling lay.
+        pooled: The map (N, C, H, W) that an "l2" pooling read. Nothing writes to it after: what follows writes to the
+            pooling's result.
     """
 
     conv_size: tuple[int, int] = (0, 0)
     pool_size: tuple[int, int] = (0, 0)
     signs: Tensor | None = None
     codes: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
@@ -80,10 +83,9 @@ def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
                 found.append(Stage(relu=layer))
             else:
                 found[-1] = Stage(last.conv, layer)
-        elif last.pool:
-            found.append(Stage(pool=layer))
-        else:
-            found[-1] = Stage(last.conv, last.relu, layer)
+        elif isinstance(layer, Pool):
+            alone = last.pool or layer.kind == "l2"
+            found[-1:] = [last, Stage(pool=layer)] if alone else [Stage(last.conv, last.relu, layer)]
     return tuple(stage for stage in found if stage != Stage())
 
 
@@ -121,7 +123,11 @@ class Forward:
             signs = operators.bias_relu_(self._x, bias, self._keep)
             saved.signs, bias = signs if self._keep else None, None
             self._offer(relu)
-        if pool:
+        if pool and pool.kind == "l2":
+            saved.pooled = self._x if self._keep else None
+            self._x = operators.l2_pool(self._x)
+            self._offer(pool)
+        elif pool:
             saved.pool_size = (self._x.shape[2], self._x.shape[3])
             self._x, codes = operators.bias_relu_pool(
                 self._x, bias, bool(fused), pool.kind, pool.kernel, pool.stride, self._keep
@@ -157,7 +163,12 @@ class Backward:
     def run_stage(self, stage: Stage, frozen: FrozenConv | None, saved: Saved) -> None:
         """From the gradient by a stage's output to that by its input."""
         growth = frozen.growth if frozen else 1.0
-        if stage.pool:
+        if stage.pool and stage.pool.kind == "l2":
+            self._add(stage.pool, growth=1.0)
+            # Bounds stay as they are. y = sqrt(sum of w x^2) has the slope w x / y by an x, at most sqrt(w), and an x
+            # is under one window with w = 1/4, two with 1/8 or four with 1/16: the sum of sqrt(w) is at most 1.
+            self.x = operators.l2_pool_backward(self._come(), saved.pooled)
+        elif stage.pool:
             self._add(stage.pool, growth=1.0)
             self._through_pool(stage, stage.pool, saved, growth)
         elif stage.relu:

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from .layers import Conv, Layer, Pool
+from .layers import Conv, Layer, Pool, convolutions_of
 
-# features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips.
-_NUMBERED = re.compile(r"(features\.|net\.slice\d+\.|)(\d+)\.weight")
+# features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips; the
+# convolutions of a module within its number.
+_NUMBERED = re.compile(r"(features\.|net\.slice\d+\.|)(\d+(?:\.[a-z]\w*)?)\.weight")
 
 
 def convolution_weights(
-    state: Mapping[str, object], network: str, architecture: Sequence[Layer], needed: Iterable[Conv], origin: str
+    state: Mapping[str, object],
+    network: str,
+    forms: tuple[Sequence[Layer], Sequence[Layer]],
+    needed: Iterable[Conv],
+    origin: str,
 ) -> dict[str, Tensor]:
     """The weights and biases of the convolutions needed, checked, under this library's keys.
 
@@ -22,7 +27,8 @@ def convolution_weights(
         state: `features.N.*` (torchvision's whole model; other keys are ignored), `N.*` (its feature part),
             `net.sliceK.N.*` (lpips, stlpips), or this library's `conv1_1.*`. More convolutions than needed are fine.
         network: name of the network, for errors.
-        architecture: all the layers of the network.
+        forms: all the layers of the network, as torchvision has them and as pooling "blur" does. Their convolutions
+            are the same: weights in the order of either serve both.
         needed: the convolutions to find.
         origin: what errors call the state dict, such as its path.
 
@@ -32,9 +38,9 @@ def convolution_weights(
     Raises:
         ValueError: no key in a known layout, a convolution where the network has none, a missing or misshapen tensor.
     """
-    prefixes = _named_prefixes(state, network, architecture, origin)
+    prefixes = _named_prefixes(state, network, forms[0], origin)
     if not prefixes:
-        prefixes = _numbered_prefixes(state, network, architecture, origin)
+        prefixes = _numbered_prefixes(state, network, forms, origin)
     weights = {}
     for conv in needed:
         shapes = {
@@ -52,7 +58,7 @@ def _named_prefixes(
     state: Mapping[str, object], network: str, architecture: Sequence[Layer], origin: str
 ) -> dict[str, str]:
     """This library's own layout: each convolution's key is its name; empty if the state dict is of another layout."""
-    names = [layer.name for layer in architecture if isinstance(layer, Conv)]
+    names = [conv.name for conv in convolutions_of(architecture)]
     if not any(f"{name}.weight" in state for name in names):
         return {}
     foreign = [key for key in state if _is_filter(state, key) and key.removesuffix(".weight") not in names]
@@ -63,7 +69,7 @@ def _named_prefixes(
 
 
 def _numbered_prefixes(
-    state: Mapping[str, object], network: str, architecture: Sequence[Layer], origin: str
+    state: Mapping[str, object], network: str, forms: tuple[Sequence[Layer], Sequence[Layer]], origin: str
 ) -> dict[str, str]:
     """Layouts that number the layers: the key prefix of each convolution, such as `features.10`."""
     matches = [match for key in state if (match := _NUMBERED.fullmatch(str(key)))]
@@ -71,30 +77,35 @@ def _numbered_prefixes(
         known = "features.0.weight, 0.weight, net.slice1.0.weight or conv1_1.weight"
         came = ", ".join(str(key) for key in list(state)[:3]) or "an empty one"
         raise ValueError(f"{origin} is in no known layout: expected keys such as {known}, got {came}")
-    prefixes = {int(match[2]): f"{match[1]}{match[2]}" for match in matches}
+    prefixes = {match[2]: f"{match[1]}{match[2]}" for match in matches}
     # lpips numbers its layers as torchvision does; stlpips counts a pooling twice, as maximum and as blur.
-    candidates = (_numbers(architecture, per_pool=1), _numbers(architecture, per_pool=2))
-    numbers = max(candidates, key=lambda candidate: len(candidate.keys() & prefixes.keys()))
-    for number, prefix in prefixes.items():
+    candidates = (_places(forms[0], per_pool=1), _places(forms[1], per_pool=2))
+    places = max(candidates, key=lambda candidate: len(candidate.keys() & prefixes.keys()))
+    last = max(map(_number, places))
+    for place, prefix in prefixes.items():
         # Another depth or a batch-norm variant fits for its first layers and would silently give other features.
-        if number not in numbers and number < max(numbers) and _is_filter(state, f"{prefix}.weight"):
+        if place not in places and _number(place) < last and _is_filter(state, f"{prefix}.weight"):
             raise ValueError(
                 f"{origin} is not for {network}: it holds the convolution '{prefix}.weight', "
-                f"and those of {network} are numbered {', '.join(map(str, numbers))}"
+                f"and those of {network} are numbered {', '.join(places)}"
             )
     absent = re.sub(r"slice\d+", "slice*", matches[0][1])
-    return {name: prefixes.get(number, f"{absent}{number}") for number, name in numbers.items()}
+    return {name: prefixes.get(place, f"{absent}{place}") for place, name in places.items()}
 
 
-def _numbers(architecture: Sequence[Layer], per_pool: int) -> dict[int, str]:
-    """The names of the convolutions by their number, where a pooling layer takes `per_pool` numbers."""
-    numbers = {}
+def _places(layers: Sequence[Layer], per_pool: int) -> dict[str, str]:
+    """The names of the convolutions by their place, `10` or `3.squeeze`; a maximum takes `per_pool` numbers."""
+    places = {}
     number = 0
-    for layer in architecture:
-        if isinstance(layer, Conv):
-            numbers[number] = layer.name
-        number += per_pool if isinstance(layer, Pool) else 1
-    return numbers
+    for layer in layers:
+        for conv in convolutions_of([layer]):
+            places[f"{number}{conv.name.removeprefix(layer.name)}"] = conv.name
+        number += per_pool if isinstance(layer, Pool) and layer.kernel > 1 else 1
+    return places
+
+
+def _number(place: str) -> int:
+    return int(place.partition(".")[0])
 
 
 def _is_filter(state: Mapping[str, object], key: str) -> bool:

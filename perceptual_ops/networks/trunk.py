@@ -41,6 +41,8 @@ class Trunk:
     """
 
     def __init__(self, network: FeatureNetwork) -> None:
+        if not network.is_chain:
+            raise ValueError(f"network: expected one that is_chain, got {network.name}; run it by autograd")
         self.network = network
         self.key = f"{network.name}/{next(_numbers)}"
         self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}

@@ -18,20 +18,26 @@ WeightSource = str | os.PathLike[str] | Mapping[str, Tensor]
 
 SOURCES = ("imagenet", "stlpips", "random")
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+OTHER_FILE = "pass a file that torch.save or safetensors wrote"
 
-# torchvision's files (torchvision/models/vgg.py); the name ends with the first digits of the file's SHA-256.
+# torchvision's files (torchvision/models/); the name ends with the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models"
 IMAGENET_FILES = {
     "vgg11": "vgg11-8a719046.pth",
     "vgg13": "vgg13-19584684.pth",
     "vgg16": "vgg16-397923af.pth",
     "vgg19": "vgg19-dcbb9e9d.pth",
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
 }
 
-# Shift-tolerant LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686): an ImageNet VGG16 with blur pooling.
+# Shift-tolerant LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686): an ImageNet VGG16 and AlexNet with blur pooling.
 STLPIPS_PACKAGE = "stlpips_pytorch"
 STLPIPS_INSTALL = "pip install --no-deps stlpips-pytorch"
-STLPIPS_FILES = {"vgg16": "weights/vST0.0/vgg_shift_tolerant.pth"}
+STLPIPS_FILES = {
+    "vgg16": "weights/vST0.0/vgg_shift_tolerant.pth",
+    "alexnet": "weights/vST0.0/alex_shift_tolerant.pth",
+}
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,34 @@ def read_weights(weights: WeightSource, network: str, progress: bool = True) -> 
     if not isinstance(weights, str | os.PathLike):
         hint = ", pass its state_dict()" if isinstance(weights, nn.Module) else ""
         raise TypeError(f"weights must be a source, a path or a state dict, got {type(weights).__name__}{hint}")
-    path = Path(weights).expanduser()
+    path = checked_path("weights", weights, f"one of {', '.join(SOURCES)}")
+    return _read_state_dict(path, OTHER_FILE), str(path)
+
+
+def checked_path(argument: str, given: str | os.PathLike[str], names: str) -> Path:
+    """The path of a checkpoint that is there; `names` says what else the argument may be."""
+    path = Path(given).expanduser()
     if path.suffix not in CHECKPOINT_SUFFIXES:
         raise ValueError(
-            f"weights must be one of {', '.join(SOURCES)}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
-            f"or a state dict, got {os.fspath(weights)!r}"
+            f"{argument} must be {names}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
+            f"or a state dict, got {os.fspath(given)!r}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"weights: there is no file at {path.absolute()}, pass the path of one")
-    return _read_checkpoint(path, "pass a file that torch.save or safetensors wrote"), str(path)
+        raise FileNotFoundError(f"{argument}: there is no file at {path.absolute()}, pass the path of one")
+    return path
+
+
+def read_checkpoint(path: Path, remedy: str) -> object:
+    """What a .pth, .pt or .safetensors file holds; the remedy ends the error of one that cannot be read."""
+    try:
+        return _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except (ImportError, PermissionError):  # their own sentence says it
+        raise
+    except Exception as error:  # damaged bytes can raise anything on their way through the two readers
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or holds no state dict, "
+            f"reading it failed with {type(error).__name__}: {remedy}"
+        ) from error
 
 
 def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]:
@@ -142,7 +167,7 @@ def _read_imagenet(network: str, progress: bool) -> tuple[Mapping[str, object], 
     path = _imagenet_path(network)
     if not path.is_file():
         _download(_imagenet_url(network), path, progress)
-    return _read_checkpoint(path, "delete it and it is downloaded again at the next call"), str(path)
+    return _read_state_dict(path, "delete it and it is downloaded again at the next call"), str(path)
 
 
 def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
@@ -155,13 +180,13 @@ def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
         raise FileNotFoundError(
             f"the installed package stlpips-pytorch lacks {path}: reinstall it with {STLPIPS_INSTALL} --force-reinstall"
         )
-    return _read_checkpoint(path, f"reinstall its package with {STLPIPS_INSTALL} --force-reinstall"), str(path)
+    return _read_state_dict(path, f"reinstall its package with {STLPIPS_INSTALL} --force-reinstall"), str(path)
 
 
 def _download(url: str, path: Path, progress: bool) -> None:
     """Fetches the file and checks its hash; what fails the check is never left at `path`."""
     expected = path.stem.rpartition("-")[2]
-    by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16)"
+    by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=progress)
@@ -174,16 +199,8 @@ def _download(url: str, path: Path, progress: bool) -> None:
         ) from error
 
 
-def _read_checkpoint(path: Path, remedy: str) -> Mapping[str, object]:
-    try:
-        state = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except (ImportError, PermissionError):  # their own sentence says it
-        raise
-    except Exception as error:  # damaged bytes can raise anything on their way through the two readers
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or holds no state dict, "
-            f"reading it failed with {type(error).__name__}: {remedy}"
-        ) from error
+def _read_state_dict(path: Path, remedy: str) -> Mapping[str, object]:
+    state = read_checkpoint(path, remedy)
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}: {remedy}")
     return state
