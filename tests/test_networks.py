@@ -1,4 +1,4 @@
-"""FeatureNetwork: the numbers, sizes and errors of the VGGs, and how they behave as modules."""
+"""FeatureNetwork: the numbers, sizes and errors of every architecture, and how they behave as modules."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from peer_torchvision import import_torchvision
 from torch import Tensor, nn
 
-from perceptual_ops.networks import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork, load_network
+from perceptual_ops.networks import (
+    ARCHITECTURES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FeatureNetwork,
+    load_network,
+)
+from perceptual_ops.networks.layers import convolutions_of
 
+VGG_LETTERS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 SHALLOW = ["relu1_2", "conv1_1", "pool1", "conv2_1"]
 
 
@@ -30,25 +37,46 @@ def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 # ---- numbers ----
 
 
-@pytest.mark.parametrize(("name", "letter"), [("vgg11", "A"), ("vgg13", "B"), ("vgg16", "D"), ("vgg19", "E")])
-def test_every_layer_and_the_gradient_are_torchvisions(name: str, letter: str) -> None:
-    vgg = import_torchvision().models.vgg
-    network = load_network(name, "random", seed=3)
-    peer = vgg.make_layers(vgg.cfgs[letter]).requires_grad_(False)
+def torchvisions(name: str) -> nn.Sequential:
+    models = import_torchvision().models
+    if name in VGG_LETTERS:  # without a classifier of 500 MB
+        return models.vgg.make_layers(models.vgg.cfgs[VGG_LETTERS[name]])
+    return getattr(models, name)().features
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer"),
+    [
+        ("vgg11", (40, 33), "relu4_1"),
+        ("vgg13", (40, 33), "relu4_1"),
+        ("vgg16", (40, 33), "relu4_1"),
+        ("vgg19", (40, 33), "relu4_1"),
+        ("alexnet", (63, 78), "pool5"),
+        ("alexnet", (97, 64), "relu5"),
+        ("squeezenet1_1", (17, 18), "fire9"),
+        ("squeezenet1_1", (35, 44), "fire9"),  # 5 and 4 wide before the last pooling: a window beyond the map, and none
+    ],
+)
+def test_every_layer_and_the_gradient_are_torchvisions(name: str, size: tuple[int, int], layer: str) -> None:
+    network = load_network(name, "random", seed=3).double()
+    for parameter in network.parameters():  # biases too
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7))
+    peer = torchvisions(name).requires_grad_(False).double()
     peer.load_state_dict(dict(zip(peer.state_dict(), network.state_dict().values(), strict=True)))
-    images = pictures(1, 3, 40, 33).requires_grad_()
+    images = pictures(1, 3, *size, dtype=torch.float64).requires_grad_()
     peer_images = images.detach().clone().requires_grad_()
 
-    x = (peer_images - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    x = (peer_images - mean) / std
     expected = {}
-    for layer, module in zip(ARCHITECTURES[name], peer, strict=True):
-        x = expected[layer.name] = module(x.clone())  # torchvision's ReLU would write over the convolution's tap
+    for described, module in zip(ARCHITECTURES[name], peer, strict=True):
+        x = expected[described.name] = module(x.clone())  # torchvision's ReLU would write over the convolution's tap
     actual = network(images)
 
     assert_same(actual, expected)
-    assert all(tap.min() < 0 for layer, tap in actual.items() if layer.startswith("conv"))
-    (gradient,) = torch.autograd.grad(actual["relu4_1"].square().sum(), images)
-    (peer_gradient,) = torch.autograd.grad(expected["relu4_1"].square().sum(), peer_images)
+    assert all(tap.min() < 0 for tapped, tap in actual.items() if tapped.startswith("conv"))
+    (gradient,) = torch.autograd.grad(actual[layer].square().sum(), images)
+    (peer_gradient,) = torch.autograd.grad(expected[layer].square().sum(), peer_images)
     torch.testing.assert_close(gradient, peer_gradient)
 
 
@@ -77,59 +105,68 @@ def test_images_are_normalised_in_fp32_and_cast_to_the_networks_dtype() -> None:
     assert network.dtype == torch.bfloat16
 
 
-def test_average_pooling() -> None:
-    network = load_network("vgg11", "random", layers=["relu1_1", "pool1"], pooling="average")
-    taps = network(pictures(1, 3, 9, 10))
-    assert_same({"pool1": taps["pool1"]}, {"pool1": F.avg_pool2d(taps["relu1_1"], 2)})
-
-
-def mirrored(side: int) -> np.ndarray:
-    """The pixels 0 .. side - 1 with two more at each end, mirrored at the first and the last: 2 1 0 1 2 ..."""
-    reflected = np.abs(np.arange(-2, side + 2))
-    return np.minimum(reflected, 2 * (side - 1) - reflected)
-
-
-@pytest.mark.parametrize("size", [4, 5, 6, 9, 12])
-def test_blur_pooling_is_the_filter_written_out(size: int) -> None:
-    network = load_network("vgg11", "random", layers=["relu1_1", "pool1"], pooling="blur")
-    taps = network(pictures(1, 3, size, size + 1))
-    x = taps["relu1_1"][0].double().numpy()
-    maxima = np.maximum(np.maximum(x[:, :-1, :-1], x[:, 1:, :-1]), np.maximum(x[:, :-1, 1:], x[:, 1:, 1:]))
-    rows, columns = (mirrored(side) for side in maxima.shape[1:])
-    padded = maxima[:, rows][:, :, columns]
-    expected = np.zeros((len(x), size // 2 + 1, (size + 1) // 2 + 1))
-    for i, j in np.ndindex(expected.shape[1:]):
-        window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-        expected[:, i, j] = np.einsum("chw,h,w->c", window, [0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
-    assert taps["pool1"].shape[1:] == expected.shape
-    np.testing.assert_allclose(taps["pool1"][0].numpy(), expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "layer", "chain"),
+    [("alexnet", "pool5", True), ("vgg16", "pool5", True), ("squeezenet1_1", "relu1", True),
+     ("squeezenet1_1", "pool1", False), ("squeezenet1_1", "fire2", False)],
+)  # fmt: skip
+def test_what_is_a_chain(name: str, layer: str, chain: bool) -> None:
+    assert load_network(name, "random", layers=[layer]).is_chain == chain
 
 
 # ---- sizes and errors ----
 
 
 @pytest.mark.parametrize(
-    ("pooling", "layer", "smallest"),
+    ("name", "pooling", "layer", "smallest"),
     [
-        ("max", "relu1_1", 1),
-        ("max", "conv5_1", 16),
-        ("max", "pool5", 32),
-        ("average", "pool2", 4),
-        ("blur", "conv2_1", 4),  # 4 pixels have the 3 maxima that can be mirrored by 2
-        ("blur", "pool2", 6),  # 6 // 2 + 1 = 4
-        ("blur", "pool3", 10),
-        ("blur", "pool5", 34),
+        ("vgg11", "max", "relu1_1", 1),
+        ("vgg11", "max", "conv5_1", 16),
+        ("vgg11", "max", "pool5", 32),
+        ("vgg11", "average", "pool2", 4),
+        ("vgg11", "blur", "conv2_1", 4),  # 4 pixels have the 3 maxima that can be mirrored by 2
+        ("vgg11", "blur", "pool2", 6),  # 6 // 2 + 1 = 4
+        ("vgg11", "blur", "pool3", 10),
+        ("vgg11", "blur", "pool5", 34),
+        ("vgg11", "l2", "pool5", 1),
+        ("alexnet", "max", "relu1", 7),
+        ("alexnet", "max", "relu2", 15),
+        ("alexnet", "max", "relu5", 31),
+        ("alexnet", "max", "pool5", 63),
+        ("alexnet", "l2", "pool5", 7),
+        ("alexnet", "blur", "conv1", 7),
+        ("alexnet", "blur", "relu1", 9),
+        ("alexnet", "blur", "relu2", 13),
+        ("alexnet", "blur", "relu5", 21),
+        ("alexnet", "blur", "pool5", 37),
+        ("squeezenet1_1", "max", "relu1", 3),
+        ("squeezenet1_1", "max", "fire3", 5),  # a window of 3 over the 2 pixels that there are
+        ("squeezenet1_1", "max", "fire5", 9),
+        ("squeezenet1_1", "average", "fire9", 17),
     ],
 )
-def test_smallest_size_serves_and_one_pixel_less_is_refused(pooling: str, layer: str, smallest: int) -> None:
-    network = load_network("vgg11", "random", layers=[layer], pooling=pooling)  # type: ignore[arg-type]
+def test_smallest_size_serves_and_one_pixel_less_is_refused(name: str, pooling: str, layer: str, smallest: int) -> None:
+    network = load_network(name, "random", layers=[layer], pooling=pooling)  # type: ignore[arg-type]
+    first = {"vgg11": ("conv1_1", 1), "alexnet": ("conv1", 7), "squeezenet1_1": ("conv1", 3)}[name]
     assert network.smallest_size() == network.smallest_size([layer]) == smallest
-    assert network.smallest_size(["conv1_1"]) == 1
+    assert network.smallest_size([first[0]]) == first[1]
     assert min(network(pictures(1, 3, smallest, smallest))[layer].shape) >= 1
     if smallest > 1:
         least, came = f"{smallest} x {smallest}", f"{smallest} x {smallest - 1}"
-        with pytest.raises(ValueError, match=f"images must be at least {least} for {layer} of vgg11, got {came}"):
+        with pytest.raises(ValueError, match=f"images must be at least {least} for {layer} of {name}, got {came}"):
             network(pictures(1, 3, smallest, smallest - 1))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "vgg11"])
+def test_every_smallest_size_is_torchvisions(name: str) -> None:
+    network, peer = load_network(name, "random"), torchvisions(name)
+    for depth, layer in enumerate(ARCHITECTURES[name], start=1):
+        smallest = network.smallest_size([layer.name])
+        with torch.no_grad():
+            assert peer[:depth](pictures(1, 3, smallest, smallest)).numel() > 0
+            if smallest > 1:
+                with pytest.raises(RuntimeError):
+                    peer[:depth](pictures(1, 3, smallest - 1, smallest - 1))
 
 
 @pytest.mark.parametrize(
@@ -170,26 +207,33 @@ def test_wrong_arguments_are_named() -> None:
         load_network("vgg11", "random", layers="relu1_1")
     with pytest.raises(ValueError, match="layers must name at least one layer of vgg11"):
         load_network("vgg11", "random", layers=[])
-    with pytest.raises(ValueError, match="pooling must be one of max, average, blur, got 'l2'"):
-        load_network("vgg11", "random", pooling="l2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pooling must be one of max, average, blur, l2, got 'l1'"):
+        load_network("vgg11", "random", pooling="l1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"mean must be three numbers, one per channel, got \[0.5\]"):
         load_network("vgg11", "random", mean=[0.5])
     with pytest.raises(ValueError, match="std must be above 0"):
         load_network("vgg11", "random", std=[1, 0, 1])
-    with pytest.raises(ValueError, match="network must be one of vgg11, vgg13, vgg16, vgg19, got 'vgg12'"):
+    with pytest.raises(
+        ValueError, match="network must be one of vgg11, vgg13, vgg16, vgg19, alexnet, squeezenet1_1, got 'vgg12'"
+    ):
         load_network("vgg12")
 
 
 # ---- as a module ----
 
 
-@pytest.mark.parametrize("pooling", ["max", "blur"])
-def test_frozen_copyable_and_castable(pooling: str) -> None:
-    network = load_network("vgg16", "random", layers=SHALLOW, pooling=pooling)  # type: ignore[arg-type]
+MODULES = [("vgg16", SHALLOW, pooling) for pooling in ("max", "blur", "l2")]
+MODULES.append(("squeezenet1_1", ["pool1", "fire3"], "max"))
+
+
+@pytest.mark.parametrize(("name", "layers", "pooling"), MODULES)
+def test_frozen_copyable_and_castable(name: str, layers: list[str], pooling: str) -> None:
+    network = load_network(name, "random", layers=layers, pooling=pooling)  # type: ignore[arg-type]
     parent = nn.Sequential(network).train()
     assert parent.training and not any(module.training for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert all(key.startswith("conv") for key in network.state_dict())
+    kept = {f"{conv.name}.{part}" for conv in convolutions_of(network.layers) for part in ("weight", "bias")}
+    assert set(network.state_dict()) == kept
 
     images = pictures(2, 3, 12, 12)
     expected = network(images)
@@ -203,9 +247,9 @@ def test_frozen_copyable_and_castable(pooling: str) -> None:
     assert all(len(tap) == 0 for tap in network(images[:0]).values())
 
 
-@pytest.mark.parametrize("pooling", ["max", "blur"])
-def test_compiles_in_one_graph(pooling: str) -> None:
-    network = load_network("vgg16", "random", layers=SHALLOW, pooling=pooling)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "layers", "pooling"), MODULES)
+def test_compiles_in_one_graph(name: str, layers: list[str], pooling: str) -> None:
+    network = load_network(name, "random", layers=layers, pooling=pooling)  # type: ignore[arg-type]
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     images = pictures(1, 3, 8, 8).requires_grad_()
     actual, expected = compiled(images), network(images)

@@ -1,4 +1,4 @@
-"""The parts of the lean engine's trunk: prepared convolutions, stages, the scale of fp16 gradients."""
+"""The lean engine's trunk against the network's own features, and its parts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from maps import random_map
 from torch import Tensor, nn
 
-from perceptual_ops.networks import Conv, Pool, Relu
+from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
 from perceptual_ops.networks.convolution import Convolution, FrozenConv
 from perceptual_ops.networks.gradient_scale import GradientScale
+from perceptual_ops.networks.layers import convolutions_of
 from perceptual_ops.networks.stages import Stage, stages_of
+from perceptual_ops.networks.trunk import Trunk
+from perceptual_ops.networks.weights import random_weights
+from perceptual_ops.reference import l2_pool
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -82,6 +86,9 @@ def test_stages() -> None:
         Stage(None, relu, pool), Stage(None, None, pool), Stage(None, relu), Stage(None, relu),
     )  # fmt: skip
     assert stages_of([conv, pool, relu, pool]) == (Stage(conv, None, pool), Stage(None, relu, pool))
+    l2 = Pool("l2", 4, kind="l2")
+    assert stages_of([conv, relu, l2, relu, pool]) == (Stage(conv, relu), Stage(pool=l2), Stage(None, relu, pool))
+    assert stages_of([conv, l2, l2]) == (Stage(conv), Stage(pool=l2), Stage(pool=l2))
 
 
 def test_scales_are_powers_of_two_that_nothing_overflows() -> None:
@@ -99,3 +106,132 @@ def test_scales_are_powers_of_two_that_nothing_overflows() -> None:
     assert factor is not None
     assert torch.equal(before * factor, scale.current)
     assert (100.0 * 20 * 4 * factor[:3] * 3 <= 2.0**15).all()
+
+
+# ---- the whole trunk ----
+
+
+class Given:
+    """`TapGradients` that are known beforehand, scaled where the dtype wants it."""
+
+    def __init__(self, gradients: dict[str, Tensor], dtype: torch.dtype) -> None:
+        self._gradients, self._dtype = gradients, dtype
+        self.scale = GradientScale(next(iter(gradients.values()))) if dtype == torch.float16 else None
+
+    def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
+        gradient = self._gradients[layer]
+        scaled = gradient if scale is None else gradient * scale.view(-1, 1, 1, 1)
+        return scaled.to(self._dtype, copy=True, memory_format=torch.channels_last)
+
+    def bound(self, layer: str) -> Tensor:
+        return self._gradients[layer].abs().amax((1, 2, 3)).float()
+
+
+def run(trunk: Trunk, x: Tensor, gradients: dict[str, Tensor], hold: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """Maps and the image's gradient; unless `hold`, the trunk may write over tapped maps."""
+    found: dict[str, Tensor] = {}
+
+    def tap(layer: str, features: Tensor) -> bool:
+        found[layer] = features if hold else features.clone()
+        return hold
+
+    given = Given(gradients, x.dtype)
+    tape = trunk.forward(x.clone(memory_format=torch.channels_last), gradients, tap, keep=True)
+    gradient = trunk.backward(tape, given)
+    return found, gradient.double() / (1 if given.scale is None else given.scale.current.view(-1, 1, 1, 1))
+
+
+def assert_runs_as_the_network(network: FeatureNetwork, size: tuple[int, int], device: str) -> None:
+    """In fp64, with biases, maps held and not."""
+    for parameter in network.double().parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7))
+    trunk = Trunk(network.to(device))
+    x = drawn((2, 3, *size), torch.float64, device).requires_grad_()
+    expected = network.features(x)
+    gradients = {name: drawn(tuple(tap.shape), torch.float64, device, seed=5) for name, tap in expected.items()}
+    (by_image,) = torch.autograd.grad(list(expected.values()), x, list(gradients.values()))
+    sizes = trunk.sizes(*size)
+    for hold in (True, False):
+        with torch.no_grad():
+            found, gradient = run(trunk, x.detach(), gradients, hold)
+        assert list(found) == [layer.name for layer in network.layers if layer.name in expected]
+        for name, tap in found.items():
+            assert sizes[name] == tuple(tap.shape[1:])
+            torch.testing.assert_close(tap, expected[name], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, by_image, rtol=0, atol=1e-12 * by_image.abs().max().item())
+
+
+@pytest.mark.parametrize("pooling", ["max", "blur", "average", "l2"])
+@pytest.mark.parametrize(
+    "layers", [["relu1", "relu2", "relu3", "relu4", "relu5"], ["conv1", "pool1", "conv2", "relu2", "pool2"], None]
+)
+def test_alexnet(layers: list[str] | None, pooling: str, device: str) -> None:
+    network = load_network("alexnet", "random", layers=layers, pooling=pooling)  # type: ignore[arg-type]
+    assert_runs_as_the_network(network, (67, 82), device)
+
+
+@pytest.mark.parametrize("layers", [["relu1_1", "relu2_1", "relu3_2", "relu4_2"], ["pool1", "conv3_1"], ["pool2"]])
+def test_vgg_with_l2_pooling(layers: list[str], device: str) -> None:
+    assert_runs_as_the_network(load_network("vgg11", "random", layers=layers, pooling="l2"), (21, 30), device)
+
+
+# An "l2" pooling after a convolution, after a ReLU, before a ReLU that writes over its result, and after its like.
+L2_CHAIN: tuple[Layer, ...] = (
+    Conv("conv1", 3, 12), Pool("pool1", 12), Relu("relu1"), Conv("conv2", 12, 8), Relu("relu2"), Pool("pool2", 8),
+    Pool("again2", 8), Relu("twice2"), Conv("conv3", 8, 8),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "layers", [["conv3"], ["conv1", "pool1", "relu2", "again2"], ["relu1", "conv2", "twice2"], ["pool2", "conv3"]]
+)
+def test_l2_pooling_among_others(layers: list[str], bias: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perceptual_ops.networks.stages.bias_is_a_pass", lambda device: bias)
+    network = FeatureNetwork("chain", L2_CHAIN, layers, "l2")
+    network.load_state_dict(random_weights(convolutions_of(network.layers), seed=3))
+    assert_runs_as_the_network(network, (19, 26), device)
+
+
+def test_an_l2_pooling_enlarges_no_gradient() -> None:
+    """What stages.py makes of its slopes: at most 1, reached where one pixel stands alone under four windows."""
+    for single in (False, True):
+        x = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+        x[..., 3, 5] = 2.0
+        x = (x if single else drawn((1, 1, 9, 9), torch.float64, "cpu")).requires_grad_()
+        jacobian = torch.autograd.functional.jacobian(l2_pool, x).abs().sum((0, 1, 2, 3))
+        assert jacobian.max() <= 1
+        assert not single or jacobian.max() > 0.999
+
+
+def test_fp16_through_l2_poolings(device: str) -> None:
+    """Weights of one sign: the gradient grows by all that it can, and its scale follows."""
+    layers: list[Layer] = []
+    for i in range(4):
+        layers += [Conv(f"conv{i}", 3 if i == 0 else 8, 8), Pool(f"pool{i}", 8)]
+    for taps in (["conv3"], ["pool3"], ["conv1", "pool1", "pool2", "conv3"]):
+        network = FeatureNetwork("chain", layers, taps, "l2").to(device)
+        for i, conv in enumerate(convolutions_of(network.layers)):
+            weight = getattr(network, conv.name).weight
+            positive = torch.rand(weight.shape, generator=torch.Generator().manual_seed(i)) * (6 / weight[0].numel())
+            weight.data = positive.half().float().to(device)
+        trunk = Trunk(network)
+        x = drawn((2, 3, 37, 42), torch.float16, device).abs()
+        wide = x.double().requires_grad_()
+        expected = network.double().features(wide)
+        # One sample's gradient would overflow fp16 on its way, the other's vanish.
+        factor = torch.tensor([1e3, 1e-9], dtype=torch.float64, device=device).view(-1, 1, 1, 1)
+        gradients = {
+            name: drawn(tuple(tap.shape), torch.float64, device, 5).abs() * factor for name, tap in expected.items()
+        }
+        (by_image,) = torch.autograd.grad(list(expected.values()), wide, list(gradients.values()))
+        with torch.no_grad():
+            _, gradient = run(trunk, x, gradients, hold=True)
+        for ours, exact in zip(gradient, by_image, strict=True):
+            torch.testing.assert_close(ours, exact, rtol=0, atol=1e-2 * exact.abs().max().item())
+
+
+def test_what_is_no_chain_is_refused() -> None:
+    with pytest.raises(ValueError, match="network: expected one that is_chain, got squeezenet1_1; run it by autograd"):
+        Trunk(load_network("squeezenet1_1", "random"))
+    Trunk(load_network("squeezenet1_1", "random", layers=["relu1"]))

@@ -6,31 +6,23 @@ import hashlib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
 from peer_torchvision import import_torchvision
-from torch import Tensor, nn
+from state_dicts import LAYERS, State, assert_loaded, failure, random_state, renamed
+from torch import nn
 
-from perceptual_ops.networks import FeatureNetwork, available, load_network
+from perceptual_ops.networks import available, load_network
 from perceptual_ops.networks import weights as weights_module
-
-State = dict[str, Tensor]
-
-# Where the thirteen convolutions of VGG16 sit: in torchvision and lpips, and in stlpips, whose pooling counts twice.
-TORCHVISION_NUMBERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-STLPIPS_NUMBERS = (0, 2, 6, 8, 12, 14, 16, 20, 22, 24, 28, 30, 32)
-SLICES = (1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5)
-LAYERS = ["relu3_3"]
 
 
 @pytest.fixture(scope="module")
 def own() -> State:
     """All of VGG16 under this library's keys."""
-    return dict(load_network("vgg16", "random", seed=7).state_dict())
+    return random_state("vgg16")
 
 
 @pytest.fixture
@@ -39,87 +31,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "hub" / "checkpoints"
-
-
-def renamed(own: State, key: Callable[[int], str]) -> State:
-    """The state dict with the i-th convolution called `key(i)`."""
-    tensors = list(own.values())
-    return {f"{key(i)}.{part}": tensors[2 * i + j] for i in range(13) for j, part in enumerate(("weight", "bias"))}
-
-
-LAYOUTS: dict[str, Callable[[int], str]] = {
-    "torchvision": lambda i: f"features.{TORCHVISION_NUMBERS[i]}",
-    "its features": lambda i: f"{TORCHVISION_NUMBERS[i]}",
-    "lpips": lambda i: f"net.slice{SLICES[i]}.{TORCHVISION_NUMBERS[i]}",
-    "stlpips": lambda i: f"net.slice{SLICES[i]}.{STLPIPS_NUMBERS[i]}",
-}
-
-
-def assert_loaded(network: FeatureNetwork, expected: Mapping[str, Tensor]) -> None:
-    for key, value in network.state_dict().items():
-        assert value.equal(expected[key]), key
-
-
-def failure(error: type[Exception], weights: object, network: str = "vgg16") -> str:
-    """What loading says when it fails: one line."""
-    with pytest.raises(error) as caught:
-        load_network(network, weights, layers=LAYERS)  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-# ---- state dicts ----
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("layers", [LAYERS, None])
-def test_known_layouts(own: State, layout: str, layers: list[str] | None) -> None:
-    others = {"classifier.0.weight": torch.zeros(2, 2), "lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}
-    network = load_network("vgg16", renamed(own, LAYOUTS[layout]) | others, layers=layers)
-    assert_loaded(network, own)
-    assert network.pooling == "max"
-
-
-def test_own_layout_in_any_float_dtype(own: State) -> None:
-    assert_loaded(load_network("vgg16", own), own)
-    network = load_network("vgg16", {key: value.half() for key, value in own.items()}, layers=["conv1_1"])
-    assert network.dtype == torch.float32
-    assert_loaded(network, {key: value.half().float() for key, value in own.items()})
-
-
-def test_missing_and_misshapen_tensors_are_named(own: State) -> None:
-    torchvision = renamed(own, LAYOUTS["torchvision"])
-    short = {key: value for key, value in torchvision.items() if key != "features.14.bias"}
-    assert failure(ValueError, short) == (
-        "the state dict passed as weights lacks 'features.14.bias' (conv3_3 of vgg16)"
-    )
-    lpips = {key: value for key, value in renamed(own, LAYOUTS["lpips"]).items() if ".12." not in key}
-    assert "lacks 'net.slice*.12.weight' (conv3_2 of vgg16)" in failure(ValueError, lpips)
-    wide = {**own, "conv2_1.weight": torch.zeros(128, 3, 3, 3)}
-    assert failure(ValueError, wide) == (
-        "'conv2_1.weight' (conv2_1 of vgg16) in the state dict passed as weights must be a float tensor of shape "
-        "(128, 64, 3, 3), got torch.float32 (128, 3, 3, 3)"
-    )
-    assert "got torch.int64 (64,)" in failure(ValueError, {**own, "conv1_1.bias": torch.zeros(64, dtype=torch.long)})
-    assert "must be a tensor, got list" in failure(ValueError, {**own, "conv1_1.bias": [0.0] * 64})
-
-
-def test_a_state_dict_of_another_network_is_refused_although_its_first_layers_fit(own: State) -> None:
-    vgg19 = dict(load_network("vgg19", "random").state_dict())
-    assert "is not for vgg16: it holds 'conv3_4.weight'" in failure(ValueError, vgg19)
-    for numbers, foreign in (((0, 2, 5, 7, 10, 12, 14, 16), 16), ((0, 3, 7, 10, 14, 17, 20), 3)):  # VGG19, batch norm
-        message = failure(ValueError, {f"features.{n}.weight": torch.zeros(4, 4, 3, 3) for n in numbers})
-        assert f"is not for vgg16: it holds the convolution 'features.{foreign}.weight', and those of vgg16" in message
-    beyond = renamed(own, LAYOUTS["its features"]) | {"31.weight": torch.zeros(1024, 512, 3, 3)}  # SSD's VGG16 goes on
-    assert_loaded(load_network("vgg16", beyond), own)
-
-
-def test_unknown_layout() -> None:
-    message = failure(ValueError, {"encoder.w": torch.zeros(1), "encoder.b": torch.zeros(1)})
-    assert "expected keys such as features.0.weight, " in message and "got encoder.w, encoder.b" in message
-    assert failure(ValueError, {"model": {}, 0: torch.zeros(1)}).endswith("got model, 0")  # a checkpoint around it
-    assert failure(ValueError, {}).endswith("got an empty one")
 
 
 # ---- files ----
@@ -131,7 +42,7 @@ def test_path(own: State, tmp_path: Path, suffix: str) -> None:
     if suffix == ".safetensors":
         pytest.importorskip("safetensors.torch").save_file(own, path)
     else:
-        torch.save(renamed(own, LAYOUTS["torchvision"]), path)
+        torch.save(renamed(own, "vgg16", "torchvision"), path)
     assert_loaded(load_network("vgg16", path), own)
     assert_loaded(load_network("vgg16", str(path), layers=LAYERS), own)
 
@@ -188,7 +99,7 @@ def test_imagenet_files_are_torchvisions() -> None:
 def test_imagenet_from_the_cache(own: State, cache: Path) -> None:
     path = cache / "vgg16-397923af.pth"
     cache.mkdir(parents=True)
-    torch.save(renamed(own, LAYOUTS["torchvision"]), path)
+    torch.save(renamed(own, "vgg16", "torchvision"), path)
     assert_loaded(load_network("vgg16"), own)
     path.write_bytes(path.read_bytes()[:5000])
     remedy = "delete it and it is downloaded again at the next call"
@@ -196,7 +107,7 @@ def test_imagenet_from_the_cache(own: State, cache: Path) -> None:
 
 
 def test_imagenet_by_download(own: State, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(renamed(own, LAYOUTS["torchvision"]), tmp_path / "vgg16.pth")
+    torch.save(renamed(own, "vgg16", "torchvision"), tmp_path / "vgg16.pth")
     digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
     file = f"vgg16-{digest[:8]}.pth"
     (tmp_path / "vgg16.pth").rename(tmp_path / file)
@@ -236,19 +147,26 @@ def test_imagenet_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch
     importlib.util.find_spec("stlpips_pytorch") is None,
     reason="stlpips-pytorch is not installed (pip install --no-deps stlpips-pytorch)",
 )
-def test_stlpips_is_a_blur_pool_vgg16() -> None:
-    network = load_network("vgg16", "stlpips")
-    (path,) = [file.path for file in available() if file.source == "stlpips"]
+@pytest.mark.parametrize(
+    ("name", "deepest", "sizes"),
+    [
+        ("vgg16", "5.32 conv5_3", {f"pool{i}": size for i, size in enumerate([20, 11, 6, 4, 3], start=1)}),
+        ("alexnet", "5.13 conv5", {"conv1": 33, "blur1": 18, "relu1": 18, "pool1": 9, "pool2": 5, "relu5": 5}),
+    ],
+)
+def test_stlpips_are_blur_pool_networks(name: str, deepest: str, sizes: dict[str, int]) -> None:
+    network = load_network(name, "stlpips")
+    (path,) = [file.path for file in available() if file.source == "stlpips" and file.network == name]
     assert path is not None
     original = torch.load(path, map_location="cpu", weights_only=True)
-    for key, value in original.items():
-        if key.startswith("net.slice5.32."):
-            assert network.state_dict()[key.replace("net.slice5.32", "conv5_3")].equal(value)
+    place, conv = deepest.split()
+    for part in ("weight", "bias"):
+        assert network.state_dict()[f"{conv}.{part}"].equal(original[f"net.slice{place}.{part}"])
     assert network.pooling == "blur"
-    assert load_network("vgg16", "stlpips", layers=["pool1"], pooling="max").pooling == "max"
-    sizes = {name: tuple(tap.shape[2:]) for name, tap in network(torch.rand(1, 3, 35, 64)).items()}
-    assert [sizes[f"pool{block}"] for block in range(1, 6)] == [(18, 33), (10, 17), (6, 9), (4, 5), (3, 3)]
-    assert failure(ValueError, "stlpips", "vgg19") == "weights 'stlpips' has no vgg19, only vgg16"
+    assert load_network(name, "stlpips", layers=["pool1"], pooling="max").pooling == "max"
+    taps = network(torch.rand(1, 3, 39, 39))
+    assert {layer: taps[layer].shape[2] for layer in sizes} == sizes
+    assert failure(ValueError, "stlpips", "vgg19") == "weights 'stlpips' has no vgg19, only vgg16, alexnet"
 
 
 def test_stlpips_is_read_without_importing_it(own: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +176,7 @@ def test_stlpips_is_read_without_importing_it(own: State, tmp_path: Path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "stlpips_pytorch", raising=False)
     assert failure(FileNotFoundError, "stlpips").startswith(f"the installed package stlpips-pytorch lacks {path}")
-    torch.save(renamed(own, LAYOUTS["stlpips"]), path)
+    torch.save(renamed(own, "vgg16", "stlpips"), path)
     assert_loaded(load_network("vgg16", "stlpips"), own)
     assert "stlpips_pytorch" not in sys.modules
 
@@ -267,25 +185,28 @@ def test_stlpips_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_module, "STLPIPS_PACKAGE", "a_package_nobody_has")
     message = "weights 'stlpips' come from the package stlpips-pytorch, which is not installed: pip install --no-deps"
     assert failure(ModuleNotFoundError, "stlpips").startswith(message)
-    (file,) = [file for file in available() if file.source == "stlpips"]
-    assert file.path is None and not file.present and file.remedy == "run pip install --no-deps stlpips-pytorch"
+    files = [file for file in available() if file.source == "stlpips"]
+    assert [file.network for file in files] == ["vgg16", "alexnet"]
+    for file in files:
+        assert file.path is None and not file.present and file.remedy == "run pip install --no-deps stlpips-pytorch"
 
 
 # ---- random, available ----
 
 
-def test_random_weights_are_their_own_draw() -> None:
+@pytest.mark.parametrize(("name", "shallow"), [("vgg16", "relu2_1"), ("alexnet", "relu2"), ("squeezenet1_1", "fire3")])
+def test_random_weights_are_their_own_draw(name: str, shallow: str) -> None:
     before = torch.get_rng_state()
-    network = load_network("vgg16", "random", seed=5)
+    network = load_network(name, "random", seed=5)
     assert torch.get_rng_state().equal(before)
-    assert_loaded(load_network("vgg16", "random", layers=["relu2_1"], seed=5), network.state_dict())
-    other = load_network("vgg16", "random", seed=6).state_dict()
+    assert_loaded(load_network(name, "random", layers=[shallow], seed=5), network.state_dict())
+    other = load_network(name, "random", seed=6).state_dict()
     for key, value in network.state_dict().items():
         if key.endswith("bias"):
             assert not value.any()
         else:
             assert not value.equal(other[key])
-            kaiming_fan_out = math.sqrt(2 / (9 * value.shape[0]))
+            kaiming_fan_out = math.sqrt(2 / (value.shape[0] * value.shape[2] * value.shape[3]))
             assert value.std().item() == pytest.approx(kaiming_fan_out, rel=0.05)
 
 
@@ -294,5 +215,7 @@ def test_available_says_what_is_there_and_where_it_goes(cache: Path) -> None:
     (cache / "vgg19-dcbb9e9d.pth").touch()
     files = {file.network: file for file in available() if file.source == "imagenet"}
     assert [network for network, file in files.items() if file.present] == ["vgg19"]
+    assert list(files) == ["vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1"]
     assert files["vgg16"].path == cache / "vgg16-397923af.pth"
+    assert files["alexnet"].path == cache / "alexnet-owt-7be5be79.pth"
     assert files["vgg16"].remedy == "download https://download.pytorch.org/models/vgg16-397923af.pth"
