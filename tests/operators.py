@@ -57,6 +57,11 @@ def layer_weights(maps: list[Tensor]) -> list[float]:
     return [0.7 + 0.5 * i for i in range(len(maps))]
 
 
+def channel_weights(maps: list[Tensor], period: int) -> list[Tensor]:
+    """A number for each channel of each layer that every dtype holds."""
+    return [(1 + torch.arange(x.shape[1], device=x.device) % period).to(wide(x)) / 8 for x in maps]
+
+
 def naive_distance(error: Tensor, distance: str) -> Tensor:  # (N, ...) -> (N)
     values = {
         "mse": lambda: error * error,
@@ -130,11 +135,69 @@ def _variation(kind: str) -> Operator:
     return Operator(f"variation-{kind}", run, naive, smooth=kind != "l1")
 
 
+def naive_lpips(x: Tensor, y: Tensor, weights: Tensor, eps: float, eps_inside: bool = False) -> Tensor:  # (N)
+    def unit(z: Tensor) -> Tensor:
+        squares = (z * z).sum(1, keepdim=True)
+        return z / ((squares + eps).sqrt() if eps_inside else squares.sqrt() + eps)
+
+    error = unit(x) - unit(y)
+    return (weights.to(x.dtype).view(-1, 1, 1) * (error * error)).sum(1).mean((1, 2))
+
+
+def naive_dists(x: Tensor, y: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:  # (N)
+    x_mean, y_mean = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+    x_variance, y_variance = ((x - x_mean) ** 2).mean((2, 3)), ((y - y_mean) ** 2).mean((2, 3))
+    covariance = ((x - x_mean) * (y - y_mean)).mean((2, 3))
+    x_mean, y_mean = x_mean.flatten(1), y_mean.flatten(1)
+    means = (2 * x_mean * y_mean + 1e-6) / (x_mean**2 + y_mean**2 + 1e-6)
+    structures = (2 * covariance + 1e-6) / (x_variance + y_variance + 1e-6)
+    return (alpha.to(x.dtype) * (1 - means) + beta.to(x.dtype) * (1 - structures)).sum(1)
+
+
+# So large that a map of one channel, whose unit features are nearly 1 or -1, has a gradient beyond rounding.
+LPIPS_EPS = 0.125
+
+
+def _lpips(eps_inside: bool) -> Operator:
+    def run(module: ModuleType, maps: list[Tensor], **keywords: str) -> Tensor:
+        targets = [target_map(x, i) for i, x in enumerate(maps)]
+        return module.lpips_distance(maps, targets, channel_weights(maps, 5), LPIPS_EPS, eps_inside, **keywords)
+
+    def naive(maps: list[Tensor]) -> Tensor:
+        return torch.stack(
+            [
+                naive_lpips(x, target_map(x, i), weights, LPIPS_EPS, eps_inside)
+                for i, (x, weights) in enumerate(zip(maps, channel_weights(maps, 5), strict=True))
+            ]
+        ).sum(0)
+
+    return Operator(f"lpips-eps {'inside' if eps_inside else 'outside'}", run, naive)
+
+
+def _dists() -> Operator:
+    def run(module: ModuleType, maps: list[Tensor], **keywords: str) -> Tensor:
+        targets = [target_map(x, i) for i, x in enumerate(maps)]
+        return module.dists_distance(maps, targets, channel_weights(maps, 3), channel_weights(maps, 4), **keywords)
+
+    def naive(maps: list[Tensor]) -> Tensor:
+        weights = zip(channel_weights(maps, 3), channel_weights(maps, 4), strict=True)
+        return torch.stack(
+            [
+                naive_dists(x, target_map(x, i), alpha, beta)
+                for i, (x, (alpha, beta)) in enumerate(zip(maps, weights, strict=True))
+            ]
+        ).sum(0)
+
+    return Operator("dists", run, naive)
+
+
 OPERATORS = [
     *(_gram(normalize) for normalize in ("none", "hw", "chw")),
     *(_style(distance) for distance in DISTANCES),
     *(_feature(distance) for distance in DISTANCES),
     *(_variation(kind) for kind in ("l1", "l2_squared", "l2")),
+    *(_lpips(eps_inside) for eps_inside in (False, True)),
+    _dists(),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from maps import random_map
@@ -41,6 +43,16 @@ def test_second_derivatives(operator: Operator, native: str, device: str) -> Non
     torch.testing.assert_close(second(run_native), second(run_reference))
 
 
+def metrics(maps: list[Tensor], targets: list[Tensor], **keywords: str) -> Tensor:
+    """The perceptual metrics and a norm of the maps of one."""
+    weights = [torch.ones_like(x[0, :, 0, 0].detach()) for x in maps]
+    pixels = po.lpips_distance(maps, targets, weights, 1e-8, True, spatial=True, **keywords)
+    whole = po.lpips_distance(maps, targets, weights, **keywords) + po.dists_distance(
+        maps, targets, weights, weights, **keywords
+    )
+    return whole.sum() + torch.stack([each.square().sum() for each in pixels]).sum()
+
+
 def test_first_gradient_is_the_same_with_a_graph(native: str, device: str) -> None:
     """Maps that are computed from each other, as a network's layers are, and one map given twice."""
     x = random_map((2, 3, 6, 6), torch.float64, device, 1).requires_grad_()
@@ -52,6 +64,7 @@ def test_first_gradient_is_the_same_with_a_graph(native: str, device: str) -> No
         grams = [random_map((1, 3, 3), torch.float64, device, 3)] * 4
         loss = po.style_loss(maps, grams, backend=native) + po.feature_loss(maps, targets, backend=native)
         loss = loss + po.gram_matrix(deeper, backend=native).square().sum()
+        loss = loss + metrics(maps, targets, backend=native)
         return torch.autograd.grad(loss + po.total_variation(deeper, backend=native), x, create_graph=create_graph)[0]
 
     torch.testing.assert_close(gradient(True), gradient(False))
@@ -63,7 +76,8 @@ def test_forward_mode_runs_the_reference(library: None, monkeypatch: pytest.Monk
     x, y, tangent = (random_map((2, 3, 4, 5), torch.float64, "cpu", seed) for seed in range(3))
 
     def loss(x: Tensor) -> Tensor:
-        return po.feature_loss([x], [y]) + po.gram_matrix(x).square().sum() + po.total_variation(x)
+        loss = po.feature_loss([x], [y]) + po.gram_matrix(x).square().sum() + po.total_variation(x)
+        return loss + metrics([x], [y])
 
     with pytest.warns(RuntimeWarning, match="no forward-mode derivative"):
         _, derivative = torch.func.jvp(loss, (x,), (tangent,))
@@ -79,15 +93,26 @@ def operator_calls(device: str) -> dict[str, tuple]:
     gram, upstream = random_map((2, 3, 3), torch.float32, device, 3), torch.ones(2, device=device)
     nhwc = x.detach().contiguous(memory_format=torch.channels_last)
     maps = [x, nhwc.requires_grad_()]
+    targets, channels, pixels = [y, y.expand(2, -1, -1, -1)], [gram[0, 0].abs()] * 2, [gram.mean() * y[:, :1].detach()]
+    plain = ([nhwc.detach()], [y.detach()], channels[:1])
     return {
         "gram_matrix": (x, "chw"),
         "gram_matrix_backward": (gram, nhwc.detach(), "hw"),
         "style_loss": (maps, [gram, gram], [1.0, 0.5], "chw", "huber", 1.0),
         "style_loss_backward": (upstream, [x.detach()], [gram]),
-        "feature_loss": (maps, [y, y.expand(2, -1, -1, -1)], [1.0, 0.5], "charbonnier", 0.1),
+        "feature_loss": (maps, targets, [1.0, 0.5], "charbonnier", 0.1),
         "feature_loss_backward": (upstream, [nhwc.detach()], [y.detach()], [0.5], "l1", 0.0),
         "total_variation": (x, "l2_squared"),
         "total_variation_backward": (upstream, nhwc.detach(), "l1"),
+        "lpips_distance": (maps, targets, channels, 1e-10, False),
+        "lpips_distance_backward": (upstream, *plain, 1e-10, False, True, True),
+        "lpips_distance_with_gradient": (*plain, 1e-8, True, upstream, True, False),
+        "lpips_map": (maps, targets, channels, 1e-8, True),
+        "lpips_map_backward": ([pixels[0].expand(2, -1, -1, -1)], *plain, 1e-8, True, False, True),
+        "dists_distance": (maps, targets, channels, channels),
+        "dists_distance_backward": (upstream, *plain, channels[:1], [gram.new_ones(2, 6, 3)], True, True),
+        "l2_pool": (nhwc.detach(),),
+        "l2_pool_backward": (random_map((2, 3, 2, 3), torch.float32, device, 5), nhwc.detach()),
     }
 
 
@@ -98,7 +123,7 @@ def test_opcheck(name: str, native: str, device: str) -> None:
 
 def every_operator(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
     loss = po.style_loss([x], [gram], distance="charbonnier") + po.feature_loss([x], [y], distance="huber")
-    return loss + po.total_variation(x, "l2") + po.gram_matrix(x).square().sum()
+    return loss + po.total_variation(x, "l2") + po.gram_matrix(x).square().sum() + metrics([x], [y])
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -146,6 +171,11 @@ def test_more_than_2_to_the_31_elements(native: str, device: str) -> None:
     """The same sample 2^15 + 1 times, by a stride of 0."""
     x = random_map((1, 64, 32, 32), torch.bfloat16, device, 1)
     y = random_map((1, 64, 32, 32), torch.bfloat16, device, 2)
-    many = po.feature_loss([x.expand(2**15 + 1, -1, -1, -1)], [y], reduction="none", backend=native)
-    one = po.feature_loss([x], [y], reduction="none", backend=native)
-    assert torch.equal(many, one.expand(2**15 + 1))
+    weights = [torch.ones(64, device=device)]
+    losses: list[Callable[[Tensor], Tensor]] = [
+        lambda x: po.feature_loss([x], [y], reduction="none", backend=native),
+        lambda x: po.lpips_distance([x], [y], weights, backend=native),
+        lambda x: po.dists_distance([x], [y], weights, weights, backend=native),
+    ]
+    for loss in losses:
+        assert torch.equal(loss(x.expand(2**15 + 1, -1, -1, -1)), loss(x).expand(2**15 + 1))

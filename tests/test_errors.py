@@ -21,6 +21,10 @@ def grams(*shape: int) -> Tensor:
     return torch.rand(shape or (2, 3, 3))
 
 
+def channels(*shape: int) -> list[Tensor]:
+    return [torch.rand(shape or (3,))]
+
+
 Call = Callable[[ModuleType], object]
 
 BAD: list[tuple[str, type[Exception], Call, str]] = [
@@ -73,6 +77,97 @@ BAD: list[tuple[str, type[Exception], Call, str]] = [
         lambda m: m.feature_loss([maps()], [maps()], torch.ones(1, requires_grad=True)),
         "weights: expected no requires_grad",
     ),
+    (
+        "channel weights list",
+        TypeError,
+        lambda m: m.lpips_distance([maps()], [maps()], torch.rand(3)),
+        "channel_weights: expected a list .* got Tensor",
+    ),
+    (
+        "channel weights count",
+        ValueError,
+        lambda m: m.lpips_distance([maps()], [maps()], channels() * 2),
+        "channel_weights: expected 1 layers .* got 2",
+    ),
+    (
+        "channel weights size",
+        ValueError,
+        lambda m: m.lpips_distance([maps()], [maps()], channels(4)),
+        r"channel_weights\[0\]: .*\(3,\) or .*\(1, 3, 1, 1\); got \(4,\)",
+    ),
+    (
+        "channel weights type",
+        TypeError,
+        lambda m: m.lpips_distance([maps()], [maps()], [3.0]),
+        r"channel_weights\[0\]: expected a floating-point tensor, got float",
+    ),
+    (
+        "channel weights dtype",
+        TypeError,
+        lambda m: m.lpips_distance([maps()], [maps()], [torch.ones(3, dtype=torch.int64)]),
+        r"channel_weights\[0\]: .* got torch.int64",
+    ),
+    (
+        "channel weights gradient",
+        ValueError,
+        lambda m: m.lpips_distance([maps()], [maps()], [torch.rand(3, requires_grad=True)]),
+        r"channel_weights\[0\]: expected no requires_grad .* pass channel_weights\[0\].detach\(\)",
+    ),
+    ("lpips eps", ValueError, lambda m: m.lpips_distance([maps()], [maps()], channels(), 0.0), "eps: .* got 0.0"),
+    (
+        "eps_inside",
+        TypeError,
+        lambda m: m.lpips_distance([maps()], [maps()], channels(), eps_inside=1),
+        "eps_inside: expected True or False, got 1",
+    ),
+    (
+        "spatial",
+        TypeError,
+        lambda m: m.lpips_distance([maps()], [maps()], channels(), spatial="yes"),
+        "spatial: expected True or False, got 'yes'",
+    ),
+    (
+        "spatial reduction",
+        ValueError,
+        lambda m: m.lpips_distance([maps()], [maps()], channels(), reduction="mean", spatial=True),
+        "reduction: expected \"none\" with spatial=True.* got 'mean'",
+    ),
+    (
+        "lpips target",
+        ValueError,
+        lambda m: m.lpips_distance([maps()], [maps(3, 3, 4, 5)], channels()),
+        r"targets\[0\]: .*batch of 1",
+    ),
+    (
+        "alpha",
+        ValueError,
+        lambda m: m.dists_distance([maps()], [maps()], channels(2), channels()),
+        r"alpha\[0\]: .* got \(2,\)",
+    ),
+    (
+        "beta",
+        ValueError,
+        lambda m: m.dists_distance([maps()], [maps()], channels(), channels(1, 3)),
+        r"beta\[0\]: .* got \(1, 3\)",
+    ),
+    (
+        "beta gradient",
+        ValueError,
+        lambda m: m.dists_distance([maps()], [maps()], channels(), [torch.rand(3, requires_grad=True)]),
+        r"beta\[0\]: expected no requires_grad",
+    ),
+    (
+        "dists reduction",
+        ValueError,
+        lambda m: m.dists_distance([maps()], [maps()], channels(), channels(), "max"),
+        "reduction: .* got 'max'",
+    ),
+    (
+        "dists target",
+        TypeError,
+        lambda m: m.dists_distance([maps()], [maps().half()], channels(), channels()),
+        r"targets\[0\]: .*float16",
+    ),
 ]
 
 
@@ -112,5 +207,64 @@ def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
         ),
     }
     for message, call in calls.items():
+        with pytest.raises(RuntimeError, match=message):
+            call()
+
+
+def test_compiled_metrics_check_what_memory_safety_needs(native: str) -> None:
+    library, x, weights, grad = torch.ops.perceptual_ops, maps(), channels(), torch.ones(2)
+    settings, wanted, numbers = (1e-10, False), (True, True), [torch.ones(2, 6, 3)]
+    calls = [
+        ("features: expected .* dimensions", lambda: library.lpips_distance([maps(3, 4, 5)], [x], weights, *settings)),
+        ("targets: expected 1", lambda: library.lpips_distance([x], [], weights, *settings)),
+        (r"targets\[0\]: expected the shape", lambda: library.lpips_map([x], [maps(2, 3, 4, 4)], weights, *settings)),
+        (r"targets\[0\]: expected the dtype", lambda: library.lpips_map([x], [x.half()], weights, *settings)),
+        ("channel_weights: expected 1", lambda: library.lpips_distance([x], [x], weights * 2, *settings)),
+        (r"channel_weights\[0\]: expected \(3\)", lambda: library.lpips_map([x], [x], channels(2), *settings)),
+        (
+            r"channel_weights\[0\]: expected float32",
+            lambda: library.lpips_distance([x], [x], [weights[0].double()], *settings),
+        ),
+        (
+            r"grad: expected \(2\)",
+            lambda: library.lpips_distance_backward(torch.ones(3), [x], [x], weights, *settings, *wanted),
+        ),
+        (
+            "grad: expected float32",
+            lambda: library.lpips_distance_with_gradient([x], [x], weights, *settings, grad.double(), *wanted),
+        ),
+        ("grads: expected 1", lambda: library.lpips_map_backward([], [x], [x], weights, *settings, *wanted)),
+        (
+            r"grads\[0\]: expected \(2, 1, 4, 5\)",
+            lambda: library.lpips_map_backward([maps(2, 1, 4, 4)], [x], [x], weights, *settings, *wanted),
+        ),
+        (
+            r"grads\[0\]: expected float32",
+            lambda: library.lpips_map_backward([maps(2, 1, 4, 5).half()], [x], [x], weights, *settings, *wanted),
+        ),
+        ("alpha", lambda: library.dists_distance([x], [x], channels(4), weights)),
+        ("beta", lambda: library.dists_distance([x], [x], weights, [])),
+        (
+            "grad: expected",
+            lambda: library.dists_distance_backward(grad.half(), [x], [x], weights, weights, numbers, *wanted),
+        ),
+        (
+            "statistics: expected 1",
+            lambda: library.dists_distance_backward(grad, [x], [x], weights, weights, [], *wanted),
+        ),
+        (
+            r"statistics\[0\]: expected \(2, 6, 3\)",
+            lambda: library.dists_distance_backward(grad, [x], [x], weights, weights, [torch.ones(2, 5, 3)], *wanted),
+        ),
+        (
+            r"statistics\[0\]: expected float32",
+            lambda: library.dists_distance_backward(grad, [x], [x], weights, weights, [numbers[0].double()], *wanted),
+        ),
+        ("x: expected .* dimensions", lambda: library.l2_pool(maps(3, 4, 5))),
+        ("x: expected dtype", lambda: library.l2_pool(x.long())),
+        (r"grad: expected \(2, 3, 2, 3\)", lambda: library.l2_pool_backward(x, x)),
+        ("grad: expected the dtype", lambda: library.l2_pool_backward(maps(2, 3, 2, 3).half(), x)),
+    ]
+    for message, call in calls:
         with pytest.raises(RuntimeError, match=message):
             call()
