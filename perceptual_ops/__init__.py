@@ -1,7 +1,7 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
 from . import reference
-from .losses import PerceptualLoss
+from .losses import DISTS, LPIPS, PerceptualLoss
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
 from .ops import feature_loss, gram_matrix, style_loss, total_variation
@@ -9,6 +9,8 @@ from .ops import feature_loss, gram_matrix, style_loss, total_variation
 __version__ = "0.1.0"
 
 __all__ = [
+    "DISTS",
+    "LPIPS",
     "PerceptualLoss",
     "dists_distance",
     "feature_loss",

@@ -1,6 +1,8 @@
-"""How many samples go through a network at a time."""
+"""How many samples, and how much of a large one, go through a network at a time."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -16,8 +18,17 @@ def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type:
     As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU, and 8 times 512 x 512 elsewhere; in
     16 bits twice, in fp64 half as many. At least one.
     """
-    pixels = CPU_PIXELS if device_type == "cpu" else GPU_PIXELS
-    return max(1, pixels * 4 // (dtype.itemsize * height * width))
+    return max(1, _pixels(dtype, device_type) // (height * width))
+
+
+def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:
+    """The side of the tiles in which the first layers are run, or None where the image is no more than two of them."""
+    pixels = _pixels(dtype, device_type)
+    return math.isqrt(pixels) if height * width > 2 * pixels else None
+
+
+def _pixels(dtype: torch.dtype, device_type: str) -> int:
+    return (CPU_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize
 
 
 def chunks(batch: int, size: int) -> list[slice]:

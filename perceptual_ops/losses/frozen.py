@@ -59,7 +59,7 @@ class FrozenLoss(nn.Module):
             raise ValueError(f"compute_dtype: expected None, torch.float32, float16 or bfloat16, got {compute_dtype!r}")
         if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
             raise ValueError(f"chunk_size: expected None or a whole number above 0, got {chunk_size!r}")
-        self.input_range = _checked_range(input_range)
+        self.input_range = checked_range(input_range)
         self.compute_dtype = compute_dtype
         self.chunk_size = chunk_size
         self.engine = engine
@@ -182,7 +182,7 @@ class FrozenLoss(nn.Module):
         return torch.autocast(device_type, dtype=self.compute_dtype)
 
 
-def _checked_range(input_range: Iterable[float]) -> tuple[float, float]:
+def checked_range(input_range: Iterable[float]) -> tuple[float, float]:
     try:
         low, high = (checks.check_number("input_range", float(value)) for value in input_range)
     except (TypeError, ValueError):

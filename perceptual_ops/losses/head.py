@@ -26,8 +26,13 @@ class LayerGradients:
     """
 
     def __init__(self, ones: Tensor, scaled: bool) -> None:
+        self._ones = ones
         self.scale = GradientScale(ones) if scaled else None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+
+    def another(self) -> LayerGradients:
+        """An empty one of the same samples."""
+        return LayerGradients(self._ones, self.scale is not None)
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
         """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n)."""

@@ -1,81 +1,25 @@
 """The loss and the gradient by its images in one pass, a chunk of samples at a time.
 
 The loss is one number a sample and the network is frozen, so the image's gradient is made while the loss is, and
-multiplied by the upstream number of each sample when that is known. Nothing else is kept. Two operators, opaque to
-torch.compile: the network is named by its key, and what the caller's modes say (autocast, whose gradient is wanted)
-comes as an argument.
+multiplied by the upstream number of each sample when that is known. Nothing else is kept. entry.py says how operators
+over a trunk are called.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..networks.trunk import Tape, TapGradients, trunk_of
-from .chunks import chunks, default_chunk_size
+from ..networks.trunk import trunk_of
+from .entry import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
 from .head import Head
 from .targets import rows_of
 from .terms import Part, Terms
 
 operators = torch.ops.perceptual_ops
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How images enter a trunk: images * scale + shift, in the dtype of the arithmetic.
-
-    Attributes:
-        trunk: Key of the trunk.
-        scale, shift: (1, 3, 1, 1).
-        dtype: Of the arithmetic.
-        chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
-    """
-
-    trunk: str
-    scale: Tensor
-    shift: Tensor
-    dtype: torch.dtype
-    chunk_size: int
-
-    @property
-    def wide(self) -> torch.dtype:
-        """The dtype of losses and image gradients."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
-
-    def chunks(self, images: Tensor) -> list[slice]:
-        size = self.chunk_size or default_chunk_size(images.shape[2], images.shape[3], self.dtype, images.device.type)
-        return chunks(images.shape[0], size)
-
-    def normalized(self, images: Tensor) -> Tensor:
-        """A chunk of images (n, 3, H, W) as the trunk takes them."""
-        return operators.normalize_images(images, self.scale.flatten(), self.shift.flatten(), self.dtype)
-
-    def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
-        """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
-        found, tape = trunk_of(self.trunk).features(self.normalized(images), layers, keep)
-        return [found[layer] for layer in layers], tape
-
-    def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
-        """The gradient (n, 3, H, W) by a chunk of images, plus another one."""
-        x = trunk_of(self.trunk).backward(tape, gradients)
-        factor = None if gradients.scale is None else 1 / gradients.scale.current
-        return operators.normalize_images_backward(x, images, self.scale.flatten(), factor, add)
-
-
-def _names(layers: str) -> tuple[str, ...]:
-    """Layers as an operator's argument holds them: one a line."""
-    return tuple(layers.split("\n")) if layers else ()
-
-
-@contextlib.contextmanager
-def _by_hand(images: Tensor) -> Iterator[None]:
-    """No graph, and every dtype as it is asked for."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        yield
 
 
 @torch.library.custom_op("perceptual_ops::trunk_features", mutates_args=())
@@ -89,8 +33,8 @@ def trunk_features(
     layers: str,
 ) -> list[Tensor]:
     """Features (N, C, H', W') of each of the layers, by a pass that keeps nothing else."""
-    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), _names(layers)
-    with _by_hand(images):
+    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layer_names(layers)
+    with by_hand(images):
         parts = [entry.features(images[rows], names)[0] for rows in entry.chunks(images)]
         return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
@@ -98,7 +42,7 @@ def trunk_features(
 @trunk_features.register_fake
 def _(images, trunk, scale, shift, dtype, chunk_size, layers):
     sizes = trunk_of(trunk).sizes(*images.shape[2:])
-    shapes = [(images.shape[0], *sizes[name]) for name in _names(layers)]
+    shapes = [(images.shape[0], *sizes[name]) for name in layer_names(layers)]
     return [
         torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last) for shape in shapes
     ]
@@ -134,15 +78,15 @@ def perceptual_loss(
     """
     entry = Entry(trunk, scale, shift, dtype, chunk_size)
     terms = Terms(
-        Part(_names(content_layers), tuple(content_weights), content_distance, content_parameter),
-        Part(_names(style_layers), tuple(style_weights), style_distance, style_parameter),
+        Part(layer_names(content_layers), tuple(content_weights), content_distance, content_parameter),
+        Part(layer_names(style_layers), tuple(style_weights), style_distance, style_parameter),
         gram_normalize,
         variation,
     )
-    by_output = _gradient_like(output, entry.wide, output_gradient)
-    by_target = _gradient_like(output if target is None else target, entry.wide, target_gradient)
+    by_output = gradient_like(output, entry.wide, output_gradient)
+    by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
     found = []
-    with _by_hand(output):
+    with by_hand(output):
         if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             (contents, _), target = entry.features(target, terms.content.layers), None
         for rows in entry.chunks(output):
@@ -169,13 +113,9 @@ def _(output, target, contents, grams, trunk, scale, shift, dtype, chunk_size, c
     return (
         output.new_empty(output.shape[0], dtype=wide),
         output.new_empty((terms, output.shape[0]), dtype=wide),
-        _gradient_like(output, wide, output_gradient),
-        _gradient_like(output if target is None else target, wide, target_gradient),
+        gradient_like(output, wide, output_gradient),
+        gradient_like(output if target is None else target, wide, target_gradient),
     )
-
-
-def _gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
-    return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -250,35 +190,4 @@ def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-def _setup(ctx, inputs, output):
-    images, target = inputs[:2]
-    by_output, by_target = output[2:]
-    ctx.dtypes = images.dtype, None if target is None else target.dtype
-    ctx.wanted = inputs[-2:]
-    # A list of tensors wants a list of gradients, and so does an empty one, whatever it was to hold.
-    ctx.others = [
-        [None] * len(value) if isinstance(value, list) and all(isinstance(x, Tensor) for x in value) else None
-        for value in inputs[2:]
-    ]
-    ctx.mark_non_differentiable(output[1], by_output, by_target)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(by_output, by_target)
-
-
-def _backward(ctx, grad, *_non_differentiable):
-    if grad is None:
-        return None, None, *ctx.others
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the gradient of this loss was made in its forward and cannot be differentiated again; make the loss with "
-            'engine="autograd" for create_graph=True'
-        )
-    # Out of place: a second backward finds the same gradients.
-    found = [
-        (made * grad.view(-1, 1, 1, 1)).to(dtype) if wanted else None
-        for made, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)
-    ]
-    return *found, *ctx.others
-
-
-perceptual_loss.register_autograd(_backward, setup_context=_setup)
+perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)

@@ -50,6 +50,11 @@ class Stage:
     relu: Relu | None = None
     pool: Pool | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its layers."""
+        return frozenset(layer.name for layer in (self.conv, self.relu, self.pool) if layer)
+
 
 @dataclass
 class Saved:

@@ -11,7 +11,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,25 @@ class Tape:
     stages: Sequence[Stage]
     convolutions: Sequence[FrozenConv | None]
     saved: list[Saved]
+
+    def of(self, layers: Iterable[str]) -> Tape:
+        """A tape of its own for the gradients of some of the taps; poolings end their stages, ReLUs need not."""
+        taps = self.taps.intersection(layers)
+        count = max(i for i, stage in enumerate(self.stages, start=1) if not taps.isdisjoint(stage.names))
+        stages, saved = list(self.stages[:count]), self.saved[:count]
+        if stages[-1].pool and stages[-1].pool.name not in taps:
+            stages[-1], saved[-1] = replace(stages[-1], pool=None), replace(saved[-1], codes=None)
+        return Tape(taps, stages, self.convolutions, saved)
+
+
+def holder(maps: dict[str, Tensor]) -> Tap:
+    """A tap that holds on to the maps, by layer name."""
+
+    def hold(layer: str, x: Tensor) -> bool:
+        maps[layer] = x
+        return True
+
+    return hold
 
 
 class Trunk:
@@ -66,19 +85,22 @@ class Trunk:
         """Drops what is derived from the weights; to be called when the network has moved."""
         self._convolutions = {}
 
-    def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool) -> Tape:
-        """Runs normalised images up to the deepest layer wanted.
+    def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool, after: str | None = None) -> Tape:
+        """Runs normalised images, or the map of a pooling, up to the deepest layer wanted.
 
         Args:
             x: (N, C, H, W), channels_last; the dtype is that of the arithmetic. Overwritten.
             layers: Names of the layers wanted.
             tap: Takes their maps (N, C', H', W'), in the order of the network.
             keep: Whether a backward is to follow.
+            after: The pooling whose map x is; None: x is normalised images.
         """
         taps = frozenset(layers)
-        depth = max(i for i, layer in enumerate(self.network.layers, start=1) if layer.name in taps)
+        names = [layer.name for layer in self.network.layers]
+        first = names.index(after) + 1 if after else 0
+        last = max(i for i, name in enumerate(names) if name in taps)
         derived = self._derived(x.dtype)
-        stages = stages_of(self.network.layers[:depth])
+        stages = stages_of(self.network.layers[first : last + 1])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
         tape = Tape(taps, stages, convolutions, [])
         forward = Forward(x, taps, tap, keep)
@@ -90,16 +112,11 @@ class Trunk:
     def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
         """As `forward`, with the maps by layer name."""
         found: dict[str, Tensor] = {}
-
-        def hold(layer: str, features: Tensor) -> bool:
-            found[layer] = features
-            return True
-
-        tape = self.forward(x, layers, hold, keep)
+        tape = self.forward(x, layers, holder(found), keep)
         return found, tape
 
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:  # (N, C, H, W)
-        """The gradient by the normalised images, times gradients.scale.current where there is a scale.
+        """The gradient by what went in, times gradients.scale.current where there is a scale.
 
         Uses the tape up.
         """

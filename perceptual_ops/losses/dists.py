@@ -1,0 +1,102 @@
+"""DISTS, deep image structure and texture similarity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from .. import metric_ops
+from ..networks import load_network
+from ..networks.metric_weights import DistsSource, dists_weights
+from ..networks.weights import WeightSource
+from .frozen import checked_range
+from .metric import MetricLoss
+from .pair import IMAGE
+
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+
+
+class DISTS(MetricLoss):
+    """Distance of two images by structure and texture (Ding et al. 2020, arXiv 2004.07728), as a metric and as a loss.
+
+    The images themselves and five ReLUs of a VGG16 with L2 pooling, compared channel by channel by their means and
+    their covariance over the pixels: `dists_distance`. Tolerant of texture resampled; 0 for the same image. The numbers
+    are those of the package DISTS-pytorch, which makes no gradient unless asked to; ours always does.
+
+    Args:
+        weights: Of VGG16, see `load_network`.
+        alpha_beta: The learned numbers: None for the official ones, or a path or state dict with `alpha` and `beta`,
+            (1, 1475, 1, 1) each.
+        normalize_weights: Whether they are divided by the sum of all, as the paper does. Without, the distance is that
+            weighted sum as it is.
+        input_range: Values of black and white in the images; not checked.
+        reduction: "none", or "mean" or "sum" over the batch.
+        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`.
+
+    Raises:
+        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+    """
+
+    metric = "dists"
+
+    def __init__(
+        self,
+        *,
+        weights: WeightSource = "imagenet",
+        alpha_beta: DistsSource = None,
+        normalize_weights: bool = True,
+        input_range: tuple[float, float] = (0.0, 1.0),
+        reduction: str = "none",
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+    ) -> None:
+        with torch.inference_mode(False):  # or it could not serve in training later
+            trunk = load_network("vgg16", weights, layers=LAYERS, pooling="l2")
+            alpha, beta = dists_weights(alpha_beta)
+            numbers = [*alpha, *beta]
+            if normalize_weights:
+                total = torch.cat(numbers).double().sum()
+                numbers = [(number / total).float() for number in numbers]
+        super().__init__(
+            trunk, [IMAGE, *LAYERS], numbers, trunk.mean, trunk.std, (0.0, 1.0), reduction, compute_dtype, chunk_size,
+            engine, backend,
+        )  # fmt: skip
+        self.input_range = checked_range(input_range)  # forward brings images to [0, 1], where they are compared
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """The distance of image pairs; it is the same both ways round.
+
+        Args:
+            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; either may be a batch of 1.
+                Gradients flow to those that require them.
+
+        Returns:
+            (N,), or a scalar for another reduction; fp32 (fp64 for a network in fp64).
+
+        Raises:
+            TypeError, ValueError: Images of a wrong type, shape, device or size.
+        """
+        output, target = (self._in_unit_range(images) for images in self._pair(output, target))
+        if self._is_lean(output=output, target=target):
+            return checks.reduce(self._lean_distance(output, target), self.reduction)
+        by_images = self._distance(slice(0, 1), [output], [target.to(output.dtype)])
+        pairs = self._graph_pairs(output, target)
+        by_features = torch.cat([self._distance(slice(1, None), *maps) for maps in pairs])
+        return checks.reduce(by_images + by_features, self.reduction)
+
+    def _in_unit_range(self, images: Tensor) -> Tensor:
+        low, high = self.input_range
+        return images if (low, high) == (0.0, 1.0) else (images - low) / (high - low)
+
+    def _distance(self, layers: slice, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
+        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        half = len(self.layers)
+        alpha, beta = numbers[:half][layers], numbers[half:][layers]
+        return metric_ops.dists_terms(xs, ys, alpha, beta, self.backend)[0]

@@ -1,0 +1,117 @@
+"""What operators over a frozen trunk share: how images enter it, and a gradient that was made in the forward.
+
+Such operators are opaque to torch.compile: the network is named by its key, and what the caller's modes say (autocast,
+whose gradient is wanted) comes as an argument. Their first two arguments are the images, their last two whose gradient
+is wanted; they return the loss (N), values that no gradient flows through, and the gradients by the images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..networks.tiles import cut_of
+from ..networks.trunk import Tape, TapGradients, trunk_of
+from .chunks import chunks, default_chunk_size, default_tile_side
+
+operators = torch.ops.perceptual_ops
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How images enter a trunk: images * scale + shift, in the dtype of the arithmetic.
+
+    Attributes:
+        trunk: Key of the trunk.
+        scale, shift: (1, 3, 1, 1).
+        dtype: Of the arithmetic.
+        chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
+    """
+
+    trunk: str
+    scale: Tensor
+    shift: Tensor
+    dtype: torch.dtype
+    chunk_size: int
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype of losses and image gradients."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def chunks(self, images: Tensor) -> list[slice]:
+        size = self.chunk_size or default_chunk_size(images.shape[2], images.shape[3], self.dtype, images.device.type)
+        return chunks(images.shape[0], size)
+
+    def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
+        """The pooling up to which large images go through the trunk in tiles, and their side; None: they do not."""
+        side = default_tile_side(images.shape[2], images.shape[3], self.dtype, images.device.type)
+        cut = cut_of(trunk_of(self.trunk).network.layers, layers) if side else None
+        return (cut, side) if cut and side else None
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """A chunk of images (n, 3, H, W) as the trunk takes them."""
+        return operators.normalize_images(images, self.scale.flatten(), self.shift.flatten(), self.dtype)
+
+    def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
+        """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
+        found, tape = trunk_of(self.trunk).features(self.normalized(images), layers, keep)
+        return [found[layer] for layer in layers], tape
+
+    def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
+        """The gradient (n, 3, H, W) by a chunk of images, plus another one."""
+        x = trunk_of(self.trunk).backward(tape, gradients)
+        factor = None if gradients.scale is None else 1 / gradients.scale.current
+        return operators.normalize_images_backward(x, images, self.scale.flatten(), factor, add)
+
+
+def layer_names(layers: str) -> tuple[str, ...]:
+    """Layers as an operator's argument holds them: one a line."""
+    return tuple(layers.split("\n")) if layers else ()
+
+
+@contextlib.contextmanager
+def by_hand(images: Tensor) -> Iterator[None]:
+    """No graph, and every dtype as it is asked for."""
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        yield
+
+
+def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
+    """Like the images, or empty where it is not wanted."""
+    return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
+
+
+def keep_gradients(ctx, inputs, output):
+    images, target = inputs[:2]
+    by_output, by_target = output[2:]
+    ctx.dtypes = images.dtype, None if target is None else target.dtype
+    ctx.wanted = inputs[-2:]
+    # A list of tensors wants a list of gradients, and so does an empty one, whatever it was to hold.
+    ctx.others = [
+        [None] * len(value) if isinstance(value, list) and all(isinstance(x, Tensor) for x in value) else None
+        for value in inputs[2:]
+    ]
+    ctx.mark_non_differentiable(output[1], by_output, by_target)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(by_output, by_target)
+
+
+def multiply_gradients(ctx, grad, *_non_differentiable):
+    if grad is None:
+        return None, None, *ctx.others
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the gradient of this loss was made in its forward and cannot be differentiated again; make the loss with "
+            'engine="autograd" for create_graph=True'
+        )
+    # Out of place: a second backward finds the same gradients.
+    found = [
+        (made * grad.view(-1, 1, 1, 1)).to(dtype) if wanted else None
+        for made, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)
+    ]
+    return *found, *ctx.others

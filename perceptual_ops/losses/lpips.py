@@ -1,0 +1,139 @@
+"""LPIPS, the learned perceptual image patch similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as checks
+from .. import metric_ops
+from ..networks import load_network
+from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
+from ..networks.weights import WeightSource
+from .metric import MetricLoss
+
+# The network of each name, and its layers with their channels, as in the package lpips.
+TRUNKS: dict[str, tuple[str, dict[str, int]]] = {
+    "alex": ("alexnet", {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}),
+    "vgg16": ("vgg16", {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}),
+    "squeeze": (
+        "squeezenet1_1",
+        {"relu1": 64, "fire3": 128, "fire5": 256, "fire6": 384, "fire7": 384, "fire8": 512, "fire9": 512},
+    ),
+}
+
+
+class LPIPS(MetricLoss):
+    """Distance of two images as people see it (Zhang et al. 2018, arXiv 1801.03924), as a metric and as a loss.
+
+    The features of both images at several layers, each pixel's scaled to unit length over the channels; the squares of
+    their difference, weighted by channel and averaged over the pixels, summed over the layers: `lpips_distance`. The
+    numbers are those of the package lpips; gradients at features that are all zero are 0, not NaN.
+
+    Args:
+        network: "alex", "vgg16" or "squeeze".
+        weights: Of the trunk: "imagenet", "stlpips" (the shift-tolerant ST-LPIPS of Ghildyal and Liu 2022, "alex" and
+            "vgg16", with the linear weights it was published with), "random", a path or a state dict (`load_network`).
+        version: Of the official linear weights: "0.1", or "0.0", whose trunk takes images in [-1, 1] as they are.
+        linear: True: the official linear weights, or those of "stlpips"; False: every channel weighs 1; or a path or
+            state dict of others, such as a checkpoint of the package lpips.
+        spatial: Whether the result is a map over the pixels instead of a number: each layer's, resized bilinearly to
+            the images' size, and their sum.
+        input_range: Values of black and white in the images; not checked.
+        reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
+        eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
+        mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
+        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`. The lean engine runs chains of layers: maps,
+            layers returned one by one, and "squeeze" go through ordinary autograd. It cuts images of more than twice the
+            pixels of a chunk into tiles for the first layers, so that memory is an eighth of theirs.
+
+    Raises:
+        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+    """
+
+    metric = "lpips"
+
+    def __init__(
+        self,
+        network: str = "alex",
+        *,
+        weights: WeightSource = "imagenet",
+        version: str = "0.1",
+        linear: LinearSource = True,
+        spatial: bool = False,
+        input_range: tuple[float, float] = (-1.0, 1.0),
+        reduction: str = "none",
+        eps: float = 1e-10,
+        eps_inside: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+    ) -> None:
+        checks.check_choice("network", network, tuple(TRUNKS))
+        checks.check_choice("version", version, LPIPS_VERSIONS)
+        self_eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
+        name, channels = TRUNKS[network]
+        with torch.inference_mode(False):  # or it could not serve in training later
+            trunk = load_network(name, weights, layers=channels)
+        numbers = linear_weights(linear, name, version, weights, list(channels.values()))
+        unscaled = (0.5, 0.5, 0.5) if version == "0.0" else None  # [0, 1] to [-1, 1]
+        super().__init__(
+            trunk, list(channels), numbers, mean or unscaled or trunk.mean, std or unscaled or trunk.std, input_range,
+            reduction, compute_dtype, chunk_size, engine, backend,
+        )  # fmt: skip
+        self.spatial = spatial
+        self.eps, self.eps_inside = self_eps, eps_inside
+
+    def extra_repr(self) -> str:
+        return f"network={self._network.name}, spatial={self.spatial}, reduction={self.reduction!r}"
+
+    def forward(
+        self, output: Tensor, target: Tensor, *, return_layers: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """The distance of image pairs; it is the same both ways round.
+
+        Args:
+            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; either may be a batch of 1.
+                Gradients flow to those that require them.
+            return_layers: Whether to return the layers' shares too.
+
+        Returns:
+            (N,), or a scalar for another reduction; (N, 1, H, W) for spatial. With return_layers also a list of the
+            same for each layer. fp32 (fp64 for a network in fp64).
+
+        Raises:
+            TypeError, ValueError: Images of a wrong type, shape, device or size.
+        """
+        output, target = self._pair(output, target)
+        lean = self._is_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
+        if lean and not self.spatial and not return_layers:
+            return checks.reduce(self._lean_distance(output, target), self.reduction)
+        pairs = self._graph_pairs(output, target)
+        if not self.spatial and not return_layers:
+            return checks.reduce(torch.cat([self._distance(*maps) for maps in pairs]), self.reduction)
+        size = (output.shape[2], output.shape[3])
+        of_chunks = [self._layer_distances(*maps, size) for maps in pairs]
+        layers = [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
+        total = checks.reduce(torch.stack(layers).sum(0), self.reduction)
+        return (total, [checks.reduce(layer, self.reduction) for layer in layers]) if return_layers else total
+
+    def _distance(self, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
+        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        return metric_ops.lpips_terms(xs, ys, numbers, self.eps, self.eps_inside, self.backend)[0]
+
+    def _layer_distances(self, xs: list[Tensor], ys: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """Each layer's distance (n), or map (n, 1, H, W), with a graph of its own."""
+        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        settings = self.eps, self.eps_inside, self.backend
+        if not self.spatial:
+            triples = zip(xs, ys, numbers, strict=True)
+            return [metric_ops.lpips_terms([x], [y], [weights], *settings)[0] for x, y, weights in triples]
+        maps = metric_ops.lpips_maps(xs, ys, numbers, *settings)
+        return [F.interpolate(pixels, size=size, mode="bilinear", align_corners=False) for pixels in maps]

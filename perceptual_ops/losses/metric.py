@@ -1,0 +1,97 @@
+"""What the metrics LPIPS and DISTS share: pairs of images, and their way through the lean engine or through autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from ..networks import FeatureNetwork
+from .chunks import chunks
+from .frozen import FrozenLoss
+from .metric_loss import metric_loss
+from .pair import IMAGE
+
+
+class MetricLoss(FrozenLoss):
+    """A distance of image pairs by the features of a frozen network.
+
+    Args:
+        network: The frozen trunk.
+        layers: Names of the layers compared; `IMAGE` is the images themselves.
+        numbers: The learned numbers of the metric, each (C,) fp32.
+        mean, std, input_range, reduction, compute_dtype, chunk_size, engine, backend: See `LPIPS`.
+    """
+
+    metric: str  # "lpips" or "dists", as `metric_loss` takes it
+    eps = 0.0
+    eps_inside = False
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        layers: Sequence[str],
+        numbers: Sequence[Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_range: tuple[float, float],
+        reduction: str,
+        compute_dtype: torch.dtype | None,
+        chunk_size: int | None,
+        engine: str,
+        backend: str,
+    ) -> None:
+        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
+        super().__init__(network, mean, std, input_range, compute_dtype, chunk_size, engine, backend)
+        self.layers = tuple(layers)
+        self.reduction = reduction
+        self._kept["numbers"] = [number.to(self._device) for number in numbers]
+
+    @property
+    def _trunk_layers(self) -> list[str]:
+        return [layer for layer in self.layers if layer != IMAGE]
+
+    def _pair(self, output: object, target: object) -> tuple[Tensor, Tensor]:
+        """Both, checked; one image stands for a batch, repeated where it is the output."""
+        pair = [self._images(name, x, self._trunk_layers) for name, x in (("output", output), ("target", target))]
+        first, second = pair
+        same_size = first.shape[2] == second.shape[2] and first.shape[3] == second.shape[3]
+        if not same_size or (first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0])):
+            raise ValueError(
+                f"target: expected the batch and size of output, or a batch of 1; output is {tuple(first.shape)}, "
+                f"target {tuple(second.shape)}"
+            )
+        if first.shape[0] == 1 and second.shape[0] != 1:
+            first = first.expand(second.shape[0], -1, -1, -1)
+        return first, second
+
+    def _numbers(self, dtype: torch.dtype) -> list[Tensor]:
+        return [number.to(dtype) for number in self._kept["numbers"]]
+
+    def _lean_distance(self, output: Tensor, target: Tensor) -> Tensor:  # (N)
+        """The distance, with its gradients made at once where they are wanted."""
+        wanted = [torch.is_grad_enabled() and images.requires_grad for images in (output, target)]
+        if wanted[1]:
+            # Its gradient is the sum of each sample's, times upstream numbers that are not known yet.
+            target = target.expand(output.shape[0], -1, -1, -1)
+        distance, *_ = metric_loss(
+            output, target, self._kept["numbers"], *self._entry(output),
+            "\n".join(self.layers), self.metric, self.eps, self.eps_inside, *wanted,
+        )  # fmt: skip
+        return distance
+
+    def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """The features of each layer of both, of one chunk of samples after the other, as an ordinary autograd graph."""
+        batch = output.shape[0]
+        found = []
+        for rows in chunks(batch, self.chunk_size or max(batch, 1)):
+            own = target if target.shape[0] == 1 else target[rows]
+            found.append((self._layer_maps(output[rows]), self._layer_maps(own)))
+        return found
+
+    def _layer_maps(self, images: Tensor) -> list[Tensor]:
+        """Features of one of the two; the pass keeps nothing unless a gradient is to flow to the images."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+            return self._features(images, self._trunk_layers)

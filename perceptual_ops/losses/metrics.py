@@ -1,0 +1,99 @@
+"""LPIPS and DISTS of one layer's maps, as the lean engine asks for them: a value, gradients, and bounds of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..reference import DISTS_EPS
+
+operators = torch.ops.perceptual_ops
+
+
+class Metric(Protocol):
+    """A distance of maps x and y (n, C, H, W), y maybe with a batch of 1; layers by their number.
+
+    Attributes:
+        is_mean: Whether it is a mean over pixels, so that a large map may come in parts.
+    """
+
+    is_mean: bool
+
+    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
+        """The distance."""
+
+    def gradients(
+        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The distance (n), and the gradients of the sum of grad (n) * distance by x and y, or none."""
+
+    def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
+        """At least the largest magnitude of each sample's gradient by x; of that by y with the two exchanged."""
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """See `perceptual_ops.lpips_distance`; channel_weights: one (C,) per layer, of the accumulation dtype."""
+
+    channel_weights: Sequence[Tensor]
+    eps: float
+    eps_inside: bool
+    is_mean = True
+
+    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return operators.lpips_distance([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
+
+    def gradients(
+        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        value, _, *found = operators.lpips_distance_with_gradient(
+            [x], [y], [self.channel_weights[i]], self.eps, self.eps_inside, grad, by_x, by_y
+        )
+        return value, *found
+
+    def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        # With e the error of unit vectors and d = sum of |w| e^2, neither |w_c e_c| nor |sum of w e x / length| is more
+        # than sqrt(max |w| d), and the gradient of d is at most the sum of the two, twice, over the length.
+        weights = self.channel_weights[i].abs()
+        (distances,) = operators.lpips_map([x], [y], [weights], self.eps, self.eps_inside)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=distances.dtype)
+        if self.eps_inside:
+            length = (length.square() + self.eps).sqrt()
+        steepness = torch.where(length > 0, (weights.max() * distances).sqrt() / length, 0)
+        return 4 * steepness.amax((1, 2, 3)) / (x.shape[2] * x.shape[3])
+
+
+@dataclass(frozen=True)
+class Dists:
+    """See `perceptual_ops.dists_distance`; alpha, beta: one (C,) per layer, of the accumulation dtype."""
+
+    alpha: Sequence[Tensor]
+    beta: Sequence[Tensor]
+    is_mean = False
+
+    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return operators.dists_distance([x], [y], [self.alpha[i]], [self.beta[i]])[0]
+
+    def gradients(
+        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        alpha, beta = [self.alpha[i]], [self.beta[i]]
+        value, _, statistics = operators.dists_distance([x], [y], alpha, beta)
+        upstream = torch.ones_like(value) if grad is None else grad
+        return value, *operators.dists_distance_backward(upstream, [x], [y], alpha, beta, statistics, by_x, by_y)
+
+    def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        # The gradient of csrc/dists, with e - mean(e) and x - mean(x) at most twice the largest of what they are of.
+        alpha, beta = self.alpha[i].abs(), self.beta[i].abs()
+        *_, (statistics,) = operators.dists_distance([x], [y], [alpha], [beta])
+        x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)  # (n, C) each
+        x_most, y_most = (torch.linalg.vector_norm(z, torch.inf, dim=(2, 3), dtype=x_mean.dtype) for z in (x, y))
+        means = x_mean.square() + y_mean.square() + DISTS_EPS
+        spread = x_var + y_var + DISTS_EPS
+        by_means = alpha * (2 * e_mean.abs() / means + 2 * x_mean.abs() * (e_mean / means).square())
+        by_structure = beta * 4 * ((x_most + y_most) / spread + x_most * e_var / spread.square())
+        return (by_means + by_structure).amax(1) / (x.shape[2] * x.shape[3])

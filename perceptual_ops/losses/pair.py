@@ -1,0 +1,76 @@
+"""A chunk of image pairs: a metric and its gradients by the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..networks.tiles import Tile
+from ..networks.trunk import trunk_of
+from .entry import Entry
+from .metrics import Metric
+from .pair_head import PairHead
+
+IMAGE = "image"  # the name of the images among the layers: DISTS compares them too, as they are
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chunk of pairs; gradients are written where they are wanted."""
+
+    entry: Entry
+    metric: Metric
+    layers: Sequence[str]
+    output: Tensor  # (n, 3, H, W)
+    target: Tensor  # (n or 1, 3, H, W)
+    by_output: Tensor | None  # (n, 3, H, W)
+    by_target: Tensor | None  # (n, 3, H, W)
+
+    def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> PairHead:
+        """What meets the output's maps; the target's are taken over."""
+        return PairHead(
+            self.metric,
+            {layer: i for i, layer in enumerate(self.layers)},
+            self.output.new_ones(self.output.shape[0], dtype=self.entry.wide),
+            self.entry.dtype == torch.float16,
+            targets,
+            self.by_output is not None,
+            self.by_target is not None,
+            tile,
+        )
+
+    def run(self, targets: dict[str, Tensor]) -> Tensor:
+        """The distance (L, n) of each layer.
+
+        Args:
+            targets: The target's maps where they are known; taken over.
+        """
+        entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
+        target_tape = None
+        if not targets:
+            maps, target_tape = entry.features(self.target, layers, self.by_target is not None)
+            targets = dict(zip(layers, maps, strict=True))
+            del maps  # or a map that was met would stay
+        head = self.head(targets)
+        # Nobody but the trunk holds its input, so that it is gone when it was read.
+        tape = trunk_of(entry.trunk).forward(
+            entry.normalized(self.output), layers, head.meet, self.by_output is not None
+        )
+        by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
+        if self.by_target is not None and target_tape is not None:
+            self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, by_images[1]))
+        if self.by_output is not None:
+            self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_images[0]))
+        return torch.stack([head.values[layer] for layer in self.layers])
+
+    def _meet_images(self, head: PairHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
+        """The distance of the images themselves, and its gradients."""
+        wanted = self.by_output is not None, self.by_target is not None
+        pair = self.output.to(self.entry.wide), self.target.to(self.entry.wide)
+        value, *found = self.metric.gradients(self.layers.index(IMAGE), *pair, None, *wanted)
+        head.values[IMAGE] = value
+        by_output, by_target = (gradients[0] if gradients else None for gradients in found)
+        return by_output, by_target

@@ -1,0 +1,131 @@
+"""Cutting a large image into tiles for the first layers of a chain, whose maps are the largest.
+
+A tile brings along what its windows reach of the neighbours, and what is computed of it is cropped to what is right:
+but for rounding, the maps are those of the whole image.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+
+from .layers import BLUR_PADDING, Conv, Layer, Pool
+
+Region = tuple[EllipsisType, slice, slice]
+
+SHALLOW = 4  # the stride at which maps have become small and the reach of a window not yet large
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a tile.
+
+    Attributes:
+        image: Its pixels.
+        whole: Where its part of each layer lies in the layer's map.
+        part: Where that lies in the layer's map of the tile alone.
+        lengths: The length of each layer's map of the whole image.
+    """
+
+    image: slice
+    whole: Mapping[str, slice]
+    part: Mapping[str, slice]
+    lengths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of an image; regions index tensors (N, C, H, W)."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def image(self) -> Region:
+        """Where it lies in the image."""
+        return ..., self.rows.image, self.columns.image
+
+    def whole(self, layer: str) -> Region:
+        """Where its part of a layer lies in the layer's map of the whole image."""
+        return ..., self.rows.whole[layer], self.columns.whole[layer]
+
+    def part(self, layer: str) -> Region:
+        """Where that lies in the layer's map of the tile alone."""
+        return ..., self.rows.part[layer], self.columns.part[layer]
+
+    def size(self, layer: str) -> tuple[int, int]:
+        """(H, W) of the layer's map of the whole image."""
+        return self.rows.lengths[layer], self.columns.lengths[layer]
+
+
+def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
+    """The pooling up to which tiles pay: the deepest of a stride up to `SHALLOW`, if layers beyond it are wanted."""
+    found, stride = None, 1
+    for depth, layer in enumerate(layers, start=1):
+        stride *= _window(layer)[0]
+        if isinstance(layer, Pool) and stride <= SHALLOW:
+            found = depth
+    beyond = {layer.name for layer in layers[found:]}
+    return layers[found - 1].name if found and not beyond.isdisjoint(wanted) else None
+
+
+def tiles_of(layers: Sequence[Layer], wanted: Iterable[str], size: tuple[int, int], side: int) -> list[Tile]:
+    """The tiles of an image.
+
+    Args:
+        layers: The chain, from the image to the last layer that is run in tiles.
+        wanted: Names of the layers among them whose maps are wanted.
+        size: (H, W) of the image.
+        side: Of a tile, about, before what it brings along.
+    """
+    names = frozenset(wanted)
+    rows, columns = (_spans(layers, names, length, side) for length in size)
+    return [Tile(*pair) for pair in itertools.product(rows, columns)]
+
+
+def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: int) -> list[Span]:
+    stride = math.prod(_window(layer)[0] for layer in layers)
+    count = max(1, round(length / side))
+    step = math.ceil(length / count / stride) * stride
+    starts = range(0, max(1, length - step // 2), step)  # what is left goes to the last
+    stops = [*starts[1:], length]
+    return [_span(layers, wanted, length, stride, *ends) for ends in zip(starts, stops, strict=True)]
+
+
+def _span(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int, start: int, stop: int) -> Span:
+    """The span whose own pixels are those from start to stop; both are multiples of the stride, but for the end."""
+    lengths = list(itertools.accumulate(layers, lambda length, layer: layer.output_size(length), initial=length))
+    scales = list(itertools.accumulate(layers, lambda scale, layer: scale * _window(layer)[0], initial=1))
+    own = {}
+    for layer, end, scale in zip(layers, lengths[1:], scales[1:], strict=True):
+        own[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
+    first = last = None  # what is needed of the map below, from the deepest layer to the image
+    for layer, end in zip(reversed(layers), reversed(lengths[:-1]), strict=True):
+        if layer.name in wanted:
+            rows = own[layer.name]
+            first = rows.start if first is None else min(first, rows.start)
+            last = rows.stop if last is None else max(last, rows.stop)
+        if first is not None and last is not None:
+            step, before, after = _window(layer)
+            first, last = max(0, first * step - before), min(end, (last - 1) * step + after + 1)
+    assert first is not None and last is not None, "a layer is wanted"
+    begin = first // stride * stride  # or the windows of the tile would not be those of the image
+    part = {
+        layer.name: slice(own[layer.name].start - begin // scale, own[layer.name].stop - begin // scale)
+        for layer, scale in zip(layers, scales[1:], strict=True)
+    }
+    return Span(slice(begin, last), own, part, dict(zip(own, lengths[1:], strict=True)))
+
+
+def _window(layer: Layer) -> tuple[int, int, int]:
+    """Stride of a layer, and how far its window reaches: output i reads i * stride - before to i * stride + after."""
+    if isinstance(layer, Conv):
+        return layer.stride, layer.padding, layer.kernel - 1 - layer.padding
+    if isinstance(layer, Pool):
+        if layer.kind == "blur":
+            return layer.stride, BLUR_PADDING, layer.kernel - 1
+        return layer.stride, 0, layer.kernel - 1
+    return 1, 0, 0
