@@ -46,9 +46,9 @@ class LPIPS(MetricLoss):
         reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
-        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`. The lean engine runs chains of layers: maps,
-            layers returned one by one, and "squeeze" go through ordinary autograd. It cuts images of more than twice the
-            pixels of a chunk into tiles for the first layers, so that memory is an eighth of theirs.
+        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`. The lean engine runs chains of layers: spatial
+            maps, layers returned one by one, and "squeeze" go through ordinary autograd. Images of more than twice the
+            pixels of a chunk it cuts into tiles for the first layers, whose maps are the largest.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.

@@ -1,4 +1,4 @@
-"""What the metrics LPIPS and DISTS share: pairs of images, and their way through the lean engine or through autograd."""
+"""What the metrics LPIPS and DISTS share: pairs of images, and their way through either engine."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class MetricLoss(FrozenLoss):
         return distance
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """The features of each layer of both, of one chunk of samples after the other, as an ordinary autograd graph."""
+        """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""
         batch = output.shape[0]
         found = []
         for rows in chunks(batch, self.chunk_size or max(batch, 1)):

@@ -127,5 +127,7 @@ def _window(layer: Layer) -> tuple[int, int, int]:
     if isinstance(layer, Pool):
         if layer.kind == "blur":
             return layer.stride, BLUR_PADDING, layer.kernel - 1
+        if layer.kind == "l2":
+            return 2, 1, 1
         return layer.stride, 0, layer.kernel - 1
     return 1, 0, 0
