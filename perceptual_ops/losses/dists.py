@@ -57,10 +57,10 @@ class DISTS(MetricLoss):
         with torch.inference_mode(False):  # or it could not serve in training later
             trunk = load_network("vgg16", weights, layers=LAYERS, pooling="l2")
             alpha, beta = dists_weights(alpha_beta)
-            numbers = [*alpha, *beta]
+            numbers = [number.double() for number in (*alpha, *beta)]
             if normalize_weights:
-                total = torch.cat(numbers).double().sum()
-                numbers = [(number / total).float() for number in numbers]
+                total = torch.cat(numbers).sum()
+                numbers = [number / total for number in numbers]
         super().__init__(
             trunk, [IMAGE, *LAYERS], numbers, trunk.mean, trunk.std, (0.0, 1.0), reduction, compute_dtype, chunk_size,
             engine, backend,

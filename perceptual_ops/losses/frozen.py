@@ -64,12 +64,23 @@ class FrozenLoss(nn.Module):
         self.chunk_size = chunk_size
         self.engine = engine
         self.backend = backend
-        scale, shift = _input_map(self.input_range, _three_numbers("mean", mean, 0.0), _three_numbers("std", std, 1.0))
-        device = next((parameter.device for parameter in network.parameters()), scale.device)
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
         self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None
-        self._kept: dict[str, list[Tensor]] = {"input": [scale.to(device), shift.to(device)]}
+        scale, shift = _input_map(self.input_range, _three_numbers("mean", mean, 0.0), _three_numbers("std", std, 1.0))
+        self._constants: dict[str, list[Tensor]] = {}
+        self._kept: dict[str, list[Tensor]] = {}
+        self._keep_constants("input", [scale, shift])
+
+    def _keep_constants(self, name: str, tensors: list[Tensor]) -> None:
+        """Keeps fp64 tensors of the CPU, and as `_kept[name]` what goes with the network: on its device, in fp32."""
+        self._constants[name] = tensors
+        device = next((parameter.device for parameter in self._network.parameters()), tensors[0].device)
+        self._kept[name] = self._served(tensors, device)
+
+    def _served(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+        dtype = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
+        return [tensor.to(device, torch.float64 if dtype == torch.float64 else torch.float32) for tensor in tensors]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
@@ -77,9 +88,9 @@ class FrozenLoss(nn.Module):
             self._network._apply(fn)
             if self._trunk:
                 self._trunk.forget()
-            self._kept = {
-                name: [tensor.to(fn(tensor).device) for tensor in tensors] for name, tensors in self._kept.items()
-            }
+            device = fn(self._kept["input"][0]).device
+            moved = {name: [tensor.to(device) for tensor in tensors] for name, tensors in self._kept.items()}
+            self._kept = moved | {name: self._served(tensors, device) for name, tensors in self._constants.items()}
         return self
 
     @property
@@ -202,7 +213,7 @@ def _three_numbers(name: str, values: Sequence[float] | None, default: float) ->
 
 
 def _input_map(input_range: tuple[float, float], mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Scale and shift (1, 3, 1, 1), from input_range to [0, 1] to the network's input, rounded once to fp32."""
+    """Scale and shift (1, 3, 1, 1), from input_range to [0, 1] to the network's input."""
     if min(std) <= 0:
         raise ValueError(f"std: expected numbers above 0, got {std!r}")
     low, high = input_range
@@ -210,6 +221,6 @@ def _input_map(input_range: tuple[float, float], mean: Sequence[float], std: Seq
     shift = [-low * factor - center / deviation for factor, center, deviation in zip(scale, mean, std, strict=True)]
     with torch.inference_mode(False):
         tensors = [
-            torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1) for values in (scale, shift)
+            torch.tensor(values, dtype=torch.float64, device="cpu").view(1, 3, 1, 1) for values in (scale, shift)
         ]
     return tensors[0], tensors[1]

@@ -21,7 +21,7 @@ class MetricLoss(FrozenLoss):
     Args:
         network: The frozen trunk.
         layers: Names of the layers compared; `IMAGE` is the images themselves.
-        numbers: The learned numbers of the metric, each (C,) fp32.
+        numbers: The learned numbers of the metric, each (C,).
         mean, std, input_range, reduction, compute_dtype, chunk_size, engine, backend: See `LPIPS`.
     """
 
@@ -47,7 +47,7 @@ class MetricLoss(FrozenLoss):
         super().__init__(network, mean, std, input_range, compute_dtype, chunk_size, engine, backend)
         self.layers = tuple(layers)
         self.reduction = reduction
-        self._kept["numbers"] = [number.to(self._device) for number in numbers]
+        self._keep_constants("numbers", [number.double() for number in numbers])
 
     @property
     def _trunk_layers(self) -> list[str]:

@@ -1,0 +1,202 @@
+"""LPIPS and DISTS: the lean engine, ordinary autograd and the papers' formulas give the same numbers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from metrics import METRICS, Metric, make, naive, pictures
+from torch import Tensor
+
+from perceptual_ops.losses import chunks
+
+UPSTREAM = torch.tensor([1.0, -2.5, 0.75, 3.0])
+
+Result = tuple[Tensor, Tensor, Tensor]  # distances, gradients by output and target
+
+
+def gradients(measure, x: Tensor, y: Tensor) -> Result:
+    """Distances and both gradients, with an upstream number of its own for each sample."""
+    x, y = (images.detach().clone(memory_format=torch.preserve_format).requires_grad_() for images in (x, y))
+    distances = measure(x, y)
+    upstream = UPSTREAM[: distances.shape[0]].to(distances)
+    return distances.detach(), *torch.autograd.grad(distances, [x, y], upstream)
+
+
+def errors(found: Result, exact: Result) -> list[float]:
+    """For each the distance over the exact length."""
+    lengths = [(a.double() - b.double()).norm() / b.double().norm() for a, b in zip(found, exact, strict=True)]
+    return [length.item() for length in lengths]
+
+
+def close(found: Result, exact: Result, tolerance: float) -> None:
+    assert max(errors(found, exact)) <= tolerance
+
+
+def exact_of(metric: Metric, x: Tensor, y: Tensor) -> Result:
+    wide = copy.deepcopy(metric).double()
+    return gradients(lambda x, y: naive(wide, x, y), x.double(), y.double())
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+@pytest.mark.parametrize("settings", [{}, {"engine": "autograd"}, {"backend": "reference"}], ids=str)
+def test_numbers_of_the_paper(name: str, chunk_size: int | None, settings: dict[str, str]) -> None:
+    metric = make(name, chunk_size=chunk_size, **settings).double()
+    x, y = pictures(3).double(), pictures(3, seed=1).double()
+    close(gradients(metric, x, y), exact_of(metric, x, y), 1e-9)
+
+
+@pytest.mark.parametrize("batches", [(3, 1), (1, 3), (1, 1)])
+@pytest.mark.parametrize("name", METRICS)
+def test_one_image_for_a_batch(name: str, batches: tuple[int, int]) -> None:
+    x, y = pictures(batches[0]).double(), pictures(batches[1], seed=1).double()
+    lean, autograd = (make(name, engine=engine).double() for engine in ("lean", "autograd"))
+    many = [images.expand(max(batches), -1, -1, -1) for images in (x, y)]
+    close(gradients(lean, x, y), gradients(autograd, x, y), 1e-10)
+    torch.testing.assert_close(lean(x, y), lean(*many))
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("name", METRICS)
+def test_only_the_gradients_that_are_wanted(name: str, wanted: tuple[bool, bool]) -> None:
+    metric = make(name).double()
+    x, y = pictures(2).double(), pictures(2, seed=1).double()
+    distances, *both = gradients(metric, x, y)
+    for images, of in zip((x, y), wanted, strict=True):
+        images.requires_grad_(of)
+    found = metric(x, y)
+    assert torch.equal(found, distances) and found.requires_grad == any(wanted)
+    if any(wanted):
+        found.backward(UPSTREAM[:2].to(found))
+    for images, of, gradient in zip((x, y), wanted, both, strict=True):
+        assert (images.grad is None) != of
+        if images.grad is not None:
+            torch.testing.assert_close(images.grad, gradient)
+
+
+# Tiles of 16 to 32 pixels, so that small images have many.
+TILED = [((70, 83), 1, "vgg16"), ((64, 130), 2, "vgg16"), ((81, 64), 2, "stlpips")]
+
+
+@pytest.mark.parametrize(("size", "batch", "name"), TILED, ids=str)
+def test_tiles_change_nothing(
+    size: tuple[int, int], batch: int, name: str, monkeypatch: pytest.MonkeyPatch, library: None
+) -> None:
+    if name == "stlpips":
+        pytest.importorskip("stlpips_pytorch", exc_type=ImportError)
+    settings = {"weights": "stlpips"} if name == "stlpips" else {}
+    network = "alex" if name == "stlpips" else name
+    lean, autograd = (make(network, engine=engine, **settings).double() for engine in ("lean", "autograd"))
+    x, y = pictures(batch, *size).double(), pictures(batch, *size, seed=1).double()
+    whole, expected = gradients(lean, x, y), gradients(autograd, x, y)
+    monkeypatch.setattr(chunks, "CPU_PIXELS", 2 * 24 * 24)
+    tiled = gradients(lean, x, y)
+    assert not torch.equal(tiled[1], whole[1])  # another order of sums: they were run in tiles
+    close(tiled, expected, 1e-10)
+    close(gradients(lean, x[:1], y), gradients(autograd, x[:1], y), 1e-10)
+    close(gradients(lean, y, x[:1]), gradients(autograd, y, x[:1]), 1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(lean(x, y), expected[0])
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("name", METRICS)
+def test_fp32_within_twice_the_worst_naive_run(name: str, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiled:
+        monkeypatch.setattr(chunks, "CPU_PIXELS", 48 * 48)
+    x, y = pictures(2, 99, 117), pictures(2, 99, 117, seed=1)
+    metric = make(name)
+    exact = exact_of(metric, x, y)
+    nhwc = [images.contiguous(memory_format=torch.channels_last) for images in (x, y)]
+    rivals = [errors(gradients(lambda x, y: naive(metric, x, y), *pair), exact) for pair in ((x, y), nhwc)]
+    for ours, *naives in zip(errors(gradients(metric, x, y), exact), *rivals, strict=True):
+        assert ours <= 2 * max(naives) + 1e-6
+    assert errors(gradients(metric, x, y), exact)[0] <= 1e-5
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["vgg16", "dists"])
+def test_sixteen_bits_within_twice_autograd(
+    name: str, dtype: torch.dtype, tiled: bool, monkeypatch: pytest.MonkeyPatch, library: None
+) -> None:
+    x, y = pictures(2, 99, 117), pictures(2, 99, 117, seed=1)
+    lean, autograd = (make(name, engine=engine, compute_dtype=dtype) for engine in ("lean", "autograd"))
+    exact = exact_of(lean, x, y)
+    rival = errors(gradients(autograd, x, y), exact)
+    if tiled:
+        monkeypatch.setattr(chunks, "CPU_PIXELS", 24 * 48)
+    for ours, theirs in zip(errors(gradients(lean, x, y), exact), rival, strict=True):
+        assert ours <= 2 * theirs + 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
+    """A weight that makes the loss small comes after the gradient; a mean over many pixels comes before."""
+    metric = make(name, compute_dtype=torch.float16)
+    x, y = pictures(1, 200, 200), pictures(1, 200, 200)
+    y[:, :, 80:120, 80:120] += 0.01
+    found = gradients(lambda x, y: 1e-6 * metric(x, y), x, y)
+    exact = gradients(lambda x, y: 1e-6 * make(name)(x, y), x, y)
+    assert errors(found, exact)[1] < 0.5 and found[1].isfinite().all()
+
+
+def flat(value: float) -> Tensor:
+    return torch.full((1, 3, 64, 64), value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", METRICS)
+def test_flat_black_and_equal_images(name: str, dtype: torch.dtype) -> None:
+    """Where peers have NaN gradients; a network without biases has no features of what is normalised to 0."""
+    metric = make(name, mean=(0.0, 0.0, 0.0)) if name != "dists" else make(name)
+    metric = metric.double() if dtype == torch.float64 else metric
+    metric.compute_dtype = None if dtype == torch.float64 else dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    pairs = ((flat(0.0), flat(0.0)), (flat(0.0), flat(1.0)), (flat(0.0), pictures(1, 64, 64)), (flat(0.5), flat(0.5)))
+    with torch.autograd.set_detect_anomaly(True):
+        for x, y in pairs:
+            distances, *both = gradients(metric, x.to(wide), y.to(wide))
+            assert distances.isfinite().all() and all(gradient.isfinite().all() for gradient in both)
+            if torch.equal(x, y):
+                assert not distances.any() and not both[0].any() and not both[1].any()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_broken_image_has_a_broken_distance(name: str) -> None:
+    x = pictures(2)
+    x[1, 0, 5, 5] = torch.nan
+    distances, gradient, _ = gradients(make(name), x, pictures(2, seed=1))
+    assert distances[0].isfinite() and distances[1].isnan()
+    assert gradient[0].isfinite().all() and not gradient[1].isfinite().all()
+
+
+@pytest.mark.parametrize("network", ["alex", "vgg16", "squeeze"])
+def test_layers_and_maps_add_up(network: str) -> None:
+    x, y = pictures(2, 65, 70).double(), pictures(2, 65, 70, seed=1).double()
+    metric, spatial = make(network).double(), make(network, spatial=True).double()
+    total, layers = metric(x, y, return_layers=True)
+    assert len(layers) == (7 if network == "squeeze" else 5)
+    torch.testing.assert_close(total, metric(x, y))
+    torch.testing.assert_close(torch.stack(layers).sum(0), total)
+    maps, of_layers = spatial(x, y, return_layers=True)
+    assert maps.shape == (2, 1, 65, 70)
+    torch.testing.assert_close(torch.stack(of_layers).sum(0), maps)
+    weights = torch.rand(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(3))
+    reference = make(network, spatial=True, backend="reference").double()
+    results = [
+        torch.autograd.grad((weights * measure(leaf, y)).sum(), leaf)[0]
+        for measure, leaf in ((spatial, x.clone().requires_grad_()), (reference, x.clone().requires_grad_()))
+    ]
+    torch.testing.assert_close(*results)
+
+
+def test_each_layer_has_a_gradient_of_its_own() -> None:
+    x, y = pictures(1).double().requires_grad_(), pictures(1, seed=1).double()
+    _, layers = make("alex").double()(x, y, return_layers=True)
+    found = [torch.autograd.grad(layer.sum(), x, retain_graph=True)[0] for layer in layers]
+    (whole,) = torch.autograd.grad(make("alex").double()(x, y).sum(), x)
+    torch.testing.assert_close(sum(found), whole)
+    assert not torch.equal(found[0], found[1])
