@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from maps import random_map
 from torch import Tensor, nn
 
+import perceptual_ops as po
 from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
 from perceptual_ops.networks.convolution import Convolution, FrozenConv
 from perceptual_ops.networks.gradient_scale import GradientScale
@@ -235,3 +236,15 @@ def test_what_is_no_chain_is_refused() -> None:
     with pytest.raises(ValueError, match="network: expected one that is_chain, got squeezenet1_1; run it by autograd"):
         Trunk(load_network("squeezenet1_1", "random"))
     Trunk(load_network("squeezenet1_1", "random", layers=["relu1"]))
+
+
+def test_a_loss_over_what_is_no_chain_is_made_by_autograd() -> None:
+    x, gradients = torch.rand(2, 3, 22, 25, generator=torch.Generator().manual_seed(2)), []
+    for engine in ("lean", "autograd"):
+        network = load_network("squeezenet1_1", "random", layers=["fire3", "fire5"])
+        criterion = po.PerceptualLoss(network, content_layers=["fire3"], style_layers=["fire5"], engine=engine)
+        output = x.clone().requires_grad_()
+        criterion(output, 1 - x, x.flip(3)).backward()
+        gradients.append(output.grad)
+    assert gradients[0] is not None and gradients[0].any()
+    torch.testing.assert_close(*gradients)
