@@ -73,8 +73,8 @@ PO_INLINE void gradient_walk(const T* x, const Accumulator<T>* upper, const Accu
 
 // Clones cannot be templates.
 #define PO_L2_POOL_ROWS(T)                                                                                      \
-  PO_CPU_CLONES void add_squares(const T* above, const T* middle, const T* below, int64_t count,                \
-                                 Accumulator<T>* sums) {                                                        \
+  PO_CPU_CLONES void filter_squares(const T* above, const T* middle, const T* below, int64_t count,             \
+                                    Accumulator<T>* sums) {                                                     \
     squares_walk(above, middle, below, count, sums);                                                            \
   }                                                                                                             \
   PO_CPU_CLONES void store_lengths(const Accumulator<T>* sums, int64_t windows, int64_t channels, T* out) {     \
@@ -108,7 +108,7 @@ class WindowSums {
   const Accumulator<T>* row(int64_t window) {
     const int64_t h = 2 * window;
     const T *above = h > 0 ? at(h - 1) : border_.data(), *below = h + 1 < height_ ? at(h + 1) : border_.data();
-    add_squares(above, at(h), below, pitch_, &sums_[channels_]);
+    filter_squares(above, at(h), below, pitch_, &sums_[channels_]);
     return sums_.data();
   }
 

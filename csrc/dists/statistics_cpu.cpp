@@ -217,7 +217,8 @@ std::vector<double> channel_statistics(const ServedMap& x, const ServedMap& y, L
   });
   for (size_t i = 0; i < statistics.size(); ++i) {
     const bool of_squares = i / (3 * channels) % 2 == 1;
-    if (of_squares) statistics[i] /= static_cast<double>(x.map.pixels);
+    // Below 0 by rounding, where nothing deviates; NaN stays.
+    if (of_squares) statistics[i] = statistics[i] < 0 ? 0 : statistics[i] / static_cast<double>(x.map.pixels);
   }
   return statistics;
 }

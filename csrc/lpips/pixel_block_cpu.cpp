@@ -5,6 +5,9 @@
 namespace perceptual_ops {
 namespace {
 
+// Channels of an NCHW block that are summed one after the other: one sum of them all would lose digits.
+constexpr int64_t kStrip = 32;
+
 template <class Acc>
 PO_INLINE void squares_walk(const BlockShape& shape, Rows<const Acc> x, Rows<const Acc> y, PixelNumbers<Acc>& numbers) {
   if (shape.layout == Layout::kNHWC) {
@@ -86,15 +89,24 @@ PO_INLINE void distances_walk(const BlockShape& shape, Rows<const Acc> x, Rows<c
     return;
   }
   for (auto* sums : {numbers.distance, numbers.with_x, numbers.with_y}) std::fill_n(sums, shape.pixels, Acc(0));
-  for (int64_t c = 0; c < shape.channels; ++c) {
-    const Acc *from_x = x[c], *from_y = y[c];
-    const Acc weight = weights[c];
+  for (int64_t first = 0; first < shape.channels; first += kStrip) {
+    Acc distance[kMostPixels] = {}, with_x[kMostPixels] = {}, with_y[kMostPixels] = {};
+    for (int64_t c = first; c < std::min(first + kStrip, shape.channels); ++c) {
+      const Acc *from_x = x[c], *from_y = y[c];
+      const Acc weight = weights[c];
+#pragma omp simd
+      for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
+        const Acc error = numbers.error_of(pixel)(from_x[pixel], from_y[pixel]), weighted = weight * error;
+        distance[pixel] += weighted * error;
+        with_x[pixel] += weighted * from_x[pixel];
+        with_y[pixel] += weighted * from_y[pixel];
+      }
+    }
 #pragma omp simd
     for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
-      const Acc error = numbers.error_of(pixel)(from_x[pixel], from_y[pixel]), weighted = weight * error;
-      numbers.distance[pixel] += weighted * error;
-      numbers.with_x[pixel] += weighted * from_x[pixel];
-      numbers.with_y[pixel] += weighted * from_y[pixel];
+      numbers.distance[pixel] += distance[pixel];
+      numbers.with_x[pixel] += with_x[pixel];
+      numbers.with_y[pixel] += with_y[pixel];
     }
   }
 }
