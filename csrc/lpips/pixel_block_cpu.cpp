@@ -68,17 +68,22 @@ PO_INLINE void errors_walk(const BlockShape& shape, const LengthSettings& settin
 }
 
 template <class Acc>
+PO_INLINE Acc error_at(Acc error, Acc of_x, Acc of_y, Acc x, Acc y) {
+  return error * (x - y) - of_x * x - of_y * y;
+}
+
+template <class Acc>
 PO_INLINE void distances_walk(const BlockShape& shape, Rows<const Acc> x, Rows<const Acc> y, const Acc* weights,
                               PixelNumbers<Acc>& numbers) {
   if (shape.layout == Layout::kNHWC) {
     for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
       const Acc *from_x = x[pixel], *from_y = y[pixel];
-      const ErrorOf<Acc> error_of = numbers.error_of(pixel);
+      const Acc error = numbers.error[pixel], of_x = numbers.of_x[pixel], of_y = numbers.of_y[pixel];
       Acc distance = 0, with_x = 0, with_y = 0;
 #pragma omp simd reduction(+ : distance, with_x, with_y)
       for (int64_t c = 0; c < shape.channels; ++c) {
-        const Acc error = error_of(from_x[c], from_y[c]), weighted = weights[c] * error;
-        distance += weighted * error;
+        const Acc found = error_at(error, of_x, of_y, from_x[c], from_y[c]), weighted = weights[c] * found;
+        distance += weighted * found;
         with_x += weighted * from_x[c];
         with_y += weighted * from_y[c];
       }
@@ -96,8 +101,10 @@ PO_INLINE void distances_walk(const BlockShape& shape, Rows<const Acc> x, Rows<c
       const Acc weight = weights[c];
 #pragma omp simd
       for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
-        const Acc error = numbers.error_of(pixel)(from_x[pixel], from_y[pixel]), weighted = weight * error;
-        distance[pixel] += weighted * error;
+        const Acc found =
+            error_at(numbers.error[pixel], numbers.of_x[pixel], numbers.of_y[pixel], from_x[pixel], from_y[pixel]);
+        const Acc weighted = weight * found;
+        distance[pixel] += weighted * found;
         with_x[pixel] += weighted * from_x[pixel];
         with_y[pixel] += weighted * from_y[pixel];
       }
@@ -134,12 +141,12 @@ PO_INLINE void store_walk(const BlockShape& shape, Rows<const Accumulator<T>> x,
   if (shape.layout == Layout::kNHWC) {
     for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
       const Acc *from_x = x[pixel], *from_y = y[pixel];
-      const ErrorOf<Acc> error_of = numbers.error_of(pixel);
+      const Acc error = numbers.error[pixel], of_x = numbers.of_x[pixel], of_y = numbers.of_y[pixel];
       const Acc factor = gradient.factor[pixel], slope = gradient.slope[pixel];
       T* to = out[pixel];
 #pragma omp simd
       for (int64_t c = 0; c < shape.channels; ++c) {
-        const Acc weighted = weights[c] * error_of(from_x[c], from_y[c]);
+        const Acc weighted = weights[c] * error_at(error, of_x, of_y, from_x[c], from_y[c]);
         store_rounded(to[c], factor * (weighted - slope * (kByTargets ? from_y : from_x)[c]));
       }
     }
@@ -151,7 +158,8 @@ PO_INLINE void store_walk(const BlockShape& shape, Rows<const Accumulator<T>> x,
     T* to = out[c];
 #pragma omp simd
     for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
-      const Acc weighted = weight * numbers.error_of(pixel)(from_x[pixel], from_y[pixel]);
+      const Acc weighted = weight * error_at(numbers.error[pixel], numbers.of_x[pixel], numbers.of_y[pixel],
+                                             from_x[pixel], from_y[pixel]);
       store_rounded(to[pixel], gradient.factor[pixel] *
                                    (weighted - gradient.slope[pixel] * (kByTargets ? from_y : from_x)[pixel]));
     }

@@ -22,24 +22,15 @@ struct Rows {
   T* operator[](int64_t row) const { return data + row * pitch; }
 };
 
-// x / nx - y / ny as error (x - y) - of_x x - of_y y, which keeps the digits of small differences.
-template <class Acc>
-struct ErrorOf {
-  Acc error, of_x, of_y;
-
-  PO_INLINE Acc operator()(Acc x, Acc y) const { return error * (x - y) - of_x * x - of_y * y; }
-};
-
 // Numbers of each pixel of a block; a pass fills what the next one reads.
 template <class Acc>
 struct PixelNumbers {
   // Sums over the channels of x^2, y^2 and x^2 - y^2. In fp64 the square of no fp32 number overflows or vanishes.
   double x_squares[kMostPixels], y_squares[kMostPixels], difference[kMostPixels];
-  Acc error[kMostPixels], of_x[kMostPixels], of_y[kMostPixels];  // of ErrorOf
+  // x / nx - y / ny is error (x - y) - of_x x - of_y y, which keeps the digits of small differences.
+  Acc error[kMostPixels], of_x[kMostPixels], of_y[kMostPixels];
   // Sums over the channels of w e^2, w e x and w e y.
   Acc distance[kMostPixels], with_x[kMostPixels], with_y[kMostPixels];
-
-  PO_INLINE ErrorOf<Acc> error_of(int64_t pixel) const { return {error[pixel], of_x[pixel], of_y[pixel]}; }
 };
 
 struct LengthSettings {
