@@ -14,11 +14,13 @@ import torch
 
 from . import __version__, gram_matrix, reference
 from ._native import LIBRARY, native
+from .compare import compare
 from .images import check_size, check_writable, read_image, write_image
 from .networks.weights import available
+from .recipes.comparison import LAYERS, METRICS
 from .recipes.style_transfer import INITS, OPTIMIZERS, STYLE_LAYERS, style_transfer_loss, stylize
+from .terminal import PROGRAM, checked_device, default_device, progress_bar
 
-PROGRAM = "perceptual-ops"
 EXTRAS = {"cli": ("numpy", "pillow", "tqdm"), "demo": ("matplotlib", "scikit-image")}
 
 
@@ -32,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted, nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        left = str(interruption) or "nothing was written"
+        print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError:
         print(f"{PROGRAM}: the device has too little memory for this picture; choose a smaller --size", file=sys.stderr)
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Perceptual losses for PyTorch.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_stylize(commands)
+    _add_compare(commands)
     command = commands.add_parser("doctor", help="say what is installed, what works, and what to do about the rest")
     command.set_defaults(command=_doctor)
     return parser
@@ -76,9 +80,30 @@ def _add_stylize(commands: Any) -> None:
     add("--layers", type=_names, default=",".join(STYLE_LAYERS), help="style layers, separated by commas")
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--init", choices=INITS, default="content", help="what to start from, in the style's palette")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
+    add("--device", default=default_device(), help="where to compute")
     add("--seed", type=int, default=0, help="of the noise that --init noise starts from")
     command.set_defaults(command=_stylize)
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser("compare", help="say how far pictures are from others, as people see it")
+    add = command.add_argument
+    add("output", metavar="A", help="the picture to judge, or a folder of them")
+    add("target", metavar="B", help="the picture it should be; a folder: those of the same names; or one for all of A")
+    add("--metric", choices=METRICS, default="lpips", help="what is measured (default: lpips)")
+    networks = "; ".join(f"{metric}: {', '.join(names)}" for metric, names in METRICS.items())
+    add("--network", metavar="NAME", help=f"the network, the first by default: {networks}")
+    add("--weights", help="of the network: imagenet (default), stlpips, random, or the path of a file")
+    layers = "; ".join(f"{metric}: {','.join(names)}" for metric, names in LAYERS.items())
+    add("--layers", type=_names, help=f"layers, separated by commas, of content and style (defaults: {layers})")
+    add("--size", type=int, help="pixels of the longer side of both (default: as they are)")
+    add("--resize", action="store_true", help="bring B to the size of A")
+    add("--map", metavar="OUT", help="write the distance of each pixel as colours over A; for folders, a folder")
+    add("--max", type=float, help="where the map's scale ends (default: its largest distance)")
+    add("--csv", metavar="OUT.csv", help="write a row for each pair")
+    add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
+    add("--device", default=default_device(), help=f"where to compute (default: {default_device()})")
+    command.set_defaults(command=compare)
 
 
 def _stylize(arguments: argparse.Namespace) -> int:
@@ -91,7 +116,7 @@ def _stylize(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
     if not 0 <= arguments.tv_weight < math.inf:
         raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
-    device = _device(arguments.device)
+    device = checked_device(arguments.device)
     content = read_image(arguments.content, arguments.size).to(device)
     style = read_image(arguments.style, arguments.size).to(device)
     loss = style_transfer_loss(
@@ -186,17 +211,6 @@ def _version(package: str) -> str:
         return "missing"
 
 
-def progress_bar(steps: int) -> Any:
-    """A tqdm bar on stderr; it shows the iterations per second by itself."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ModuleNotFoundError(
-            "the progress bar needs tqdm, which is not installed: pip install 'perceptual_ops[cli]'"
-        ) from None
-    return tqdm(total=steps, unit="it", dynamic_ncols=True)
-
-
 def show_terms(bar: Any, terms: dict[str, float]) -> None:
     """Moves the bar by one step and writes the weighted parts of the loss beside it."""
     bar.total = max(bar.total, bar.n + 1)  # L-BFGS finishes the line search it is in
@@ -207,13 +221,3 @@ def show_terms(bar: Any, terms: dict[str, float]) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device: expected one that torch can use, got {name!r} ({reason})") from None
-    return device

@@ -38,7 +38,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
 
 
-def read_image(path: PathLike, size: int | None = None) -> Tensor:
+def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Tensor:
     """A picture as (1, 3, H, W) fp32 in [0, 1].
 
     The orientation a camera noted (EXIF) is applied, transparency is composited on white, grey is repeated to three
@@ -46,14 +46,14 @@ def read_image(path: PathLike, size: int | None = None) -> Tensor:
 
     Args:
         path: A file of any format Pillow reads.
-        size: Pixels of the longer side; the other keeps the aspect (Lanczos filter). None: as it is.
+        size: Pixels of the longer side; the other keeps the aspect (Lanczos filter). Or both, (H, W). None: as it is.
 
     Raises:
         ValueError: A size out of range; a file that is no picture, is damaged or is too large.
         OSError: No such file, or no permission to read it.
         ModuleNotFoundError: Pillow or numpy is not installed.
     """
-    if size is not None:
+    if size is not None and not isinstance(size, tuple):
         check_size(size)
     _check_installed()
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -75,7 +75,8 @@ def read_image(path: PathLike, size: int | None = None) -> Tensor:
         raise ValueError(f"{os.fspath(path)}: expected a picture, this one is damaged ({error})") from None
     image = _plain(image, path)
     if size is not None:
-        image = image.resize(_fitted(image.size, size), Image.Resampling.LANCZOS)
+        fitted = (size[1], size[0]) if isinstance(size, tuple) else _fitted(image.size, size)
+        image = image.resize(fitted, Image.Resampling.LANCZOS)
     return _to_tensor(image)
 
 

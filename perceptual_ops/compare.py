@@ -1,0 +1,129 @@
+"""The command `perceptual-ops compare`: how far pictures are from others."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import math
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+
+from .heat_map import heat_map
+from .images import check_size, check_writable, read_image, save_picture
+from .picture_pairs import PicturePair, picture_pairs
+from .recipes.comparison import WITH_PIXELS, Comparison, comparison
+from .terminal import PROGRAM, checked_device, progress_bar
+
+COLUMNS = ("name", "metric", "distance")
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Prints one distance, or the mean and the standard deviation of those of a folder."""
+    _check_options(arguments)
+    output, target = Path(arguments.output), Path(arguments.target)
+    of_folder = output.is_dir()
+    pairs, left_out = picture_pairs(output, target, arguments.skip_unpaired)
+    _check_places(arguments, output, target)
+    device = checked_device(arguments.device)
+    measure = comparison(
+        arguments.metric, network=arguments.network, weights=arguments.weights, layers=arguments.layers, device=device
+    )
+    if left_out:
+        print(f"{PROGRAM}: {left_out}", file=sys.stderr)
+    distances: list[float] = []
+    with progress_bar(len(pairs), "pair") if of_folder else contextlib.nullcontext() as bar:
+        try:
+            for pair in pairs:
+                place = _map_place(arguments.map, pair.name if of_folder else "")
+                distance = _compared(pair, measure, arguments, device, place)
+                if arguments.csv:
+                    _write_row(arguments.csv, (pair.name, measure.label, f"{distance:.9g}"), first=not distances)
+                distances.append(distance)
+                if bar is not None:
+                    bar.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{len(distances)} of {len(pairs)} pairs were compared") from None
+    if of_folder:
+        mean, deviation = statistics.fmean(distances), statistics.pstdev(distances)
+        print(f"{measure.label}, {len(distances)} pairs: mean {mean:.6g} std {deviation:.6g}")
+    else:
+        print(f"{measure.label}: {distances[0]:.6g}")
+    return 0
+
+
+@torch.no_grad()
+def _compared(
+    pair: PicturePair, measure: Comparison, arguments: argparse.Namespace, device: torch.device, place: Path | None
+) -> float:
+    """The distance of a pair, whose map is written to `place`."""
+    output = read_image(pair.output, arguments.size)
+    size = (output.shape[2], output.shape[3])
+    # At once from the file: resized twice, it would lose twice.
+    target = read_image(pair.target, size if arguments.resize else arguments.size)
+    if output.shape != target.shape and not measure.any_size:
+        sizes = " and ".join(f"{image.shape[3]} x {image.shape[2]}" for image in (output, target))
+        raise ValueError(
+            f"{pair.output}, {pair.target}: expected pictures of one size, got {sizes} pixels; "
+            f"--resize brings the second to the size of the first"
+        )
+    images = output.to(device), target.to(device)
+    try:
+        distance = measure.distance(*images).item()
+        pixels = measure.pixels(*images) if place and measure.pixels else None
+    except ValueError as error:  # too small for the network
+        raise ValueError(f"{pair.output}, {pair.target}: {error}") from None
+    if place and pixels is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(place, heat_map(output, pixels, arguments.max, f"{measure.label}: {distance:.4g}"))
+    return distance
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    if arguments.size is not None:
+        check_size(arguments.size)
+    if arguments.max is not None and not 0 < arguments.max < math.inf:
+        raise ValueError(f"--max: expected a number above 0, got {arguments.max}")
+    if arguments.max is not None and not arguments.map:
+        raise ValueError("--max: expected --map too, whose scale it ends")
+    if arguments.map and arguments.metric not in WITH_PIXELS:
+        raise ValueError(
+            f"--map: expected --metric {' or '.join(WITH_PIXELS)}, {arguments.metric} is no sum over pixels"
+        )
+
+
+def _check_places(arguments: argparse.Namespace, output: Path, target: Path) -> None:
+    """Raises what writing would raise, before minutes are spent, and keeps what is read from being written over."""
+    if arguments.csv:
+        path = Path(arguments.csv)
+        if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"--csv: expected a name that ends with .csv, in a folder that is there; got {path}")
+    if not arguments.map:
+        return
+    path = Path(arguments.map)
+    if not output.is_dir():
+        check_writable(path)
+    elif path.exists() and not path.is_dir():
+        raise ValueError(f"--map: expected a folder for the maps of a folder, {path} is a file")
+    for given in (output, target):
+        if path.resolve().is_relative_to(given.resolve()):
+            raise ValueError(f"--map: expected a place other than what is compared, {path} is {given} or in it")
+
+
+def _map_place(given: str | None, name: str) -> Path | None:
+    """Where a pair's map goes: the place given, or in that folder under the picture's name, which may have folders."""
+    if not given:
+        return None
+    return Path(given, name).with_suffix(".png") if name else Path(given)
+
+
+def _write_row(path: str, row: tuple[str, ...], first: bool) -> None:
+    """Adds a row, which is complete in the file before the next pair; the first begins the file anew."""
+    with open(path, "w" if first else "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if first:
+            rows.writerow(COLUMNS)
+        rows.writerow(row)

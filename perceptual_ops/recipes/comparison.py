@@ -1,0 +1,121 @@
+"""Distances of two pictures by name, with a map over their pixels where there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as checks
+from ..losses import DISTS, LPIPS, PerceptualLoss
+from ..losses.presets import PRESETS
+from ..networks import load_network
+
+# The networks of each metric, its default first.
+METRICS = {
+    "lpips": ("alex", "vgg16", "squeeze"),
+    "stlpips": ("alex", "vgg16"),
+    "dists": ("vgg16",),
+    "content": ("vgg16", "vgg19", "vgg13", "vgg11"),
+    "style": ("vgg16", "vgg19", "vgg13", "vgg11"),
+}
+WITH_PIXELS = ("lpips", "stlpips", "content")  # whose distance is a sum over pixels, so that there is a map
+LAYERS = {"content": ("relu3_3",), "style": tuple(PRESETS["johnson-style"]["style_layers"])}
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A distance of two pictures, each (1, 3, H, W) in [0, 1] on the device it was made for.
+
+    Attributes:
+        label: What it is, such as "lpips alex 0.1"; names the weights, too, where they are not the usual ones.
+        distance: (output, target) -> a tensor of one number.
+        pixels: (output, target) -> (1, 1, H, W), how far each pixel is off; None where the metric has no such map.
+        any_size: Whether the two may differ in size.
+    """
+
+    label: str
+    distance: Distance
+    pixels: Distance | None = None
+    any_size: bool = False
+
+
+def comparison(
+    metric: str = "lpips",
+    *,
+    network: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    layers: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Comparison:
+    """A distance by its name.
+
+    Args:
+        metric: "lpips"; "stlpips", the shift-tolerant LPIPS, whose weights come in a package; "dists"; "content", the
+            squared error of features; "style", that of their Gram matrices.
+        network: One of `METRICS`; None: the first.
+        weights: Of the network, as in `load_network`; None: "imagenet"; "stlpips" has none but its own.
+        layers: For "content" and "style", each weighing 1; None: `LAYERS`.
+        device: Where the network is to be.
+
+    Raises:
+        ValueError: An argument is not as described.
+        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+    """
+    checks.check_choice("metric", metric, tuple(METRICS))
+    network = METRICS[metric][0] if network is None else network
+    if network not in METRICS[metric]:
+        raise ValueError(f"network: expected {' or '.join(METRICS[metric])} for {metric}, got {network!r}")
+    if layers is not None and metric not in LAYERS:
+        raise ValueError(
+            f"layers: expected none for {metric}, whose layers are fixed; {' and '.join(LAYERS)} take them"
+        )
+    if metric == "stlpips" and weights not in (None, "stlpips"):
+        raise ValueError(f"weights: expected none for stlpips, which has its own, got {weights!r}; lpips takes others")
+    if metric == "lpips" and weights == "stlpips":
+        metric = "stlpips"
+    source = weights or ("stlpips" if metric == "stlpips" else "imagenet")
+    named = "" if source == "imagenet" or metric == "stlpips" else f" {Path(source).name}"
+    if metric in ("lpips", "stlpips"):
+        return _lpips(metric, network, source, named, device)
+    if metric == "dists":
+        return Comparison(f"dists{named}", DISTS(weights=source).to(device))
+    layers = LAYERS[metric] if layers is None else layers
+    label = f"{metric} {network}{named} {' '.join(layers)}"
+    if metric == "content":
+        return _content(label, network, source, layers, device)
+    style = PerceptualLoss(network, weights=source, content_layers=None, style_layers=layers).to(device)
+    return Comparison(label, lambda output, target: style(output, style=target), any_size=True)
+
+
+def _lpips(
+    metric: str, network: str, weights: str | os.PathLike[str], named: str, device: torch.device | str
+) -> Comparison:
+    loss = LPIPS(network, weights=weights, input_range=(0.0, 1.0)).to(device)
+    spatial = copy(loss)  # of the same network
+    spatial.spatial = True
+    version = " 0.1" if metric == "lpips" else ""
+    return Comparison(f"{metric} {network}{version}{named}", loss, spatial)
+
+
+def _content(
+    label: str, network: str, weights: str | os.PathLike[str], layers: Sequence[str], device: torch.device | str
+) -> Comparison:
+    trunk = load_network(network, weights, layers=layers).to(device)
+
+    def pixels(output: Tensor, target: Tensor) -> Tensor:
+        """The squared error of each pixel's features, a mean over the channels, summed over the layers."""
+        pairs = zip(trunk(output).values(), trunk(target).values(), strict=True)
+        maps = [(x - y).square().mean(1, keepdim=True) for x, y in pairs]
+        size = (output.shape[2], output.shape[3])
+        return torch.stack([F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps]).sum(0)
+
+    return Comparison(label, PerceptualLoss(trunk, content_layers=layers).to(device), pixels)
