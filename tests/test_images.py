@@ -61,6 +61,7 @@ def test_size_is_the_longer_side(tmp_path, pixels):
     assert images.read_image(tmp_path / "wide.png", 10).shape == (1, 3, 6, 10)
     Image.fromarray(pixels.transpose(1, 0, 2).copy()).save(tmp_path / "tall.png")
     assert images.read_image(tmp_path / "tall.png", 40).shape == (1, 3, 40, 24)
+    assert images.read_image(tmp_path / "tall.png", (9, 30)).shape == (1, 3, 9, 30)
 
 
 def test_resized_sixteen_bits_stay_in_range(tmp_path):
