@@ -1,0 +1,128 @@
+"""The command `compare` on folders: which picture meets which, and what is left when it ends early."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from comparing import LPIPS, by_hand, lpips, picture, rows, run
+from PIL import Image
+
+from perceptual_ops import compare
+from perceptual_ops.images import read_image, write_image
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders A and B with three pairs: of other suffixes, deeper, of other sizes, grey and transparent."""
+    for name in ("A/deep", "B/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    write_image(tmp_path / "A/two.png", picture(0))
+    write_image(tmp_path / "B/two.bmp", picture(1))
+    Image.fromarray(np.arange(64 * 72, dtype=np.uint32).reshape(64, 72).astype(np.uint8)).save(tmp_path / "A/one.png")
+    Image.new("RGBA", (72, 64), (200, 30, 90, 100)).save(tmp_path / "B/one.png")
+    write_image(tmp_path / "A/deep/x.v1.PNG", picture(3))
+    write_image(tmp_path / "B/deep/x.v1.png", picture(4))
+    (tmp_path / "A/notes.txt").write_text("no picture")
+    (tmp_path / "A/._two.png").write_text("what macOS leaves")
+    return tmp_path
+
+
+def test_folders_are_compared_pair_by_pair(folders, capsys, monkeypatch):
+    made = []
+    original = compare.comparison
+    monkeypatch.setattr(compare, "comparison", lambda *a, **k: made.append(original(*a, **k)) or made[-1])
+    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B") == 0
+    assert len(made) == 1
+    captured = capsys.readouterr()
+    assert "3/3" in captured.err and "3/3" not in captured.out
+    found = rows(folders / "out.csv")[1:]
+    pairs = {"deep/x.v1.PNG": "deep/x.v1.png", "one.png": "one.png", "two.png": "two.bmp"}
+    assert [row[0] for row in found] == list(pairs)
+    loss = lpips()
+    exact = [by_hand(loss, folders / "A" / first, folders / "B" / second) for first, second in pairs.items()]
+    assert [float(row[2]) for row in found] == pytest.approx(exact, rel=1e-6)
+    mean, deviation = statistics.fmean(exact), statistics.pstdev(exact)
+    assert captured.out == f"{made[0].label}, 3 pairs: mean {mean:.6g} std {deviation:.6g}\n"
+
+
+def test_the_same_command_writes_the_same_bytes(folders):
+    for out in ("1", "2"):
+        places = ("--csv", folders / f"{out}.csv", "--map", folders / out)
+        assert run(folders, *LPIPS, *places, output="A", target="B") == 0
+    assert (folders / "1.csv").read_bytes() == (folders / "2.csv").read_bytes()
+    maps = sorted(path.relative_to(folders / "1").as_posix() for path in (folders / "1").rglob("*.*"))
+    assert maps == ["deep/x.v1.png", "one.png", "two.png"]
+    assert all((folders / "1" / name).read_bytes() == (folders / "2" / name).read_bytes() for name in maps)
+
+
+def test_a_folder_against_one_picture(folders, capsys):
+    (folders / "A/one.png").unlink()
+    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B/two.bmp") == 0
+    assert [row[0] for row in rows(folders / "out.csv")[1:]] == ["deep/x.v1.PNG", "two.png"]
+    assert run(folders, *LPIPS, output="B/two.bmp", target="A") == 2
+    assert "expected a picture" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_pictures_without_a_partner(folders, capsys):
+    (folders / "B/two.bmp").rename(folders / "B/three.bmp")
+    assert run(folders, *LPIPS, output="A", target="B") == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == "" and "A/two.png" in line and "B/three.bmp" in line and "--skip-unpaired" in line
+    assert run(folders, *LPIPS, "--skip-unpaired", output="A", target="B") == 0
+    captured = capsys.readouterr()
+    assert ", 2 pairs: " in captured.out and "A/two.png" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda root: (root / "A/two.jpg").write_bytes(b""), "one picture of a name"),
+        (lambda root: [path.unlink() for path in root.glob("B/**/*.*")], "found none"),
+        (lambda root: [path.rename(f"{path}.ppm") for path in root.glob("B/**/*.*")], "no name is in both"),
+    ],
+)
+def test_folders_that_do_not_pair(folders, capsys, make, sentence):
+    make(folders)
+    assert run(folders, *LPIPS, "--skip-unpaired", output="A", target="B") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+def test_interruption_leaves_complete_rows(folders, capsys, monkeypatch):
+    def interrupted(path, *arguments):
+        if path.name == "two.bmp":
+            raise KeyboardInterrupt
+        return read_image(path, *arguments)
+
+    monkeypatch.setattr(compare, "read_image", interrupted)
+    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B") == 130
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.splitlines()[-1].endswith("interrupted, 2 of 3 pairs were compared")
+    assert (folders / "out.csv").read_text().endswith("\n")
+    assert [len(row) for row in rows(folders / "out.csv")] == [3, 3, 3]
+
+
+def test_a_pair_that_fails_keeps_the_rows_before(folders, capsys):
+    (folders / "A/two.png").write_text("no picture")
+    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B") == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "A/two.png: expected a picture" in captured.err.splitlines()[-1]
+    assert [row[0] for row in rows(folders / "out.csv")] == ["name", "deep/x.v1.PNG", "one.png"]
+
+
+@pytest.mark.parametrize("place", ["A", "A/maps", "B/deep", "out.csv"])
+def test_maps_of_folders_lie_elsewhere(folders, capsys, place):
+    (folders / "out.csv").touch()
+    assert run(folders, *LPIPS, "--map", folders / place, output="A", target="B") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--map: expected" in line
+
+
+def test_one_pair_has_no_deviation(folders, capsys):
+    for name in ("one.png", "deep/x.v1.PNG"):
+        (folders / "A" / name).unlink()
+    assert run(folders, *LPIPS, "--skip-unpaired", output="A", target="B") == 0
+    out = capsys.readouterr().out
+    assert out.endswith(" std 0\n") and not math.isnan(float(out.split()[-3]))
