@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,21 @@ def pictures(batch: int, height: int = 48, width: int = 53, seed: int = 0) -> Te
     return 0.8 * smooth + 0.2 * noise
 
 
+@cache
+def trunk_weights(name: str) -> dict[str, Tensor]:
+    """Random weights of a trunk, with biases, drawn once."""
+    state = po.load_network({"alex": "alexnet", "squeeze": "squeezenet1_1"}.get(name, "vgg16"), "random").state_dict()
+    generator = torch.Generator().manual_seed(7)
+    for key, value in state.items():
+        if key.endswith("bias"):
+            value.normal_(0.0, 0.02, generator=generator)
+    return state
+
+
 def make(name: str, **settings: object) -> Metric:
     """A metric with random weights of the trunk, official numbers, and images in [0, 1]."""
-    settings = {"weights": "random", "input_range": (0.0, 1.0)} | settings
+    settings = {"input_range": (0.0, 1.0)} | settings
+    settings.setdefault("weights", trunk_weights(name))
     return po.DISTS(**settings) if name == "dists" else po.LPIPS(name, **settings)
 
 

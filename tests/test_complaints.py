@@ -231,4 +231,3 @@ def test_images_of_any_strides(layout: str) -> None:
         value = loss(x.contiguous() if dense else x, y)
         results.append((value, *torch.autograd.grad(value.sum(), leaf)))
     torch.testing.assert_close(*results)
-
