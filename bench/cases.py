@@ -18,9 +18,10 @@ from perceptual_ops import reference
 from . import roofline
 from .rivals import Problem
 
-# Channels and stride of VGG16's taps.
+# Channels and stride of VGG16's taps; LPIPS and DISTS look one deeper.
 TAPS = {"relu1_2": (64, 1), "relu2_2": (128, 2), "relu3_3": (256, 4), "relu4_3": (512, 8)}
 CONTENT = "relu3_3"
+METRIC_TAPS = TAPS | {"relu5_3": (512, 16)}
 
 # Weights of pytorch/examples' fast neural style: both terms reach the gradient.
 STYLE_WEIGHT, CONTENT_WEIGHT = 1e10, 1e5
@@ -40,7 +41,7 @@ class Images:
 
     def tap(self, name: str, batch: int | None = None) -> tuple[int, int, int, int]:
         """Shape (N, C, H, W) of a VGG16 tap."""
-        channels, stride = TAPS[name]
+        channels, stride = METRIC_TAPS[name]
         return (batch or self.batch, channels, self.size // stride, self.size // stride)
 
 
@@ -121,6 +122,14 @@ def variation(operators: Any, images: list[Tensor]) -> list[Tensor]:
     return [operators.total_variation(x) for x in images]
 
 
+def lpips(operators: Any, features: list[Tensor], targets: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    return [operators.lpips_distance(features, targets, weights, reduction="sum")]
+
+
+def dists(operators: Any, features: list[Tensor], targets: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    return [operators.dists_distance(features, targets, weights, weights, reduction="sum")]
+
+
 def build_gram(images: Images, draw: Draw, *, taps: Iterable[str], gradient: bool) -> Problem:
     shapes = [images.tap(name) for name in taps]
     cost = sum((roofline.gram(shape, images.dtype) for shape in shapes), roofline.Cost())
@@ -147,6 +156,14 @@ def build_variation(images: Images, draw: Draw) -> Problem:
     return Problem(variation, [draw.maps(shape).requires_grad_()], cost, upstream=[draw.scalar()])
 
 
+def build_metric(images: Images, draw: Draw, *, evaluate: Callable[..., list[Tensor]]) -> Problem:
+    shapes = [images.tap(name) for name in METRIC_TAPS]
+    features = [draw.features(shape).requires_grad_() for shape in shapes]
+    targets = [draw.features(shape) for shape in shapes]
+    weights = [draw.normal(shape[1]).abs() for shape in shapes]
+    return Problem(evaluate, features, roofline.metric(shapes, images.dtype), (targets, weights), [draw.scalar()])
+
+
 # In the order of the table: what matters most first, since a run that is cut short keeps what it has.
 WORKLOADS = (
     Workload("head fwd+grad", build_head),
@@ -156,6 +173,17 @@ WORKLOADS = (
 )
 # One tap at a time, at the first size only: relu1_2 is bound by memory, relu4_3 by its products.
 TAP_WORKLOADS = tuple(Workload(f"gram {tap} fwd+grad", partial(build_gram, taps=[tap], gradient=True)) for tap in TAPS)
+# As a trunk hands its maps over.
+METRIC_WORKLOADS = tuple(
+    Workload(f"{evaluate.__name__} fwd+grad", partial(build_metric, evaluate=evaluate)) for evaluate in (lpips, dists)
+)
+METRIC_IMAGES = {
+    "cpu": tuple(Images(4, 256, dtype, torch.channels_last) for dtype in (torch.float32, torch.bfloat16)),
+    "cuda": (
+        Images(8, 512, torch.bfloat16, torch.channels_last),
+        *(Images(4, 256, dtype, torch.channels_last) for dtype in (torch.float32, torch.bfloat16)),
+    ),
+}
 
 IMAGES = {
     "cpu": (
@@ -179,4 +207,5 @@ def catalogue(device_type: str) -> list[Case]:
     """Every case of a kind of device."""
     sizes = IMAGES[device_type]
     everywhere = [Case(workload, images) for workload in WORKLOADS for images in sizes]
-    return everywhere + [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]
+    metrics = [Case(workload, images) for workload in METRIC_WORKLOADS for images in METRIC_IMAGES[device_type]]
+    return everywhere + metrics + [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]

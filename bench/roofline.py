@@ -75,6 +75,11 @@ def total_variation(shape: Shape, dtype: torch.dtype) -> Cost:
     return Cost(3 * prod(shape) * dtype.itemsize)
 
 
+def metric(shapes: Sequence[Shape], dtype: torch.dtype) -> Cost:
+    """LPIPS or DISTS: X and Y read for the value; X and Y read and dX written for the gradient by X."""
+    return Cost(5 * sum(map(prod, shapes)) * dtype.itemsize)
+
+
 def copy_bandwidth(cache: ColdCache, seconds: float) -> float:
     """Bytes a second, read and written, of copying a tensor larger than the caches."""
     size = 1024 * MIB if cache.device.type == "cuda" else 256 * MIB

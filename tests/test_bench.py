@@ -36,6 +36,10 @@ def test_total_variation_cost_by_hand():
     assert roofline.total_variation((2, 3, 4, 5), torch.bfloat16) == roofline.Cost(3 * 120 * 2, 0)
 
 
+def test_metric_cost_by_hand():
+    assert roofline.metric([(2, 3, 4, 5), (2, 6, 2, 2)], torch.bfloat16) == roofline.Cost(5 * 168 * 2, 0)
+
+
 def test_head_cost_is_the_design_table():
     large, small = Images(8, 512, torch.bfloat16), Images(4, 256, torch.bfloat16)
     features = [sum(2 * torch.Size(images.tap(name)).numel() for name in TAPS) for images in (large, small)]
