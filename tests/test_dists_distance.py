@@ -56,9 +56,9 @@ def test_accuracy(dtype: torch.dtype, layouts: tuple[str, str], native: str, dev
             assert relative_error(mine, truth) < 1e-5
 
 
-def small_deviations(layout: str, device: str) -> tuple[Tensor, Tensor]:
-    """Means of 1000, deviations of 1e-2."""
-    maps = (1000 + 1e-2 * random_map((2, 20, 40, 41), torch.float64, device, seed) for seed in (1, 2))
+def small_deviations(layout: str, device: str, deviation: float = 1e-2) -> tuple[Tensor, Tensor]:
+    """Means of 1000."""
+    maps = (1000 + deviation * random_map((2, 20, 40, 41), torch.float64, device, seed) for seed in (1, 2))
     x, y = (LAYOUTS[layout](z.float()) for z in maps)
     return x, y
 
@@ -83,6 +83,13 @@ def test_that_test_fails_for_the_mean_of_squares(device: str) -> None:
     naive = [(z * z).mean((2, 3)) - z.mean((2, 3)) ** 2 for z in (x, y, x - y)]
     with pytest.raises(AssertionError):
         assert_right_variances(torch.stack(naive, 1), x, y)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_means_between_two_numbers(layout: str, library: None) -> None:
+    """Deviations of a few last places: squares around a rounded mean alone would be 1e-3 off."""
+    x, y = small_deviations(layout, "cpu", 5e-4)
+    assert_right_variances(statistics_of(x, y)[:, 3:], x, y)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
