@@ -39,6 +39,10 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
   return Common(a) < Common(b) ? Common(b) : Common(a);
 }
 
+// Nothing here is joined to an fma.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
