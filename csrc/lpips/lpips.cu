@@ -46,7 +46,7 @@ Plan plan(const LpipsLayer& layer, int64_t batch) {
   const int64_t packs = packed ? layer.channels / kPackWidth<T> : 0;
   if (const int lanes = lanes_of(packs, 2)) return by_lanes(Walk::kTwoPacks, lanes, kLanePixels<2>);
   if (const int lanes = lanes_of(packs, 3)) return by_lanes(Walk::kThreePacks, lanes, kLanePixels<3>);
-  if (const int lanes = sizeof(T) > 2 ? lanes_of(packs, 4) : 0) {
+  if (const int lanes = kFourLanePacks<T> ? lanes_of(packs, 4) : 0) {
     return by_lanes(Walk::kFourPacks, lanes, kLanePixels<4>);
   }
   return {Walk::kSingles, 0, kLpipsSweeps * TileShape<1>::kPixels};

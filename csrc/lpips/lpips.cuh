@@ -6,8 +6,8 @@
 // Bound by memory: 2 inputs read and 1 or 2 outputs written an element, against 15 to 35 instructions; an H200 can
 // issue 27 for 6 bytes (16 bits) and 54 for 12 (fp32). Targets on every architecture: at most 128 registers, for 2
 // blocks (512 threads) an SM; each thread has 6 to 8 loads of 16 bytes under way before it uses the first, together at
-// least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy. Shared memory: at most 13 KB, twice that
-// in fp64.
+// least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy. Both gradients at once, which nobody asks
+// for often, take more registers and have one block an SM, with half of that. Shared memory: at most 12 KB.
 #pragma once
 
 #include "../common/last_block.cuh"
@@ -18,9 +18,11 @@ namespace perceptual_ops {
 
 template <int kGradients>
 constexpr int kLpipsBlocks = kGradients > 1 ? 1 : 2;  // an SM
-constexpr int kLpipsSweeps = 2;    // of a block's threads over its run: two hide what it spends on its sum
-constexpr int kPixelLayers = 32;   // of a launch
-constexpr int kMostLanePacks = 4;  // registers: 2 bytes an element leave room for 3, whose weights take twice theirs
+constexpr int kLpipsSweeps = 2;   // of a block's threads over its run: two hide what it spends on its sum
+constexpr int kPixelLayers = 32;  // of a launch
+// Whether a lane may hold four packs. In 16 bits their weights would take the registers of two maps more.
+template <class T>
+constexpr bool kFourLanePacks = sizeof(T) > 2;
 
 // How a layer is walked: by lanes with so many packs each, or by tiles.
 enum class Walk : uint8_t { kSingles, kPixelPacks, kTwoPacks, kThreePacks, kFourPacks };
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(kLpipsThreads, kLpipsBlocks<kGradients>) lpips
     sum = walk_lanes<2, kGradients>(run, layer.lanes);
   } else if (layer.walk == Walk::kThreePacks) {
     sum = walk_lanes<3, kGradients>(run, layer.lanes);
-  } else if (sizeof(T) > 2 && layer.walk == Walk::kFourPacks) {
+  } else if (kFourLanePacks<T> && layer.walk == Walk::kFourPacks) {
     sum = walk_lanes<4, kGradients>(run, layer.lanes);
   } else if (layer.walk == Walk::kPixelPacks) {
     sum = walk_tiles<kPackWidth<T>, kGradients>(run);

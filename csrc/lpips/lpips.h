@@ -40,7 +40,7 @@ int64_t lpips_blocks(Element element, const std::vector<LpipsLayer>& layers, int
 
 // map = sum over c of weights_c (x_c / |x| - y_c / |y|)^2 of each pixel, where |x| is sqrt(sum x_c^2) + eps, or
 // sqrt(sum x_c^2 + eps) if eps_inside; values[l, n] = mean of map over the pixels, loss[n] = sum of values[l, n];
-// dx and dy = gradients of map times map_grad, or of loss times grad. One launch for every kTableLayers (lpips.cuh)
+// dx and dy = gradients of map times map_grad, or of loss times grad. One launch for every kPixelLayers (lpips.cuh)
 // layers.
 cudaError_t launch_lpips(Element element, const std::vector<LpipsLayer>& layers,  // (L)
                          int64_t batch, double eps, bool eps_inside, const LpipsValues& values,
