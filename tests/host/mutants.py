@@ -25,6 +25,7 @@ ROOMS = {
     ),
     "gram": ("gram", "style", "symmetrise", "gram_gradient"),
     "feature_loss": ("feature_loss", "feature_loss_gradient", "feature_loss_with_gradient"),
+    "lpips": ("lpips", "lpips_gradient", "lpips_with_gradient", "lpips_map", "lpips_map_gradient"),
     "total_variation": ("total_variation", "total_variation_gradient", "total_variation_with_gradient"),
 }
 
