@@ -83,6 +83,8 @@ TARGETS = {
     "symmetrise_kernel<*": Target(threads=128, blocks=12),
     "narrow_kernel<*": Target(threads=128, blocks=12),
     "feature_loss_kernel<*": Target(threads=256, blocks=2),
+    "lpips_kernel<*, 2>": Target(threads=256, blocks=1),
+    "lpips_kernel<*": Target(threads=256, blocks=2),
     "total_variation_kernel<*": Target(threads=256, blocks=2),
     "normalize_*": Target(threads=256, blocks=4),
     "bias_relu_kernel<*": Target(threads=256, blocks=4),

@@ -23,6 +23,8 @@ EXPECTED = [
     Expected("narrow_kernel<*", loop=("LDG",), anywhere=("STG",)),
     Expected("feature_loss_kernel<*Wanted)0*", anywhere=("LDG.128",)),
     Expected("feature_loss_kernel<*", anywhere=("LDG.128", "STG.128")),
+    Expected("lpips_kernel<*, 0>", loop=("LDG.128",)),
+    Expected("lpips_kernel<*", anywhere=("LDG.128", "STG.128")),
     Expected("total_variation_kernel<*", anywhere=("LDG", "STG")),
     Expected("normalize_*kernel<*", anywhere=("LDG", "STG")),
     # Activations by groups of eight channels, and by single elements.
