@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..networks.stages import Tap
 from ..networks.tiles import Tile
-from ..networks.trunk import trunk_of
+from ..networks.trunk import holder, trunk_of
 from .entry import Entry
 from .metrics import Metric
 from .pair_head import PairHead
@@ -49,19 +50,15 @@ class Pair:
             targets: The target's maps where they are known; taken over.
         """
         entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
-        target_tape = None
-        if not targets:
-            maps, target_tape = entry.features(self.target, layers, self.by_target is not None)
-            targets = dict(zip(layers, maps, strict=True))
-            del maps  # or a map that was met would stay
-        head = self.head(targets)
+        trunk, head = trunk_of(entry.trunk), self.head(targets)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
-        tape = trunk_of(entry.trunk).forward(
-            entry.normalized(self.output), layers, head.meet, self.by_output is not None
-        )
+        runs: list[tuple[Tensor, Tap, bool]] = [(entry.normalized(self.output), head.meet, self.by_output is not None)]
+        if not targets:  # side by side, so that no more than one of its maps waits for the output's
+            runs.insert(0, (entry.normalized(self.target), holder(targets), self.by_target is not None))
+        *target_tape, tape = trunk.forward_together(runs, layers)
         by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
-        if self.by_target is not None and target_tape is not None:
-            self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, by_images[1]))
+        if self.by_target is not None:
+            self.by_target.copy_(entry.backward(target_tape[0], head.by_target, self.target, by_images[1]))
         if self.by_output is not None:
             self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_images[0]))
         return torch.stack([head.values[layer] for layer in self.layers])

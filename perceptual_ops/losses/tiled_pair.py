@@ -28,7 +28,7 @@ class _Side:
     Attributes:
         gradient: By the images (n, 3, H, W), summed over tiles; None where it is not wanted.
         map: That of the cut, (n, C, H', W'), as the tiles make it.
-        tapes: Of each tile, up to the cut, with the size of its map there.
+        tapes: Of each tile, up to the cut.
     """
 
     entry: Entry
@@ -36,14 +36,21 @@ class _Side:
     images: Tensor  # (n, 3, H, W)
     gradient: Tensor | None
     map: Tensor | None = None
-    tapes: list[tuple[Tile, Tape, tuple[int, int]]] = field(default_factory=list)
+    tapes: list[tuple[Tile, Tape]] = field(default_factory=list)
 
-    def keep(self, tile: Tile, x: Tensor) -> None:  # (n, C, h, w)
-        """Takes in a tile's map of the cut."""
-        if self.map is None:
-            shape = (x.shape[0], x.shape[1], *tile.size(self.cut))
-            self.map = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        self.map[tile.whole(self.cut)] = x[tile.part(self.cut)]
+    def keeper(self, tile: Tile, tap: Tap) -> Tap:
+        """A tap that takes in a tile's map of the cut, and leaves the others to `tap`."""
+
+        def take(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            if layer != self.cut:
+                return tap(layer, x)
+            if self.map is None:
+                shape = (x.shape[0], x.shape[1], *tile.size(self.cut))
+                self.map = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+            self.map[tile.whole(self.cut)] = x[tile.part(self.cut)]
+            return False
+
+        return take
 
     def release(self) -> Tensor:
         """The map, held by nobody else."""
@@ -59,8 +66,8 @@ class _Side:
     def finish(self, gradient: Tensor, gradients: LayerGradients) -> None:
         """Brings the gradient by the map of the cut (n, C, H', W'), scaled as `gradients` say, to the images."""
         scale = gradients.scale.current if gradients.scale else None
-        for tile, tape, size in self.tapes:
-            part = placed(gradient[tile.whole(self.cut)], tile.part(self.cut), size)
+        for tile, tape in self.tapes:
+            part = placed(gradient[tile.whole(self.cut)], tile.part(self.cut), tile.own_size(self.cut))
             bound = None
             if scale is not None:
                 bound = torch.linalg.vector_norm(part, torch.inf, dim=(1, 2, 3), dtype=scale.dtype) / scale
@@ -101,43 +108,29 @@ class TiledPair:
     def _run_tile(self, tile: Tile) -> dict[str, Tensor]:  # (n)
         """The first layers of a tile: its share of their distances."""
         targets: dict[str, Tensor] = {}
-        target_tape = self._shallow_pass(self._target, tile, holder(targets))
         head = self._pair.head(targets, tile)
-        output_tape = self._shallow_pass(self._output, tile, head.meet)
-        sides = (self._output, output_tape, head.by_output), (self._target, target_tape, head.by_target)
-        for side, tape, gradients in sides:
-            if side.gradient is not None and self._near:
+        sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
+        runs = [
+            (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
+            for side, tap, _ in sides
+        ]
+        tapes = self._trunk.forward_together(runs, [*self._near, self._cut])
+        for (side, _, gradients), tape in zip(sides, tapes, strict=True):
+            if side.gradient is None:
+                continue
+            side.tapes.append((tile, tape.of([self._cut])))
+            if self._near:
                 side.add(tile, tape.of(self._near), gradients)
         return head.values
-
-    def _shallow_pass(self, side: _Side, tile: Tile, take: Tap) -> Tape:
-        sizes: list[tuple[int, int]] = []
-
-        def tap(layer: str, x: Tensor) -> bool:
-            if layer != self._cut:
-                return take(layer, x)
-            side.keep(tile, x)
-            sizes.append((x.shape[2], x.shape[3]))
-            return False
-
-        keep = side.gradient is not None
-        images = side.entry.normalized(side.images[tile.image])
-        tape = self._trunk.forward(images, [*self._near, self._cut], tap, keep)
-        if keep:
-            side.tapes.append((tile, tape.of([self._cut]), sizes[0]))
-        return tape
 
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
         """The layers beyond the cut: their distances, and the way back."""
         targets: dict[str, Tensor] = {}
-        target_tape = self._deep_pass(self._target, holder(targets))
         head = self._pair.head(targets)
-        output_tape = self._deep_pass(self._output, head.meet)
-        sides = (self._target, target_tape, head.by_target), (self._output, output_tape, head.by_output)
-        for side, tape, gradients in sides:
+        sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
+        runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
+        tapes = self._trunk.forward_together(runs, self._far, after=self._cut)
+        for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is not None:
                 side.finish(self._trunk.backward(tape, gradients), gradients)
         return head.values
-
-    def _deep_pass(self, side: _Side, take: Tap) -> Tape:
-        return self._trunk.forward(side.release(), self._far, take, side.gradient is not None, after=self._cut)

@@ -27,13 +27,13 @@ class Span:
         image: Its pixels.
         whole: Where its part of each layer lies in the layer's map.
         part: Where that lies in the layer's map of the tile alone.
-        lengths: The length of each layer's map of the whole image.
+        lengths: The length of each layer's map, of the whole image and of the tile alone.
     """
 
     image: slice
     whole: Mapping[str, slice]
     part: Mapping[str, slice]
-    lengths: Mapping[str, int]
+    lengths: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ class Tile:
 
     def size(self, layer: str) -> tuple[int, int]:
         """(H, W) of the layer's map of the whole image."""
-        return self.rows.lengths[layer], self.columns.lengths[layer]
+        return self.rows.lengths[layer][0], self.columns.lengths[layer][0]
+
+    def own_size(self, layer: str) -> tuple[int, int]:
+        """(H, W) of the layer's map of the tile alone."""
+        return self.rows.lengths[layer][1], self.columns.lengths[layer][1]
 
 
 def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
@@ -97,7 +101,7 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
 
 def _span(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int, start: int, stop: int) -> Span:
     """The span whose own pixels are those from start to stop; both are multiples of the stride, but for the end."""
-    lengths = list(itertools.accumulate(layers, lambda length, layer: layer.output_size(length), initial=length))
+    lengths = _lengths(layers, length)
     scales = list(itertools.accumulate(layers, lambda scale, layer: scale * _window(layer)[0], initial=1))
     own = {}
     for layer, end, scale in zip(layers, lengths[1:], scales[1:], strict=True):
@@ -117,7 +121,13 @@ def _span(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: 
         layer.name: slice(own[layer.name].start - begin // scale, own[layer.name].stop - begin // scale)
         for layer, scale in zip(layers, scales[1:], strict=True)
     }
-    return Span(slice(begin, last), own, part, dict(zip(own, lengths[1:], strict=True)))
+    both = zip(lengths[1:], _lengths(layers, last - begin)[1:], strict=True)
+    return Span(slice(begin, last), own, part, dict(zip(own, both, strict=True)))
+
+
+def _lengths(layers: Sequence[Layer], length: int) -> list[int]:
+    """Of an image and of each layer's map."""
+    return list(itertools.accumulate(layers, lambda length, layer: layer.output_size(length), initial=length))
 
 
 def _window(layer: Layer) -> tuple[int, int, int]:

@@ -95,19 +95,31 @@ class Trunk:
             keep: Whether a backward is to follow.
             after: The pooling whose map x is; None: x is normalised images.
         """
+        runs = [(x, tap, keep)]
+        del x  # held by nobody else, so that it is gone when it was read
+        return self.forward_together(runs, layers, after)[0]
+
+    def forward_together(
+        self, runs: list[tuple[Tensor, Tap, bool]], layers: Iterable[str], after: str | None = None
+    ) -> list[Tape]:
+        """As `forward`, for several runs (x, tap, keep) side by side: each layer's maps of one after those of another.
+
+        Empties the list.
+        """
         taps = frozenset(layers)
         names = [layer.name for layer in self.network.layers]
         first = names.index(after) + 1 if after else 0
         last = max(i for i, name in enumerate(names) if name in taps)
-        derived = self._derived(x.dtype)
+        derived = self._derived(runs[0][0].dtype)
         stages = stages_of(self.network.layers[first : last + 1])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
-        tape = Tape(taps, stages, convolutions, [])
-        forward = Forward(x, taps, tap, keep)
-        del x
+        forwards = [Forward(x, taps, tap, keep) for x, tap, keep in runs]
+        runs.clear()
+        tapes = [Tape(taps, stages, convolutions, []) for _ in forwards]
         for stage, frozen in zip(stages, convolutions, strict=True):
-            tape.saved.append(forward.run_stage(stage, frozen))
-        return tape
+            for tape, forward in zip(tapes, forwards, strict=True):
+                tape.saved.append(forward.run_stage(stage, frozen))
+        return tapes
 
     def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
         """As `forward`, with the maps by layer name."""
