@@ -2,8 +2,8 @@
 // packs of 16 bytes each, from the one time they are read until their gradients are written in their place. Sums over
 // the channels are shuffles.
 //
-// A thread starts 6 or 8 loads before it uses the first. Lanes are as few as that allows: what is worked out once a
-// pixel, roots and reciprocals, each lane does for itself, about 50 instructions beside 14 an element.
+// A thread starts 6 or 8 loads before it uses the first. Lanes are as few as that allows: roots and reciprocals, about
+// 60 instructions a pixel, each lane works out for itself.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -15,73 +15,99 @@ namespace perceptual_ops {
 template <int kPacks>
 constexpr int kLanePixels = kPacks == 2 ? 2 : 1;
 
-// The sum over `lanes` neighbours, a power of two, in each of them.
-template <class Acc>
-__device__ __forceinline__ Acc lane_sum(Acc value, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-  return value;
+// Sums over `lanes` neighbours, a power of two, in each of them: all at once, for a shuffle takes its time.
+template <int kCount, class Acc>
+__device__ __forceinline__ void lane_sums(Acc (&values)[kCount], int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] += __shfl_xor_sync(0xffffffffu, values[i], offset);
+  }
 }
 
-// A lane's part of one pixel.
+// A lane's part of some pixels.
 template <class T, int kPacks>
-struct HeldPixel {
+struct HeldPixels {
   using Acc = DeviceAccumulator<T>;
-  static constexpr int kWidth = kPackWidth<T>;
+  static constexpr int kWidth = kPackWidth<T>, kPixels = kLanePixels<kPacks>;
   using Weights = Acc[kPacks][kWidth];
 
-  Pack<T> xs[kPacks], ys[kPacks];
-  Length<Acc> of_x, of_y;
-  Along<Acc> along;
+  Pack<T> xs[kPixels][kPacks], ys[kPixels][kPacks];
+  Length<Acc> of_x[kPixels], of_y[kPixels];
+  Along<Acc> along[kPixels];
 
-  // Packs lie `step` elements apart, the first `place` after the run's beginning.
-  __device__ __forceinline__ void load(const PixelRun<T>& run, int place, int step) {
+  // Packs of a pixel lie `step` elements apart, the first `place` after the run's beginning.
+  __device__ __forceinline__ void load(int u, const PixelRun<T>& run, int place, int step) {
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
-      xs[j] = load_pack(run.x + place + j * step);
-      ys[j] = load_pack(run.y + place + j * step);
+      xs[u][j] = load_pack(run.x + place + j * step);
+      ys[u][j] = load_pack(run.y + place + j * step);
     }
   }
 
-  __device__ __forceinline__ void find_lengths(const Norm<Acc>& norm, int lanes) {
-    Acc x_squares = 0, y_squares = 0;
+  // Calls f(pixel, x, y, weight) for every channel of this lane.
+  template <class F>
+  __device__ __forceinline__ void for_channels(const Weights& weights, F&& f) {
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
+    for (int u = 0; u < kPixels; ++u) {
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        x_squares += widen(xs[j].values[k]) * widen(xs[j].values[k]);
-        y_squares += widen(ys[j].values[k]) * widen(ys[j].values[k]);
+      for (int j = 0; j < kPacks; ++j) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) f(u, xs[u][j].values[k], ys[u][j].values[k], weights[j][k]);
       }
     }
-    of_x = Length<Acc>::of(lane_sum(x_squares, lanes), norm);
-    of_y = Length<Acc>::of(lane_sum(y_squares, lanes), norm);
   }
 
-  // The distance stays a sum of this lane's channels.
+  __device__ __forceinline__ void find_lengths(const Weights& weights, const Norm<Acc>& norm, int lanes) {
+    Acc squares[2 * kPixels] = {};
+    for_channels(weights, [&](int u, T x, T y, Acc) {
+      squares[2 * u] += widen(x) * widen(x);
+      squares[2 * u + 1] += widen(y) * widen(y);
+    });
+    lane_sums(squares, lanes);
+#pragma unroll
+    for (int u = 0; u < kPixels; ++u) {
+      of_x[u] = Length<Acc>::of(squares[2 * u], norm);
+      of_y[u] = Length<Acc>::of(squares[2 * u + 1], norm);
+    }
+  }
+
+  // The distances stay sums of this lane's channels.
   template <int kGradients>
   __device__ __forceinline__ void find_sums(const Weights& weights, int lanes) {
-    along = {};
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
+    for (int u = 0; u < kPixels; ++u) along[u] = {};
+    for_channels(weights, [&](int u, T x, T y, Acc weight) {
+      along[u].template add<kGradients>({widen(x), widen(y), weight, of_x[u], of_y[u]});
+    });
+    if constexpr (kGradients > 0) {
+      Acc sums[kGradients * kPixels];
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        along.template add<kGradients>({widen(xs[j].values[k]), widen(ys[j].values[k]), weights[j][k], of_x, of_y});
+      for (int u = 0; u < kPixels; ++u) {
+        sums[u] = along[u].x;
+        if constexpr (kGradients > 1) sums[kPixels + u] = along[u].y;
+      }
+      lane_sums(sums, lanes);
+#pragma unroll
+      for (int u = 0; u < kPixels; ++u) {
+        along[u].x = sums[u];
+        if constexpr (kGradients > 1) along[u].y = sums[kPixels + u];
       }
     }
-    if constexpr (kGradients > 0) along.x = lane_sum(along.x, lanes);
-    if constexpr (kGradients > 1) along.y = lane_sum(along.y, lanes);
   }
 
+  // `upstream`: twice that of the pixel.
   template <int kGradients>
-  __device__ __forceinline__ void store_gradients(const PixelRun<T>& run, const Weights& weights, Acc upstream,
+  __device__ __forceinline__ void store_gradients(int u, const PixelRun<T>& run, const Weights& weights, Acc upstream,
                                                   int place, int step) {
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        slopes_in_place<kGradients>(xs[j].values[k], ys[j].values[k], weights[j][k], of_x, of_y, along, upstream);
+        slopes_in_place<kGradients>(xs[u][j].values[k], ys[u][j].values[k], weights[j][k], of_x[u], of_y[u], along[u],
+                                    upstream);
       }
-      store_pack(run.dx + place + j * step, xs[j]);
-      if constexpr (kGradients > 1) store_pack(run.dy + place + j * step, ys[j]);
+      store_pack(run.dx + place + j * step, xs[u][j]);
+      if constexpr (kGradients > 1) store_pack(run.dy + place + j * step, ys[u][j]);
     }
   }
 };
@@ -89,9 +115,9 @@ struct HeldPixel {
 // This thread's part of the sum of distances of a run of pixels of lanes * kPacks packs.
 template <int kPacks, int kGradients, class T>
 __device__ __forceinline__ DeviceAccumulator<T> walk_lanes(const PixelRun<T>& run, int lanes) {
-  using Held = HeldPixel<T, kPacks>;
+  using Held = HeldPixels<T, kPacks>;
   using Acc = DeviceAccumulator<T>;
-  constexpr int kPixels = kLanePixels<kPacks>, kWidth = kPackWidth<T>;
+  constexpr int kPixels = Held::kPixels, kWidth = Held::kWidth;
   const int lane = threadIdx.x % lanes, team = threadIdx.x / lanes, teams = kLpipsThreads / lanes;
   const int step = lanes * kWidth;
 
@@ -108,27 +134,29 @@ __device__ __forceinline__ DeviceAccumulator<T> walk_lanes(const PixelRun<T>& ru
 
   Acc sum = 0;
   for (int first = team; first - team < run.count; first += kPixels * teams) {
-    Held pixels[kPixels];
+    Held held;
     // Past the end, the last pixel again: without branches all loads start together, and every lane joins a shuffle.
     const auto place = [&](int u) { return min(first + u * teams, run.count - 1) * run.channels + lane * kWidth; };
 #pragma unroll
-    for (int u = 0; u < kPixels; ++u) pixels[u].load(run, place(u), step);
-#pragma unroll
-    for (int u = 0; u < kPixels; ++u) pixels[u].find_lengths(run.norm, lanes);
-#pragma unroll
-    for (int u = 0; u < kPixels; ++u) pixels[u].template find_sums<kGradients>(weights, lanes);
+    for (int u = 0; u < kPixels; ++u) held.load(u, run, place(u), step);
+    held.find_lengths(weights, run.norm, lanes);
+    held.template find_sums<kGradients>(weights, lanes);
+    Acc distances[kPixels];
 #pragma unroll
     for (int u = 0; u < kPixels; ++u) {
       const int pixel = first + u * teams;
-      const bool inside = pixel < run.count;
-      if (kGradients > 0 && inside) {
-        pixels[u].template store_gradients<kGradients>(run, weights, run.upstream(pixel), place(u), step);
+      distances[u] = pixel < run.count ? held.along[u].distance : Acc(0);
+      sum += distances[u];
+      if (kGradients > 0 && pixel < run.count) {
+        held.template store_gradients<kGradients>(u, run, weights, run.upstream(pixel), place(u), step);
       }
-      if (kGradients == 0 && run.map) {
-        const Acc distance = lane_sum(pixels[u].along.distance, lanes);
-        if (inside && lane == 0) run.map[pixel] = distance;
+    }
+    if (kGradients == 0 && run.map) {
+      lane_sums(distances, lanes);
+#pragma unroll
+      for (int u = 0; u < kPixels; ++u) {
+        if (lane == 0 && first + u * teams < run.count) run.map[first + u * teams] = distances[u];
       }
-      sum += inside ? pixels[u].along.distance : Acc(0);
     }
   }
   return sum;

@@ -101,7 +101,7 @@ PixelTable<T> pixel_table(const std::vector<LpipsLayer>& layers, int64_t first_l
   table.values = static_cast<Acc*>(values.values);
   table.loss = static_cast<Acc*>(values.loss);
   table.grad = static_cast<const Acc*>(grad);
-  table.norm = {static_cast<Acc>(eps), eps_inside};
+  table.norm = {static_cast<Acc>(eps_inside ? eps : 0.0), static_cast<Acc>(eps_inside ? 0.0 : eps)};
   uint32_t block = 0;
   for (uint32_t l = 0; l < table.count; ++l) {
     table.layers[l] = pixel_layer<T>(layers[first_layer + l], batch, block);

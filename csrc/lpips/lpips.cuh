@@ -3,11 +3,13 @@
 // last block of a sample's layer sums its runs, the last layer of a sample its losses. A gradient by y alone is one by
 // x with the two exchanged: the distance is symmetric.
 //
-// Bound by memory: 2 inputs read and 1 or 2 outputs written an element, against 15 to 35 instructions; an H200 can
-// issue 27 for 6 bytes (16 bits) and 54 for 12 (fp32). Targets on every architecture: at most 128 registers, for 2
-// blocks (512 threads) an SM; each thread has 6 to 8 loads of 16 bytes under way before it uses the first, together at
-// least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy. Both gradients at once, which nobody asks
-// for often, take more registers and have one block an SM, with half of that. Shared memory: at most 12 KB.
+// 2 inputs are read and 1 or 2 outputs written an element. With one gradient that is 12 bytes in fp32, in which time an
+// H200 issues 54 instructions; the loops of lanes.cuh have 28, so that memory bounds them. In 16 bits it issues 27 in
+// the time of 6 bytes, and the loops have 31: instructions bound them, at 0.85 of the memory's speed. Targets on every
+// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 to 8 loads of 16 bytes under
+// way before it uses the first, together at least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy.
+// Both gradients at once, which few ask for, take more registers and have one block an SM, with half of that. Shared
+// memory: at most 12 KB.
 #pragma once
 
 #include "../common/last_block.cuh"

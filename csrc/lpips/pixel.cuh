@@ -13,10 +13,10 @@ namespace perceptual_ops {
 
 constexpr int kLpipsThreads = 256;
 
+// nx = sqrt(sum x^2 + inside) + outside: one of them is eps, the other 0.
 template <class Acc>
 struct Norm {
-  Acc eps;
-  bool inside;
+  Acc inside, outside;
 };
 
 // Reciprocals of a pixel's length.
@@ -27,13 +27,9 @@ struct Length {
 
   // A pixel without features has, by definition, no direction and no gradient. NaN is no such pixel.
   static __device__ __forceinline__ Length of(Acc squares, const Norm<Acc>& norm) {
-    if (norm.inside) {
-      const Acc inverse = Acc(1) / std::sqrt(squares + norm.eps);
-      return {inverse, inverse};
-    }
-    if (squares == Acc(0)) return {Acc(0), Acc(0)};
-    const Acc root = std::sqrt(squares);
-    return {Acc(1) / (root + norm.eps), Acc(1) / root};
+    const Acc root = std::sqrt(squares + norm.inside);
+    if (root == Acc(0)) return {Acc(0), Acc(0)};
+    return {Acc(1) / (root + norm.outside), Acc(1) / root};
   }
 };
 

@@ -11,10 +11,9 @@ PIXEL, LANES, TILES = (f"lpips/{name}.cuh" for name in ("pixel", "lanes", "tiles
 MUTANTS = [
     # one pixel
     Mutant("lpips: a direction for pixels without features", "lpips_gradient", PIXEL,
-           "if (squares == Acc(0)) return {Acc(0), Acc(0)};", "", VALUES),
+           "if (root == Acc(0)) return {Acc(0), Acc(0)};", "", VALUES),
     Mutant("lpips: eps in the direction of the length", "lpips_with_gradient", PIXEL,
-           "Acc(1) / (root + norm.eps), Acc(1) / root", "Acc(1) / (root + norm.eps), Acc(1) / (root + norm.eps)",
-           VALUES),
+           "Acc(1) / root};", "Acc(1) / (root + norm.outside)};", VALUES),
     Mutant("lpips: gradient by y of the other sign", "lpips_gradient", PIXEL,
            "of_y.radial * widen(y) * along.y - channel.pull", "channel.pull - of_y.radial * widen(y) * along.y",
            VALUES),
@@ -23,9 +22,9 @@ MUTANTS = [
     Mutant("lpips lanes: weights of the first pack", "lpips", LANES,
            "run.weights + lane * kWidth + j * step + k", "run.weights + lane * kWidth + k", VALUES),
     Mutant("lpips lanes: last pixel again", "lpips_with_gradient", LANES,
-           "inside ? pixels[u].along.distance : Acc(0)", "pixels[u].along.distance", VALUES),
+           "pixel < run.count ? held.along[u].distance : Acc(0)", "held.along[u].distance", VALUES),
     Mutant("lpips lanes: distance of one lane", "lpips_map", LANES,
-           "lane_sum(pixels[u].along.distance, lanes)", "pixels[u].along.distance", VALUES),
+           "lane_sums(distances, lanes);", "", VALUES),
     # tiles of pixels
     Mutant("lpips tiles: lengths before all warps have shared", "lpips", TILES,
            "share(1, y_squares);\n    __syncthreads();", "share(1, y_squares);", f"{VALUES}|{ORDER}"),
