@@ -1,0 +1,78 @@
+"""Networks and taps as piq understands them."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .. import _checks as checks
+from ..networks import ARCHITECTURES, Conv, FeatureNetwork, Relu, load_network
+from ..networks.weights import WeightSource
+
+NAMES = ("vgg16", "vgg19")
+
+
+@dataclass(frozen=True)
+class Order:
+    """The layers of a network, in the order they run.
+
+    Attributes:
+        names: All of them.
+        in_place: Those that write over their input in piq.
+        channels: Channels of each layer's output; None where only a run would tell.
+    """
+
+    names: tuple[str, ...]
+    in_place: frozenset[str]
+    channels: dict[str, int] | None
+
+    def taps(self, layers: Collection[str], late: bool) -> list[str]:
+        """The layers as piq takes them: in the network's order and, if `late`, as those behind them leave them."""
+        unknown = [layer for layer in layers if layer not in self.names]
+        if unknown:
+            raise ValueError(f"layers: expected some of {', '.join(self.names)}; got {unknown[0]!r}")
+        found = []
+        for i in (i for i, name in enumerate(self.names) if name in layers):
+            last = i
+            while late and last + 1 < len(self.names) and self.names[last + 1] in self.in_place:
+                last += 1
+            found.append(self.names[last])
+        return found
+
+
+def order_of(feature_extractor: str | nn.Module) -> Order:
+    """The layers of "vgg16" or "vgg19", or the children of a module."""
+    if isinstance(feature_extractor, nn.Module):
+        children = feature_extractor._modules
+        in_place = frozenset(name for name, child in children.items() if getattr(child, "inplace", False))
+        return Order(tuple(children), in_place, None)
+    checks.check_choice("feature_extractor", feature_extractor, NAMES)
+    architecture = ARCHITECTURES[feature_extractor]
+    channels: dict[str, int] = {}
+    count = 0
+    for layer in architecture:
+        count = layer.out_channels if isinstance(layer, Conv) else count
+        channels[layer.name] = count
+    return Order(tuple(channels), frozenset(layer.name for layer in architecture if isinstance(layer, Relu)), channels)
+
+
+def trunk_for(
+    feature_extractor: str | nn.Module, weights: WeightSource, taps: list[str], average: bool
+) -> FeatureNetwork | nn.Module:
+    """The network as `PerceptualLoss` takes one; `average`: with 2x2 average pooling instead of its max-pooling."""
+    if isinstance(feature_extractor, str):
+        with torch.inference_mode(False):  # or it could not serve in training later
+            pooling = "average" if average else None
+            return load_network(feature_extractor, weights, layers=taps, pooling=pooling)  # type: ignore[arg-type]
+    # piq runs the children one after the other, whatever the module's own forward does.
+    children = nn.Sequential(OrderedDict(copy.deepcopy(list(feature_extractor._modules.items()))))  # type: ignore[arg-type]
+    for module in list(children.modules()) if average else []:
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.MaxPool2d):
+                module.add_module(name, nn.AvgPool2d(2))
+    return children
