@@ -1,4 +1,4 @@
-"""The libraries that `perceptual_ops.compat` stands in for, on the same weights and pictures, and how near to be to them.
+"""The libraries that `perceptual_ops.compat` stands in for, on our weights and pictures, and how near we owe to be.
 
 Each peer is imported by `peer(...)`, which skips the calling test where it is not installed.
 """
@@ -40,13 +40,10 @@ def peer(name: str) -> ModuleType:
 @cache
 def features(name: str) -> nn.Sequential:
     """The feature part of a torchvision model with random weights and biases that keep its maps alive and alike."""
-    torchvision = import_torchvision()
-    models = torchvision.models
-    if name.startswith("vgg"):
-        letter = {"vgg16": "D", "vgg19": "E"}[name]
-        network = models.vgg.make_layers(models.vgg.cfgs[letter])
-    else:
+    models = import_torchvision().models
+    with torch.device("meta"):  # the classifier, nine tenths of the numbers, is never made
         network = getattr(models, name)(weights=None).features
+    network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(11)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -72,11 +69,12 @@ def torchvision_gives(*names: str) -> Iterator[None]:
         package = name.partition(".")[0]
         if importlib.util.find_spec(package) is not None:
             modules.append(importlib.import_module(name))
+    made = {name: features(name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
-        for name in names:
+        for name, network in made.items():
 
-            def model(name: str = name, **_: object) -> SimpleNamespace:
-                return SimpleNamespace(features=copy.deepcopy(features(name)))
+            def model(network: nn.Module = network, **_: object) -> SimpleNamespace:
+                return SimpleNamespace(features=copy.deepcopy(network))
 
             for module in modules:
                 if hasattr(module, name):

@@ -1,4 +1,4 @@
-"""compat.basicsr against BasicSR's formulas written out; BasicSR itself does not install beside a recent torchvision."""
+"""compat.basicsr against BasicSR's formulas written out; BasicSR itself does not install."""
 
 from __future__ import annotations
 

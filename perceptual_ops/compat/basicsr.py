@@ -17,7 +17,7 @@ DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the
 
 
 class PerceptualLoss(nn.Module):
-    """BasicSR's `PerceptualLoss`: (perceptual loss, style loss), each a scalar, or None where its weight is not above 0.
+    """BasicSR's `PerceptualLoss`: (perceptual loss, style loss), each a scalar, or None if its weight is not above 0.
 
     "l1" and "l2" are means over the batch. "fro" is the norm of the whole batch's difference, so it grows with the
     batch; the gradient of a norm that is 0 is 0. Grams are divided by C H W. A conv layer is taken before its ReLU.

@@ -1,4 +1,4 @@
-"""piq's perceptual losses (piq/perceptual.py, 0.8.0)."""
+"""ContentLoss and StyleLoss."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _checks as checks
-from .. import ops, reference
-from ..losses import PerceptualLoss
-from ..losses.targets import check_partner
-from ..metric_ops import lpips_terms
-from ..networks import IMAGENET_MEAN, IMAGENET_STD
-from ..networks.weights import WeightSource
-from ._piq_networks import order_of, trunk_for
+from ... import _checks as checks
+from ... import ops, reference
+from ...losses import PerceptualLoss
+from ...losses.targets import check_partner
+from ...metric_ops import lpips_terms
+from ...networks import IMAGENET_MEAN, IMAGENET_STD
+from ...networks.weights import WeightSource
+from .networks import order_of, trunk_for
 
 DISTANCES = {"mse": "mse", "mae": "l1"}
 EPS = 1e-10  # beside the length of a pixel's channels

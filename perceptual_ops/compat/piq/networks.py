@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .. import _checks as checks
-from ..networks import ARCHITECTURES, Conv, FeatureNetwork, Relu, load_network
-from ..networks.weights import WeightSource
+from ... import _checks as checks
+from ...networks import ARCHITECTURES, Conv, FeatureNetwork, Relu, load_network
+from ...networks.weights import WeightSource
 
 NAMES = ("vgg16", "vgg19")
 
