@@ -12,7 +12,7 @@ _operators: list[torch.library.Library] = []  # a Library takes its definitions 
 
 
 def import_torchvision() -> ModuleType:
-    """The torchvision package; skips the calling test where it is not installed.
+    """The torchvision package; skips the calling test or test file where it is not installed.
 
     Its usual wheel is built for a CUDA torch: beside a CPU one it cannot load its operators, and the import fails on
     the first it mentions. With two of them defined by name it imports; none of them is ever called.
@@ -20,7 +20,7 @@ def import_torchvision() -> ModuleType:
     try:
         import torchvision
     except ModuleNotFoundError:
-        pytest.skip("torchvision is not installed (pip install --no-deps torchvision)")
+        pytest.skip("torchvision is not installed (pip install --no-deps torchvision)", allow_module_level=True)
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]

@@ -1,6 +1,6 @@
 """The libraries that `perceptual_ops.compat` stands in for, on our weights and pictures, and how near we owe to be.
 
-Each peer is imported by `peer(...)`, which skips the calling test where it is not installed.
+Each peer is imported by `peer(...)`, which skips the calling test or test file where it is not installed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import copy
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +20,11 @@ from maps import LAST_PLACES, relative_error
 from peer_torchvision import import_torchvision
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from perceptual_ops.losses.frozen import FrozenLoss
+
 Pair = tuple[Tensor, Tensor]
 
-# Where each peer looks a torchvision model up: some by module, some under a name of their own.
+# Modules with torchvision's models under names of their own.
 BORROWERS = ("piq.perceptual", "torchmetrics.functional.image.dists")
 
 
@@ -30,7 +33,8 @@ def peer(name: str) -> ModuleType:
     import_torchvision()
     package = name.partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed (pip install --no-deps -r requirements-data.txt)")
+        reason = f"{package} is not installed (pip install --no-deps -r requirements-data.txt)"
+        pytest.skip(reason, allow_module_level=True)
     return importlib.import_module(name)
 
 
@@ -39,7 +43,7 @@ def peer(name: str) -> ModuleType:
 
 @cache
 def features(name: str) -> nn.Sequential:
-    """The feature part of a torchvision model with random weights and biases that keep its maps alive and alike."""
+    """The feature part of a torchvision model, with random weights that keep its maps alive and of one size."""
     models = import_torchvision().models
     with torch.device("meta"):  # the classifier, nine tenths of the numbers, is never made
         network = getattr(models, name)(weights=None).features
@@ -53,25 +57,19 @@ def features(name: str) -> nn.Sequential:
 
 
 def state(name: str) -> dict[str, Tensor]:
-    """The same as a state dict of the whole torchvision model would call it."""
+    """The same, as the state dict of the whole torchvision model calls it."""
     return {f"features.{key}": value for key, value in features(name).state_dict().items()}
 
 
 @contextmanager
-def torchvision_gives(*names: str) -> Iterator[None]:
-    """torchvision's models by these names have the weights of `features`; nothing is downloaded.
-
-    The classifiers, nine tenths of the files that the peers would load, are left out.
-    """
-    torchvision = import_torchvision()
-    modules = [torchvision.models]
+def torchvision_gives(**networks: nn.Module) -> Iterator[None]:
+    """torchvision's models by these names have these features; nothing is downloaded."""
+    modules = [import_torchvision().models]
     for name in BORROWERS:
-        package = name.partition(".")[0]
-        if importlib.util.find_spec(package) is not None:
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
             modules.append(importlib.import_module(name))
-    made = {name: features(name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
-        for name, network in made.items():
+        for name, network in networks.items():
 
             def model(network: nn.Module = network, **_: object) -> SimpleNamespace:
                 return SimpleNamespace(features=copy.deepcopy(network))
@@ -82,21 +80,21 @@ def torchvision_gives(*names: str) -> Iterator[None]:
         yield
 
 
-# ---- pictures ----
+# ---- pictures, in [0, 1] ----
 
 
 @cache
-def photograph(name: str) -> Tensor:  # (1, 3, H, W) in [0, 1]
+def photograph(name: str) -> Tensor:  # (1, 3, H, W)
     data = pytest.importorskip("skimage.data")
     return torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def crop(name: str, height: int, width: int, top: int = 60, left: int = 80) -> Tensor:
+def crop(name: str, height: int, width: int, top: int = 60, left: int = 80) -> Tensor:  # (1, 3, height, width)
     return photograph(name)[:, :, top : top + height, left : left + width].contiguous()
 
 
-def worse(images: Tensor) -> Tensor:
-    """What a network in training might make of them: blurred, shifted in colour, with noise, in [0, 1]."""
+def worse(images: Tensor) -> Tensor:  # (N, 3, H, W)
+    """What a network in training might make of them: blurred, paler, with noise."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
     blurred = nn.functional.avg_pool2d(nn.functional.pad(images, (2, 2, 2, 2), mode="reflect"), 5, 1)
     return (0.9 * blurred + 0.04 + 0.05 * noise).clamp(0, 1)
@@ -104,85 +102,168 @@ def worse(images: Tensor) -> Tensor:
 
 @cache
 def pairs() -> Mapping[str, Pair]:
-    """Pictures in [0, 1] and what they are compared with."""
-    cat = crop("chelsea", 64, 80)
-    batch = torch.cat([crop(name, 64, 64) for name in ("astronaut", "chelsea", "coffee")])
-    odd = crop("astronaut", 67, 93, 20, 170)
-    flat = torch.full((1, 3, 64, 64), 0.5)
+    """Pictures and what they are compared with."""
+    cat = crop("chelsea", 36, 44)
+    batch = torch.cat([crop("astronaut", 36, 40), crop("coffee", 36, 40)])
+    odd = crop("astronaut", 45, 59, 20, 170)
+    flat = torch.full((1, 3, 36, 36), 0.5)
+    tinted = flat * torch.tensor([0.9, 1.1, 1.3]).view(3, 1, 1)
     return {
         "photograph": (worse(cat), cat),
-        "batch of 3": (worse(batch), batch),
+        "batch": (worse(batch), batch),
         "odd size": (worse(odd), odd),
-        "flat": (flat, flat.roll(1, 1) * torch.tensor([0.9, 1.1, 1.3]).view(3, 1, 1)),
+        "flat": (flat, tinted),
         "black": (torch.zeros_like(cat), cat),
-        "the same": (cat, cat),
     }
 
 
 # ---- how near ----
 
 
-def run(loss: Loss, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The value and the gradient by x of its sum with weights that differ from sample to sample."""
+@dataclass(frozen=True)
+class Difference:
+    """Of ours from a peer, each over the largest value.
+
+    Attributes:
+        value: Of the values, in fp32; the largest value is each sample's own.
+        gradient: Of our gradient in fp32 from the peer's in fp64.
+        naive_gradient: The same of the peer's own, the worst of several ways to run it.
+        value_fp64, gradient_fp64: Of both in fp64.
+    """
+
+    value: float
+    gradient: float
+    naive_gradient: float
+    value_fp64: float
+    gradient_fp64: float
+
+    def check(self) -> None:
+        """Values within 1e-5, gradients at most twice as wrong as the peer's worst, 1e-9 in fp64."""
+        assert self.value <= 1e-5, self
+        assert self.gradient <= 2 * self.naive_gradient + LAST_PLACES[torch.float32] * 2**-23, self
+        assert self.value_fp64 <= 1e-9, self
+        assert self.gradient_fp64 <= 1e-9, self
+
+
+Call = Callable[[Any, Tensor, Tensor], Tensor]
+SetInputMap = Callable[[Any, Tensor, Tensor], None]  # peer, center and deviation (1, 3, 1, 1)
+
+
+def difference(
+    ours: nn.Module,
+    theirs: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    set_input_map: SetInputMap,
+    call: Call = lambda loss, x, y: loss(x, y),
+) -> Difference:
+    """How far apart a loss and its peer are.
+
+    Args:
+        ours, theirs: In fp32, with the same weights.
+        x, y: Images (N, 3, H, W).
+        set_input_map: Makes the peer's normalisation (images - center) / deviation. In fp64 it is given ours: we round
+            1 / deviation to fp32, and peers the deviation.
+        call: How a loss is called.
+    """
+    double, exact = (_doubled(copy.deepcopy(loss)) for loss in (ours, theirs))
+    frozen = next(module for module in ours.modules() if isinstance(module, FrozenLoss))
+    scale, shift = (tensor.double() for tensor in frozen._kept["input"])
+    set_input_map(exact, -shift / scale, 1 / scale)
+
+    with threads(1):
+        value, gradient = run(ours, x, y, call)
+        their_value, their_gradient = run(theirs, x, y, call)
+        exact_value, exact_gradient = run(exact, x.double(), y.double(), call)
+        double_value, double_gradient = run(double, x.double(), y.double(), call)
+    assert value.shape == their_value.shape
+    assert value.dtype == their_value.dtype
+    assert double_value.dtype == exact_value.dtype == torch.float64
+    naive = [their_gradient, *_naive_gradients(theirs, x, y, call)]
+    return Difference(
+        _value_difference(value, their_value),
+        relative_error(gradient, exact_gradient),
+        max(relative_error(one, exact_gradient) for one in naive),
+        relative_error(double_value, exact_value),
+        relative_error(double_gradient, exact_gradient),
+    )
+
+
+def run(loss: nn.Module, x: Tensor, y: Tensor, call: Call = lambda loss, x, y: loss(x, y)) -> Pair:
+    """The value, and the gradient by x with a weight of its own for each entry."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    value = loss(x, y)
-    upstream = 1 + 0.5 * torch.arange(value.numel(), dtype=value.dtype).view(value.shape)
+    value = call(loss, x, y)
+    upstream = 1 + 0.5 * torch.arange(value.numel(), dtype=value.dtype).view(value.shape) / value.numel()
     (gradient,) = torch.autograd.grad(value, x, upstream)
     return value.detach(), gradient
 
 
-def naive_gradients(loss: Loss, x: Tensor, y: Tensor) -> list[Tensor]:
-    """A peer's gradients in fp32 as it might be run: in both layouts, on one thread and on two."""
-    threads = torch.get_num_threads()
-    found = []
+def _value_difference(ours: Tensor, theirs: Tensor) -> float:  # () or (N, ...)
+    ours, theirs = (value.reshape(*(value.shape[:1] or [1]), -1) for value in (ours, theirs))
+    return ((ours - theirs).abs().amax(1) / theirs.abs().amax(1).clamp_min(1e-30)).max().item()
+
+
+def _naive_gradients(loss: nn.Module, x: Tensor, y: Tensor, call: Call) -> Iterator[Tensor]:
+    """A peer's gradients in fp32 in other ways to run it."""
+    for count, layout in ((1, torch.channels_last), (2, torch.contiguous_format)):
+        with threads(count):
+            yield run(loss, x.contiguous(memory_format=layout), y.contiguous(memory_format=layout), call)[1]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            for layout in (torch.contiguous_format, torch.channels_last):
-                found.append(run(loss, x.contiguous(memory_format=layout), y.contiguous(memory_format=layout))[1])
+        yield
     finally:
-        torch.set_num_threads(threads)
-    return found
+        torch.set_num_threads(before)
 
 
-def differences(ours: Loss, theirs: Loss, exact: Loss, x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Of the values, relative; of our gradient from the exact one, and of the peer's worst.
-
-    Args:
-        ours, theirs: Losses in fp32.
-        exact: The peer in fp64.
-        x, y: Pictures.
-    """
-    value, gradient = run(ours, x, y)
-    their_value, _ = run(theirs, x, y)
-    _, exact_gradient = run(exact, x.double(), y.double())
-    assert value.shape == their_value.shape
-    assert value.dtype == their_value.dtype
-    worst = max(relative_error(naive, exact_gradient) for naive in naive_gradients(theirs, x, y))
-    gap = ((value - their_value).abs() / their_value.abs().clamp_min(1e-30)).max().item()
-    return gap if not value.equal(their_value) else 0.0, relative_error(gradient, exact_gradient), worst
+def _doubled(module: nn.Module) -> nn.Module:
+    # A torchmetrics.Metric does nothing on .double().
+    return module.set_dtype(torch.float64) if hasattr(module, "set_dtype") else module.double()
 
 
-def assert_same(ours: Loss, theirs: Loss, exact: Loss, x: Tensor, y: Tensor, floor: float = 0.0) -> None:
-    """Values within 1e-5, gradients at most twice as wrong as the peer's worst.
-
-    Args:
-        floor: How far from 0 the peer's own value may be where 0 is right; 0 for one that is then 0 itself.
-    """
-    value, gradient = run(ours, x, y)
-    their_value, _ = run(theirs, x, y)
-    assert value.shape == their_value.shape
-    assert value.dtype == their_value.dtype
-    torch.testing.assert_close(value, their_value, rtol=1e-5, atol=floor)
-    _, exact_gradient = run(exact, x.double(), y.double())
-    worst = max(relative_error(naive, exact_gradient) for naive in naive_gradients(theirs, x, y))
-    allowed = 2 * worst + LAST_PLACES[torch.float32] * torch.finfo(torch.float32).eps
-    error = relative_error(gradient, exact_gradient)
-    assert error <= allowed, f"gradient: error {error:.3g}, allowed {allowed:.3g}"
+def assert_frozen(loss: nn.Module) -> None:
+    """Nothing that trains, for a checkpoint or to write to the caller's images; `.train()` changes nothing."""
+    assert not list(loss.parameters())
+    assert not list(loss.buffers())
+    assert not loss.state_dict()
+    x, y = pairs()["photograph"]
+    with torch.no_grad():
+        before, kept = loss(x, y), (x.clone(), y.clone())
+        assert_equal(loss.train()(x, y), before)
+        assert_equal(copy.deepcopy(loss)(x, y), before)
+    assert_equal((x, y), kept)
 
 
-def assert_same_in_fp64(ours: Loss, theirs: Loss, x: Tensor, y: Tensor) -> None:
-    """Both in fp64: 1e-9 of the largest value and gradient."""
-    for mine, other in zip(run(ours, x.double(), y.double()), run(theirs, x.double(), y.double()), strict=True):
-        assert mine.dtype == other.dtype == torch.float64
-        assert relative_error(mine, other) <= 1e-9
+def assert_equal(actual: Any, expected: Any) -> None:
+    """A tensor, or a tuple or list of them and of None, to the last bit."""
+    if isinstance(expected, (tuple, list)):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert actual is expected or actual.equal(expected)
+
+
+@contextmanager
+def hub_cache(folder: Any, **files: str) -> Iterator[None]:
+    """A torch hub cache that holds `state(name)` of each name as the file called so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.hub, "_hub_dir", None)
+        patch.setenv("TORCH_HOME", str(folder))
+        checkpoints = folder / "hub" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        for name, file in files.items():
+            torch.save(state(name), checkpoints / file)
+        yield
+
+
+def exact_dists_numbers() -> dict[str, Tensor]:
+    """Random alpha and beta (1, 1475, 1, 1) for DISTS, of sum 1 to the last bit: dividing by it changes nothing."""
+    counts = torch.randint(0, 700, (2950,), generator=torch.Generator().manual_seed(2))
+    counts[0] += 2**20 - counts.sum()
+    alpha, beta = (counts.float() / 2**20).view(2, 1, -1, 1, 1)
+    return {"alpha": alpha, "beta": beta}

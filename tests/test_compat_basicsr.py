@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
-from peers import assert_same, assert_same_in_fp64, features, pairs, run, state
+from peers import assert_equal, assert_frozen, difference, features, hub_cache, pairs, run, state
 from torch import Tensor, nn
 
 from perceptual_ops.compat.basicsr import PerceptualLoss
@@ -68,12 +69,8 @@ def both(vgg_type: str = "vgg19", **settings: object) -> tuple[PerceptualLoss, O
     return ours, Oracle(vgg_type, mean, std, settings)
 
 
-def in_fp64(ours: PerceptualLoss, theirs: Oracle) -> tuple[PerceptualLoss, Oracle]:
-    """Copies in fp64, with our normalisation in both: we round 1 / std to fp32 once, BasicSR its mean and std."""
-    scale, shift = (tensor.double() for tensor in ours._loss._kept["input"])
-    theirs = copy.deepcopy(theirs).double()
-    theirs.mean, theirs.std, theirs.range_norm = -shift / scale, 1 / scale, False
-    return copy.deepcopy(ours).double(), theirs
+def set_input_map(oracle: Oracle, center: Tensor, deviation: Tensor) -> None:
+    oracle.mean, oracle.std, oracle.range_norm = center, deviation, False
 
 
 SETTINGS = [
@@ -95,13 +92,69 @@ def name_of(settings: object) -> str:
 @pytest.mark.parametrize("settings", SETTINGS, ids=name_of)
 def test_values_and_gradients(settings: dict[str, object]) -> None:
     ours, theirs = both(**settings)
-    double, exact = in_fp64(ours, theirs)
-    x, gt = pairs()["batch of 3"]
+    x, gt = pairs()["batch"]
     x, gt = (x * 2 - 1, gt * 2 - 1) if settings.get("range_norm") else (x, gt)
-    for part in range(2):  # the perceptual loss alone, then the style loss alone
-        assert (ours(x, gt)[part] is None) == (theirs(x, gt)[part] is None)
-        if theirs(x, gt)[part] is None:
-            continue
-        losses = [lambda a, b, loss=loss, part=part: loss(a, b)[part] for loss in (ours, theirs, exact, double)]
-        assert_same(*losses[:3], x, gt)
-        assert_same_in_fp64(losses[3], losses[2], x, gt)
+    for part, weight in enumerate((theirs.perceptual_weight, theirs.style_weight)):
+        if weight > 0:  # each loss with a gradient of its own
+            difference(ours, theirs, x, gt, set_input_map, lambda loss, x, y, part=part: loss(x, y)[part]).check()
+        else:
+            assert ours(x, gt)[part] is None
+
+
+def test_both_losses_at_once() -> None:
+    ours, _ = both(style_weight=5.0)
+    x, gt = pairs()["photograph"]
+    alone = [run(ours, x, gt, lambda loss, x, y, part=part: loss(x, y)[part])[1] for part in range(2)]
+    _, together = run(ours, x, gt, lambda loss, x, y: sum(loss(x, y)))
+    torch.testing.assert_close(together, sum(alone), rtol=1e-4, atol=1e-6 * together.abs().max().item())
+
+
+@pytest.mark.parametrize("case", ["odd size", "flat", "black"])
+def test_pictures(case: str) -> None:
+    losses = both(criterion="l2")
+    difference(*losses, *pairs()[case], set_input_map, lambda loss, x, y: loss(x, y)[0]).check()
+
+
+def test_the_same_picture_has_no_distance_and_no_gradient() -> None:
+    picture = pairs()["photograph"][1]
+    for settings in ({}, {"style_weight": 1.0, "criterion": "fro"}):
+        ours, _ = both(**settings)
+        for part in ours(picture, picture):
+            assert part is None or part == 0
+        x = picture.clone().requires_grad_()
+        sum(part for part in ours(x, picture) if part is not None).backward()
+        assert not x.grad.any()
+
+
+def test_no_gradient_flows_to_the_target() -> None:
+    x, gt = pairs()["photograph"]
+    gt = gt.clone().requires_grad_()
+    assert not both()[0](x, gt)[0].requires_grad
+
+
+def test_losses_without_weight() -> None:
+    ours, _ = both(perceptual_weight=0.0)
+    assert ours(*pairs()["photograph"]) == (None, None)
+
+
+def test_frozen() -> None:
+    assert_frozen(both()[0])
+
+
+def test_weights_from_the_hub_cache(tmp_path: Path) -> None:
+    expected, _ = both()
+    with hub_cache(tmp_path, vgg19="vgg19-dcbb9e9d.pth"):
+        assert_equal(PerceptualLoss(LAYERS)(*pairs()["photograph"]), expected(*pairs()["photograph"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vgg_type": "vgg19_bn"}, r"vgg_type: expected one of 'vgg11', 'vgg13', 'vgg16', 'vgg19'; got 'vgg19_bn'"),
+        ({"criterion": "l3"}, "criterion: expected one of 'l1', 'l2', 'fro'; got 'l3'"),
+        ({"criterion": "fro", "engine": "lean"}, 'engine: expected None or "autograd" for two losses at once or'),
+    ],
+)
+def test_what_cannot_be_served(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PerceptualLoss(LAYERS, weights="random", **settings)

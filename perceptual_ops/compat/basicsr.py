@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class PerceptualLoss(nn.Module):
         self.perceptual_weight = checks.check_number("perceptual_weight", perceptual_weight)
         self.style_weight = checks.check_number("style_weight", style_weight)
         self.criterion_type = criterion
+        self._distance = DISTANCES[criterion]
         self._is_whole = criterion == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
         if engine == "lean" and self._is_whole:
             raise ValueError(
@@ -76,8 +77,8 @@ class PerceptualLoss(nn.Module):
             weights=weights,
             content_layers=self.layer_weights if self.perceptual_weight > 0 else None,
             style_layers=self.layer_weights if self.perceptual_weight <= 0 else None,
-            content_distance=DISTANCES[criterion],
-            style_distance=DISTANCES[criterion],
+            content_distance=self._distance,
+            style_distance=self._distance,
             input_range=(-1.0, 1.0) if range_norm else (0.0, 1.0),
             mean=None if use_input_norm else (0.0, 0.0, 0.0),
             std=None if use_input_norm else (1.0, 1.0, 1.0),
@@ -107,24 +108,25 @@ class PerceptualLoss(nn.Module):
         """Every loss asked for, of one pass of the network over x and one over gt."""
         layers, loss = list(self.layer_weights), self._loss
         maps = loss._features(loss._images("x", x, layers), layers)
-        found = loss._target_features(loss._images("gt", gt, layers), layers)
-        targets = [y.to(x.dtype) for x, y in zip(maps, found, strict=True)]
+        with torch.no_grad():  # the same way as x, so that an x like gt is at 0, where a norm is steep
+            targets = loss._features(loss._images("gt", gt, layers), layers)
         perceptual = style = None
         if self.perceptual_weight > 0:
-            perceptual = self.perceptual_weight * self._total(ops.feature_loss, maps, targets)
+            perceptual = self.perceptual_weight * self._total(maps, targets)
         if self.style_weight > 0:
-            grams = [ops.gram_matrix(y, backend=loss.backend) for y in targets]
-            style = self.style_weight * self._total(ops.style_loss, maps, grams)
+            sides = [[ops.gram_matrix(x, backend=loss.backend)[:, None] for x in side] for side in (maps, targets)]
+            style = self.style_weight * self._total(*sides)
         return perceptual, style
 
-    def _total(self, operator: Callable[..., Tensor], maps: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """The weighted sum over the layers, by `ops.feature_loss` or `ops.style_loss`."""
-        weights, backend = list(self.layer_weights.values()), self._loss.backend
-        if self.criterion_type != "fro":
-            return operator(maps, targets, weights, distance=DISTANCES[self.criterion_type], backend=backend)
+    def _total(self, maps: list[Tensor], targets: list[Tensor]) -> Tensor:  # L x (N, C, H, W), or Grams (N, 1, C, C)
+        """The weighted sum over the layers."""
+        weights, distance, backend = list(self.layer_weights.values()), self._distance, self._loss.backend
+        if distance != "sse":
+            return ops.feature_loss(maps, targets, weights, distance, backend=backend)
         squares = [
-            operator([x], [y], distance="sse", reduction="sum", backend=backend)
+            ops.feature_loss([x], [y], distance=distance, reduction="sum", backend=backend)
             for x, y in zip(maps, targets, strict=True)
         ]
-        norms = [weight * reference.root(square) for weight, square in zip(weights, squares, strict=True)]
-        return torch.stack(norms).sum()
+        return torch.stack(
+            [weight * reference.root(square) for weight, square in zip(weights, squares, strict=True)]
+        ).sum()

@@ -59,7 +59,8 @@ class _ImageMetric(Metric):
             found = self.sum_scores / self.total if self.reduction == "mean" else self.sum_scores
             return found.to(self._score_dtype)
         # A list before and a tensor after the scores of several processes were gathered.
-        return self.all_scores if isinstance(self.all_scores, Tensor) else torch.cat(self.all_scores)
+        scores = self.all_scores if isinstance(self.all_scores, Tensor) else torch.cat(self.all_scores)
+        return scores.squeeze()  # as torchmetrics gives a single score
 
     def _collect(self, scores: Tensor) -> None:  # (N)
         self._score_dtype = scores.dtype

@@ -115,8 +115,8 @@ class ContentLoss(nn.Module):
         if self._is_simple and not (wants_y and self._part == "style"):  # no gradient flows to a style
             return loss(x, **{"target" if self._part == "content" else "style": y if wants_y else y.detach()})
         maps = dict(zip(layers, loss._features(x, layers), strict=True))
-        found = loss._features(y, layers) if wants_y else loss._target_features(y, layers)
-        targets = {layer: map_.to(maps[layer].dtype) for layer, map_ in zip(layers, found, strict=True)}
+        with torch.set_grad_enabled(wants_y):  # the same way as x, so that images that are the same are at 0
+            targets = dict(zip(layers, loss._features(y, layers), strict=True))
         values = self._values([maps[tap] for tap in self._taps], [targets[tap] for tap in self._taps])
         return checks.reduce(values, self.reduction)
 

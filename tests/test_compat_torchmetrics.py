@@ -1,0 +1,269 @@
+"""compat.torchmetrics against torchmetrics."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peers import (
+    assert_equal,
+    assert_frozen,
+    difference,
+    features,
+    hub_cache,
+    pairs,
+    peer,
+    run,
+    state,
+    torchvision_gives,
+)
+from torch import Tensor, nn
+
+peer("torchmetrics")  # before ours looks for it: beside a torchvision built for another torch it cannot be imported
+torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
+
+TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+LPIPS = torchmetrics.LearnedPerceptualImagePatchSimilarity
+DISTS = torchmetrics.DeepImageStructureAndTextureSimilarity
+
+
+def their_loss(trunk: nn.Sequential, net_type: str, **settings: Any) -> nn.Module:
+    module = peer("torchmetrics.image.lpip")
+    with torchvision_gives(**{TRUNKS[net_type]: trunk}):
+        return module.LearnedPerceptualImagePatchSimilarity(net_type, **settings)
+
+
+def both(net_type: str = "alex", **settings: Any) -> tuple[Any, Any]:
+    theirs = their_loss(features(TRUNKS[net_type]), net_type, **settings)
+    return LPIPS(net_type, weights=state(TRUNKS[net_type]), **settings), theirs
+
+
+def case(name: str, normalize: bool = False) -> tuple[Tensor, Tensor]:
+    x, y = pairs()[name]
+    return (x, y) if normalize else (2 * x - 1, 2 * y - 1)
+
+
+def set_input_map(metric: Any, center: Tensor, deviation: Tensor) -> None:
+    if metric.normalize:  # to [-1, 1] first
+        center, deviation = 2 * center - 1, 2 * deviation
+    metric.net.scaling_layer.shift, metric.net.scaling_layer.scale = center, deviation
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"net_type": "squeeze", "reduction": "none"},
+    {"net_type": "vgg", "reduction": "sum"},
+    {"normalize": True, "reduction": None},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_values_and_gradients(settings: dict[str, Any]) -> None:
+    difference(*both(**settings), *case("batch", settings.get("normalize", False)), set_input_map).check()
+
+
+@pytest.mark.parametrize("name", ["odd size", "flat", "black"])
+def test_pictures(name: str) -> None:
+    difference(*both(), *case(name), set_input_map).check()
+
+
+def test_eps_lies_inside_the_root() -> None:
+    """Where features are as small as the eps, the place of it makes the number."""
+    dim = copy.deepcopy(features("alexnet"))
+    dim[0].weight *= 3e-5
+    dim[0].bias *= 3e-5
+    weights = {f"features.{key}": value for key, value in dim.state_dict().items()}
+    ours = LPIPS(weights=weights)
+    difference(ours, their_loss(dim, "alex"), *case("photograph"), set_input_map).check()
+    ours.net.eps, ours.net.eps_inside = 1e-10, False
+    assert not torch.allclose(ours(*case("photograph")), their_loss(dim, "alex")(*case("photograph")), rtol=1e-2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_batches_are_collected(reduction: str) -> None:
+    ours, theirs = both(reduction=reduction)
+    batches = [case("batch"), case("photograph"), case("flat")]
+    for metric in (ours, theirs):
+        metric.update(*batches[0])
+        assert metric(*batches[1]).shape == ()
+        metric.update(*batches[2])
+    torch.testing.assert_close(ours.compute(), theirs.compute(), rtol=1e-5, atol=0)
+    assert ours.compute().dtype == theirs.compute().dtype
+    for metric in (ours, theirs):
+        metric.reset()
+        metric.update(*batches[2])
+    torch.testing.assert_close(ours.compute(), theirs.compute(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_training_steps_leave_no_graph(reduction: str) -> None:
+    ours, _ = both(reduction=reduction)
+    x, y = case("batch")
+    x = x.clone().requires_grad_()
+    for _ in range(2):
+        ours(x, y).sum().backward()
+    assert x.grad.any()
+    kept = ours.all_scores if reduction == "none" else [ours.sum_scores]
+    assert not any(scores.requires_grad for scores in kept)
+    assert not ours.compute().requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_states_of_processes_are_gathered(reduction: str) -> None:
+    settings = {
+        "dist_sync_fn": lambda state, group: [state, state],  # two processes with the same batches
+        "distributed_available_fn": lambda: True,
+    }
+    together = LPIPS(reduction=reduction, weights=state("alexnet"), **settings)
+    alone = LPIPS(reduction=reduction, weights=state("alexnet"))
+    for metric in (together, alone):
+        metric.update(*case("batch"))
+        metric.update(*case("photograph"))
+    expected = alone.compute()
+    expected = expected.repeat(2) if reduction == "none" else expected * (2 if reduction == "sum" else 1)
+    torch.testing.assert_close(together.compute(), expected)
+
+
+def test_a_metric_that_copies_and_pickles() -> None:
+    ours, _ = both()
+    assert isinstance(ours, peer("torchmetrics").Metric)
+    ours.update(*case("photograph"))
+    for other in (ours.clone(), pickle.loads(pickle.dumps(ours))):
+        assert_equal(other.compute(), ours.compute())
+        assert_equal(other(*case("flat")), ours.clone()(*case("flat")))
+    collection = peer("torchmetrics").MetricCollection({"lpips": ours})
+    assert_equal(collection(*case("flat"))["lpips"], ours(*case("flat")))
+
+
+def test_frozen() -> None:
+    assert_frozen(both()[0])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "low", "high", "message"),
+    [
+        (False, -1.1, 1.0, r"img1: expected values in \[-1, 1\] for normalize=False, got -1.1 to 1; clamp it"),
+        (True, -0.1, 1.0, r"img1: expected values in \[0, 1\] for normalize=True, got -0.1 to 1"),
+        (True, 0.0, 1.1, r"img1: expected values in \[0, 1\] for normalize=True, got 0 to 1.1"),
+        (True, 0.0, float("nan"), "img1: expected values"),
+    ],
+)
+def test_ranges(normalize: bool, low: float, high: float, message: str) -> None:
+    ours, theirs = both(normalize=normalize)
+    _, y = case("photograph", normalize=True)
+    x = torch.where(y < 0.5, low, high)
+    for metric in (ours, theirs):
+        with pytest.raises(ValueError, match=message if metric is ours else "Expected both input arguments"):
+            metric.update(x, y)
+    with pytest.raises(ValueError, match=message.replace("img1", "img2")):
+        ours(y, x)
+    LPIPS(normalize=normalize, weights=state("alexnet"), check_range=False).update(x, y)
+
+
+def test_no_upper_end_without_normalize() -> None:
+    x, y = case("photograph")
+    difference(*both(), 1.5 + x, y, set_input_map).check()
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="net_type: expected one of 'alex', 'vgg', 'squeeze'; got 'vgg16'"):
+        LPIPS("vgg16")
+    with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'sum', 'none'; got 'max'"):
+        LPIPS(reduction="max", weights="random")
+    with pytest.raises(ValueError, match="normalize: expected True or False, got 1"):
+        LPIPS(normalize=1, weights="random")
+    with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'sum'; got 'none'"):
+        DISTS("none", weights="random")
+
+
+# ---- DISTS; torchmetrics' runs in fp32 only ----
+
+
+def test_dists() -> None:
+    module = peer("torchmetrics.image.dists")
+    ours, theirs = DISTS(weights=state("vgg16")), module.DeepImageStructureAndTextureSimilarity()
+    with torchvision_gives(vgg16=features("vgg16")):
+        (value, gradient), (expected, expected_gradient) = (run(metric, *pairs()["batch"]) for metric in (ours, theirs))
+        for metric in (ours, theirs):
+            metric.update(*pairs()["photograph"])
+        torch.testing.assert_close(ours.compute(), theirs.compute().detach(), rtol=1e-5, atol=0)
+        functions = torchmetrics, peer("torchmetrics.functional.image.dists")
+        for images in (pairs()["batch"], pairs()["photograph"]):  # one pair gives a scalar
+            values = [m.deep_image_structure_and_texture_similarity for m in functions]
+            mine, other = values[0](*images, weights=state("vgg16")), values[1](*images)
+            torch.testing.assert_close(mine, other.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=2e-5 * expected_gradient.abs().max().item())
+    assert_frozen(DISTS("sum", weights=state("vgg16")))
+
+
+# ---- the function ----
+
+
+@pytest.fixture
+def no_networks_kept() -> Any:
+    torchmetrics._kept_network.cache_clear()
+    yield
+    torchmetrics._kept_network.cache_clear()
+
+
+@pytest.mark.usefixtures("no_networks_kept")
+def test_function(tmp_path: Path) -> None:
+    theirs = peer("torchmetrics.functional.image.lpips").learned_perceptual_image_patch_similarity
+    ours = torchmetrics.learned_perceptual_image_patch_similarity
+    with hub_cache(tmp_path, alexnet="alexnet-owt-7be5be79.pth"), torchvision_gives(alexnet=features("alexnet")):
+        for settings in ({}, {"reduction": "sum", "normalize": True}, {"reduction": "none"}):
+            for name in ("batch", "photograph"):  # one pair gives a scalar, whatever the reduction
+                pair = case(name, settings.get("normalize", False))
+                torch.testing.assert_close(ours(*pair, **settings), theirs(*pair, **settings), rtol=1e-5, atol=0)
+        double = [images.double() for images in case("photograph")]
+        assert ours(*double).dtype == torch.float64
+        assert torchmetrics._kept_network.cache_info().misses == 2  # of seven calls: one in each dtype
+    (gradient,) = torch.autograd.grad(ours(double[0].requires_grad_(), double[1]), double[0])
+    assert gradient.any()
+    with pytest.raises(ValueError, match="img1: expected values in"):
+        ours(3 * double[0], double[1])
+
+
+# ---- without torchmetrics ----
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """compat.torchmetrics as it is where torchmetrics is not installed."""
+    names = ["perceptual_ops.compat._metric", "perceptual_ops.compat.torchmetrics"]
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr("perceptual_ops.compat.torchmetrics", None)  # restores the package's attribute, too
+    return importlib.import_module(names[1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_without_torchmetrics(plain: Any, reduction: str) -> None:
+    ours, full = (
+        module.LearnedPerceptualImagePatchSimilarity(reduction=reduction, weights=state("alexnet"))
+        for module in (plain, torchmetrics)
+    )
+    assert type(ours).__mro__[2].__name__ == "PlainMetric"
+    for metric in (ours, full):
+        metric.update(*case("batch"))
+    torch.testing.assert_close(run(ours, *case("photograph")), run(full, *case("photograph")))
+    torch.testing.assert_close(ours.compute(), full.compute())
+    assert not ours.compute().requires_grad
+    ours.double().update(*[images.double() for images in case("flat")])
+    torch.testing.assert_close(ours.compute(), ours.to("cpu").compute())
+    ours.reset()
+    full.reset()
+    for metric in (ours.float(), full):
+        metric.update(*case("flat"))
+    torch.testing.assert_close(ours.compute(), full.compute())
+    assert_frozen(ours)
+    with pytest.raises(TypeError, match="sync_on_compute: expected no such argument without torchmetrics"):
+        plain.LearnedPerceptualImagePatchSimilarity(sync_on_compute=False, weights="random")
