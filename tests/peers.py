@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,19 @@ def peer(name: str) -> ModuleType:
         reason = f"{package} is not installed (pip install --no-deps -r requirements-data.txt)"
         pytest.skip(reason, allow_module_level=True)
     return importlib.import_module(name)
+
+
+def assert_same_arguments(ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:
+    """The peer's arguments come first, by their names, in their order and with their defaults; ours only by keyword."""
+    mine, others = ([*inspect.signature(function).parameters.values()] for function in (ours, theirs))
+    others = [parameter for parameter in others if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    own = mine[len(others) :]
+    assert all(parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD) for parameter in own)
+    for parameter, other in zip(mine, others, strict=False):
+        assert parameter.name == other.name
+        assert parameter.kind is other.kind
+        defaults = [tuple(one) if isinstance(one, list) else one for one in (parameter.default, other.default)]
+        assert defaults[0] == defaults[1]
 
 
 # ---- weights ----
@@ -162,13 +176,13 @@ def difference(
     Args:
         ours, theirs: In fp32, with the same weights.
         x, y: Images (N, 3, H, W).
-        set_input_map: Makes the peer's normalisation (images - center) / deviation. In fp64 it is given ours: we round
-            1 / deviation to fp32, and peers the deviation.
+        set_input_map: Makes the peer's normalisation (images - center) / deviation. In fp64 it is given ours: the
+            numbers of peers are rounded to fp32, and some of them to three digits.
         call: How a loss is called.
     """
     double, exact = (_doubled(copy.deepcopy(loss)) for loss in (ours, theirs))
-    frozen = next(module for module in ours.modules() if isinstance(module, FrozenLoss))
-    scale, shift = (tensor.double() for tensor in frozen._kept["input"])
+    frozen = next(module for module in double.modules() if isinstance(module, FrozenLoss))
+    scale, shift = frozen._kept["input"]
     set_input_map(exact, -shift / scale, 1 / scale)
 
     with threads(1):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peers import assert_equal, assert_frozen, difference, features, hub_cache, pairs, run, state
+from peers import assert_equal, assert_frozen, assert_same_arguments, difference, features, hub_cache, pairs, run, state
 from torch import Tensor, nn
 
 from perceptual_ops.compat.basicsr import PerceptualLoss
@@ -69,6 +69,11 @@ def both(vgg_type: str = "vgg19", **settings: object) -> tuple[PerceptualLoss, O
     return ours, Oracle(vgg_type, mean, std, settings)
 
 
+def batch(settings: dict[str, object]) -> tuple[Tensor, Tensor]:
+    x, gt = pairs()["batch"]
+    return (x * 2 - 1, gt * 2 - 1) if settings.get("range_norm") else (x, gt)
+
+
 def set_input_map(oracle: Oracle, center: Tensor, deviation: Tensor) -> None:
     oracle.mean, oracle.std, oracle.range_norm = center, deviation, False
 
@@ -89,11 +94,24 @@ def name_of(settings: object) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items()) or "default"  # type: ignore[attr-defined]
 
 
+def test_arguments() -> None:
+    def theirs(
+        layer_weights,
+        vgg_type="vgg19",
+        use_input_norm=True,
+        range_norm=False,
+        perceptual_weight=1.0,
+        style_weight=0.0,
+        criterion="l1",
+    ) -> None: ...
+
+    assert_same_arguments(PerceptualLoss, theirs)
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=name_of)
 def test_values_and_gradients(settings: dict[str, object]) -> None:
     ours, theirs = both(**settings)
-    x, gt = pairs()["batch"]
-    x, gt = (x * 2 - 1, gt * 2 - 1) if settings.get("range_norm") else (x, gt)
+    x, gt = batch(settings)
     for part, weight in enumerate((theirs.perceptual_weight, theirs.style_weight)):
         if weight > 0:  # each loss with a gradient of its own
             difference(ours, theirs, x, gt, set_input_map, lambda loss, x, y, part=part: loss(x, y)[part]).check()

@@ -10,6 +10,7 @@ import torch
 from peers import (
     assert_equal,
     assert_frozen,
+    assert_same_arguments,
     difference,
     exact_dists_numbers,
     features,
@@ -39,6 +40,12 @@ def with_gradient(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def set_input_map(loss: Any, center: Tensor, deviation: Tensor) -> None:
     loss.mean, loss.std = center, deviation
+
+
+def test_arguments() -> None:
+    theirs = peer("DISTS_pytorch").DISTS
+    assert_same_arguments(DISTS, theirs)
+    assert_same_arguments(DISTS.forward, theirs.forward)
 
 
 @pytest.mark.parametrize("case", ["batch", "odd size", "black"])

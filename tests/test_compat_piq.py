@@ -11,6 +11,7 @@ import torch
 from peers import (
     assert_equal,
     assert_frozen,
+    assert_same_arguments,
     crop,
     difference,
     exact_dists_numbers,
@@ -103,6 +104,13 @@ def name_of(value: object) -> str:
     return value if isinstance(value, str) else ", ".join(value)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", piq.__all__)
+def test_arguments(kind: str) -> None:
+    ours, theirs = getattr(piq, kind), getattr(peer("piq"), kind)
+    assert_same_arguments(ours, theirs)
+    assert_same_arguments(ours.forward, theirs.forward)
+
+
 @pytest.mark.parametrize(("kind", "settings"), CASES, ids=name_of)
 def test_values_and_gradients(kind: str, settings: dict[str, Any]) -> None:
     ours = our_loss(kind, **settings)
@@ -190,7 +198,7 @@ def test_dists_may_leave_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.allclose(our_loss("DISTS")(x, y), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["ContentLoss", "StyleLoss", "LPIPS", "DISTS"])
+@pytest.mark.parametrize("kind", piq.__all__)
 def test_frozen(kind: str) -> None:
     assert_frozen(our_loss(kind))
 

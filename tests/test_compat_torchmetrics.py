@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from maps import assert_accurate
 from peers import (
     assert_equal,
     assert_frozen,
+    assert_same_arguments,
     difference,
     features,
     hub_cache,
@@ -57,15 +59,35 @@ def set_input_map(metric: Any, center: Tensor, deviation: Tensor) -> None:
 
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"net_type": "squeeze", "reduction": "none"},
-    {"net_type": "vgg", "reduction": "sum"},
+    {"reduction": "sum"},
+    {"reduction": "none"},
     {"normalize": True, "reduction": None},
 ]
+
+
+def test_arguments() -> None:
+    for package, name in (("lpip", LPIPS), ("dists", DISTS)):
+        theirs = getattr(peer(f"torchmetrics.image.{package}"), name.__name__)
+        assert_same_arguments(name, theirs)
+        assert_same_arguments(name.update, theirs.update)
+    for package, name in (
+        ("lpips", "learned_perceptual_image_patch_similarity"),
+        ("dists", "deep_image_structure_and_texture_similarity"),
+    ):
+        theirs = peer(f"torchmetrics.functional.image.{package}")
+        assert_same_arguments(getattr(torchmetrics, name), getattr(theirs, name))
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_values_and_gradients(settings: dict[str, Any]) -> None:
     difference(*both(**settings), *case("batch", settings.get("normalize", False)), set_input_map).check()
+
+
+@pytest.mark.parametrize("net_type", ["vgg", "squeeze"])
+def test_networks(net_type: str) -> None:
+    with torch.no_grad():
+        ours, theirs = (metric(*case("batch")) for metric in both(net_type))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", ["odd size", "flat", "black"])
@@ -186,20 +208,32 @@ def test_wrong_arguments() -> None:
 
 
 def test_dists() -> None:
-    module = peer("torchmetrics.image.dists")
-    ours, theirs = DISTS(weights=state("vgg16")), module.DeepImageStructureAndTextureSimilarity()
+    functional = peer("torchmetrics.functional.image.dists")
+    ours = DISTS(weights=state("vgg16"))
+    theirs = peer("torchmetrics.image.dists").DeepImageStructureAndTextureSimilarity()
+    x, y = pairs()["batch"]
     with torchvision_gives(vgg16=features("vgg16")):
-        (value, gradient), (expected, expected_gradient) = (run(metric, *pairs()["batch"]) for metric in (ours, theirs))
+        (value, gradient), (expected, naive) = (run(metric, x, y) for metric in (ours, theirs))
+        exact = functional.DISTSNetwork().double()
         for metric in (ours, theirs):
             metric.update(*pairs()["photograph"])
         torch.testing.assert_close(ours.compute(), theirs.compute().detach(), rtol=1e-5, atol=0)
-        functions = torchmetrics, peer("torchmetrics.functional.image.dists")
-        for images in (pairs()["batch"], pairs()["photograph"]):  # one pair gives a scalar
-            values = [m.deep_image_structure_and_texture_similarity for m in functions]
-            mine, other = values[0](*images, weights=state("vgg16")), values[1](*images)
-            torch.testing.assert_close(mine, other.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=2e-5 * expected_gradient.abs().max().item())
+    call = lambda network, x, y: network(x, y, require_grad=True).mean()  # noqa: E731
+    assert_accurate(gradient, naive, run(exact, x.double(), y.double(), call)[1])
+
+
+def test_dists_as_a_function() -> None:
+    theirs = peer("torchmetrics.functional.image.dists").deep_image_structure_and_texture_similarity
+    ours = torchmetrics.deep_image_structure_and_texture_similarity
+    with torchvision_gives(vgg16=features("vgg16")), torch.no_grad():
+        for name, reduction in (("batch", None), ("batch", "sum"), ("photograph", "none")):
+            pair = pairs()[name]
+            value, expected = ours(*pair, reduction, weights=state("vgg16")), theirs(*pair, reduction)
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+
+
+def test_dists_is_frozen() -> None:
     assert_frozen(DISTS("sum", weights=state("vgg16")))
 
 

@@ -101,8 +101,8 @@ class ContentLoss(nn.Module):
             chunk_size=chunk_size, engine=engine, backend=backend,
             **_part_settings(self._part, by_tap, self._distance),
         )  # fmt: skip
-        # Beside the network, so that they move with it.
-        self._loss._kept["weights"] = [torch.as_tensor(weight) for _, weight in pairs]
+        kept = [torch.as_tensor(weight).to("cpu", torch.float64) for _, weight in pairs]
+        self._loss._keep_constants("weights", kept)  # they move with the network
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of images x and y (N, 3, H, W): a scalar, or (N,) for reduction="none"."""

@@ -122,7 +122,7 @@ class DISTS(nn.Module):
             weights=weights, alpha_beta=alpha_beta, normalize_weights=alpha_beta is None, reduction=reduction,
             compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
-        self._loss._kept["input"] = list(_input_map((0.0, 1.0), list(mean), list(std)))
+        self._loss._keep_constants("input", list(_input_map((0.0, 1.0), list(mean), list(std))))
         # piq takes the weighted similarities from 1, ours from the sum of the weights.
         self._offset = 0.0
         if alpha_beta is not None:

@@ -1,0 +1,88 @@
+"""How far the drop-in classes are from the libraries they stand in for: the cases of tests/test_compat_*.py as a table.
+
+`python tests/parity_report.py` prints it as markdown and writes bench/results/parity.csv. Differences are over the
+largest value; gradients are compared with the peer's in fp64, ours beside the worst of the peer's own in fp32.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from peer_torchvision import import_torchvision  # noqa: E402
+from peers import Difference, difference, pairs  # noqa: E402
+
+import_torchvision()  # before ours look for torchmetrics
+basicsr, dists, lpips, piq, torchmetrics = (
+    importlib.import_module(f"test_compat_{name}") for name in ("basicsr", "dists", "lpips", "piq", "torchmetrics")
+)
+
+TABLE = ROOT / "bench" / "results" / "parity.csv"
+COLUMNS = ["peer", "case", "value", "gradient", "peer's own gradient", "value in fp64", "gradient in fp64"]
+
+
+def cases() -> Iterator[tuple[str, str, Difference]]:
+    """Each peer, case and difference."""
+    for settings in lpips.SETTINGS:
+        pair = lpips.in_range(*pairs()["batch"])
+        yield "lpips", name_of("LPIPS", settings), difference(*lpips.both(**settings), *pair, lpips.set_input_map)
+    for name, pair in pairs().items():
+        found = difference(*lpips.both(), *lpips.in_range(*pair), lpips.set_input_map)
+        yield "lpips", f"LPIPS, {name}", found
+    for kind, settings in piq.CASES:
+        losses = piq.our_loss(kind, **settings), piq.their_loss(kind, **settings)
+        yield "piq", name_of(kind, settings), difference(*losses, *pairs()["batch"], piq.set_input_map)
+    for settings in basicsr.SETTINGS:
+        ours, theirs = basicsr.both(**settings)
+        for part, name in enumerate(("perceptual", "style")):
+            if getattr(theirs, f"{name}_weight") > 0:
+                call = lambda loss, x, y, part=part: loss(x, y)[part]  # noqa: E731
+                found = difference(ours, theirs, *pairs()["batch"], basicsr.set_input_map, call)
+                yield "BasicSR (its formulas)", name_of(f"PerceptualLoss, {name}", settings), found
+    for settings in torchmetrics.SETTINGS:
+        pair = torchmetrics.case("batch", settings.get("normalize", False))
+        found = difference(*torchmetrics.both(**settings), *pair, torchmetrics.set_input_map)
+        yield "torchmetrics", name_of("LPIPS", settings), found
+    for name in ("batch", "odd size", "black"):
+        found = difference(*dists.both(), *pairs()[name], dists.set_input_map, dists.with_gradient)
+        yield "DISTS-pytorch", f"DISTS, {name}", found
+
+
+def name_of(what: str, settings: dict[str, object]) -> str:
+    def short(value: object) -> str:
+        if isinstance(value, (list, tuple)):
+            return " ".join(map(short, value))
+        return (
+            str(value) if isinstance(value, (str, bool, int, float)) else "tensor" if hasattr(value, "dim") else "own"
+        )
+
+    return ", ".join([what, *(f"{key} {short(value)}" for key, value in settings.items())])
+
+
+def named(peer: str) -> str:
+    try:
+        return f"{peer} {version(peer)}"
+    except PackageNotFoundError:
+        return peer
+
+
+def main() -> None:
+    rows = []
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for peer, case, found in cases():
+        numbers = (found.value, found.gradient, found.naive_gradient, found.value_fp64, found.gradient_fp64)
+        rows.append([named(peer), case, *(f"{number:.1e}" for number in numbers)])
+        print(f"| {' | '.join(rows[-1])} |", flush=True)
+    with TABLE.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+if __name__ == "__main__":
+    main()
