@@ -18,6 +18,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from peer_torchvision import import_torchvision  # noqa: E402
 from peers import Difference, difference, pairs  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import Module  # noqa: E402
 
 import_torchvision()  # before ours look for torchmetrics
 basicsr, dists, lpips, piq, torchmetrics = (
@@ -44,7 +46,7 @@ def cases() -> Iterator[tuple[str, str, Difference]]:
         for part, name in enumerate(("perceptual", "style")):
             if getattr(theirs, f"{name}_weight") > 0:
                 call = lambda loss, x, y, part=part: loss(x, y)[part]  # noqa: E731
-                found = difference(ours, theirs, *pairs()["batch"], basicsr.set_input_map, call)
+                found = difference(ours, theirs, *basicsr.batch(settings), basicsr.set_input_map, call)
                 yield "BasicSR (its formulas)", name_of(f"PerceptualLoss, {name}", settings), found
     for settings in torchmetrics.SETTINGS:
         pair = torchmetrics.case("batch", settings.get("normalize", False))
@@ -59,9 +61,9 @@ def name_of(what: str, settings: dict[str, object]) -> str:
     def short(value: object) -> str:
         if isinstance(value, (list, tuple)):
             return " ".join(map(short, value))
-        return (
-            str(value) if isinstance(value, (str, bool, int, float)) else "tensor" if hasattr(value, "dim") else "own"
-        )
+        if isinstance(value, Module):
+            return "own"
+        return "tensor" if isinstance(value, Tensor) else str(value)
 
     return ", ".join([what, *(f"{key} {short(value)}" for key, value in settings.items())])
 
