@@ -5,80 +5,22 @@ See NOTES.md for how to read the figures.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
-import torch
-
-from . import report, timing, whole_report
-from .memory import Peak, in_fresh_process, peak
-from .whole_cases import CASES, VARIANTS, Case, verify
+from .whole_bench import Bench, run
+from .whole_cases import CASES, RIVALS
+from .whole_report import Outcome, linearity
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m bench.whole", description="The whole loss against plain PyTorch.")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
-    parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="cases whose name contains it, such as 4x256")
-    parser.add_argument("--variants", default="", metavar="SUBSTRING", help="variants whose name contains it")
-    options = parser.parse_args(arguments)
-    options.cases = []
-    for case in CASES[options.device]:
-        names = tuple(name for name in case.distinct(options.device) if options.variants in name)
-        if options.only in case.name and names:
-            options.cases.append(replace(case, names=names))
-    if not options.cases:
-        known = "; ".join(VARIANTS)
-        parser.error(f"--only, --variants: no case contains {options.only!r} with any of: {known}")
-    return options
-
-
-def memory(case: Case, name: str, device: torch.device) -> Peak:
-    return peak(case.call(name, device), device)
-
-
-def run_case(case: Case, cache: timing.ColdCache) -> whole_report.Outcome:
-    """Verifies a case, then times it and measures its memory; what is incorrect is neither timed nor measured."""
-    device = cache.device
-    torch.compiler.reset()  # a function is recompiled for a few shapes only
-    outcome = whole_report.Outcome(case, chunks={name: case.chunk(name, device.type) for name in case.names})
-    if case.rounds:
-        calls = {name: case.call(name, device) for name in case.names}
-        if problem := verify(calls):  # which warms the calls up as well
-            return replace(outcome, problem=problem)
-        before = timing.CpuTime.now(device)
-        timings = timing.take_turns(calls, cache, rounds=case.rounds)
-        others = timing.used_by_others(before, timing.CpuTime.now(device))
-        outcome = replace(outcome, timings=timings, others=others)
-        calls.clear()
-    apart = device.type == "cpu"  # the system's account of a process wants a fresh one, CUDA's allocator does not
-    peaks = {
-        name: in_fresh_process(memory, case, name, device) if apart else memory(case, name, device)
-        for name in case.names
-    }
-    return replace(outcome, peaks=peaks)
+def notes(outcomes: Sequence[Outcome], device_type: str) -> list[str]:
+    return linearity(outcomes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
-    options = parse(arguments)
-    cache = timing.ColdCache(torch.device(options.device))
-    machine = report.this_machine(cache.device)
-    path = options.out / f"{machine.slug}-loss.csv"
-    known = [(case.name,) for case in CASES[options.device]]
-    outcomes: list[whole_report.Outcome] = []
-    for case in options.cases:
-        print(f"{case.name} ...", file=sys.stderr, flush=True)
-        outcomes.append(run_case(case, cache))
-        rows = whole_report.rows(machine, outcomes[-1])
-        report.write_csv(path, rows, known, whole_report.COLUMNS, keys=("case",))
-    print(f"\n{machine.device}; torch {machine.torch}; perceptual_ops {machine.library} at {machine.commit}\n{path}\n")
-    print(whole_report.table(outcomes))
-    return 1 if any(outcome.problem for outcome in outcomes) else 0
+    description = "The whole loss against plain PyTorch."
+    return run(Bench("bench.whole", description, "loss", CASES, RIVALS, "of eager's", notes), arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole loss: the results of a run as a table to read and as CSV rows to keep."""
+"""Benches of whole losses: the results of a run as a table to read and as CSV rows to keep."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 from .memory import Peak
 from .report import DISTURBED, Machine, aligned, optional
 from .timing import Timing
-from .whole_cases import RIVALS, Case
+from .whole_case import Case
 
 COLUMNS = (
     *("time", "device", "threads", "torch", "library", "commit", "case", "variant", "chunk", "status"),
     *("median_ms", "low_ms", "high_ms", "count", "others_cpu", "allocated_mb", "resident_mb"),
-)
-HEADINGS = (
-    *("case", "variant", "chunk", "s [20-80 %]", "s/megapixel", *(f"vs {name}" for name in RIVALS)),
-    *("allocated MB", "of eager's", "resident MB", "of eager's"),
 )
 
 
@@ -66,28 +62,35 @@ def share(own: int | None, of: int | None) -> str:
     return f"1/{of / own:.3g}" if own and of else ""
 
 
-def cells(outcome: Outcome) -> list[list[str]]:
+def headings(rivals: Sequence[str], peers: str) -> list[str]:
+    """`peers`: whose memory that of others is a share of, such as "of eager's"."""
+    times = ("s [20-80 %]", "s/megapixel", *(f"vs {name}" for name in rivals))
+    return ["case", "variant", "chunk", *times, "allocated MB", peers, "resident MB", peers]
+
+
+def cells(outcome: Outcome, rivals: Sequence[str]) -> list[list[str]]:
     """The lines of a case."""
     case, timings = outcome.case, outcome.timings
     if outcome.problem:
-        return [[case.name, "incorrect", *[""] * (len(HEADINGS) - 2)]]
-    eager, lines = outcome.peaks.get("eager", Peak(0)), []
+        return [[case.name, "incorrect", *[""] * (len(headings(rivals, "")) - 2)]]
+    whole, lines = outcome.peaks.get(case.peer, Peak(0)), []
     for variant, peak in outcome.peaks.items():
-        timing, times = timings.get(variant), [""] * (2 + len(RIVALS))
+        timing, times = timings.get(variant), [""] * (2 + len(rivals))
         if timing:
-            ratios = [f"{timings[name].median / timing.median:.2f}x" if name in timings else "" for name in RIVALS]
+            ratios = [f"{timings[name].median / timing.median:.2f}x" if name in timings else "" for name in rivals]
             seconds = f"{timing.median:.3g} [{timing.low:.3g}-{timing.high:.3g}]"
             times = [seconds, f"{timing.median / case.megapixels:.3g}", *ratios]
-        memory = [optional(megabytes(peak.allocated)), share(peak.allocated, eager.allocated)]
-        memory += [optional(megabytes(peak.resident)), share(peak.resident, eager.resident)]
+        memory = [optional(megabytes(peak.allocated)), share(peak.allocated, whole.allocated)]
+        memory += [optional(megabytes(peak.resident)), share(peak.resident, whole.resident)]
         lines.append([case.name, variant, str(outcome.chunks[variant]), *times, *memory])
     return lines
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The aligned table, and below it how linear the cost is, what is incorrect and what is not to be trusted."""
-    text = aligned([HEADINGS, *(line for outcome in outcomes for line in cells(outcome))], left=2)
-    text += linearity(outcomes)
+def table(outcomes: Sequence[Outcome], rivals: Sequence[str], peers: str, notes: Sequence[str] = ()) -> str:
+    """The aligned table, and below it the notes, what is incorrect and what is not to be trusted."""
+    lines = [line for outcome in outcomes for line in cells(outcome, rivals)]
+    text = aligned([headings(rivals, peers), *lines], left=2)
+    text += notes
     text += [f"incorrect: {outcome.case.name}: {outcome.problem}" for outcome in outcomes if outcome.problem]
     text += [
         f"disturbed: {outcome.case.name}: other processes took {outcome.others:.0%} of the CPU"
@@ -102,9 +105,9 @@ def linearity(outcomes: Sequence[Outcome]) -> list[str]:
     text = []
     for variant in ("ours fp32", "ours bf16"):
         found = {
-            outcome.case.size: outcome.timings[variant].median / outcome.case.megapixels
+            outcome.case.height: outcome.timings[variant].median / outcome.case.megapixels
             for outcome in outcomes
-            if outcome.case.batch == 1 and variant in outcome.timings
+            if outcome.case.batch == 1 and variant in outcome.timings  # squares all
         }
         if len(found) > 1:
             figures = ", ".join(f"{size}: {found[size]:.3g}" for size in sorted(found))

@@ -7,9 +7,10 @@ import csv
 import pytest
 import torch
 
-from bench import memory, timing, whole, whole_cases, whole_report
+from bench import memory, timing, whole, whole_bench, whole_report
 from bench.plain import PlainLoss
-from bench.whole_cases import BF16, FP32, VARIANTS, Case
+from bench.whole_case import BF16, FP32, Variant, verify
+from bench.whole_cases import RIVALS, VARIANTS, square
 from perceptual_ops import PerceptualLoss
 
 CPU = torch.device("cpu")
@@ -21,8 +22,8 @@ SMALL = ("eager", "eager NHWC", "ours fp32")
 def small(monkeypatch):
     """One tiny case, a cache that is quick to evict, and memory measured in this process."""
     monkeypatch.setattr(timing, "last_level_cache", lambda device: MIB)
-    monkeypatch.setattr(whole, "CASES", {"cpu": (Case(2, 48, SMALL, rounds=2),)})
-    monkeypatch.setattr(whole, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(whole, "CASES", {"cpu": (square(2, 48, SMALL, rounds=2),)})
+    monkeypatch.setattr(whole_bench, "in_fresh_process", lambda function, *arguments: function(*arguments))
 
 
 def run(folder) -> tuple[int, list[dict[str, str]]]:
@@ -88,7 +89,7 @@ class Raises(PlainLoss):
 
 @pytest.mark.parametrize("wrong", [Halved, Raises])
 def test_a_wrong_variant_is_incorrect_and_not_timed(wrong, tmp_path, capsys, monkeypatch, small):
-    monkeypatch.setitem(VARIANTS, "ours fp32", whole_cases.Variant(lambda: wrong("random")))
+    monkeypatch.setitem(VARIANTS, "ours fp32", Variant(lambda: wrong("random")))
     code, (row,) = run(tmp_path)
     assert code == 1
     assert row["status"].startswith("incorrect: ours fp32") and row["median_ms"] == row["allocated_mb"] == ""
@@ -96,29 +97,29 @@ def test_a_wrong_variant_is_incorrect_and_not_timed(wrong, tmp_path, capsys, mon
 
 
 def test_every_variant_is_the_same_loss():
-    case = Case(2, 48, ("eager", "eager NHWC", "ours fp32", "ours bf16", "ours fp32, chunk 1"))
-    assert whole_cases.verify({name: case.call(name, CPU) for name in case.names}) == ""
+    case = square(2, 48, ("eager", "eager NHWC", "ours fp32", "ours bf16", "ours fp32, chunk 1"))
+    assert verify(case, {name: case.call(name, CPU) for name in case.names}) == ""
 
 
 def test_a_call_under_two_names_is_run_once():
     names = ("eager", "ours fp32", "ours fp32, chunk 1", "ours fp32, chunk 32")
-    assert Case(1, 64, names).distinct("cpu") == ("eager", "ours fp32")
-    assert Case(4, 64, names).distinct("cpu")[:3] == names[:3]
+    assert square(1, 64, names).distinct("cpu") == ("eager", "ours fp32")
+    assert square(4, 64, names).distinct("cpu")[:3] == names[:3]
 
 
 def test_the_table_counts_memory_and_pixels():
     slow, fast = timing.Timing(2.0, 2.0, 2.0, 5), timing.Timing(1.0, 1.0, 1.0, 5)
     first, second = (
         whole_report.Outcome(
-            Case(1, size),
+            square(1, size),
             chunks={"eager": 1, "ours fp32": 1},
             timings={"eager": slow, "ours fp32": fast},
             peaks={"eager": memory.Peak(100, 300), "ours fp32": memory.Peak(10, 100)},
         )
         for size in (1000, 2000)
     )
-    assert whole_report.cells(first)[1][3:6] == ["1 [1-1]", "1", "2.00x"]
-    assert whole_report.cells(first)[1][-4:] == ["1e-05", "1/10", "0.0001", "1/3"]
+    assert whole_report.cells(first, RIVALS)[1][3:6] == ["1 [1-1]", "1", "2.00x"]
+    assert whole_report.cells(first, RIVALS)[1][-4:] == ["1e-05", "1/10", "0.0001", "1/3"]
     assert whole_report.linearity([first, second])[0].endswith("1000: 1, 2000: 0.25; 300% apart")
 
 
