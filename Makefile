@@ -2,6 +2,7 @@
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
+# bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
@@ -18,7 +19,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-training kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -51,6 +52,9 @@ bench: build
 
 bench-loss: build
 	$(RUN) -m bench.whole
+
+bench-metrics: build
+	$(RUN) -m bench.metrics
 
 bench-training: build
 	$(RUN) -m bench.training

@@ -2,7 +2,7 @@
 
 No network, no virtual environment; parts by name: `python -m bench.gpu build test sanitize bench`. Each part has its
 own time limit, 9 minutes in all, and a log under bench/results/gpu/ (copied to $OUT where that is set). The table comes
-last. The part `loss`, the whole loss, is run when it is named.
+last. The parts `loss`, the whole loss, and `metrics`, LPIPS and DISTS, are run when they are named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 LOGS = RESULTS / "gpu"
-LIMITS = {"build": 90, "test": 210, "sanitize": 120, "bench": 110, "loss": 400}  # seconds
+LIMITS = {"build": 90, "test": 210, "sanitize": 120, "bench": 110, "loss": 400, "metrics": 300}  # seconds
 
 # Small maps in both layouts, every operator, and the stages of the Gram's pipeline: what the sanitizer sees thread by
 # thread must end within its limit.
@@ -95,7 +95,13 @@ def loss() -> list[Outcome]:
     return [run("bench-loss", [sys.executable, "-m", "bench.whole", "--device", "cuda"], LIMITS["loss"], {})]
 
 
-PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench, "loss": loss}
+def metrics() -> list[Outcome]:
+    """LPIPS and DISTS against the packages people use, where those are installed, with their memory."""
+    command = [sys.executable, "-m", "bench.metrics", "--device", "cuda"]
+    return [run("bench-metrics", command, LIMITS["metrics"], {})]
+
+
+PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench, "loss": loss, "metrics": metrics}
 DEFAULT_PARTS = ("build", "test", "sanitize", "bench")  # 9 minutes at most
 
 

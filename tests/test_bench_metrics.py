@@ -21,7 +21,7 @@ WITHOUT_COMPILED = tuple(name for name in EVERY if "compiled" not in name)
 @pytest.fixture
 def small(monkeypatch):
     """Two tiny cases, a cache that is quick to evict, and memory measured in this process."""
-    cases = (MetricCase(1, 40, 56, NAMES, rounds=2), MetricCase(1, 40, 56, NAMES, rounds=2, gradient=False))
+    cases = [MetricCase(1, 40, 56, NAMES, 2, metric="lpips-alex", gradient=gradient) for gradient in (True, False)]
     monkeypatch.setattr(timing, "last_level_cache", lambda device: timing.MIB)
     monkeypatch.setattr(metrics, "CASES", {"cpu": cases})
     monkeypatch.setattr(whole_bench, "in_fresh_process", lambda function, *arguments: function(*arguments))
@@ -54,7 +54,7 @@ def test_end_to_end(tmp_path, capsys, small):
     code, rows = run(tmp_path)
     assert code == 0
     reference = "plain" if peers.missing("lpips") else "lpips"
-    cases = ("lpips-vgg 1x40x56", "lpips-vgg forward 1x40x56")
+    cases = ("lpips-alex 1x40x56", "lpips-alex forward 1x40x56")
     assert [(row["case"], row["variant"]) for row in rows] == [
         (case, name) for case in cases for name in (reference, "ours fp32")
     ]
@@ -67,7 +67,7 @@ def test_end_to_end(tmp_path, capsys, small):
     of_gradient, of_forward = (float(row["allocated_mb"]) for row in rows if row["variant"] == "ours fp32")
     assert of_forward < of_gradient
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("lpips-vgg") for line in lines) == len(rows)
+    assert sum(line.startswith("lpips-alex") for line in lines) == len(rows)
 
 
 class Wrong(nn.Module):
@@ -88,14 +88,19 @@ def test_a_wrong_gradient_is_incorrect_and_not_timed(tmp_path, capsys, monkeypat
     assert code == 1
     assert rows[0]["status"].startswith("incorrect: ours fp32: gradient") and rows[0]["median_ms"] == ""
     assert [row["status"] for row in rows[1:]] == ["passed", "passed"]  # the distance alone is right
-    assert "incorrect: lpips-vgg 1x40x56: ours fp32" in capsys.readouterr().out
+    assert "incorrect: lpips-alex 1x40x56: ours fp32" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize(
-    ("metric", "names"), [("lpips-vgg", WITHOUT_COMPILED), ("lpips-alex", ALEX_NAMES), ("dists", DISTS_NAMES)]
+    ("metric", "gradient", "names"),
+    [
+        ("lpips-vgg", True, WITHOUT_COMPILED),
+        ("lpips-alex", True, ALEX_NAMES),
+        ("lpips-alex", False, ALEX_NAMES),
+        ("dists", True, DISTS_NAMES),
+    ],
 )
-def test_every_variant_is_the_same_distance(metric, names, gradient):
+def test_every_variant_is_the_same_distance(metric, gradient, names):
     case = MetricCase(2, 40, 72, names, metric=metric, gradient=gradient)
     calls = {name: case.call(name, CPU) for name in case.distinct("cpu")}
     assert len(calls) >= 3
