@@ -97,7 +97,7 @@ class MetricCase(Case):
         module = variant.build(self.metric).to(device)
 
         def distance(output: Tensor, target: Tensor) -> Tensor:
-            return module(output, target).mean()
+            return module(output, target).float().mean()  # lpips under autocast is in bf16
 
         loss = compiled(distance, variant.dtype) if variant.compiled else distance
         if self.gradient:
