@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,7 @@ class DISTS(MetricLoss):
             weighted sum as it is.
         input_range: Values of black and white in the images; not checked.
         reduction: "none", or "mean" or "sum" over the batch.
+        mean, std: Normalisation of an image in [0, 1] for the network, three numbers each. None: ImageNet's.
         compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`.
 
     Raises:
@@ -49,6 +52,8 @@ class DISTS(MetricLoss):
         normalize_weights: bool = True,
         input_range: tuple[float, float] = (0.0, 1.0),
         reduction: str = "none",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         compute_dtype: torch.dtype | None = None,
         chunk_size: int | None = None,
         engine: str = "lean",
@@ -62,8 +67,8 @@ class DISTS(MetricLoss):
                 total = torch.cat(numbers).sum()
                 numbers = [number / total for number in numbers]
         super().__init__(
-            trunk, [IMAGE, *LAYERS], numbers, trunk.mean, trunk.std, (0.0, 1.0), reduction, compute_dtype, chunk_size,
-            engine, backend,
+            trunk, [IMAGE, *LAYERS], numbers, trunk.mean if mean is None else mean, trunk.std if std is None else std,
+            (0.0, 1.0), reduction, compute_dtype, chunk_size, engine, backend,
         )  # fmt: skip
         self.input_range = checked_range(input_range)  # forward brings images to [0, 1], where they are compared
 

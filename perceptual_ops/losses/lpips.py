@@ -83,10 +83,11 @@ class LPIPS(MetricLoss):
         with torch.inference_mode(False):  # or it could not serve in training later
             trunk = load_network(name, weights, layers=channels)
         numbers = linear_weights(linear, name, version, weights, list(channels.values()))
-        unscaled = (0.5, 0.5, 0.5) if version == "0.0" else None  # [0, 1] to [-1, 1]
+        unscaled = (0.5, 0.5, 0.5)  # [0, 1] to [-1, 1]
+        own_mean, own_std = (unscaled, unscaled) if version == "0.0" else (trunk.mean, trunk.std)
         super().__init__(
-            trunk, list(channels), numbers, mean or unscaled or trunk.mean, std or unscaled or trunk.std, input_range,
-            reduction, compute_dtype, chunk_size, engine, backend,
+            trunk, list(channels), numbers, own_mean if mean is None else mean, own_std if std is None else std,
+            input_range, reduction, compute_dtype, chunk_size, engine, backend,
         )  # fmt: skip
         self.spatial = spatial
         self.eps, self.eps_inside = self_eps, eps_inside

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ... import _checks as checks
 from ...losses import DISTS as _DISTS
 from ...losses import LPIPS as _LPIPS
-from ...losses.frozen import _input_map
 from ...losses.lpips import TRUNKS
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
@@ -120,9 +119,8 @@ class DISTS(nn.Module):
         self.resize = resize
         self._loss = _DISTS(
             weights=weights, alpha_beta=alpha_beta, normalize_weights=alpha_beta is None, reduction=reduction,
-            compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
+            mean=mean, std=std, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
-        self._loss._keep_constants("input", list(_input_map((0.0, 1.0), list(mean), list(std))))
         # piq takes the weighted similarities from 1, ours from the sum of the weights.
         self._offset = 0.0
         if alpha_beta is not None:
