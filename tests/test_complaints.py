@@ -59,6 +59,7 @@ def zero_pixel(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return x.requires_grad_(), y
 
 
+@pytest.mark.filterwarnings("ignore:Error detected in")
 def test_no_nan_at_zero_features() -> None:
     """1 to 6: richzhang/PerceptualSimilarity#69, #121, torchmetrics#2139, MONAI PR#8982, piqa PR#33."""
 
