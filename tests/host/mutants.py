@@ -23,6 +23,7 @@ ROOMS = {
         "bias_relu_pool",
         "bias_relu_pool_backward",
     ),
+    "dists": ("dists", "dists_backward"),
     "gram": ("gram", "style", "symmetrise", "gram_gradient"),
     "feature_loss": ("feature_loss", "feature_loss_gradient", "feature_loss_with_gradient"),
     "lpips": ("lpips", "lpips_gradient", "lpips_with_gradient", "lpips_map", "lpips_map_gradient"),

@@ -13,6 +13,7 @@ from host import cases_gram, cases_pointwise
 from host.cases import DISTANCES, Case, named
 from host.cases_pointwise import WANTED, Layer
 from host.suite_activation import activation_cases, small_activation_cases
+from host.suite_dists import dists_cases, small_dists_cases
 from host.suite_lpips import lpips_cases, small_lpips_cases
 
 Shape = tuple[int, ...]
@@ -91,6 +92,7 @@ def all_cases() -> list[Case]:
         *_variation_cases(DTYPES, IMAGES),
         *activation_cases(),
         *lpips_cases(),
+        *dists_cases(),
     ]
 
 
@@ -107,6 +109,7 @@ def small_cases() -> list[Case]:
         *_variation_cases(dtypes, SMALL_IMAGES),
         *small_activation_cases(),
         *small_lpips_cases(),
+        *small_dists_cases(),
     ]
 
 

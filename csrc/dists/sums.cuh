@@ -1,0 +1,62 @@
+// Sums over the pixels of a block, by channel: of x, y and e = x - y, as distances from an origin of each channel.
+#pragma once
+
+#include "../common/shared.cuh"
+#include "walk.cuh"
+
+namespace perceptual_ops {
+
+constexpr int kX = 0, kY = 1, kError = 2, kTriple = 3;
+
+// A pixel of a channel.
+template <class Acc>
+struct Triple {
+  Acc values[kTriple];
+
+  static __device__ __forceinline__ Triple of(Acc x, Acc y) { return {{x, y, x - y}}; }
+};
+
+template <class Acc, class T, int kWidth>
+__device__ __forceinline__ Triple<Acc> triple(const Pack<T, kWidth>& xs, const Pack<T, kWidth>& ys, int k) {
+  return Triple<Acc>::of(widen(xs.values[k]), widen(ys.values[k]));
+}
+
+// Sums of parts of a block's threads for each of its channels in memory, in shared memory.
+template <class T>
+struct ChannelSums {
+  using Acc = DeviceAccumulator<T>;
+  Acc parts[kDistsWarps][kDistsStatistics][kDistsSpan<T>];
+
+  // Adds up the numbers of the lanes that have the same channels. Called by all threads of a block. NHWC: each warp
+  // leaves a part. NCHW: a warp has a channel of its own, of which its lanes are all.
+  template <bool kNhwc, int kChannels, int kNumbers>
+  __device__ __forceinline__ void add_lanes(const DistsEntry<T>& layer, int column,
+                                            Acc (&numbers)[kChannels][kNumbers]) {
+    const int lane = threadIdx.x % kWarp, lanes = kNhwc ? layer.columns : 1;
+    for (int distance = lanes; distance < kWarp; distance *= 2) {
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) {
+#pragma unroll
+        for (int i = 0; i < kNumbers; ++i) numbers[k][i] += __shfl_xor_sync(0xffffffffu, numbers[k][i], distance);
+      }
+    }
+    if (lane >= lanes) return;
+#pragma unroll
+    for (int k = 0; k < kChannels; ++k) {
+#pragma unroll
+      for (int i = 0; i < kNumbers; ++i)
+        parts[kNhwc ? threadIdx.x / kWarp : 0][i][column * kChannels + k] = numbers[k][i];
+    }
+  }
+
+  // Number i of a channel of the group, over the first `used` parts in their order and the pixels that are folded.
+  __device__ __forceinline__ Acc total(const DistsEntry<T>& layer, int used, int i, int channel) const {
+    Acc sum = 0;
+    for (uint32_t folded = channel; folded < layer.memory_channels; folded += layer.channels) {
+      for (int part = 0; part < used; ++part) sum += parts[part][i][folded];
+    }
+    return sum;
+  }
+};
+
+}  // namespace perceptual_ops
