@@ -22,6 +22,8 @@ ROOMS = {
         "bias_relu_backward",
         "bias_relu_pool",
         "bias_relu_pool_backward",
+        "l2_pool",
+        "l2_pool_backward",
     ),
     "dists": ("dists", "dists_backward"),
     "gram": ("gram", "style", "symmetrise", "gram_gradient"),

@@ -15,6 +15,7 @@ from host.cases_pointwise import WANTED, Layer
 from host.suite_activation import activation_cases, small_activation_cases
 from host.suite_dists import dists_cases, small_dists_cases
 from host.suite_lpips import lpips_cases, small_lpips_cases
+from host.suite_dists import dists_cases, l2_pool_cases, small_dists_cases, small_l2_pool_cases
 
 Shape = tuple[int, ...]
 Layers = tuple[int, list[Layer]]
@@ -93,6 +94,7 @@ def all_cases() -> list[Case]:
         *activation_cases(),
         *lpips_cases(),
         *dists_cases(),
+        *l2_pool_cases(),
     ]
 
 
@@ -110,6 +112,7 @@ def small_cases() -> list[Case]:
         *small_activation_cases(),
         *small_lpips_cases(),
         *small_dists_cases(),
+        *small_l2_pool_cases(),
     ]
 
 

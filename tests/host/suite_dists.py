@@ -1,4 +1,4 @@
-"""Which cases of DISTS run: all of them, or few small ones; see suite.py."""
+"""Which cases of DISTS and its pooling run: all of them, or few small ones; see suite.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from maps import DTYPES
 
 from host import cases_dists as cases
+from host import cases_l2_pool
 from host.cases import Case, named
 from host.cases_dists import Layer
 
@@ -29,6 +30,17 @@ SMALL_LAYERS = [
 MANY_LAYERS = (2, [Layer(("nhwc", "nchw")[number % 2], 1 + number % 5, 4, 2) for number in range(18)])
 FAR_LAYERS = (2, [Layer("nhwc", 16, 1050, 2), Layer("nchw", 3, 2096)])
 
+# (shape, elements before the map, elements between the samples). By packs and, where channels fill none or maps begin
+# between them, by elements; several tiles along both axes, odd and even sides, several groups of channels, one pixel.
+POOLED: list[tuple[tuple[int, ...], int, int]] = [
+    ((2, 16, 19, 35), 0, 16),
+    ((1, 136, 6, 5), 0, 0),
+    ((2, 11, 8, 17), 0, 0),
+    ((2, 8, 5, 18), 1, 3),
+    ((1, 1, 1, 1), 0, 0),
+]
+SMALL_POOLED = [((2, 8, 17, 18), 0, 8), ((2, 11, 9, 4), 0, 5), ((1, 8, 3, 2), 1, 0)]
+
 
 def dists_cases() -> list[Case]:
     return [*_cases(DTYPES, [*LAYERS, MANY_LAYERS], ["x", "y", "xy"]), *_special_cases(DTYPES)]
@@ -41,6 +53,21 @@ def small_dists_cases() -> list[Case]:
         *_cases(dtypes[:1], [MANY_LAYERS], ["x", "y"]),
         *_special_cases(dtypes),
     ]
+
+
+def l2_pool_cases() -> list[Case]:
+    return list(_l2_pool_cases(DTYPES, POOLED))
+
+
+def small_l2_pool_cases() -> list[Case]:
+    return list(_l2_pool_cases([torch.float32, torch.bfloat16], SMALL_POOLED))
+
+
+def _l2_pool_cases(dtypes: list[torch.dtype], maps: list[tuple[tuple[int, ...], int, int]]) -> Iterator[Case]:
+    for dtype, map_ in product(dtypes, maps):
+        yield Case(named("l2_pool", dtype, *map_), partial(cases_l2_pool.l2_pool, dtype, *map_))
+        make = partial(cases_l2_pool.l2_pool_backward, dtype, *map_)
+        yield Case(named("l2_pool_backward", dtype, *map_), make)
 
 
 def _cases(dtypes: list[torch.dtype], inputs: list[tuple[int, list[Layer]]], by: list[str]) -> Iterator[Case]:

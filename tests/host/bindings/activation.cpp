@@ -1,5 +1,6 @@
 // The launchers of a trunk's activations for numpy, with the allocations of csrc/activation/activation_cuda.cpp.
 #include "activation/bias_relu.h"
+#include "activation/l2_pool.h"
 #include "activation/normalize.h"
 #include "activation/pool.h"
 #include "arguments.h"
@@ -139,6 +140,27 @@ py::tuple bias_relu_pool_backward(const std::string& element, const Shape& shape
   return results(memory, changed, terms.maxima);
 }
 
+py::tuple l2_pool(const std::string& element, const Shape& shape, const py::array& x, int64_t before, int64_t stride_x,
+                  uint64_t seed) {
+  Arguments memory(element, seed);
+  const auto [batch, channels, height, width] = shape;
+  void* pooled = memory.elements("pooled", batch * channels * l2_pooled(height) * l2_pooled(width));
+  memory.check(launch_l2_pool(memory.element(), map_shape(shape), memory.at(memory.input("x", x), before), stride_x,
+                              pooled, nullptr));
+  return results(memory, pooled, nullptr);
+}
+
+// The samples of grad and x lie the strides apart; all three maps begin `before` elements into their memory.
+py::tuple l2_pool_backward(const std::string& element, const Shape& shape, const py::array& grad, int64_t stride_grad,
+                           const py::array& x, int64_t stride_x, const py::array& dx, int64_t before, uint64_t seed) {
+  Arguments memory(element, seed);
+  void* changed = memory.changed("dx", dx);
+  memory.check(launch_l2_pool_backward(
+      memory.element(), map_shape(shape), memory.at(memory.input("grad", grad), before), stride_grad,
+      memory.at(memory.input("x", x), before), stride_x, memory.at(changed, before), nullptr));
+  return results(memory, changed, nullptr);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(activation, m) {
@@ -153,4 +175,7 @@ PYBIND11_MODULE(activation, m) {
         "relu"_a, "codes"_a, "seed"_a);
   m.def("bias_relu_pool_backward", &bias_relu_pool_backward, "element"_a, "shape"_a, "window"_a, "x"_a, "before"_a,
         "grad"_a, "codes"_a, "signs"_a, "tap"_a, "below"_a, "factor"_a, "maxima"_a, "seed"_a);
+  m.def("l2_pool", &l2_pool, "element"_a, "shape"_a, "x"_a, "before"_a, "stride_x"_a, "seed"_a);
+  m.def("l2_pool_backward", &l2_pool_backward, "element"_a, "shape"_a, "grad"_a, "stride_grad"_a, "x"_a, "stride_x"_a,
+        "dx"_a, "before"_a, "seed"_a);
 }

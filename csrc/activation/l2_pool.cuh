@@ -1,0 +1,193 @@
+// Kernels of DISTS's pooling. A block makes a tile of the result, or the gradient of what lies under it, of eight packs
+// of channels; a thread one pack. Backward needs grad / pooled of all windows over a pixel, up to four: it makes them
+// once for the tile and its lower and right neighbours, in shared memory, and gathers.
+//
+// Bound by memory: the map is read once, forward writes a quarter of it, backward reads that and writes the map.
+// Windows overlap in the cache, which serves 9 packs where 4 come from memory (backward 13: a third of the windows are
+// the neighbours'). Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread
+// has a window of 144 bytes under way together, 72 KB an SM, where an H200 needs about 25 KB to keep its memory busy,
+// some of it for writing. Shared memory: 11.5 KB a block, backward.
+#pragma once
+
+#include "../common/shared.cuh"
+#include "l2_pool.h"
+#include "window.cuh"
+
+namespace perceptual_ops {
+
+constexpr double kL2PoolEps = 1e-12;
+constexpr int kL2PoolBlocks = 2;  // an SM
+constexpr int kL2Taps = 3;        // of a window along an axis
+constexpr int kL2Units = 8;       // packs of a pixel that a block takes
+constexpr int kL2Rows = 4, kL2Columns = 8;
+static_assert(kL2Rows * kL2Columns * kL2Units == kActivationThreads, "a thread a pack of the result");
+
+struct L2Shape {
+  int64_t stride_x, stride_grad;  // elements from sample to sample
+  int height, width, channels;    // of the map
+  int out_height, out_width;
+  uint32_t tiles_across, tiles;  // of a row, of a sample
+  uint32_t groups;               // of channels
+};
+
+// What one thread makes: kWidth channels of the result at (row, column).
+struct L2Place {
+  uint32_t n;
+  int row, column, channel;
+  int unit, tile_row, tile_column;  // of the block's
+};
+
+// Grid: N * tiles * groups, groups innermost.
+template <int kWidth>
+__device__ __forceinline__ L2Place l2_place(const L2Shape& shape) {
+  const uint32_t tile = blockIdx.x / shape.groups % shape.tiles;
+  const int unit = threadIdx.x % kL2Units, cell = threadIdx.x / kL2Units;
+  const int tile_row = cell / kL2Columns, tile_column = cell % kL2Columns;
+  return {blockIdx.x / shape.groups / shape.tiles,
+          static_cast<int>(tile / shape.tiles_across) * kL2Rows + tile_row,
+          static_cast<int>(tile % shape.tiles_across) * kL2Columns + tile_column,
+          static_cast<int>(blockIdx.x % shape.groups * kL2Units + unit) * kWidth,
+          unit,
+          tile_row,
+          tile_column};
+}
+
+// The pixels of a window, kWidth channels of each.
+template <class T, int kWidth>
+struct L2Window {
+  using Acc = DeviceAccumulator<T>;
+  Pack<T, kWidth> taps[kL2Taps][kL2Taps];
+
+  // That of the result at (row, column); zeros outside of the map.
+  __device__ __forceinline__ void load(const T* x,  // (H, W, C), from the thread's channel on
+                                       const L2Shape& shape, int row, int column) {
+#pragma unroll
+    for (int dy = 0; dy < kL2Taps; ++dy) {
+#pragma unroll
+      for (int dx = 0; dx < kL2Taps; ++dx) {
+        const int y_at = 2 * row + dy - 1, x_at = 2 * column + dx - 1;
+        const bool inside = y_at >= 0 && y_at < shape.height && x_at >= 0 && x_at < shape.width;
+        const int64_t place = (int64_t(y_at) * shape.width + x_at) * shape.channels;
+        taps[dy][dx] = inside ? load_pack<T, kWidth>(x + place) : Pack<T, kWidth>{};
+      }
+    }
+  }
+
+  // The result. Pixel by pixel: the compiler gives each number of a pack that is in use a register of its own.
+  __device__ __forceinline__ void pool(Acc (&result)[kWidth]) const {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) result[k] = Acc(kL2PoolEps);
+#pragma unroll
+    for (int dy = 0; dy < kL2Taps; ++dy) {
+#pragma unroll
+      for (int dx = 0; dx < kL2Taps; ++dx) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          const Acc value = widen(taps[dy][dx].values[k]);
+          result[k] += binomial<Acc>(dy) * binomial<Acc>(dx) * (value * value);
+        }
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) result[k] = sqrt(result[k]);
+  }
+};
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kActivationThreads, kL2PoolBlocks)
+    l2_pool_kernel(const T* __restrict__ x,  // (N, H, W, C)
+                   T* __restrict__ pooled,   // (N, H', W', C)
+                   const L2Shape shape) {
+  const L2Place place = l2_place<kWidth>(shape);
+  if (place.row >= shape.out_height || place.column >= shape.out_width || place.channel >= shape.channels) return;
+  L2Window<T, kWidth> window;
+  window.load(x + place.n * shape.stride_x + place.channel, shape, place.row, place.column);
+  DeviceAccumulator<T> values[kWidth];
+  window.pool(values);
+  Pack<T, kWidth> result;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) result.values[k] = narrow<T>(values[k]);
+  const int64_t pixel = (int64_t(place.n) * shape.out_height + place.row) * shape.out_width + place.column;
+  store_pack(pooled + pixel * shape.channels + place.channel, result);
+}
+
+// grad / pooled of the results of a tile, and of those to its right and below.
+template <class T, int kWidth>
+struct L2Quotients {
+  using Acc = DeviceAccumulator<T>;
+  Acc values[kWidth][kL2Rows + 1][kL2Columns + 1][kL2Units];
+
+  // That at (row, column) of the tile, zeros where there is none; leaves the window of x.
+  __device__ __forceinline__ void make(const T* x, const T* grad, const L2Shape& shape, const L2Place& place, int row,
+                                       int column, L2Window<T, kWidth>& window) {
+    const int out_row = place.row - place.tile_row + row, out_column = place.column - place.tile_column + column;
+    const bool inside = out_row < shape.out_height && out_column < shape.out_width;
+    const int64_t at = (int64_t(out_row) * shape.out_width + out_column) * shape.channels;
+    const auto upstream = inside ? load_pack<T, kWidth>(grad + at) : Pack<T, kWidth>{};
+    window.load(x, shape, out_row, out_column);
+    Acc pooled[kWidth];
+    window.pool(pooled);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      values[k][row][column][place.unit] = inside ? widen(upstream.values[k]) / pooled[k] : Acc(0);
+    }
+  }
+
+  // What the windows over a pixel send there, `dy` below and `dx` right of the middle of the thread's own.
+  __device__ __forceinline__ Acc gathered(const L2Place& place, int k, int dy, int dx) const {
+    const auto along_row = [&](int row) {
+      const Acc here = values[k][row][place.tile_column][place.unit];
+      if (dx == 0) return binomial<Acc>(1) * here;
+      return binomial<Acc>(2) * here + binomial<Acc>(0) * values[k][row][place.tile_column + 1][place.unit];
+    };
+    const Acc here = along_row(place.tile_row);
+    if (dy == 0) return binomial<Acc>(1) * here;
+    return binomial<Acc>(2) * here + binomial<Acc>(0) * along_row(place.tile_row + 1);
+  }
+};
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kActivationThreads, kL2PoolBlocks)
+    l2_pool_backward_kernel(const T* __restrict__ grad,  // (N, H', W', C)
+                            const T* __restrict__ x,     // (N, H, W, C)
+                            T* __restrict__ result,      // (N, H, W, C)
+                            const L2Shape shape) {
+  using Quotients = L2Quotients<T, kWidth>;
+  PO_SHARED(Quotients, quotients);
+  const L2Place place = l2_place<kWidth>(shape);
+  const bool has_channels = place.channel < shape.channels;
+  L2Window<T, kWidth> own;
+  if (has_channels) {
+    const T* of_x = x + place.n * shape.stride_x + place.channel;
+    const T* of_grad = grad + place.n * shape.stride_grad + place.channel;
+    quotients.make(of_x, of_grad, shape, place, place.tile_row, place.tile_column, own);
+    // The neighbours: those to the right from the top on, then those below and the corner.
+    const int neighbour = threadIdx.x / kL2Units;
+    if (neighbour <= kL2Rows + kL2Columns) {
+      const bool right = neighbour < kL2Rows;
+      L2Window<T, kWidth> other;
+      quotients.make(of_x, of_grad, shape, place, right ? neighbour : kL2Rows, right ? kL2Columns : neighbour - kL2Rows,
+                     other);
+    }
+  }
+  __syncthreads();  // the quotients are there
+  if (!has_channels) return;
+#pragma unroll
+  for (int dy = 0; dy < 2; ++dy) {
+#pragma unroll
+    for (int dx = 0; dx < 2; ++dx) {
+      const int row = 2 * place.row + dy, column = 2 * place.column + dx;
+      if (row >= shape.height || column >= shape.width) continue;
+      Pack<T, kWidth> gradient;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const auto value = widen(own.taps[1 + dy][1 + dx].values[k]);
+        gradient.values[k] = narrow<T>(value * quotients.gathered(place, k, dy, dx));
+      }
+      const int64_t pixel = (int64_t(place.n) * shape.height + row) * shape.width + column;
+      store_pack(result + pixel * shape.channels + place.channel, gradient);
+    }
+  }
+}
+
+}  // namespace perceptual_ops
