@@ -85,6 +85,7 @@ TARGETS = {
     "feature_loss_kernel<*": Target(threads=256, blocks=2),
     "lpips_kernel<*, 2>": Target(threads=256, blocks=1),
     "lpips_kernel<*": Target(threads=256, blocks=2),
+    "dists_*kernel<*": Target(threads=256, blocks=2),
     "total_variation_kernel<*": Target(threads=256, blocks=2),
     "normalize_*": Target(threads=256, blocks=4),
     "bias_relu_kernel<*": Target(threads=256, blocks=4),
@@ -96,6 +97,7 @@ TARGETS = {
     "pool_backward_kernel<*Kind)2*": Target(threads=256, blocks=2),
     "pool_backward_kernel<double*": Target(threads=256, blocks=2),
     "pool_backward_kernel<*": Target(threads=256, blocks=3),
+    "l2_pool_*kernel<*": Target(threads=256, blocks=2),
 }
 
 

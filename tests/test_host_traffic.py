@@ -22,7 +22,7 @@ def test_traffic_and_products(measurement: Measurement) -> None:
 
 def test_every_launcher_has_a_row() -> None:
     launchers = set()
-    for room in ("activation", "feature_loss", "gram", "lpips", "total_variation"):
+    for room in ("activation", "dists", "feature_loss", "gram", "lpips", "total_variation"):
         module = load(build("plain"), room)
         # What runs kernels takes the seed of their order.
         launchers |= {name for name, bound in vars(module).items() if "seed: " in (getattr(bound, "__doc__", "") or "")}

@@ -13,9 +13,8 @@ from host import cases_gram, cases_pointwise
 from host.cases import DISTANCES, Case, named
 from host.cases_pointwise import WANTED, Layer
 from host.suite_activation import activation_cases, small_activation_cases
-from host.suite_dists import dists_cases, small_dists_cases
-from host.suite_lpips import lpips_cases, small_lpips_cases
 from host.suite_dists import dists_cases, l2_pool_cases, small_dists_cases, small_l2_pool_cases
+from host.suite_lpips import lpips_cases, small_lpips_cases
 
 Shape = tuple[int, ...]
 Layers = tuple[int, list[Layer]]

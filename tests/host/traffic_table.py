@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from maps import LAYOUTS, random_map
 
-from host import cases_activation, cases_gram, cases_pointwise, traffic_lpips
+from host import cases_activation, cases_gram, cases_pointwise, traffic_dists, traffic_lpips
 from host.cases_activation import Window
 from host.memory import element
 from host.traffic import HEAD, Bytes, Row, Shapes
@@ -281,4 +281,5 @@ ROWS = [
         for window, terms in POOLINGS
     ],
     *traffic_lpips.ROWS,
+    *traffic_dists.ROWS,
 ]
