@@ -16,7 +16,8 @@ from peers import features, peer, state, torchvision_gives
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops import compat
+from perceptual_ops.compat import lpips as drop_in_lpips
+from perceptual_ops.compat import torchmetrics as drop_in_torchmetrics
 
 Check = Callable[[Any], None]
 
@@ -33,7 +34,7 @@ def images(batch: int = 1, size: int = 40, seed: int = 0) -> Tensor:  # in [-1, 
 
 
 def ours() -> nn.Module:
-    return compat.lpips.LPIPS(net="alex", weights=state("alexnet"))
+    return drop_in_lpips.LPIPS(net="alex", weights=state("alexnet"))
 
 
 def theirs(**settings: Any) -> nn.Module:
@@ -115,7 +116,7 @@ def test_memory_of_a_training_step() -> None:
 
 def test_states_do_not_grow() -> None:
     """14: torchmetrics#3267: a metric used as a loss got slower with every step. Settled in torchmetrics since."""
-    metric = compat.torchmetrics.LearnedPerceptualImagePatchSimilarity("alex", weights=state("alexnet"))
+    metric = drop_in_torchmetrics.LearnedPerceptualImagePatchSimilarity("alex", weights=state("alexnet"))
     for seed in range(3):
         x = images(seed=seed).clamp(-1, 1).requires_grad_()
         metric(x, images(seed=9)).backward()
@@ -165,7 +166,7 @@ def test_an_output_may_overshoot() -> None:
 
     settings = {"weights": state("alexnet")}
     check(po.LPIPS("alex", **settings))
-    drop_in = compat.torchmetrics.LearnedPerceptualImagePatchSimilarity
+    drop_in = drop_in_torchmetrics.LearnedPerceptualImagePatchSimilarity
     check(drop_in("alex", check_range=False, **settings))
     with pytest.raises(AssertionError):  # as there, unless asked not to
         check(drop_in("alex", **settings))
@@ -195,7 +196,7 @@ def test_the_same_module_twice() -> None:
         assert torch.equal(first, second)
 
     settings = {"net": "alex", "weights": state("alexnet")}
-    only_ours(check, lambda **more: compat.lpips.LPIPS(**settings, **more), lambda: theirs)
+    only_ours(check, lambda **more: drop_in_lpips.LPIPS(**settings, **more), lambda: theirs)
 
 
 def test_a_module_in_train_mode() -> None:
@@ -210,7 +211,7 @@ def test_a_module_in_train_mode() -> None:
 
 def test_functions_follow_the_images() -> None:
     """34: torchmetrics#2232: the function's network stayed in its own dtype."""
-    score = compat.torchmetrics.learned_perceptual_image_patch_similarity
+    score = drop_in_torchmetrics.learned_perceptual_image_patch_similarity
     pair = [images().double(), images(seed=1).double()]
     found = score(*pair, net_type="alex", weights=state("alexnet"))
     assert found.dtype == torch.float64
