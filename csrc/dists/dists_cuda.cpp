@@ -21,21 +21,6 @@ void check_arguments(const std::vector<Tensor>& features,  // L x (N, C, H, W)
   check_channel_weights(beta, features, "beta");
 }
 
-void check_statistics(const std::vector<Tensor>& statistics,  // L x (N, 6, C)
-                      const std::vector<Tensor>& features) {  // L x (N, C, H, W)
-  check(statistics.size() == features.size(), "statistics: expected ", features.size(), " layers, got ",
-        statistics.size());
-  for (size_t l = 0; l < features.size(); ++l) {
-    const Tensor &numbers = statistics[l], &x = features[l];
-    check(numbers.dim() == 3 && numbers.size(0) == x.size(0) && numbers.size(1) == kDistsStatistics &&
-              numbers.size(2) == x.size(1),
-          "statistics[", l, "]: expected those of the forward pass, (", x.size(0), ", ", kDistsStatistics, ", ",
-          x.size(1), ")");
-    check(numbers.scalar_type() == accumulator_type(x) && numbers.device() == x.device(), "statistics[", l,
-          "]: expected float32 (float64 for float64 features) on the features' device");
-  }
-}
-
 // The layers as the launchers read them, each dense in the layout of its features; holds the copies, if any, alive.
 // Statistics and gradients are for the operators to fill in.
 struct DenseLayers {
