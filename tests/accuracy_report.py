@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from host import cases_gram, cases_pointwise
+from host import cases_dists, cases_gram, cases_pointwise
 from host.build import ROOT, build
 from host.suite import LAYOUTS as HOST_LAYOUTS
 from host.suite import long_cases, small_cases
@@ -65,7 +65,7 @@ def kernels() -> Iterator[tuple[Key, Errors]]:
         assert_accurate(ours, naive, exact)
         seen.append(errors(ours, naive, exact))
 
-    cases_gram.assert_accurate = cases_pointwise.assert_accurate = record
+    cases_dists.assert_accurate = cases_gram.assert_accurate = cases_pointwise.assert_accurate = record
     for case in [*small_cases(), *long_cases([torch.float32, torch.bfloat16, torch.float16], HOST_LAYOUTS[:2], 65536)]:
         launcher, dtype, *rest = case.name.split()
         layout = " ".join(word for word in rest if word in ("sliced", "nchw", "nhwc")) or "dense"
