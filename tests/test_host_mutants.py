@@ -7,12 +7,13 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from host import mutants_activation, mutants_gram, mutants_lpips, mutants_pointwise
+from host import mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise
 from host.mutants import Mutant, build_mutants
 from host.suite import small_cases
 from host.worker import run_apart
 
-MUTANTS = mutants_activation.MUTANTS + mutants_gram.MUTANTS + mutants_lpips.MUTANTS + mutants_pointwise.MUTANTS
+ROOMS = (mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise)
+MUTANTS = [mutant for room in ROOMS for mutant in room.MUTANTS]
 
 
 def outcome(mutant: Mutant, folder) -> str:

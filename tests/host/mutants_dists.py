@@ -1,0 +1,64 @@
+"""Seeded faults in the kernels of DISTS and its pooling; see mutants.py."""
+
+from __future__ import annotations
+
+from host.mutants import GUARD, MISALIGNED, ORDER, VALUES, Mutant
+
+DISTS, SUMS, WALK, GRADIENT = (f"dists/{name}.cuh" for name in ("dists", "sums", "walk", "gradient"))
+LAUNCH, POOL, POOL_LAUNCH = "dists/dists.cu", "activation/l2_pool.cuh", "activation/l2_pool.cu"
+
+# name, launcher, file, what stands there, what the mutant says, how it shows
+MUTANTS = [
+    # statistics and values
+    Mutant("dists: distances from zero", "dists", DISTS,
+           "widen(narrow<T>(sums.total(layer, kPartsOfBlock, z, channel) * share))", "Acc(0)", VALUES),
+    Mutant("dists: origins before their sums are read", "dists", DISTS,
+           "  __syncthreads();  // the origins are there, and their sums no longer needed\n", "",
+           f"{ORDER}|{VALUES}"),
+    Mutant("dists: the last packs left out", "dists", DISTS, "left > 0;", "left > 1;", VALUES),
+    Mutant("dists: one target is a batch", "dists", DISTS, "place.n * layer.stride_y;", "place.n * layer.stride_x;",
+           f"{MISALIGNED}|{VALUES}"),
+    Mutant("dists: folded pixels forgotten", "dists", SUMS,
+           "folded += layer.channels", "folded += layer.memory_channels", VALUES),
+    Mutant("dists: lanes of other channels", "dists", SUMS, "distance = lanes;", "distance = 1;", f"{VALUES}|{ORDER}"),
+    Mutant("dists: chunks run over the end", "dists", WALK, "min(layer.units - begin, layer.chunk)", "layer.chunk",
+           f"{VALUES}|{MISALIGNED}"),
+    Mutant("dists: one slot too few", "dists", DISTS, "chunk < layer.chunks;", "chunk + 1 < layer.chunks;", VALUES),
+    Mutant("dists: slots of the first sample", "dists", DISTS,
+           "int64_t(group) * layer.chunks", "int64_t(place.group) * layer.chunks", f"{VALUES}|{ORDER}"),
+    Mutant("dists: loss before all groups are there", "dists", DISTS,
+           "table.arrived + place.n, table.groups)", "table.arrived + place.n, 1)", f"{VALUES}|{ORDER}"),
+    Mutant("dists: earlier launches forgotten", "dists", DISTS,
+           "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
+    Mutant("dists: NaN has no variance", "dists", DISTS,
+           "found < Acc(0) ? Acc(0) : found", "found > Acc(0) ? found : Acc(0)", VALUES),
+    Mutant("dists: packs wherever maps begin", "dists", LAUNCH,
+           "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && ", "", MISALIGNED),
+    # gradient
+    Mutant("dists backward: numbers of folded channels", "dists_backward", GRADIENT,
+           "channel % layer.channels", "channel", VALUES),
+    Mutant("dists backward: stride of the features", "dists_backward", GRADIENT,
+           "place.n * layer.pixels * layer.channels + walk.first", "place.n * layer.stride_x + walk.first",
+           f"{VALUES}|{GUARD}|{MISALIGNED}"),
+    Mutant("dists backward: targets as features", "dists_backward", GRADIENT,
+           "base_y - by_error * ((x - y - mean[kError]) + ratio", "base_y - by_error * ((x - y - mean[kError]) - ratio",
+           VALUES),
+    Mutant("dists backward: numbers before they are there", "dists_backward", GRADIENT,
+           "  __syncthreads();  // the block's numbers are there\n", "", f"{ORDER}|{VALUES}"),
+    Mutant("dists backward: over the end", "dists_backward", GRADIENT, "      if (i + j >= walk.packs) break;\n", "",
+           f"{VALUES}|{GUARD}|{ORDER}"),
+    # pooling
+    Mutant("l2 pool: windows begin at their middle", "l2_pool", POOL, "2 * row + dy - 1", "2 * row + dy", VALUES),
+    Mutant("l2 pool: the next row over the border", "l2_pool", POOL,
+           "x_at < shape.width;", "x_at <= shape.width;", VALUES),
+    Mutant("l2 pool: samples side by side", "l2_pool", POOL, "x + place.n * shape.stride_x + place.channel, shape",
+           "x + place.n * shape.height * int64_t(shape.width) * shape.channels + place.channel, shape", VALUES),
+    Mutant("l2 pool: packs wherever maps begin", "l2_pool", POOL_LAUNCH,
+           "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && ", "", MISALIGNED),
+    Mutant("l2 pool backward: neighbours to the right forgotten", "l2_pool_backward", POOL,
+           "neighbour <= kL2Rows + kL2Columns", "neighbour > kL2Rows && neighbour <= kL2Rows + kL2Columns", VALUES),
+    Mutant("l2 pool backward: quotients before they are there", "l2_pool_backward", POOL,
+           "  __syncthreads();  // the quotients are there\n", "", f"{ORDER}|{VALUES}"),
+    Mutant("l2 pool backward: windows below the map", "l2_pool_backward", POOL,
+           "inside ? widen(upstream.values[k]) / pooled[k] : Acc(0)", "Acc(1) / pooled[k]", VALUES),
+]  # fmt: skip
