@@ -51,8 +51,11 @@ def test_maps_are_those_of_the_whole(name: str, pooling: str, size: tuple[int, i
 def test_a_tile_brings_no_more_than_its_windows_reach() -> None:
     network, cut = network_of("vgg13", "max")
     shallow = network.layers[: [layer.name for layer in network.layers].index(cut) + 1]
-    tile = tiles_of(shallow, [cut], (512, 512), side=128)[5]
-    assert tile.image[1] == slice(128 - 8, 256 + 6)  # 6 pixels on each side, and a start that is a multiple of 4
+    tiles = tiles_of(shallow, [cut], (512, 512), side=128)
+    assert tiles[5].image[1] == slice(128 - 8, 256 + 6)  # 6 pixels on each side, and a start that is a multiple of 4
+    sizes = {tuple(side.stop - side.start for side in tile.image[1:]) for tile in tiles}
+    assert all(side <= 128 + 8 + 6 + 3 for size in sizes for side in size)
+    assert len(sizes) <= 4  # so that what a convolution prepares for a size serves several
 
 
 def test_where_networks_are_cut() -> None:

@@ -42,7 +42,7 @@ def metric_loss(
     )
     found = []
     with by_hand(output):
-        tiles = entry.tiles(output, names) if measure.is_mean else None
+        tiles = entry.tiles(output, names) if isinstance(measure, Lpips) else None
         shared: dict[str, Tensor] = {}
         if target.shape[0] < output.shape[0] and not tiles:  # one for all, and for all chunks
             features = [name for name in names if name != IMAGE]

@@ -15,13 +15,7 @@ operators = torch.ops.perceptual_ops
 
 
 class Metric(Protocol):
-    """A distance of maps x and y (n, C, H, W), y maybe with a batch of 1; layers by their number.
-
-    Attributes:
-        is_mean: Whether it is a mean over pixels, so that a large map may come in parts.
-    """
-
-    is_mean: bool
+    """A distance of maps x and y (n, C, H, W), y maybe with a batch of 1; layers by their number."""
 
     def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
         """The distance."""
@@ -42,7 +36,6 @@ class Lpips:
     channel_weights: Sequence[Tensor]
     eps: float
     eps_inside: bool
-    is_mean = True
 
     def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         return operators.lpips_distance([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
@@ -54,6 +47,17 @@ class Lpips:
             [x], [y], [self.channel_weights[i]], self.eps, self.eps_inside, grad, by_x, by_y
         )
         return value, *found
+
+    def pixels(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
+        """The distance of each pixel."""
+        return operators.lpips_map([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
+
+    def pixel_gradients(
+        self, i: int, x: Tensor, y: Tensor, grad: Tensor, by_x: bool, by_y: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients of the sum of grad (n, 1, H, W) * distances of pixels by x and y, or none."""
+        settings = [self.channel_weights[i]], self.eps, self.eps_inside
+        return operators.lpips_map_backward([grad], [x], [y], *settings, by_x, by_y)
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         # With e the error of unit vectors and d = sum of |w| e^2, neither |w_c e_c| nor |sum of w e x / length| is more
@@ -73,7 +77,6 @@ class Dists:
 
     alpha: Sequence[Tensor]
     beta: Sequence[Tensor]
-    is_mean = False
 
     def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         return operators.dists_distance([x], [y], [self.alpha[i]], [self.beta[i]])[0]

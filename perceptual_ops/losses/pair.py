@@ -12,8 +12,8 @@ from ..networks.stages import Tap
 from ..networks.tiles import Tile
 from ..networks.trunk import holder, trunk_of
 from .entry import Entry
-from .metrics import Metric
-from .pair_head import PairHead
+from .metrics import Lpips, Metric
+from .pair_head import PairHead, TileHead
 
 IMAGE = "image"  # the name of the images among the layers: DISTS compares them too, as they are
 
@@ -32,16 +32,14 @@ class Pair:
 
     def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> PairHead:
         """What meets the output's maps; the target's are taken over."""
-        return PairHead(
-            self.metric,
-            {layer: i for i, layer in enumerate(self.layers)},
-            self.output.new_ones(self.output.shape[0], dtype=self.entry.wide),
-            self.entry.dtype == torch.float16,
-            targets,
-            self.by_output is not None,
-            self.by_target is not None,
-            tile,
-        )
+        numbers = {layer: i for i, layer in enumerate(self.layers)}
+        ones = self.output.new_ones(self.output.shape[0], dtype=self.entry.wide)
+        scaled = self.entry.dtype == torch.float16
+        wanted = self.by_output is not None, self.by_target is not None
+        if tile is None:
+            return PairHead(self.metric, numbers, ones, scaled, targets, *wanted)
+        assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
+        return TileHead(self.metric, numbers, ones, scaled, targets, *wanted, tile)
 
     def run(self, targets: dict[str, Tensor]) -> Tensor:
         """The distance (L, n) of each layer.

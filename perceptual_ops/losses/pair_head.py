@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..networks.gradient_scale import GradientScale
-from ..networks.tiles import Region, Tile
+from ..networks.tiles import Tile
 from .head import LayerGradients
-from .metrics import Metric
+from .metrics import Lpips, Metric
 
 
 class PairHead:
@@ -24,10 +24,9 @@ class PairHead:
         scaled: Whether gradients are scaled by powers of two, in fp16.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
         by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
-        tile: The part of the image that the maps are of; None: all of it.
 
     Attributes:
-        values: The distance (n) of each layer met; of a tile, its share.
+        values: The distance (n) of each layer met.
         by_output, by_target: The gradients by the maps.
     """
 
@@ -40,60 +39,73 @@ class PairHead:
         targets: dict[str, Tensor],
         by_output: bool,
         by_target: bool,
-        tile: Tile | None = None,
     ) -> None:
         self._metric, self._numbers, self._ones, self._scaled = metric, numbers, ones, scaled
-        self._targets, self._tile = targets, tile
-        self._wants_output, self._wants_target = by_output, by_target
+        self._targets = targets
+        self._wanted = by_output, by_target
         self.values: dict[str, Tensor] = {}
         self.by_output, self.by_target = (LayerGradients(ones, scaled) for _ in range(2))
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes the output's map in, which nobody holds after that."""
-        target = self._targets.pop(layer)
-        if self._tile is None:
-            self._measure(layer, output, target, 1.0, output.shape)
+        i, target = self._numbers[layer], self._targets.pop(layer)
+        if not any(self._wanted):
+            self.values[layer] = self._metric.value(i, output, target)
             return False
-        part = self._tile.part(layer)
-        x, y = output[part], target[part]
-        share = x.shape[2] * x.shape[3] / math.prod(self._tile.size(layer))
-        self._measure(layer, x, y, share, output.shape)
+        scale, bounds = self._scale(i, output, target)
+        value, *found = self._metric.gradients(i, output, target, scale, *self._wanted)
+        self.values[layer] = value
+        self._put(layer, found, scale, bounds)
         return False
 
-    def _measure(self, layer: str, x: Tensor, y: Tensor, share: float, shape: torch.Size) -> None:
-        """Value and gradients of a layer; the gradients lie in maps of `shape`, that of x before it was cropped."""
-        i = self._numbers[layer]
-        wanted = self._wants_output, self._wants_target
-        if not any(wanted):
-            self.values[layer] = share * self._metric.value(i, x, y)
-            return
-        bounds: list[Tensor | None] = [None, None]
-        scale = None
-        if self._scaled:
-            like_x = y.expand_as(x)
-            pairs = zip(((x, like_x), (like_x, x)), wanted, strict=True)
-            bounds = [share * self._metric.bound(i, *pair) if of else None for pair, of in pairs]
-            chosen = GradientScale(self._ones)
-            chosen.choose([bound for bound in bounds if bound is not None], 1.0, 1.0, first=True)
-            scale = chosen.current
-        grad = share * (self._ones if scale is None else scale)
-        value, *found = self._metric.gradients(i, x, y, grad, *wanted)
-        self.values[layer] = share * value
+    def _scale(self, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+        """What gradients are scaled by (n), and the bounds of both (n); None where there is no scale."""
+        if not self._scaled:
+            return None, [None, None]
+        like_x = y.expand_as(x)
+        pairs = zip(((x, like_x), (like_x, x)), self._wanted, strict=True)
+        bounds = [self._metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
+        chosen = GradientScale(self._ones)
+        chosen.choose([bound for bound in bounds if bound is not None], 1.0, 1.0, first=True)
+        return chosen.current, bounds
+
+    def _put(self, layer: str, found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]) -> None:
         for gradients, made, bound in zip((self.by_output, self.by_target), found, bounds, strict=True):
             for gradient in made:
-                gradients.put(layer, self._placed(layer, gradient, shape), scale, bound)
-
-    def _placed(self, layer: str, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient in a map of the tile alone; what the tile brought along has none."""
-        if self._tile is None:
-            return gradient
-        return placed(gradient, self._tile.part(layer), (shape[2], shape[3]))
+                gradients.put(layer, gradient, scale, bound)
 
 
-def placed(x: Tensor, where: Region, size: tuple[int, int]) -> Tensor:  # (n, C, h, w) -> (n, C, H, W)
-    """A map of zeros of `size`, channels_last, with x in it."""
-    whole = torch.empty(
-        (x.shape[0], x.shape[1], *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
-    whole.zero_()[where] = x
-    return whole
+class TileHead(PairHead):
+    """The same of a tile: of its maps only the part counts that is its own, and as a share of the whole image.
+
+    By pixels, so that nothing is cut out of the maps: what the tile brought along has a weight of 0.
+    """
+
+    def __init__(
+        self,
+        metric: Lpips,
+        numbers: Mapping[str, int],
+        ones: Tensor,
+        scaled: bool,
+        targets: dict[str, Tensor],
+        by_output: bool,
+        by_target: bool,
+        tile: Tile,
+    ) -> None:
+        super().__init__(metric, numbers, ones, scaled, targets, by_output, by_target)
+        self._lpips, self._tile = metric, tile
+
+    def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
+        i, target = self._numbers[layer], self._targets.pop(layer)
+        pixels, part = self._lpips.pixels(i, output, target), self._tile.part(layer)
+        share = 1 / math.prod(self._tile.size(layer))
+        self.values[layer] = share * pixels[part].sum((1, 2, 3))
+        if not any(self._wanted):
+            return False
+        scale, bounds = self._scale(i, output, target)
+        weights = torch.zeros_like(pixels)
+        weights[part] = share * (self._ones if scale is None else scale).view(-1, 1, 1, 1)
+        found = self._lpips.pixel_gradients(i, output, target, weights, *self._wanted)
+        # A bound of the mean over the tile is one of the mean over more pixels.
+        self._put(layer, list(found), scale, bounds)
+        return False

@@ -18,7 +18,6 @@ from ..networks.trunk import Tape, holder, trunk_of
 from .entry import Entry
 from .head import LayerGradients
 from .pair import Pair
-from .pair_head import placed
 
 
 @dataclass
@@ -67,7 +66,9 @@ class _Side:
         """Brings the gradient by the map of the cut (n, C, H', W'), scaled as `gradients` say, to the images."""
         scale = gradients.scale.current if gradients.scale else None
         for tile, tape in self.tapes:
-            part = placed(gradient[tile.whole(self.cut)], tile.part(self.cut), tile.own_size(self.cut))
+            size = gradient.shape[0], gradient.shape[1], *tile.own_size(self.cut)
+            part = torch.empty(size, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
+            part.zero_()[tile.part(self.cut)] = gradient[tile.whole(self.cut)]
             bound = None
             if scale is not None:
                 bound = torch.linalg.vector_norm(part, torch.inf, dim=(1, 2, 3), dtype=scale.dtype) / scale
@@ -77,7 +78,7 @@ class _Side:
 
 
 class TiledPair:
-    """Runs a pair up to the pooling `cut` in tiles of `side` pixels, for a metric that is a mean over pixels."""
+    """Runs a pair up to the pooling `cut` in tiles of `side` pixels, for LPIPS."""
 
     def __init__(self, pair: Pair, cut: str, side: int) -> None:
         self._pair = pair

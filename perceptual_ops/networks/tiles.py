@@ -96,18 +96,33 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
     step = math.ceil(length / count / stride) * stride
     starts = range(0, max(1, length - step // 2), step)  # what is left goes to the last
     stops = [*starts[1:], length]
-    return [_span(layers, wanted, length, stride, *ends) for ends in zip(starts, stops, strict=True)]
+    own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    needed = [_needed(layers, wanted, length, stride, rows) for rows in own]
+    # All of one length, as far as the image allows: what a convolution prepares for one serves the others.
+    most = max(last - first for first, last in needed)
+    spans = []
+    for rows, (first, _) in zip(own, needed, strict=True):
+        last = min(first + most, length)
+        begin = max(0, last - most) // stride * stride
+        spans.append(_span(layers, length, begin, last, rows))
+    return spans
 
 
-def _span(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int, start: int, stop: int) -> Span:
-    """The span whose own pixels are those from start to stop; both are multiples of the stride, but for the end."""
-    lengths = _lengths(layers, length)
-    scales = list(itertools.accumulate(layers, lambda scale, layer: scale * _window(layer)[0], initial=1))
-    own = {}
-    for layer, end, scale in zip(layers, lengths[1:], scales[1:], strict=True):
-        own[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
+def _own(layers: Sequence[Layer], length: int, start: int, stop: int) -> dict[str, slice]:
+    """What belongs of each layer to the pixels from start to stop, multiples of the stride but for the image's end."""
+    found, scale = {}, 1
+    for layer, end in zip(layers, _lengths(layers, length)[1:], strict=True):
+        scale *= _window(layer)[0]
+        found[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
+    return found
+
+
+def _needed(
+    layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int, own: Mapping[str, slice]
+) -> tuple[int, int]:
+    """The pixels that the wanted layers' own parts are made of; the first is a multiple of the stride."""
     first = last = None  # what is needed of the map below, from the deepest layer to the image
-    for layer, end in zip(reversed(layers), reversed(lengths[:-1]), strict=True):
+    for layer, end in zip(reversed(layers), reversed(_lengths(layers, length)[:-1]), strict=True):
         if layer.name in wanted:
             rows = own[layer.name]
             first = rows.start if first is None else min(first, rows.start)
@@ -116,12 +131,16 @@ def _span(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: 
             step, before, after = _window(layer)
             first, last = max(0, first * step - before), min(end, (last - 1) * step + after + 1)
     assert first is not None and last is not None, "a layer is wanted"
-    begin = first // stride * stride  # or the windows of the tile would not be those of the image
-    part = {
-        layer.name: slice(own[layer.name].start - begin // scale, own[layer.name].stop - begin // scale)
-        for layer, scale in zip(layers, scales[1:], strict=True)
-    }
-    both = zip(lengths[1:], _lengths(layers, last - begin)[1:], strict=True)
+    return first // stride * stride, last  # or the windows of the tile would not be those of the image
+
+
+def _span(layers: Sequence[Layer], length: int, begin: int, last: int, own: Mapping[str, slice]) -> Span:
+    part, scale = {}, 1
+    for layer in layers:
+        scale *= _window(layer)[0]
+        rows = own[layer.name]
+        part[layer.name] = slice(rows.start - begin // scale, rows.stop - begin // scale)
+    both = zip(_lengths(layers, length)[1:], _lengths(layers, last - begin)[1:], strict=True)
     return Span(slice(begin, last), own, part, dict(zip(own, both, strict=True)))
 
 
