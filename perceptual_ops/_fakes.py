@@ -86,6 +86,14 @@ def register_fakes() -> None:
         )
         return style, content, [torch.empty_like(x) for x in features]
 
+    _register_total_variation()
+    _register_metrics()
+    _register_activation()
+
+
+def _register_total_variation() -> None:
+    fake = torch.library.register_fake
+
     @fake("perceptual_ops::total_variation")
     def _(x, kind):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x))
@@ -97,9 +105,6 @@ def register_fakes() -> None:
     @fake("perceptual_ops::total_variation_with_gradient")
     def _(x, kind, grad=None):
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
-
-    _register_metrics()
-    _register_activation()
 
 
 def _register_metrics() -> None:

@@ -54,3 +54,9 @@ def library() -> None:
 @pytest.fixture(params=["native", "reference"])
 def backend(request: pytest.FixtureRequest, device: str) -> str:
     return request.getfixturevalue("native") if request.param == "native" else "reference"
+
+
+@pytest.fixture
+def on_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `metrics` makes is made on each device."""
+    monkeypatch.setattr("metrics.DEVICE", device)

@@ -13,13 +13,15 @@ Metric = po.LPIPS | po.DISTS
 
 METRICS = ("alex", "vgg16", "dists")
 
+DEVICE = "cpu"  # where pictures and metrics are made; the fixture `on_device` changes it
+
 
 def pictures(batch: int, height: int = 48, width: int = 53, seed: int = 0) -> Tensor:
     """Smooth random images in [0, 1], so that a pair of them is neither equal nor unlike."""
     coarse = torch.rand((batch, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
     noise = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(seed + 100))
-    return 0.8 * smooth + 0.2 * noise
+    return (0.8 * smooth + 0.2 * noise).to(DEVICE)
 
 
 @cache
@@ -37,7 +39,7 @@ def make(name: str, **settings: object) -> Metric:
     """A metric with random weights of the trunk, official numbers, and images in [0, 1]."""
     settings = {"input_range": (0.0, 1.0)} | settings
     settings.setdefault("weights", trunk_weights(name))
-    return po.DISTS(**settings) if name == "dists" else po.LPIPS(name, **settings)
+    return (po.DISTS(**settings) if name == "dists" else po.LPIPS(name, **settings)).to(DEVICE)
 
 
 def numbers(metric: Metric, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -47,13 +49,13 @@ def numbers(metric: Metric, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 def features(metric: Metric, images: Tensor) -> list[Tensor]:
     """By the network alone, of images in [0, 1] in the network's dtype."""
     network = metric._network
-    mean, std = (torch.tensor(values, dtype=images.dtype).view(3, 1, 1) for values in (network.mean, network.std))
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
     layers = [layer for layer in metric.layers if layer != "image"]
     return list(network.features((images - mean) / std, layers).values())
 
 
 def naive_lpips(metric: po.LPIPS, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) twice -> (N)
-    total = torch.zeros(x.shape[0], dtype=x.dtype)
+    total = x.new_zeros(x.shape[0])
     for f, g, w in zip(features(metric, x), features(metric, y), numbers(metric, x.dtype), strict=True):
         f, g = (z / (z.square().sum(1, keepdim=True).sqrt() + 1e-10) for z in (f, g))
         total = total + (w.view(1, -1, 1, 1) * (f - g).square()).sum(1).mean((1, 2))
@@ -62,7 +64,7 @@ def naive_lpips(metric: po.LPIPS, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, 
 
 def naive_dists(metric: po.DISTS, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) twice -> (N)
     found = numbers(metric, x.dtype)
-    score = torch.zeros(x.shape[0], dtype=x.dtype)
+    score = x.new_zeros(x.shape[0])
     triples = zip([x, *features(metric, x)], [y, *features(metric, y)], found[:6], found[6:], strict=True)
     for f, g, alpha, beta in triples:
         f, g = f.flatten(2), g.flatten(2)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import metrics
 import pytest
 import torch
 from metrics import METRICS, Metric, make, naive, pictures
 from torch import Tensor
 
 from perceptual_ops.losses import chunks
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 UPSTREAM = torch.tensor([1.0, -2.5, 0.75, 3.0])
 
@@ -28,6 +31,11 @@ def errors(found: Result, exact: Result) -> list[float]:
     """For each the distance over the exact length."""
     lengths = [(a.double() - b.double()).norm() / b.double().norm() for a, b in zip(found, exact, strict=True)]
     return [length.item() for length in lengths]
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    for device in ("CPU", "GPU"):
+        monkeypatch.setattr(chunks, f"{device}_PIXELS", pixels)
 
 
 def close(found: Result, exact: Result, tolerance: float) -> None:
@@ -94,7 +102,7 @@ def test_tiles_change_nothing(
     lean, autograd = (make(network, engine=engine, **settings).double() for engine in ("lean", "autograd"))
     x, y = pictures(batch, *size).double(), pictures(batch, *size, seed=1).double()
     whole, expected = gradients(lean, x, y), gradients(autograd, x, y)
-    monkeypatch.setattr(chunks, "CPU_PIXELS", 2 * 24 * 24)
+    small_tiles(monkeypatch, 2 * 24 * 24)
     tiled = gradients(lean, x, y)
     assert not torch.equal(tiled[1], whole[1])  # another order of sums: they were run in tiles
     close(tiled, expected, 1e-10)
@@ -108,7 +116,7 @@ def test_tiles_change_nothing(
 @pytest.mark.parametrize("name", METRICS)
 def test_fp32_within_twice_the_worst_naive_run(name: str, tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if tiled:
-        monkeypatch.setattr(chunks, "CPU_PIXELS", 32 * 32)
+        small_tiles(monkeypatch, 32 * 32)
     x, y = pictures(2, 71, 83), pictures(2, 71, 83, seed=1)
     metric = make(name)
     exact = exact_of(metric, x, y)
@@ -130,7 +138,7 @@ def test_sixteen_bits_within_twice_autograd(
     exact = exact_of(lean, x, y)
     rival = errors(gradients(autograd, x, y), exact)
     if tiled:
-        monkeypatch.setattr(chunks, "CPU_PIXELS", 24 * 24)
+        small_tiles(monkeypatch, 24 * 24)
     for ours, theirs in zip(errors(gradients(lean, x, y), exact), rival, strict=True):
         assert ours <= 2 * theirs + 4 * torch.finfo(dtype).eps
 
@@ -147,7 +155,7 @@ def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
 
 
 def flat(value: float) -> Tensor:
-    return torch.full((1, 3, 40, 40), value)
+    return torch.full((1, 3, 40, 40), value, device=metrics.DEVICE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -187,7 +195,7 @@ def test_layers_and_maps_add_up(network: str) -> None:
     maps, of_layers = spatial(x, y, return_layers=True)
     assert maps.shape == (2, 1, 65, 70)
     torch.testing.assert_close(torch.stack(of_layers).sum(0), maps)
-    weights = torch.rand(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(3))
+    weights = torch.rand(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(3)).to(maps)
     reference = make(network, spatial=True, backend="reference").double()
     results = [
         torch.autograd.grad((weights * measure(leaf, y)).sum(), leaf)[0]

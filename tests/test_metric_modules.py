@@ -12,6 +12,9 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import perceptual_ops as po
+from perceptual_ops.losses import chunks
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 metrics = pytest.mark.parametrize("name", METRICS)
 
@@ -46,7 +49,7 @@ def test_follows_its_module(name: str) -> None:
     assert all(number.dtype == torch.float32 for number in back._kept["numbers"])
     torch.testing.assert_close(back(x, y), exact.float(), rtol=0.05, atol=1e-3)
     torch.testing.assert_close(metric(x, y).double(), exact, rtol=1e-5, atol=1e-7)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         autocast = metric(x, y)
     assert torch.equal(autocast, make(name, compute_dtype=torch.bfloat16)(x, y))
     assert torch.equal(metric(x, y), metric(x, y))
@@ -111,12 +114,33 @@ def test_versions_and_linear_weights() -> None:
         ({"eps": 0.0}, "eps: expected a number above 0"),
         ({"input_range": (1, 0)}, "input_range: expected low < high"),
         ({"engine": "fast"}, "engine: expected one of 'lean', 'autograd'"),
+        ({"mean": 0.5}, "mean: expected three finite numbers, one per channel, got 0.5"),
+        ({"std": (torch.nan, 1, 1)}, "std: expected three finite numbers"),
+        ({"weights": "stlpips", "version": "0.0"}, 'version: expected "0.1" with weights="stlpips"'),
         ({"chunk_size": 0}, "chunk_size: expected None or a whole number above 0"),
     ],
 )
 def test_settings_that_are_refused(arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises((TypeError, ValueError)) as raised:
         po.LPIPS(**({"weights": "random"} | arguments))
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"weights": "stlpips"}, "weights: expected those of a VGG16 without blur"),
+        ({"alpha_beta": {"alpha": torch.zeros(1475), "beta": torch.zeros(1475)}}, "alpha_beta: expected numbers whose"),
+        (
+            {"alpha_beta": {"alpha": torch.full((1475,), torch.nan), "beta": torch.zeros(1475)}},
+            "must hold finite numbers",
+        ),
+    ],
+    ids=["blurred", "zeros", "nan"],
+)
+def test_numbers_of_dists_that_are_refused(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        make("dists", **arguments)
     assert sentence in str(raised.value)
 
 
@@ -139,7 +163,7 @@ def test_images_that_are_refused(name: str) -> None:
 @pytest.mark.parametrize(("name", "smallest"), [("alex", 31), ("vgg16", 16), ("squeeze", 17), ("dists", 1)])
 def test_the_smallest_image(name: str, smallest: int) -> None:
     metric = make(name)
-    x = torch.rand(1, 3, smallest, smallest)
+    x = pictures(1, smallest, smallest)
     assert metric(x, x.flip(3)).isfinite()
     if smallest > 1:
         with pytest.raises(ValueError, match=f"output: expected at least {smallest} x {smallest} pixels for"):
@@ -178,9 +202,13 @@ def test_nothing_but_the_image_gradients_is_kept(name: str, library: None) -> No
 
 
 @metrics
-def test_compiles_whole(name: str, library: None) -> None:
+@pytest.mark.parametrize("tiled", [False, True])
+def test_compiles_whole(name: str, tiled: bool, library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiled:
+        for device in ("CPU", "GPU"):
+            monkeypatch.setattr(chunks, f"{device}_PIXELS", 24 * 24)
     metric = make(name)
-    body = torch.nn.Conv2d(3, 3, 3, padding=1)
+    body = torch.nn.Conv2d(3, 3, 3, padding=1).to(pictures(1).device)
     counter = CompileCounterWithBackend("aot_eager")
 
     def step(x: Tensor) -> Tensor:
@@ -208,7 +236,7 @@ def test_the_operator_keeps_its_contract(name: str, library: None) -> None:
 def test_parts_of_a_model() -> None:
     """In a model under training: nothing reaches its optimizer or checkpoint, and the gradient reaches the model."""
     model = torch.nn.Module()
-    model.body, model.criterion = torch.nn.Conv2d(3, 3, 1), make("alex", reduction="mean")
+    model.body, model.criterion = torch.nn.Conv2d(3, 3, 1).to(pictures(1).device), make("alex", reduction="mean")
     assert [name for name, _ in model.named_parameters()] == ["body.weight", "body.bias"]
     x, y = pictures(2), pictures(2, seed=1)
     model.criterion(model.body(x), y).backward()

@@ -177,15 +177,17 @@ def test_dists_weights_from_elsewhere(tmp_path: Path) -> None:
 
 def test_dists_weights_that_do_not_fit(tmp_path: Path) -> None:
     numbers = torch.rand(1475)
-    with pytest.raises(ValueError, match=r"^what was passed as weights lacks beta$"):
+    with pytest.raises(ValueError, match=r"^what was passed as alpha_beta lacks beta$"):
         dists_weights({"alpha": numbers})
     with pytest.raises(ValueError, match=r"alpha in .* must be a float tensor of shape \(1, 1475, 1, 1\), got .*1474"):
         dists_weights({"alpha": numbers[1:], "beta": numbers})
-    with pytest.raises(TypeError, match="what was passed as weights must be a state dict with alpha and beta, got int"):
+    with pytest.raises(
+        TypeError, match="what was passed as alpha_beta must be a state dict with alpha and beta, got int"
+    ):
         dists_weights(3)  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match="weights: there is no file at "):
+    with pytest.raises(FileNotFoundError, match="alpha_beta: there is no file at "):
         dists_weights(tmp_path / "no.pt")
-    with pytest.raises(ValueError, match=r"weights must be None, a path that ends with .*, got 'official'"):
+    with pytest.raises(ValueError, match=r"alpha_beta must be None, a path that ends with .*, got 'official'"):
         dists_weights("official")
 
 

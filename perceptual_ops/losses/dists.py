@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,12 +60,22 @@ class DISTS(MetricLoss):
         engine: str = "lean",
         backend: str = "auto",
     ) -> None:
+        if isinstance(weights, str) and weights == "stlpips":
+            raise ValueError(
+                'weights: expected those of a VGG16 without blur, such as "imagenet", since DISTS has a pooling of its '
+                'own; got "stlpips"'
+            )
         with torch.inference_mode(False):  # or it could not serve in training later
             trunk = load_network("vgg16", weights, layers=LAYERS, pooling="l2")
             alpha, beta = dists_weights(alpha_beta)
             numbers = [number.double() for number in (*alpha, *beta)]
             if normalize_weights:
                 total = torch.cat(numbers).sum()
+                if not 0 < total.item() < math.inf:
+                    raise ValueError(
+                        f"alpha_beta: expected numbers whose sum is above 0 to divide by, got {total.item()}; pass "
+                        "normalize_weights=False to take them as they are"
+                    )
                 numbers = [number / total for number in numbers]
         super().__init__(
             trunk, [IMAGE, *LAYERS], numbers, trunk.mean if mean is None else mean, trunk.std if std is None else std,
@@ -98,7 +109,9 @@ class DISTS(MetricLoss):
 
     def _in_unit_range(self, images: Tensor) -> Tensor:
         low, high = self.input_range
-        return images if (low, high) == (0.0, 1.0) else (images - low) / (high - low)
+        if (low, high) == (0.0, 1.0):
+            return images
+        return (images.to(checks.accumulator_dtype(images)) - low) / (high - low)
 
     def _distance(self, layers: slice, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
         numbers = self._numbers(checks.accumulator_dtype(xs[0]))

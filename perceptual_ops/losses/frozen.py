@@ -206,9 +206,12 @@ def checked_range(input_range: Iterable[float]) -> tuple[float, float]:
 def _three_numbers(name: str, values: Sequence[float] | None, default: float) -> list[float]:
     if values is None:
         return [default] * 3
-    numbers = [float(value) for value in values]
+    try:
+        numbers = [checks.check_number(name, float(value)) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != 3:
-        raise ValueError(f"{name}: expected three numbers, one per channel, got {values!r}")
+        raise ValueError(f"{name}: expected three finite numbers, one per channel, got {values!r}")
     return numbers
 
 

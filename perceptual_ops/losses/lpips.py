@@ -78,7 +78,9 @@ class LPIPS(MetricLoss):
     ) -> None:
         checks.check_choice("network", network, tuple(TRUNKS))
         checks.check_choice("version", version, LPIPS_VERSIONS)
-        self_eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
+        eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
+        if version != "0.1" and isinstance(weights, str) and weights == "stlpips":
+            raise ValueError(f'version: expected "0.1" with weights="stlpips", whose input it is; got {version!r}')
         name, channels = TRUNKS[network]
         with torch.inference_mode(False):  # or it could not serve in training later
             trunk = load_network(name, weights, layers=channels)
@@ -90,7 +92,7 @@ class LPIPS(MetricLoss):
             input_range, reduction, compute_dtype, chunk_size, engine, backend,
         )  # fmt: skip
         self.spatial = spatial
-        self.eps, self.eps_inside = self_eps, eps_inside
+        self.eps, self.eps_inside = eps, eps_inside
 
     def extra_repr(self) -> str:
         return f"network={self._network.name}, spatial={self.spatial}, reduction={self.reduction!r}"

@@ -88,12 +88,12 @@ def dists_weights(source: DistsSource) -> tuple[list[Tensor], list[Tensor]]:
         FileNotFoundError: no file at the path.
     """
     state: object = source
-    origin = "what was passed as weights"
+    origin = "what was passed as alpha_beta"
     if source is None:
         path = _DATA / "dists.pt"
         state, origin = read_checkpoint(path, _REINSTALL), str(path)
     elif isinstance(source, str | os.PathLike):
-        path = checked_path("weights", source, "None")
+        path = checked_path("alpha_beta", source, "None")
         state, origin = read_checkpoint(path, OTHER_FILE), str(path)
     if not isinstance(state, Mapping):
         raise TypeError(f"{origin} must be a state dict with alpha and beta, got {type(state).__name__}")
@@ -146,4 +146,6 @@ def _numbers(name: str, value: object, count: int, origin: str) -> Tensor:
             f"{name} in {origin} must be a float tensor of shape (1, {count}, 1, 1), "
             f"got {value.dtype} {tuple(value.shape)}"
         )
+    if not value.isfinite().all():
+        raise ValueError(f"{name} in {origin} must hold finite numbers, got NaN or inf")
     return value.detach().to("cpu", torch.float32, copy=True).flatten()
