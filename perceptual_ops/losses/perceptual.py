@@ -29,8 +29,9 @@ class PerceptualLoss(FrozenLoss):
     "l2_squared" on the image in [0, 1].
 
     Args:
-        network: "vgg11", "vgg13", "vgg16", "vgg19", or any module: a network of `load_network`, or your own, whose
-            features are taken by submodule name (see `networks.ModuleFeatures`). A module is copied and frozen.
+        network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1", or any module: a network of
+            `load_network`, or your own, whose features are taken by submodule name (see `networks.ModuleFeatures`). A
+            module is copied and frozen.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
         content_weight, style_weight, tv_weight: Weights of the parts.
@@ -48,8 +49,8 @@ class PerceptualLoss(FrozenLoss):
         engine: "lean" makes the gradient by the images in the forward, keeps nothing else, and multiplies it by the
             upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a gradient
             that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary autograd,
-            with the memory that takes, and has derivatives of every order. Your own module, and the reference where
-            the compiled operators cannot run, always take that way.
+            with the memory that takes, and has derivatives of every order. SqueezeNet, your own
+            module, and the reference where the compiled operators cannot run, always take that way.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: the network's own; ImageNet's for a
             network by name, none for your own module.
