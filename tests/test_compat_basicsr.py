@@ -150,6 +150,12 @@ def test_no_gradient_flows_to_the_target() -> None:
     assert not both()[0](x, gt)[0].requires_grad
 
 
+@pytest.mark.parametrize("settings", [{}, {"style_weight": 1.0}], ids=str)
+def test_images_that_are_no_tensors(settings: dict[str, float]) -> None:
+    with pytest.raises(TypeError, match="gt: expected a tensor of images"):
+        both(**settings)[0](pairs()["photograph"][0], None)
+
+
 def test_losses_without_weight() -> None:
     ours, _ = both(perceptual_weight=0.0)
     assert ours(*pairs()["photograph"]) == (None, None)

@@ -66,6 +66,18 @@ def test_values_alone() -> None:
     assert mean.requires_grad
 
 
+def test_a_batch_of_no_images() -> None:
+    nothing = torch.empty(0, 3, 36, 36)
+    ours, _ = both()
+    assert ours(nothing, nothing, batch_average=True) == 0
+    assert ours(nothing, nothing).shape == (0,)
+
+
+def test_images_that_are_no_tensors() -> None:
+    with pytest.raises(TypeError, match="y: expected a tensor of images"):
+        both()[0](pairs()["photograph"][0], None)
+
+
 def test_the_same_picture_has_no_distance() -> None:
     ours, theirs = both()
     x, _ = pairs()["photograph"]

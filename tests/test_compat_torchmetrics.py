@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from maps import assert_accurate
 from peers import (
     assert_equal,
     assert_frozen,
@@ -21,7 +19,6 @@ from peers import (
     hub_cache,
     pairs,
     peer,
-    run,
     state,
     torchvision_gives,
 )
@@ -188,6 +185,46 @@ def test_ranges(normalize: bool, low: float, high: float, message: str) -> None:
     LPIPS(normalize=normalize, weights=state("alexnet"), check_range=False).update(x, y)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_batch_that_is_refused_changes_nothing(reduction: str) -> None:
+    ours, _ = both(reduction=reduction)
+    x, y = case("batch")
+    ours.update(x, y)
+    expected = ours.compute()
+    with pytest.raises(ValueError, match="img2: expected values in"):
+        ours(x, y - 3)
+    assert_equal(ours.compute(), expected)
+    ours.update(x.clone().requires_grad_(), y)
+    assert not ours.compute().requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")  # torchmetrics' own
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nothing_to_compute(reduction: str) -> None:
+    ours, _ = both(reduction=reduction)
+    with pytest.raises(RuntimeError, match="compute: expected image pairs first, got none"):
+        ours.compute()
+    nothing = torch.empty(0, 3, 36, 36)
+    assert not ours(nothing, nothing).any()
+    ours.update(*case("photograph"))
+    ours.update(nothing, nothing)
+    assert ours.compute() == both(reduction=reduction)[0](*case("photograph"))
+
+
+def test_images_that_are_no_tensors() -> None:
+    y = case("photograph", normalize=True)[1]
+    similarity = torchmetrics.learned_perceptual_image_patch_similarity
+    structure = torchmetrics.deep_image_structure_and_texture_similarity
+    for name, call in {
+        "img2": lambda: both()[0](y, None),
+        "target": lambda: DISTS(weights=state("vgg16")).update(y, None),
+        "img1": lambda: similarity(None, y, weights=state("alexnet")),
+        "preds": lambda: structure(None, y, weights=state("vgg16")),
+    }.items():
+        with pytest.raises(TypeError, match=f"{name}: expected a tensor of images"):
+            call()
+
+
 def test_no_upper_end_without_normalize() -> None:
     x, y = case("photograph")
     difference(*both(), 1.5 + x, y, set_input_map).check()
@@ -202,39 +239,6 @@ def test_wrong_arguments() -> None:
         LPIPS(normalize=1, weights="random")
     with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'sum'; got 'none'"):
         DISTS("none", weights="random")
-
-
-# ---- DISTS; torchmetrics' runs in fp32 only ----
-
-
-def test_dists() -> None:
-    functional = peer("torchmetrics.functional.image.dists")
-    ours = DISTS(weights=state("vgg16"))
-    theirs = peer("torchmetrics.image.dists").DeepImageStructureAndTextureSimilarity()
-    x, y = pairs()["batch"]
-    with torchvision_gives(vgg16=features("vgg16")):
-        (value, gradient), (expected, naive) = (run(metric, x, y) for metric in (ours, theirs))
-        exact = functional.DISTSNetwork().double()
-        for metric in (ours, theirs):
-            metric.update(*pairs()["photograph"])
-        torch.testing.assert_close(ours.compute(), theirs.compute().detach(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
-    call = lambda network, x, y: network(x, y, require_grad=True).mean()  # noqa: E731
-    assert_accurate(gradient, naive, run(exact, x.double(), y.double(), call)[1])
-
-
-def test_dists_as_a_function() -> None:
-    theirs = peer("torchmetrics.functional.image.dists").deep_image_structure_and_texture_similarity
-    ours = torchmetrics.deep_image_structure_and_texture_similarity
-    with torchvision_gives(vgg16=features("vgg16")), torch.no_grad():
-        for name, reduction in (("batch", None), ("batch", "sum"), ("photograph", "none")):
-            pair = pairs()[name]
-            value, expected = ours(*pair, reduction, weights=state("vgg16")), theirs(*pair, reduction)
-            torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
-
-
-def test_dists_is_frozen() -> None:
-    assert_frozen(DISTS("sum", weights=state("vgg16")))
 
 
 # ---- the function ----
@@ -263,41 +267,3 @@ def test_function(tmp_path: Path) -> None:
     assert gradient.any()
     with pytest.raises(ValueError, match="img1: expected values in"):
         ours(3 * double[0], double[1])
-
-
-# ---- without torchmetrics ----
-
-
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """compat.torchmetrics as it is where torchmetrics is not installed."""
-    names = ["perceptual_ops.compat._metric", "perceptual_ops.compat.torchmetrics"]
-    monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr("perceptual_ops.compat.torchmetrics", None)  # restores the package's attribute, too
-    return importlib.import_module(names[1])
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_without_torchmetrics(plain: Any, reduction: str) -> None:
-    ours, full = (
-        module.LearnedPerceptualImagePatchSimilarity(reduction=reduction, weights=state("alexnet"))
-        for module in (plain, torchmetrics)
-    )
-    assert type(ours).__mro__[2].__name__ == "PlainMetric"
-    for metric in (ours, full):
-        metric.update(*case("batch"))
-    torch.testing.assert_close(run(ours, *case("photograph")), run(full, *case("photograph")))
-    torch.testing.assert_close(ours.compute(), full.compute())
-    assert not ours.compute().requires_grad
-    ours.double().update(*[images.double() for images in case("flat")])
-    torch.testing.assert_close(ours.compute(), ours.to("cpu").compute())
-    ours.reset()
-    full.reset()
-    for metric in (ours.float(), full):
-        metric.update(*case("flat"))
-    torch.testing.assert_close(ours.compute(), full.compute())
-    assert_frozen(ours)
-    with pytest.raises(TypeError, match="sync_on_compute: expected no such argument without torchmetrics"):
-        plain.LearnedPerceptualImagePatchSimilarity(sync_on_compute=False, weights="random")

@@ -95,9 +95,10 @@ class PerceptualLoss(nn.Module):
             x: Images (N, 3, H, W); the gradient flows to them.
             gt: Their targets, of the same shape; no gradient flows to them.
         """
-        gt = gt.detach()
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
+        x, gt = (self._loss._images(name, images, self.layer_weights) for name, images in (("x", x), ("gt", gt)))
+        gt = gt.detach()
         if self._is_whole:
             return self._both(x, gt)
         if self.perceptual_weight > 0:
@@ -107,9 +108,9 @@ class PerceptualLoss(nn.Module):
     def _both(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Every loss asked for, of one pass of the network over x and one over gt."""
         layers, loss = list(self.layer_weights), self._loss
-        maps = loss._features(loss._images("x", x, layers), layers)
+        maps = loss._features(x, layers)
         with torch.no_grad():  # the same way as x, so that an x like gt is at 0, where a norm is steep
-            targets = loss._features(loss._images("gt", gt, layers), layers)
+            targets = loss._features(gt, layers)
         perceptual = style = None
         if self.perceptual_weight > 0:
             perceptual = self.perceptual_weight * self._total(maps, targets)

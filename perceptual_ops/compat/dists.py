@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import _checks as checks
 from ..losses import DISTS as _DISTS
 from ..networks import DISTS_CHANNELS
 from ..networks.metric_weights import DistsSource
 from ..networks.weights import WeightSource
+from ._images import check_images
 
 
 class DISTS(nn.Module):
@@ -53,8 +55,9 @@ class DISTS(nn.Module):
         Args:
             x, y: Images (N, 3, H, W).
             require_grad: Whether gradients flow to the images that require them.
-            batch_average: Whether to return the mean over the batch.
+            batch_average: Whether to return the mean over the batch; that of a batch of 0 is 0.
         """
+        check_images(self._loss, x=x, y=y)
         with torch.set_grad_enabled(require_grad and torch.is_grad_enabled()):
             distance = self._loss(x, y)
-        return distance.mean() if batch_average else distance.squeeze()
+        return checks.reduce(distance, "mean") if batch_average else distance.squeeze()

@@ -12,6 +12,7 @@ from .. import _checks as checks
 from ..losses import DISTS, LPIPS
 from ..networks.metric_weights import DistsSource, LinearSource
 from ..networks.weights import WeightSource
+from ._images import check_images
 from ._metric import Metric
 
 NETWORKS = {"alex": "alex", "vgg": "vgg16", "squeeze": "squeeze"}
@@ -47,16 +48,29 @@ class _ImageMetric(Metric):
             self.add_state("all_scores", [], dist_reduce_fx="cat")
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The value of this batch, with a gradient, and `update` with it."""
-        value = super().forward(*args, **kwargs)
+        """The value of this batch, with a gradient, and `update` with it; a batch refused leaves all as it was."""
+        before = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        try:
+            value = super().forward(*args, **kwargs)
+        except BaseException:
+            vars(self).update(before)  # it begins with a reset
+            raise
         if "all_scores" in self._defaults:
             self.all_scores = [scores.detach() for scores in self.all_scores]
         return value
 
     def compute(self) -> Tensor:
-        """The reduction of the scores of all batches since the last reset."""
-        if self.reduction in ("mean", "sum"):
-            found = self.sum_scores / self.total if self.reduction == "mean" else self.sum_scores
+        """The reduction of the scores of all batches since the last reset; the mean of batches of 0 is 0.
+
+        Raises:
+            RuntimeError: There was no `update`.
+        """
+        is_list = self.reduction not in ("mean", "sum")
+        # After a gathering the other processes may have scores that this one has not.
+        if not self.update_called and not (len(self.all_scores) if is_list else self.total):
+            raise RuntimeError("compute: expected image pairs first, got none since the last reset; call update")
+        if not is_list:
+            found = self.sum_scores / self.total.clamp(min=1) if self.reduction == "mean" else self.sum_scores
             return found.to(self._score_dtype)
         # A list before and a tensor after the scores of several processes were gathered.
         scores = self.all_scores if isinstance(self.all_scores, Tensor) else torch.cat(self.all_scores)
@@ -74,7 +88,8 @@ class _ImageMetric(Metric):
 class LearnedPerceptualImagePatchSimilarity(_ImageMetric):
     """torchmetrics' `LearnedPerceptualImagePatchSimilarity`: LPIPS with 1e-8 inside the root of a pixel's length.
 
-    A `torchmetrics.Metric` where torchmetrics can be imported, else a module with update, compute, reset and forward.
+    A `torchmetrics.Metric` where torchmetrics can be imported, else a module with update, compute, reset and forward,
+    not synchronised between processes. `compute` before any `update` raises a RuntimeError (torchmetrics warns).
     For "mean" and "sum" its states are `sum_scores` and `total` instead of a list that grows.
 
     Args:
@@ -120,6 +135,7 @@ class LearnedPerceptualImagePatchSimilarity(_ImageMetric):
 
     def update(self, img1: Tensor, img2: Tensor) -> None:
         """Takes the scores of image pairs (N, 3, H, W) in."""
+        check_images(self.net, img1=img1, img2=img2)
         if self.check_range:
             _check_ranges(img1, img2, self.normalize)
         self._collect(self.net(img1, img2))
@@ -128,7 +144,8 @@ class LearnedPerceptualImagePatchSimilarity(_ImageMetric):
 class DeepImageStructureAndTextureSimilarity(_ImageMetric):
     """torchmetrics' `DeepImageStructureAndTextureSimilarity`: DISTS of images in [0, 1], whatever their size.
 
-    A `torchmetrics.Metric` where torchmetrics can be imported, else a module with update, compute, reset and forward.
+    A `torchmetrics.Metric` where torchmetrics can be imported, else a module with update, compute, reset and forward,
+    not synchronised between processes. `compute` before any `update` raises a RuntimeError (torchmetrics warns).
     Its states are `sum_scores` and `total`; the network is made once, not for every batch.
 
     Args:
@@ -162,6 +179,7 @@ class DeepImageStructureAndTextureSimilarity(_ImageMetric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Takes the scores of image pairs (N, 3, H, W) in."""
+        check_images(self.net, preds=preds, target=target)
         self._collect(self.net(preds, target))
 
 
@@ -186,9 +204,10 @@ def learned_perceptual_image_patch_similarity(
     """
     checks.check_choice("net_type", net_type, tuple(NETWORKS))
     reduction = _checked_reduction(reduction)
+    net = _network(net_type, weights, img1)
+    check_images(net, img1=img1, img2=img2)
     if check_range:
         _check_ranges(img1, img2, normalize)
-    net = _network(net_type, weights, img1.device, img1.dtype == torch.float64)
     scores = net(2 * img1 - 1, 2 * img2 - 1) if normalize else net(img1, img2)
     return scores.squeeze() if reduction == "none" else checks.reduce(scores, reduction)
 
@@ -207,12 +226,16 @@ def deep_image_structure_and_texture_similarity(
         A scalar, or (N,) for "none" or None; a scalar, too, for one pair.
     """
     reduction = _checked_reduction(reduction)
-    scores = _network("dists", weights, preds.device, preds.dtype == torch.float64)(preds, target)
+    net = _network("dists", weights, preds)
+    check_images(net, preds=preds, target=target)
+    scores = net(preds, target)
     return scores.squeeze() if reduction == "none" else checks.reduce(scores, reduction)
 
 
-def _network(metric: str, weights: WeightSource, device: torch.device, is_double: bool) -> LPIPS | DISTS:
-    """The network of "dists", or of an LPIPS by its net_type."""
+def _network(metric: str, weights: WeightSource, images: object) -> LPIPS | DISTS:
+    """The network of "dists", or of an LPIPS by its net_type, beside the images, if they are tensors."""
+    device = images.device if isinstance(images, Tensor) else torch.device("cpu")
+    is_double = isinstance(images, Tensor) and images.dtype == torch.float64
     if isinstance(weights, str):
         return _kept_network(metric, weights, device, is_double)
     return _made_network(metric, weights, device, is_double)
@@ -240,6 +263,8 @@ def _checked_reduction(reduction: str | None) -> str:
 
 
 def _check_ranges(img1: Tensor, img2: Tensor, normalize: bool) -> None:
+    if not len(img1) or not len(img2):
+        return
     low, high = (0.0, 1.0) if normalize else (-1.0, float("inf"))
     # One wait for the GPU, not one for each number.
     ends = torch.stack([end.float() for images in (img1, img2) for end in torch.aminmax(images)]).tolist()

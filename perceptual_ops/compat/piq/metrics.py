@@ -15,6 +15,7 @@ from ...losses.lpips import TRUNKS
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
 from ...networks.weights import WeightSource
+from .._images import check_images
 from .content import DISTANCES, ContentLoss
 
 LARGEST = 256  # of DISTS's images, on their shorter side
@@ -75,6 +76,7 @@ class LPIPS(nn.Module):
         """The distance of images x and y (N, 3, H, W): a scalar, or (N,) for reduction="none"."""
         if isinstance(self._loss, _LPIPS):
             _follow(self, self._loss._device, x)
+            check_images(self._loss, x=x, y=y)
         return self._loss(x, y)
 
 
@@ -130,7 +132,8 @@ class DISTS(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of images x and y (N, 3, H, W): a scalar, or (N,) for reduction="none"."""
         _follow(self, self._loss._device, x)
-        if self.resize and isinstance(x, Tensor) and x.dim() == 4 and min(x.shape[2:]) > LARGEST:
+        check_images(self._loss, x=x, y=y)
+        if self.resize and min(x.shape[2:]) > LARGEST:
             scale = LARGEST / min(x.shape[2:])
             x, y = (F.interpolate(images, scale_factor=scale, mode="bilinear") for images in (x, y))
         loss = self._loss(x, y)
