@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from maps import assert_accurate
 from peers import (
     assert_equal,
     assert_frozen,
@@ -198,9 +199,38 @@ def test_dists_may_leave_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.allclose(our_loss("DISTS")(x, y), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", piq.__all__)
+@pytest.mark.parametrize("kind", ["ContentLoss", "StyleLoss", "LPIPS", "DISTS"])
 def test_frozen(kind: str) -> None:
     assert_frozen(our_loss(kind))
+
+
+@pytest.mark.parametrize("kind", ["ContentLoss", "StyleLoss", "LPIPS", "DISTS"])
+def test_images_that_are_no_tensors(kind: str) -> None:
+    large = torch.zeros(1, 3, 257, 257)  # DISTS would scale it down first
+    with pytest.raises(TypeError, match="y: expected a tensor of images"):
+        our_loss(kind)(large, None)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("norm_type", ["l1", "l2", "l2_squared"])
+def test_total_variation(norm_type: str, reduction: str) -> None:
+    loss, theirs = (module.TVLoss(norm_type, reduction) for module in (piq, peer("piq")))
+    x, y = pairs()["batch"]
+    call = lambda loss, x, y: loss(x)  # noqa: E731
+    for ours, naive, exact in zip(
+        run(loss, x, y, call), run(theirs, x, y, call), run(theirs, x.double(), y, call), strict=True
+    ):
+        assert_accurate(ours, naive, exact)
+    flat = pairs()["flat"]
+    assert not run(loss, *flat, call)[1].any()
+    assert run(theirs, *flat, call)[1].isnan().all() == (norm_type == "l2")  # what the docstring says of piq's
+
+
+def test_total_variation_of_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="norm_type: expected one of 'l1', 'l2_squared', 'l2'; got 'l3'"):
+        piq.TVLoss("l3")
+    with pytest.raises(ValueError, match="reduction: expected one of 'mean', 'sum', 'none'; got 'max'"):
+        piq.TVLoss(reduction="max")
 
 
 def test_a_module_stays_as_it_was() -> None:

@@ -1,6 +1,7 @@
-"""piq's perceptual losses (piq/perceptual.py, 0.8.0)."""
+"""piq's perceptual losses (piq/perceptual.py, 0.8.0), and the total variation (piq/tv.py) that goes with them."""
 
 from .content import ContentLoss, StyleLoss
 from .metrics import DISTS, LPIPS
+from .variation import TVLoss
 
-__all__ = ["DISTS", "LPIPS", "ContentLoss", "StyleLoss"]
+__all__ = ["DISTS", "LPIPS", "ContentLoss", "StyleLoss", "TVLoss"]
