@@ -1,18 +1,28 @@
-"""The package lpips (lpips/lpips.py, 0.1.4)."""
+"""The package lpips (lpips/lpips.py and the helpers of lpips/__init__.py that scripts use, 0.1.4).
+
+Left out are its baselines L2 and DSSIM, its trainer, and the conversions to Lab, which serve only those.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from .. import images, reference
 from ..losses import LPIPS as _LPIPS
 from ..losses.lpips import TRUNKS
 from ..networks.metric_weights import LinearSource
 from ..networks.weights import OTHER_FILE, WeightSource, checked_path, read_checkpoint
+from ._images import check_images
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NETWORKS = {"alex": "alex", "vgg": "vgg16", "vgg16": "vgg16", "squeeze": "squeeze"}
 
@@ -74,8 +84,10 @@ class LPIPS(nn.Module):
         if linear is None and lpips and pretrained and model_path is not None:
             linear = _checkpoint(model_path)
             weights = linear if any(str(key).startswith("net.") for key in linear) else weights
+        elif linear is None and lpips and not pretrained:
+            linear = _random_linear(network)
         elif linear is None:
-            linear = (pretrained or _random_linear(network)) if lpips else False
+            linear = lpips  # the learned ones, or none
         self.spatial = spatial
         self._loss = _LPIPS(
             network, weights=weights, version=version, linear=linear, spatial=spatial, compute_dtype=compute_dtype,
@@ -92,6 +104,7 @@ class LPIPS(nn.Module):
             retPerLayer: Whether to return the layers' shares too, as a list of the same shape.
             normalize: Whether the images are in [0, 1] instead of [-1, 1].
         """
+        check_images(self._loss, in0=in0, in1=in1)
         if normalize:
             in0, in1 = 2 * in0 - 1, 2 * in1 - 1
         if not retPerLayer:
@@ -112,3 +125,47 @@ def _checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
 
 def _random_linear(network: str) -> list[Tensor]:
     return [nn.Conv2d(count, 1, 1, bias=False).weight.detach() for count in TRUNKS[network][1].values()]
+
+
+# ---- helpers ----
+
+
+def normalize_tensor(in_feat: Tensor, eps: float = 1e-10) -> Tensor:
+    """Each pixel's channels of in_feat (N, C, H, W) divided by their length + eps; no gradient where all are 0."""
+    return reference.unit_features(in_feat, eps, False)
+
+
+def spatial_average(in_tens: Tensor, keepdim: bool = True) -> Tensor:
+    """The mean of in_tens (N, C, H, W) over its pixels: (N, C, 1, 1), or (N, C) without keepdim."""
+    return in_tens.mean((2, 3), keepdim=keepdim)
+
+
+def upsample(in_tens: Tensor, out_HW: tuple[int, int] = (64, 64)) -> Tensor:
+    """in_tens (N, C, H, W) resized bilinearly to out_HW."""
+    return F.interpolate(in_tens, size=out_HW, mode="bilinear", align_corners=False)
+
+
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The picture in a file, (H, W, 3) of uint8, as `perceptual_ops.images.read_image` reads it.
+
+    Otherwise than in lpips: transparency is composited on white, and raw files ("dng") are refused.
+    """
+    import numpy as np
+
+    return np.array(images.to_picture(images.read_image(path)))
+
+
+def im2tensor(image: np.ndarray, imtype: Any = "uint8", cent: float = 1.0, factor: float = 255.0 / 2.0) -> Tensor:
+    """image (H, W, C), in [0, 255] by default, as (1, C, H, W) fp32: image / factor - cent. imtype changes nothing."""
+    return torch.as_tensor(image / factor - cent, dtype=torch.float32).permute(2, 0, 1)[None].contiguous()
+
+
+def tensor2im(
+    image_tensor: Tensor, imtype: Any = "uint8", cent: float = 1.0, factor: float = 255.0 / 2.0
+) -> np.ndarray:
+    """The first of image_tensor (N, C, H, W), in [-1, 1] by default, as (H, W, C) of imtype, a dtype of numpy.
+
+    Its value is (image + cent) * factor, cut to an integer, not rounded; clamp images that may lie outside first.
+    """
+    pixels = image_tensor[0].detach().cpu().float().permute(1, 2, 0).numpy()
+    return ((pixels + cent) * factor).astype(imtype)
