@@ -1,4 +1,4 @@
-"""How far the drop-in classes are from the libraries they stand in for: the cases of tests/test_compat_*.py as a table.
+"""How far losses are from the libraries they stand in for, as a table: the cases of tests/test_compat_*.py, and more.
 
 `python tests/parity_report.py` prints it as markdown and writes bench/results/parity.csv. Differences are over the
 largest value; gradients are compared with the peer's in fp64, ours beside the worst of the peer's own in fp32.
@@ -18,29 +18,51 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from peer_torchvision import import_torchvision  # noqa: E402
 from peers import Difference, difference, pairs  # noqa: E402
+from pytest import MonkeyPatch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import Module  # noqa: E402
 
+import perceptual_ops as po  # noqa: E402
+
 import_torchvision()  # before ours look for torchmetrics
-basicsr, dists, lpips, piq, torchmetrics = (
-    importlib.import_module(f"test_compat_{name}") for name in ("basicsr", "dists", "lpips", "piq", "torchmetrics")
+basicsr, dists, lpips, piq, torchmetrics, torchmetrics_dists = (
+    importlib.import_module(f"test_compat_{name}")
+    for name in ("basicsr", "dists", "lpips", "piq", "torchmetrics", "torchmetrics_dists")
 )
+stlpips = importlib.import_module("test_stlpips")
 
 TABLE = ROOT / "bench" / "results" / "parity.csv"
+UNUSUAL = ("odd size", "flat", "black")
 COLUMNS = ["peer", "case", "value", "gradient", "peer's own gradient", "value in fp64", "gradient in fp64"]
 
 
 def cases() -> Iterator[tuple[str, str, Difference]]:
     """Each peer, case and difference."""
+    for part in (lpips_cases, piq_cases, basicsr_cases, torchmetrics_cases, dists_cases, stlpips_cases):
+        yield from part()
+
+
+def lpips_cases() -> Iterator[tuple[str, str, Difference]]:
     for settings in lpips.SETTINGS:
         pair = lpips.in_range(*pairs()["batch"])
         yield "lpips", name_of("LPIPS", settings), difference(*lpips.both(**settings), *pair, lpips.set_input_map)
     for name, pair in pairs().items():
         found = difference(*lpips.both(), *lpips.in_range(*pair), lpips.set_input_map)
         yield "lpips", f"LPIPS, {name}", found
+
+
+def piq_cases() -> Iterator[tuple[str, str, Difference]]:
     for kind, settings in piq.CASES:
         losses = piq.our_loss(kind, **settings), piq.their_loss(kind, **settings)
         yield "piq", name_of(kind, settings), difference(*losses, *pairs()["batch"], piq.set_input_map)
+    settings = {"layers": ("relu1_2", "relu2_2"), "weights": [1.0, 0.5]}
+    for kind in ("ContentLoss", "StyleLoss"):
+        for name in UNUSUAL:
+            losses = piq.our_loss(kind, **settings), piq.their_loss(kind, **settings)
+            yield "piq", f"{kind}, {name}", difference(*losses, *pairs()[name], piq.set_input_map)
+
+
+def basicsr_cases() -> Iterator[tuple[str, str, Difference]]:
     for settings in basicsr.SETTINGS:
         ours, theirs = basicsr.both(**settings)
         for part, name in enumerate(("perceptual", "style")):
@@ -48,13 +70,35 @@ def cases() -> Iterator[tuple[str, str, Difference]]:
                 call = lambda loss, x, y, part=part: loss(x, y)[part]  # noqa: E731
                 found = difference(ours, theirs, *basicsr.batch(settings), basicsr.set_input_map, call)
                 yield "BasicSR (its formulas)", name_of(f"PerceptualLoss, {name}", settings), found
+
+
+def torchmetrics_cases() -> Iterator[tuple[str, str, Difference]]:
     for settings in torchmetrics.SETTINGS:
         pair = torchmetrics.case("batch", settings.get("normalize", False))
         found = difference(*torchmetrics.both(**settings), *pair, torchmetrics.set_input_map)
         yield "torchmetrics", name_of("LPIPS", settings), found
-    for name in ("batch", "odd size", "black"):
+    for name in UNUSUAL:
+        found = difference(*torchmetrics.both(), *torchmetrics.case(name), torchmetrics.set_input_map)
+        yield "torchmetrics", f"LPIPS, {name}", found
+    for name in ("photograph", "batch", "odd size"):
+        yield "torchmetrics", f"DISTS, {name}", torchmetrics_dists.dists_difference(*pairs()[name])
+
+
+def dists_cases() -> Iterator[tuple[str, str, Difference]]:
+    for name in ("photograph", "batch", "odd size", "black"):
         found = difference(*dists.both(), *pairs()[name], dists.set_input_map, dists.with_gradient)
         yield "DISTS-pytorch", f"DISTS, {name}", found
+
+
+def stlpips_cases() -> Iterator[tuple[str, str, Difference]]:
+    """With its own weights. In fp32 its poolings may find other maxima than ours, and so another gradient."""
+    with MonkeyPatch.context() as patch:
+        package = stlpips.package(patch)
+        theirs = package.LPIPS(net="alex", variant="shift_tolerant", verbose=False).requires_grad_(False)
+        theirs.register_forward_hook(lambda module, inputs, value: value.flatten())  # (N, 1, 1, 1)
+        for name in stlpips.PHOTOGRAPHS:
+            found = difference(po.LPIPS("alex", weights="stlpips"), theirs, *stlpips.pair(name), stlpips.set_input_map)
+            yield "stlpips-pytorch", f"LPIPS alex, {name}", found
 
 
 def name_of(what: str, settings: dict[str, object]) -> str:
