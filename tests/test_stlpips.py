@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import perceptual_ops as po
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "cat")
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 
 
 def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
