@@ -110,7 +110,7 @@ def test_no_negative_distance_after_training() -> None:
     only_ours(check, ours(), theirs)
 
 
-def test_memory_of_a_training_step() -> None:
+def test_memory_of_a_training_step(library: None) -> None:
     """8 to 13: richzhang#87, #128, nerfstudio#507: activations of a frozen network, kept as if it were trained."""
 
     def check(loss: nn.Module) -> None:
