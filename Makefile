@@ -7,6 +7,7 @@
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv
+# parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
 # gpu    on a machine whose python3 has a CUDA torch: build, test, sanitize, bench (PARTS="test bench" for some)
@@ -19,7 +20,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy wheel check-wheel sanitize gpu build clean
+.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -79,6 +80,9 @@ check-wheel: wheel
 	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
 	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
+
+parity: build
+	PYTHONPATH=. $(RUN) tests/parity_report.py
 
 sanitize: build
 	$(RUN) tests/host/sanitize.py

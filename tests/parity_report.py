@@ -1,6 +1,6 @@
 """How far losses are from the libraries they stand in for, as a table: the cases of tests/test_compat_*.py, and more.
 
-`python tests/parity_report.py` prints it as markdown and writes bench/results/parity.csv. Differences are over the
+`make parity` prints it as markdown and writes bench/results/parity.csv. Differences are over the
 largest value; gradients are compared with the peer's in fp64, ours beside the worst of the peer's own in fp32.
 """
 
@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import csv
 import importlib
-import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from peer_torchvision import import_torchvision
+from peers import Difference, difference, pairs
+from pytest import MonkeyPatch
+from torch import Tensor
+from torch.nn import Module
 
-from peer_torchvision import import_torchvision  # noqa: E402
-from peers import Difference, difference, pairs  # noqa: E402
-from pytest import MonkeyPatch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn import Module  # noqa: E402
-
-import perceptual_ops as po  # noqa: E402
+import perceptual_ops as po
 
 import_torchvision()  # before ours look for torchmetrics
 basicsr, dists, lpips, piq, torchmetrics, torchmetrics_dists = (
@@ -31,7 +28,7 @@ basicsr, dists, lpips, piq, torchmetrics, torchmetrics_dists = (
 )
 stlpips = importlib.import_module("test_stlpips")
 
-TABLE = ROOT / "bench" / "results" / "parity.csv"
+TABLE = Path(__file__).parents[1] / "bench" / "results" / "parity.csv"
 UNUSUAL = ("odd size", "flat", "black")
 COLUMNS = ["peer", "case", "value", "gradient", "peer's own gradient", "value in fp64", "gradient in fp64"]
 
@@ -62,12 +59,17 @@ def piq_cases() -> Iterator[tuple[str, str, Difference]]:
             yield "piq", f"{kind}, {name}", difference(*losses, *pairs()[name], piq.set_input_map)
 
 
+def part_of(part: int, loss: Module, x: Tensor, y: Tensor) -> Tensor:
+    """One of the two results of BasicSR's loss of images (N, 3, H, W)."""
+    return loss(x, y)[part]
+
+
 def basicsr_cases() -> Iterator[tuple[str, str, Difference]]:
     for settings in basicsr.SETTINGS:
         ours, theirs = basicsr.both(**settings)
         for part, name in enumerate(("perceptual", "style")):
             if getattr(theirs, f"{name}_weight") > 0:
-                call = lambda loss, x, y, part=part: loss(x, y)[part]  # noqa: E731
+                call = partial(part_of, part)
                 found = difference(ours, theirs, *basicsr.batch(settings), basicsr.set_input_map, call)
                 yield "BasicSR (its formulas)", name_of(f"PerceptualLoss, {name}", settings), found
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../common/layers.h"
+#include "l2_pooling.h"
 #include "pooling.h"
 
 namespace perceptual_ops {
@@ -113,6 +114,17 @@ inline void check_pooled(const Tensor& grad,                  // (N, C, H', W')
   if (pooling.kind == PoolKind::kAverage) return;
   check(codes.has_value(), "codes: expected those of the forward pass for kind max and blur, got none");
   check_bytes(*codes, "codes", pooling.code_bytes(x.size(1)), x);
+}
+
+// What the backward of l2_pool reads: the gradient of its result.
+inline void check_l2_pooled(const Tensor& grad,  // (N, C, H', W')
+                            const Tensor& x) {   // (N, C, H, W)
+  const int64_t height = l2_pooled(x.size(2)), width = l2_pooled(x.size(3));
+  check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == height &&
+            grad.size(3) == width,
+        "grad: expected (", x.size(0), ", ", x.size(1), ", ", height, ", ", width, ")");
+  check(grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
+        "grad: expected the dtype and device of the map that was pooled");
 }
 
 }  // namespace perceptual_ops

@@ -15,7 +15,6 @@
 
 namespace perceptual_ops {
 
-constexpr double kL2PoolEps = 1e-12;
 constexpr int kL2PoolBlocks = 2;  // an SM
 constexpr int kL2Taps = 3;        // of a window along an axis
 constexpr int kL2Units = 8;       // packs of a pixel that a block takes

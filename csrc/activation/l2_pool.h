@@ -4,12 +4,10 @@
 #include <cuda_runtime_api.h>
 
 #include "../common/element.h"
+#include "l2_pooling.h"
 #include "terms.h"
 
 namespace perceptual_ops {
-
-// Windows of 3 x 3 pixels lie two apart, the first and the last may reach one pixel over the border, where x is 0.
-inline int64_t l2_pooled(int64_t side) { return (side - 1) / 2 + 1; }
 
 // pooled = sqrt(sum over the window of k x^2 + 1e-12), k = [1, 2, 1] x [1, 2, 1] / 16
 cudaError_t launch_l2_pool(Element element, const MapShape& shape,

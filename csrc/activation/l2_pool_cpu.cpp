@@ -7,11 +7,8 @@
 namespace perceptual_ops {
 namespace {
 
-constexpr double kL2PoolEps = 1e-12;
 constexpr double kSixteenth = 1.0 / 16.0;  // in which the filter's weights, [1, 2, 1] x [1, 2, 1], count
 constexpr int64_t kL2PoolBand = 8;         // rows of the result that one thread makes
-
-int64_t pooled_side(int64_t side) { return (side - 1) / 2 + 1; }
 
 // The filter along the columns of the map.
 template <class T>
@@ -121,23 +118,13 @@ class WindowSums {
   std::vector<Accumulator<T>> sums_;
 };
 
-void check_pooled_gradient(const Tensor& grad,  // (N, C, H', W')
-                           const Tensor& x) {   // (N, C, H, W)
-  const int64_t height = pooled_side(x.size(2)), width = pooled_side(x.size(3));
-  check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == height &&
-            grad.size(3) == width,
-        "grad: expected (", x.size(0), ", ", x.size(1), ", ", height, ", ", width, ")");
-  check(grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-        "grad: expected the dtype and device of the map that was pooled");
-}
-
 }  // namespace
 
 Tensor l2_pool_cpu(const Tensor x) {  // (N, C, H, W)
   check_map(x, "x");
   check_float(x, "x");
   const int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
-  const int64_t rows = pooled_side(height), windows = pooled_side(width);
+  const int64_t rows = l2_pooled(height), windows = l2_pooled(width);
   const Tensor dense = dense_samples(x, Layout::kNHWC);
   const Tensor out = empty_channels_last(x, {batch, channels, rows, windows}, x.scalar_type());
   dispatch_dtype(x, "x", [&](auto element) {
@@ -157,9 +144,9 @@ Tensor l2_pool_backward_cpu(const Tensor grad,  // (N, C, H', W')
                             const Tensor x) {   // (N, C, H, W)
   check_map(x, "x");
   check_float(x, "x");
-  check_pooled_gradient(grad, x);
+  check_l2_pooled(grad, x);
   const int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
-  const int64_t rows = pooled_side(height), windows = pooled_side(width);
+  const int64_t rows = l2_pooled(height), windows = l2_pooled(width);
   const Tensor dense = dense_samples(x, Layout::kNHWC), dense_grad = dense_samples(grad, Layout::kNHWC);
   const Tensor out = empty_channels_last(x, x.sizes().vec(), x.scalar_type());
   dispatch_dtype(x, "x", [&](auto element) {

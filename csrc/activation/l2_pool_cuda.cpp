@@ -32,12 +32,7 @@ Tensor l2_pool_cuda(const Tensor x) {  // (N, C, H, W)
 Tensor l2_pool_backward_cuda(const Tensor grad,  // (N, C, H', W')
                              const Tensor x) {   // (N, C, H, W)
   check_map(x, "x");
-  const int64_t height = l2_pooled(x.size(2)), width = l2_pooled(x.size(3));
-  check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == height &&
-            grad.size(3) == width,
-        "grad: expected (", x.size(0), ", ", x.size(1), ", ", height, ", ", width, ")");
-  check(grad.scalar_type() == x.scalar_type() && grad.device() == x.device(),
-        "grad: expected the dtype and device of the map that was pooled");
+  check_l2_pooled(grad, x);
   const CudaScope cuda(x);
   const Element element = element_of(x, "x");
   const Tensor upstream = dense_samples(grad, Layout::kNHWC), dense = dense_samples(x, Layout::kNHWC);

@@ -53,34 +53,6 @@ inline void check_upstream(const Tensor& grad,  // (N)
         "grad: expected float32 (float64 for float64 input) on the input's device");
 }
 
-// One upstream number a pixel of each layer, in the accumulation type.
-inline void check_pixel_upstream(const std::vector<Tensor>& grads,       // L x (N, 1, H, W)
-                                 const std::vector<Tensor>& features) {  // L x (N, C, H, W)
-  check(grads.size() == features.size(), "grads: expected ", features.size(), " layers, got ", grads.size());
-  for (size_t l = 0; l < features.size(); ++l) {
-    const Tensor &grad = grads[l], &x = features[l];
-    check(grad.dim() == 4 && grad.size(0) == x.size(0) && grad.size(1) == 1 && grad.size(2) == x.size(2) &&
-              grad.size(3) == x.size(3),
-          "grads[", l, "]: expected (", x.size(0), ", 1, ", x.size(2), ", ", x.size(3), ")");
-    check(grad.scalar_type() == accumulator_type(x) && grad.device() == x.device(), "grads[", l,
-          "]: expected float32 (float64 for float64 features) on the features' device");
-  }
-}
-
-// The statistics of DISTS as its forward pass left them.
-inline void check_statistics(const std::vector<Tensor>& statistics,  // L x (N, 6, C)
-                             const std::vector<Tensor>& features) {  // L x (N, C, H, W)
-  check(statistics.size() == features.size(), "statistics: expected ", features.size(), " layers, got ",
-        statistics.size());
-  for (size_t l = 0; l < features.size(); ++l) {
-    const Tensor &numbers = statistics[l], &x = features[l];
-    check(numbers.dim() == 3 && numbers.size(0) == x.size(0) && numbers.size(1) == 6 && numbers.size(2) == x.size(1),
-          "statistics[", l, "]: expected (", x.size(0), ", 6, ", x.size(1), ")");
-    check(numbers.scalar_type() == accumulator_type(x) && numbers.device() == x.device(), "statistics[", l,
-          "]: expected float32 (float64 for float64 features) on the features' device");
-  }
-}
-
 // Targets shaped like the features, with their batch or a batch of one.
 inline void check_target_maps(const std::vector<Tensor>& features,   // L x (N, C, H, W)
                               const std::vector<Tensor>& targets) {  // L x (N or 1, C, H, W)

@@ -18,8 +18,7 @@
 
 namespace perceptual_ops {
 
-constexpr double kDistsEps = 1e-6;  // c1 and c2 of the paper
-constexpr int kOriginPacks = 2;     // of a thread
+constexpr int kOriginPacks = 2;  // of a thread
 
 // Origins of the channels of a block in memory.
 template <class T>

@@ -7,10 +7,9 @@
 
 #include "../common/element.h"
 #include "../common/feature_map.h"
+#include "statistics.h"
 
 namespace perceptual_ops {
-
-constexpr int kDistsStatistics = 6;  // means of x, y and x - y, then their variances
 
 // Two batches of dense samples in one memory layout.
 struct DistsLayer {

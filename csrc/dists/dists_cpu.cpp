@@ -1,20 +1,18 @@
 // DISTS on the CPU: one pass for the statistics of the channels, one for the gradient, which they make affine.
 #include <array>
 
-#include "../common/layers.h"
+#include "arguments.h"
 #include "statistics_cpu.h"
 
 namespace perceptual_ops {
 namespace {
 
-constexpr double kEps = 1e-6;  // c1 and c2 of the paper
-
 // The statistics of one channel, and how its two distances are weighted.
 struct Channel {
   double x_mean, y_mean, error_mean, x_variance, y_variance, error_variance, alpha, beta;
 
-  double means_divisor() const { return x_mean * x_mean + y_mean * y_mean + kEps; }
-  double structures_divisor() const { return x_variance + y_variance + kEps; }
+  double means_divisor() const { return x_mean * x_mean + y_mean * y_mean + kDistsEps; }
+  double structures_divisor() const { return x_variance + y_variance + kDistsEps; }
   double value() const {
     return alpha * error_mean * error_mean / means_divisor() + beta * error_variance / structures_divisor();
   }
@@ -23,7 +21,7 @@ struct Channel {
 Channel channel_at(const std::vector<double>& statistics,  // (N, 6, C)
                    const std::vector<double>& alpha, const std::vector<double>& beta, int64_t n, int64_t c) {
   const int64_t channels = alpha.size();
-  const auto at = [&](int64_t i) { return statistics[(n * kStatistics + i) * channels + c]; };
+  const auto at = [&](int64_t i) { return statistics[(n * kDistsStatistics + i) * channels + c]; };
   return {at(0), at(1), at(2), at(3), at(4), at(5), alpha[c], beta[c]};
 }
 
@@ -151,16 +149,6 @@ void walk_gradients(const Layer& layer, const std::vector<double>& statistics,  
   });
 }
 
-void check_arguments(const std::vector<Tensor>& features,  // L x (N, C, H, W)
-                     const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
-                     const std::vector<Tensor>& alpha,     // L x (C)
-                     const std::vector<Tensor>& beta) {    // L x (C)
-  check_features(features);
-  check_target_maps(features, targets);
-  check_channel_weights(alpha, features, "alpha");
-  check_channel_weights(beta, features, "beta");
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cpu(
@@ -168,7 +156,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cpu(
     const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
     const std::vector<Tensor> alpha,     // L x (C)
     const std::vector<Tensor> beta) {    // L x (C)
-  check_arguments(features, targets, alpha, beta);
+  check_dists(features, targets, alpha, beta);
   const int64_t layers = features.size(), batch = features[0].size(0);
   std::vector<double> values(layers * batch, 0.0);
   std::vector<Tensor> all_statistics;  // L x (N, 6, C)
@@ -181,7 +169,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cpu(
         values[l * batch + n] += channel_at(statistics, layer.alpha, layer.beta, n, c).value();
       }
     }
-    all_statistics.push_back(from_doubles(features[l], statistics, {batch, kStatistics, channels}));
+    all_statistics.push_back(from_doubles(features[l], statistics, {batch, kDistsStatistics, channels}));
   }
   const auto [loss, per_layer] = weighted_losses(features[0], values, std::vector<double>(layers, 1.0));
   return {loss, per_layer, all_statistics};
@@ -195,7 +183,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> dists_distance_backward_cpu
     const std::vector<Tensor> beta,        // L x (C)
     const std::vector<Tensor> statistics,  // L x (N, 6, C)
     bool by_features, bool by_targets) {
-  check_arguments(features, targets, alpha, beta);
+  check_dists(features, targets, alpha, beta);
   check_upstream(grad, features[0]);
   check_statistics(statistics, features);
   const std::vector<double> upstream = to_doubles(grad);

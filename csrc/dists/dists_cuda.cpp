@@ -4,22 +4,12 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/layers.h"
 #include "../common/torch_cuda.h"
+#include "arguments.h"
 #include "dists.h"
 
 namespace perceptual_ops {
 namespace {
-
-void check_arguments(const std::vector<Tensor>& features,  // L x (N, C, H, W)
-                     const std::vector<Tensor>& targets,   // L x (N or 1, C, H, W)
-                     const std::vector<Tensor>& alpha,     // L x (C)
-                     const std::vector<Tensor>& beta) {    // L x (C)
-  check_features(features);
-  check_target_maps(features, targets);
-  check_channel_weights(alpha, features, "alpha");
-  check_channel_weights(beta, features, "beta");
-}
 
 // The layers as the launchers read them, each dense in the layout of its features; holds the copies, if any, alive.
 // Statistics and gradients are for the operators to fill in.
@@ -64,7 +54,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cuda(
     const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
     const std::vector<Tensor> alpha,     // L x (C)
     const std::vector<Tensor> beta) {    // L x (C)
-  check_arguments(features, targets, alpha, beta);
+  check_dists(features, targets, alpha, beta);
   const Tensor& first = features[0];
   const CudaScope cuda(first);
   const Element element = element_of(first, "features");
@@ -100,7 +90,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> dists_distance_backward_cud
     const std::vector<Tensor> beta,        // L x (C)
     const std::vector<Tensor> statistics,  // L x (N, 6, C)
     bool by_features, bool by_targets) {
-  check_arguments(features, targets, alpha, beta);
+  check_dists(features, targets, alpha, beta);
   check_upstream(grad, features[0]);
   check_statistics(statistics, features);
   const Tensor& first = features[0];

@@ -2,11 +2,9 @@
 #pragma once
 
 #include "../common/cpu.h"
+#include "statistics.h"
 
 namespace perceptual_ops {
-
-// Of a channel: means of x, y and x - y, then their variances.
-constexpr int64_t kStatistics = 6;
 
 // The layout in which a layer is walked. A loop over the few channels of an image's pixel would not be worth its start.
 inline Layout statistics_layout(const Tensor& x) {  // (N, C, H, W)

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "../common/layers.h"
+#include "arguments.h"
 #include "pixel_block_cpu.h"
 
 namespace perceptual_ops {
@@ -164,14 +164,6 @@ struct Gradients {
   std::vector<Tensor> by_features, by_targets;  // L x (N, C, H, W), or none
 };
 
-void check_arguments(const std::vector<Tensor>& features,           // L x (N, C, H, W)
-                     const std::vector<Tensor>& targets,            // L x (N or 1, C, H, W)
-                     const std::vector<Tensor>& channel_weights) {  // L x (C)
-  check_features(features);
-  check_target_maps(features, targets);
-  check_channel_weights(channel_weights, features, "channel_weights");
-}
-
 // The gradients of one layer, appended; in the same pass its values, unless null.
 void append_gradients(Layer layer, const Settings& settings, const Upstream& upstream, Gradients& gradients) {
   std::optional<LikeOutput> dx, dy;
@@ -209,7 +201,7 @@ std::tuple<Tensor, Tensor> lpips_distance_cpu(const std::vector<Tensor> features
                                               const std::vector<Tensor> targets,          // L x (N or 1, C, H, W)
                                               const std::vector<Tensor> channel_weights,  // L x (C)
                                               double eps, bool eps_inside) {
-  check_arguments(features, targets, channel_weights);
+  check_lpips(features, targets, channel_weights);
   std::vector<double> values;
   distances(features, targets, channel_weights, {{eps, eps_inside}, false, false}, {}, &values);
   return summed(features, values);
@@ -221,7 +213,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> lpips_distance_backward_cpu
     const std::vector<Tensor> targets,          // L x (N or 1, C, H, W)
     const std::vector<Tensor> channel_weights,  // L x (C)
     double eps, bool eps_inside, bool by_features, bool by_targets) {
-  check_arguments(features, targets, channel_weights);
+  check_lpips(features, targets, channel_weights);
   check_upstream(grad, features[0]);
   const auto [dx, dy] = distances(features, targets, channel_weights, {{eps, eps_inside}, by_features, by_targets},
                                   {to_doubles(grad), std::nullopt}, nullptr);
@@ -235,7 +227,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> lpips_dista
     double eps, bool eps_inside,
     const std::optional<Tensor> grad,  // (N)
     bool by_features, bool by_targets) {
-  check_arguments(features, targets, channel_weights);
+  check_lpips(features, targets, channel_weights);
   if (grad) check_upstream(*grad, features[0]);
   const Upstream upstream{grad ? to_doubles(*grad) : std::vector<double>(features[0].size(0), 1.0), std::nullopt};
   std::vector<double> values;
@@ -249,7 +241,7 @@ std::vector<Tensor> lpips_map_cpu(const std::vector<Tensor> features,         //
                                   const std::vector<Tensor> targets,          // L x (N or 1, C, H, W)
                                   const std::vector<Tensor> channel_weights,  // L x (C)
                                   double eps, bool eps_inside) {
-  check_arguments(features, targets, channel_weights);
+  check_lpips(features, targets, channel_weights);
   std::vector<Tensor> maps;
   for (size_t l = 0; l < features.size(); ++l) {
     const Tensor& x = features[l];
@@ -266,7 +258,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> lpips_map_backward_cpu(
     const std::vector<Tensor> targets,          // L x (N or 1, C, H, W)
     const std::vector<Tensor> channel_weights,  // L x (C)
     double eps, bool eps_inside, bool by_features, bool by_targets) {
-  check_arguments(features, targets, channel_weights);
+  check_lpips(features, targets, channel_weights);
   check_pixel_upstream(grads, features);
   Gradients gradients;
   for (size_t l = 0; l < features.size(); ++l) {

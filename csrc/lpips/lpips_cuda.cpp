@@ -5,8 +5,8 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/layers.h"
 #include "../common/torch_cuda.h"
+#include "arguments.h"
 #include "lpips.h"
 
 namespace perceptual_ops {
@@ -72,9 +72,7 @@ Result run(const std::vector<Tensor>& features,         // L x (N, C, H, W)
            const std::vector<Tensor>& targets,          // L x (N or 1, C, H, W)
            const std::vector<Tensor>& channel_weights,  // L x (C)
            double eps, bool eps_inside, const Upstream& upstream, const Asked& asked) {
-  check_features(features);
-  check_target_maps(features, targets);
-  check_channel_weights(channel_weights, features, "channel_weights");
+  check_lpips(features, targets, channel_weights);
   const Tensor& first = features[0];
   if (upstream.grad) check_upstream(*upstream.grad, first);
   if (upstream.grads) check_pixel_upstream(*upstream.grads, features);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from ... import _checks as checks
-from ...networks import ARCHITECTURES, Conv, FeatureNetwork, Relu, load_network
+from ...networks import ARCHITECTURES, Conv, FeatureNetwork, Pooling, Relu, load_network
 from ...networks.weights import WeightSource
 
 NAMES = ("vgg16", "vgg19")
@@ -67,10 +66,12 @@ def trunk_for(
     """The network as `PerceptualLoss` takes one; `average`: with 2x2 average pooling instead of its max-pooling."""
     if isinstance(feature_extractor, str):
         with torch.inference_mode(False):  # or it could not serve in training later
-            pooling = "average" if average else None
-            return load_network(feature_extractor, weights, layers=taps, pooling=pooling)  # type: ignore[arg-type]
+            pooling: Pooling | None = "average" if average else None
+            return load_network(feature_extractor, weights, layers=taps, pooling=pooling)
     # piq runs the children one after the other, whatever the module's own forward does.
-    children = nn.Sequential(OrderedDict(copy.deepcopy(list(feature_extractor._modules.items()))))  # type: ignore[arg-type]
+    children = nn.Sequential()
+    for name, child in copy.deepcopy(feature_extractor._modules).items():  # named_children leaves out a repeated one
+        children.add_module(name, child)
     for module in list(children.modules()) if average else []:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MaxPool2d):
