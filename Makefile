@@ -18,6 +18,8 @@ PYTHON ?= python3
 PARTS ?= build test sanitize bench
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two files of tests at a time; threads that wait leave their core to the other process.
+PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
@@ -26,11 +28,11 @@ demo: build
 	$(RUN) examples/demo.py
 
 test: build
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # The suite on the PyTorch reference alone; drop-in classes hold no arithmetic of their own.
 test-reference: build
-	$(RUN) -m pytest --backend reference --ignore-glob="tests/test_host_*" --ignore-glob="tests/test_compat_*"
+	$(PYTEST) --backend reference --ignore-glob="tests/test_host_*" --ignore-glob="tests/test_compat_*"
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed
@@ -39,7 +41,7 @@ test-cpu: $(VENV)/.installed
 	cd build/cpu && rm -f perceptual_ops/_C.so && \
 	    PERCEPTUAL_OPS_CUDA_ARCHS=none $(CURDIR)/$(RUN) setup.py -q build_ext --inplace > build.log 2>&1 || \
 	    { cat build.log; exit 1; }
-	cd build/cpu && $(CURDIR)/$(RUN) -m pytest tests/test_operators.py tests/test_native_library.py \
+	cd build/cpu && $(PYTEST) tests/test_operators.py tests/test_native_library.py \
 	    tests/test_perceptual_loss.py tests/test_perceptual_settings.py tests/test_activation.py tests/test_lean_guest.py
 
 lint: $(VENV)/.installed

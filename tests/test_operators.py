@@ -53,7 +53,9 @@ def test_memory_layouts(operator: Operator, layout: str, dtype: torch.dtype, dev
 # Several tiles along both axes of the Gram, more stages than a pipeline holds, several ranges of pixels, aligned lines.
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("operator", [one for one in OPERATORS if one.name in ("gram-chw", "style-mse")], ids=str)
+@pytest.mark.parametrize(
+    "operator", [one for one in OPERATORS if one.name in ("gram-chw", "style-mse")], ids=lambda operator: operator.name
+)
 def test_tiles_and_stages(operator: Operator, dtype: torch.dtype, layout: str, device: str, native: str) -> None:
     maps = [
         LAYOUTS[layout](random_map(shape, dtype, device, i))

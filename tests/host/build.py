@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -46,8 +47,11 @@ def _build(configuration: str, mutants: Path | None) -> tuple[Path, str]:
         **CONFIGURATIONS[configuration],
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
-    complaint = _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
-    return folder, complaint or _cmake("--build", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # against other processes of the same test run
+        complaint = _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
+        return folder, complaint or _cmake("--build", folder)
 
 
 def _cmake(*arguments: str | Path) -> str:
