@@ -56,28 +56,22 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
     if size is not None and not isinstance(size, tuple):
         check_size(size)
     _check_installed()
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{os.fspath(path)}: expected a picture, there is no such file") from None
-    except PermissionError:
-        raise PermissionError(f"{os.fspath(path)}: expected a picture, there is no permission to read it") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{os.fspath(path)}: expected a picture, got a file of no format Pillow knows") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{os.fspath(path)}: expected a picture of a usual size; {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # how Pillow's readers report damaged bytes
-        raise ValueError(f"{os.fspath(path)}: expected a picture, this one is damaged ({error})") from None
+    with _opened(path) as file:
+        image = ImageOps.exif_transpose(file)
     image = _plain(image, path)
     if size is not None:
         fitted = (size[1], size[0]) if isinstance(size, tuple) else _fitted(image.size, size)
         image = image.resize(fitted, Image.Resampling.LANCZOS)
     return _to_tensor(image)
+
+
+def side_lengths(path: PathLike) -> tuple[int, int]:
+    """The sides of a picture in pixels, (W, H) as the file says, without reading the rest. Raises as `read_image`."""
+    _check_installed()
+    with _opened(path) as file:
+        return file.size
 
 
 def write_image(path: PathLike, image: Tensor) -> None:
@@ -113,7 +107,7 @@ def to_picture(image: Tensor) -> Image.Image:
 def save_picture(path: PathLike, picture: Image.Image) -> None:
     """Writes Pillow's image as `write_image` does."""
     picture_format = _format_of(path)
-    with _written_whole(Path(path)) as temporary:
+    with written_whole(Path(path)) as temporary:
         picture.save(temporary, picture_format, **SAVE_OPTIONS.get(picture_format, {}))
 
 
@@ -135,7 +129,7 @@ def check_size(size: object) -> int:
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end, and is removed if anything goes wrong."""
     temporary = _temporary_beside(path)
     try:
@@ -144,6 +138,28 @@ def _written_whole(path: Path) -> Iterator[Path]:
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike) -> Iterator[Image.Image]:
+    """The picture, lazily read, with one sentence for whatever is wrong with its file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                yield file
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{os.fspath(path)}: expected a picture, there is no such file") from None
+    except PermissionError:
+        raise PermissionError(f"{os.fspath(path)}: expected a picture, there is no permission to read it") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{os.fspath(path)}: expected a picture, got a file of no format Pillow knows") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{os.fspath(path)}: expected a picture of a usual size; {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:  # how Pillow's readers report damaged bytes
+        raise ValueError(f"{os.fspath(path)}: expected a picture, this one is damaged ({error})") from None
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -114,16 +114,16 @@ def test_missing_weights_without_a_network(folder, capsys, monkeypatch):
 
 
 def test_out_is_checked_before_the_work(folder, monkeypatch):
-    monkeypatch.setattr(cli, "read_image", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(cli.stylize, "read_image", lambda *_: pytest.fail("work began"))
     assert stylize(folder, out="no/out.png") == 2
 
 
 def test_interruption_leaves_nothing(folder, capsys, monkeypatch):
-    def interrupted(bar, terms):
+    def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
     before = names(folder)
-    monkeypatch.setattr(cli, "show_terms", interrupted)
+    monkeypatch.setattr(cli.stylize, "stylize_coarse_to_fine", interrupted)
     assert stylize(folder) == 130
     assert names(folder) == before
     assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
@@ -152,13 +152,13 @@ def test_doctor_says_the_facts(library, capsys, monkeypatch, tmp_path):
 
 def test_doctor_fails_where_the_library_does(capsys, monkeypatch):
     reason = "_C.so is not built: run something"
-    monkeypatch.setattr(cli, "native", type(cli.native)(reason, reason))
+    monkeypatch.setattr(cli.doctor, "native", type(cli.doctor.native)(reason, reason))
     assert cli.main(["doctor"]) == 1
     assert reason in capsys.readouterr().out
 
 
 def test_doctor_notices_a_wrong_operator(library, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "gram_matrix", lambda x, backend: torch.zeros(2, 8, 8, device=x.device))
+    monkeypatch.setattr(cli.doctor, "gram_matrix", lambda x, backend: torch.zeros(2, 8, 8, device=x.device))
     assert cli.main(["doctor"]) == 1
     assert "fails" in capsys.readouterr().out
 

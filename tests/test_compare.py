@@ -9,7 +9,8 @@ from comparing import LPIPS, WEIGHTS, by_hand, lpips, picture, rows, run
 from PIL import Image
 
 import perceptual_ops as po
-from perceptual_ops import compare, heat_map
+from perceptual_ops import heat_map
+from perceptual_ops.cli import compare
 from perceptual_ops.images import read_image, write_image
 
 PATCH = (..., slice(8, 40), slice(56, 88))  # rows and columns that differ

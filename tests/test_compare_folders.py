@@ -8,7 +8,7 @@ import pytest
 from comparing import LPIPS, by_hand, lpips, picture, rows, run
 from PIL import Image
 
-from perceptual_ops import compare
+from perceptual_ops.cli import compare
 from perceptual_ops.images import read_image, write_image
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from perceptual_ops import PerceptualLoss, load_network
 from perceptual_ops.networks.feature_network import IMAGENET_MEAN
-from perceptual_ops.recipes import style_transfer_loss, stylize
+from perceptual_ops.recipes import style_transfer_loss, stylize, stylize_coarse_to_fine
+from perceptual_ops.recipes.optimization import minimize_with_adam, minimize_with_lbfgs
 from perceptual_ops.recipes.report import contact_sheet, loss_curve
-from perceptual_ops.recipes.style_transfer import _minimize_with_adam, _minimize_with_lbfgs
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {"content_layers": ("relu2_2",), "style_layers": ("relu1_1", "relu2_2")}
@@ -53,7 +53,7 @@ def test_adam_brings_back_a_pixel_that_overshot():
         image.grad = None
         (image.clamp(0, 1) - 0.9).square().sum().backward()
 
-    _minimize_with_adam(objective, image, steps=60, lr=0.5)
+    minimize_with_adam(objective, image, steps=60, lr=0.5)
     assert torch.allclose(image, torch.tensor(0.9), atol=0.02)
 
 
@@ -66,7 +66,7 @@ def test_lbfgs_does_not_mind_tiny_gradients():
         value.backward()
         return value
 
-    _minimize_with_lbfgs(objective, image, steps=60)
+    minimize_with_lbfgs(objective, image, steps=60)
     assert torch.allclose(image, torch.tensor(0.9), atol=1e-3)
 
 
@@ -176,3 +176,46 @@ def test_the_training_loop_runs():
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in run.stdout.splitlines()] == ["before", "step", "step", "after"]
     assert "nan" not in run.stdout
+
+
+def test_coarse_to_fine(pictures):
+    content, style = (picture.repeat_interleave(4, 2).repeat_interleave(4, 3) for picture in pictures)
+    losses, seen = [], []
+
+    def make_loss(small_content, small_style):
+        losses.append((small_content.shape, small_style.shape))
+        return style_transfer_loss(small_content, small_style, weights="random", **LAYERS)
+
+    settings = {"make_loss": make_loss, "steps": 5, "optimizer": "adam", "snapshots_at": (0, 5)}
+    result = stylize_coarse_to_fine(content, style, scales=2, on_step=lambda step, terms: seen.append(step), **settings)
+    assert losses == [((1, 3, 50, 60), (1, 3, 40, 56)), ((1, 3, 100, 120), (1, 3, 80, 112))]
+    assert result.image.shape == content.shape
+    assert seen == list(range(10)) and len(result.history["loss"]) == 10
+    # The second size starts at the first one's result, not at the content.
+    assert {step: image.shape[2] for step, image in result.snapshots.items()} == {0: 50, 5: 100}
+    plain = stylize(content, style, loss=make_loss(content, style), steps=1, optimizer="adam")
+    assert result.history["style"][5] < plain.history["style"][0]
+
+
+def test_one_scale_is_stylize(pictures):
+    content, style = (picture.repeat_interleave(4, 2).repeat_interleave(4, 3) for picture in pictures)
+    loss = style_transfer_loss(content, style, weights="random", **LAYERS)
+    settings = {"steps": 3, "optimizer": "adam", "init": "noise", "seed": 4}
+    once = stylize_coarse_to_fine(content, style, scales=1, make_loss=lambda *_: loss, **settings)
+    assert torch.equal(once.image, stylize(content, style, loss=loss, **settings).image)
+
+
+@pytest.mark.parametrize(
+    ("scales", "sentence"), [(0, "scales: expected a whole number above 0"), (2, "at least 32 pixels, 2 give 10")]
+)
+def test_scales_out_of_range(pictures, scales, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        stylize_coarse_to_fine(*pictures, scales=scales)
+
+
+def test_a_picture_to_start_at(pictures, loss):
+    start = torch.rand(pictures[0].shape, generator=torch.Generator().manual_seed(3))
+    result = stylize(*pictures, loss=loss, steps=1, optimizer="adam", init=start, snapshots_at=(0,))
+    assert torch.equal(result.snapshots[0], start)
+    with pytest.raises(ValueError, match="init: expected a picture like the content"):
+        stylize(*pictures, loss=loss, init=start[..., 1:])

@@ -1,5 +1,27 @@
 """Complete uses of the losses: what a user would otherwise write around them."""
 
-from .style_transfer import StyleTransferResult, style_transfer_loss, stylize
+from .feed_forward import train_style
+from .inversion import invert
+from .models import Model, load_model, save_model
+from .optimization import Optimized
+from .style_transfer import style_transfer_loss, stylize, stylize_coarse_to_fine
+from .super_resolution import train_super_resolution
+from .training import Training, TrainingOptions
+from .transform_net import StyleNet, SuperResolutionNet
 
-__all__ = ["StyleTransferResult", "style_transfer_loss", "stylize"]
+__all__ = [
+    "Model",
+    "Optimized",
+    "StyleNet",
+    "SuperResolutionNet",
+    "Training",
+    "TrainingOptions",
+    "invert",
+    "load_model",
+    "save_model",
+    "style_transfer_loss",
+    "stylize",
+    "stylize_coarse_to_fine",
+    "train_style",
+    "train_super_resolution",
+]

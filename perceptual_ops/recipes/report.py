@@ -21,6 +21,7 @@ LINES = {
     "style": ("#D55E00", "dashdot"),
     "tv": ("#009E73", "dotted"),
 }
+EXTRA_LINES = (("#56B4E9", "solid"), ("#E69F00", "dashed"), ("#CC79A7", "dashdot"))
 
 
 def contact_sheet(path: PathLike, rows: Sequence[Row], width: int = 1200) -> None:
@@ -56,36 +57,52 @@ def contact_sheet(path: PathLike, rows: Sequence[Row], width: int = 1200) -> Non
     save_picture(path, sheet)
 
 
-def loss_curve(path: PathLike, history: Mapping[str, Sequence[float]], title: str = "Loss") -> None:
-    """Writes the curve of the loss and its weighted parts, on a logarithmic scale.
+def loss_curve(
+    path: PathLike, history: Mapping[str, Sequence[float]], title: str = "Loss", step: str = "evaluation"
+) -> None:
+    """Writes the curve of the loss and its parts, on a logarithmic scale.
 
     Args:
         path: As in `write_image`.
-        history: Term -> its values, as in `StyleTransferResult`; "loss", "content", "style" and "tv" are drawn.
+        history: Term -> its values, "loss" and any others; those of single layers (with a / in the name) are left out.
         title: Above the curve.
+        step: What the values are numbered by.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError, OSError: As `write_image`.
     """
+    terms = [term for term in history if "/" not in term]
+    curves = {"loss (sum)" if term == "loss" else term: history[term] for term in terms}
+    styles = [LINES.get(term, EXTRA_LINES[i % len(EXTRA_LINES)]) for i, term in enumerate(terms)]
+    curve_picture(path, curves, styles, title, step, "weighted term")
+
+
+def curve_picture(
+    path: PathLike,
+    curves: Mapping[str, Sequence[float]],
+    styles: Sequence[tuple[str, str]],
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Writes curves, (colour, dashes) each, on a logarithmic scale. Raises as `loss_curve`."""
     try:
         from matplotlib.figure import Figure  # not pyplot, which would touch the caller's backend and figures
     except ImportError:
         raise ModuleNotFoundError(
-            "the loss curve needs matplotlib, which is not installed: pip install 'perceptual_ops[demo]'"
+            "the curve needs matplotlib, which is not installed: pip install 'perceptual_ops[demo]'"
         ) from None
     from PIL import Image
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for term, (colour, dashes) in LINES.items():
-        if term in history:
-            label = "loss (sum)" if term == "loss" else term
-            axes.plot(history[term], color=colour, linestyle=dashes, linewidth=2, label=label)
+    for (label, values), (colour, dashes) in zip(curves.items(), styles, strict=True):
+        axes.plot(values, color=colour, linestyle=dashes, linewidth=2, label=label)
     axes.set_yscale("log", nonpositive="mask")
     axes.set_title(title, loc="left")
-    axes.set_xlabel("evaluation")
-    axes.set_ylabel("weighted term")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.grid(True, which="major", color="#DDDDDD")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(left=0)

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as checks
 from ..losses import PerceptualLoss
-from ..networks import FeatureNetwork, load_network
+from ..networks import load_network
 from ..networks.weights import WeightSource
 from ..ops import gram_matrix
+from .optimization import OPTIMIZERS, Objective, Optimized, StepCallback, energies_of, minimize, noise_like
 
 CONTENT_LAYERS = ("relu3_3",)
 STYLE_LAYERS = ("relu1_1", "relu1_2", "relu2_2", "relu3_3", "relu4_3")
-OPTIMIZERS = ("adam", "lbfgs")
 INITS = ("content", "noise")
-
-StepCallback = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class StyleTransferResult:
-    """What `stylize` made.
-
-    Attributes:
-        image: The stylised picture (1, 3, H, W) in [0, 1], on the device of the content.
-        history: Term -> its values, one for each evaluation of the loss: "loss", and the terms of `PerceptualLoss`.
-        snapshots: Evaluation, from 0 -> the picture (1, 3, H, W) in [0, 1] that was evaluated, on the CPU.
-    """
-
-    image: Tensor
-    history: dict[str, list[float]]
-    snapshots: dict[int, Tensor]
+SMALLEST_SIDE = 32  # pixels, of the coarsest size
 
 
 def style_transfer_loss(
@@ -57,7 +41,8 @@ def style_transfer_loss(
     layers, tv is the squared difference of neighbouring pixels in [0, 1] per value of the picture.
 
     Args:
-        content, style: Pictures (1, 3, H, W) in [0, 1], on one device; their sizes may differ.
+        content: Picture (1, 3, H, W) in [0, 1], or (N, 3, H, W): typical ones of what a network is to be trained on.
+        style: Picture (1, 3, H, W) in [0, 1] on the same device, of any size.
         network, weights: As in `load_network`.
         content_layers, style_layers: Names of layers, at least one each.
         style_weight, tv_weight: Weights of these parts against 1 for the content; no unit.
@@ -72,14 +57,14 @@ def style_transfer_loss(
     trunk = load_network(network, weights, layers=[*content_layers, *style_layers])
     # Features follow the layout of the weights: 15 % less time for VGG16 at 256 x 256 on two CPU cores.
     trunk = trunk.to(content.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-    content_energy = _energies("content_layers", trunk, content, content_layers, lambda features: features)
-    style_energy = _energies("style_layers", trunk, style, style_layers, gram_matrix)
+    content_energy = energies_of("content_layers", trunk, content, content_layers, lambda features: features)
+    style_energy = energies_of("style_layers", trunk, style, style_layers, gram_matrix)
     return PerceptualLoss(
         trunk,
         content_layers={layer: 1 / (energy * len(content_energy)) for layer, energy in content_energy.items()},
         style_layers={layer: 1 / (energy * len(style_energy)) for layer, energy in style_energy.items()},
         style_weight=style_weight,
-        tv_weight=tv_weight / content.numel(),
+        tv_weight=tv_weight / content[0].numel(),
     ).to(content.device)
 
 
@@ -91,11 +76,11 @@ def stylize(
     steps: int = 150,
     optimizer: str = "lbfgs",
     lr: float = 0.02,
-    init: str = "content",
+    init: str | Tensor = "content",
     seed: int = 0,
     snapshots_at: Collection[int] = (),
     on_step: StepCallback | None = None,
-) -> StyleTransferResult:
+) -> Optimized:
     """Paints the content in the manner of the style.
 
     Args:
@@ -105,7 +90,8 @@ def stylize(
         steps: Evaluations of the loss and its gradient. "lbfgs" finishes the line search it is in, a few more.
         optimizer: "adam" or "lbfgs", which in as many evaluations reached a lower loss on every pair that was tried.
         lr: Adam's first step size, in units of the picture's values; it falls to 0 along a cosine.
-        init: "content" starts at the content, "noise" at Gaussian noise; both are moved to the style's palette.
+        init: "content" starts at the content, "noise" at Gaussian noise; both are moved to the style's palette. Or the
+            picture to start at, shaped like the content, on its device.
         seed: Of the noise. On a CPU the same arguments give the same bits.
         snapshots_at: The evaluations, from 0, whose picture is kept.
         on_step: Called after each evaluation with its number, from 0, and its terms.
@@ -114,85 +100,93 @@ def stylize(
         TypeError, ValueError: An argument is not as described.
     """
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
-    checks.check_choice("init", init, INITS)
+    start = _start(init, content, style, seed)
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps: expected a whole number above 0, got {steps!r}")
     loss = style_transfer_loss(content, style) if loss is None else _checked_loss(loss)
     loss.set_content(content)
     loss.set_style(style)
-    start = content.detach() if init == "content" else _noise_like(content, seed)
-    image = _in_palette(start, style).requires_grad_()
-    objective = _Objective(loss, image, snapshots_at, on_step)
-    if optimizer == "adam":
-        _minimize_with_adam(objective, image, steps, lr)
-    else:
-        _minimize_with_lbfgs(objective, image, steps)
-    return StyleTransferResult(image.detach().clamp(0, 1), objective.history, objective.snapshots)
+    image = start.clone().requires_grad_()
+    objective = Objective(loss, image, snapshots_at, on_step)
+    minimize(objective, image, steps, optimizer, lr)
+    return Optimized(image.detach().clamp(0, 1), objective.history, objective.snapshots)
 
 
-class _Objective:
-    """The loss as a closure for optimizers: evaluates it, makes the gradient, and keeps a record of both."""
+def stylize_coarse_to_fine(
+    content: Tensor,
+    style: Tensor,
+    *,
+    scales: int = 2,
+    make_loss: Callable[[Tensor, Tensor], PerceptualLoss] = style_transfer_loss,
+    **settings: Any,
+) -> Optimized:
+    """`stylize` at a small size first, whose result, enlarged, is where the next size starts.
 
-    def __init__(
-        self, loss: PerceptualLoss, image: Tensor, snapshots_at: Collection[int], on_step: StepCallback | None
-    ) -> None:
-        self.history: dict[str, list[float]] = {}
-        self.snapshots: dict[int, Tensor] = {}
-        self._loss, self._image = loss, image
-        self._snapshots_at, self._on_step = snapshots_at, on_step
-        self._evaluations = 0
+    A network sees a few hundred pixels at most, so in a large picture it paints small strokes only; what is painted at
+    a small size becomes large (Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer").
 
-    def __call__(self) -> Tensor:
-        self._image.grad = None
-        # Inside the function that is minimised, so that L-BFGS sees one function: clamping its picture behind its back
-        # would spoil the curvature it has gathered. Adam's is in range already.
-        picture = self._image.clamp(0, 1)
-        value, terms = self._loss(picture, return_terms=True)
-        value.backward()
-        self._record(picture.detach(), {"loss": value.detach(), **terms})
-        return value
+    Args:
+        content, style: As in `stylize`.
+        scales: Sizes; each half the next, the last that of the content.
+        make_loss: The loss for a content and a style of one size.
+        settings: Arguments of `stylize`; steps are made at every size.
 
-    def _record(self, picture: Tensor, terms: dict[str, Tensor]) -> None:
-        step, self._evaluations = self._evaluations, self._evaluations + 1
-        values = torch.stack(list(terms.values())).tolist()  # one wait for the device, not one for each term
-        numbers: dict[str, float] = dict(zip(terms, values, strict=True))
-        for name, number in numbers.items():
-            self.history.setdefault(name, []).append(number)
-        if step in self._snapshots_at:
-            self.snapshots[step] = picture.cpu()
-        if self._on_step is not None:
-            self._on_step(step, numbers)
+    Returns:
+        The picture of the last size; history and snapshots of all, one after the other.
 
-
-def _minimize_with_adam(objective: _Objective, image: Tensor, steps: int, lr: float) -> None:
-    optimizer = torch.optim.Adam([image], lr=checks.check_positive("lr", lr))
-    # Adam moves every pixel by about lr, however small its gradient: without the decay that stays visible as grain.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
-    for _ in range(steps):
-        objective()
-        optimizer.step()
-        schedule.step()
-        # A pixel out of range gets no gradient through the objective's clamp, so it would never come back.
-        with torch.no_grad():
-            image.clamp_(0, 1)
-
-
-def _minimize_with_lbfgs(objective: _Objective, image: Tensor, steps: int) -> None:
-    # The tolerances are absolute, but a pixel's gradient shrinks with the size of the picture: they would end it early.
-    torch.optim.LBFGS(
-        [image],
-        max_iter=steps,
-        max_eval=steps,
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    ).step(objective)
+    Raises:
+        TypeError, ValueError: As `stylize`; also more scales than the pictures have pixels for.
+    """
+    if not isinstance(scales, int) or isinstance(scales, bool) or scales < 1:
+        raise ValueError(f"scales: expected a whole number above 0, got {scales!r}")
+    smallest = min(*content.shape[2:], *style.shape[2:]) >> (scales - 1)
+    if scales > 1 and smallest < SMALLEST_SIDE:
+        raise ValueError(
+            f"scales: expected a smallest size of at least {SMALLEST_SIDE} pixels, {scales} give {smallest}"
+        )
+    history: dict[str, list[float]] = {}
+    snapshots: dict[int, Tensor] = {}
+    start = settings.pop("init", "content")
+    on_step, wanted = settings.pop("on_step", None), settings.pop("snapshots_at", ())
+    for level in reversed(range(scales)):
+        small_content, small_style = (_resized(x, x.shape[2] >> level, x.shape[3] >> level) for x in (content, style))
+        before = len(history.get("loss", ()))
+        if isinstance(start, Tensor):
+            start = _resized(start, *small_content.shape[2:])
+        result = stylize(
+            small_content,
+            small_style,
+            loss=make_loss(small_content, small_style),
+            init=start,
+            snapshots_at=[step - before for step in wanted],
+            on_step=on_step and (lambda step, terms, before=before: on_step(before + step, terms)),
+            **settings,
+        )
+        start = result.image
+        for term, values in result.history.items():
+            history.setdefault(term, []).extend(values)
+        snapshots |= {before + step: image for step, image in result.snapshots.items()}
+    return Optimized(result.image, history, snapshots)
 
 
-def _noise_like(content: Tensor, seed: int) -> Tensor:
-    """Drawn on the CPU, so that every device starts alike."""
-    return torch.randn(content.shape, generator=torch.Generator().manual_seed(seed)).to(content)
+def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Tensor:
+    """The picture to start at, shaped like the content."""
+    if isinstance(init, Tensor):
+        if init.shape != content.shape or init.device != content.device:
+            raise ValueError(
+                f"init: expected a picture like the content {tuple(content.shape)}, got {tuple(init.shape)}"
+            )
+        return init.detach().to(content.dtype)
+    checks.check_choice("init", init, INITS)
+    return _in_palette(content.detach() if init == "content" else noise_like(content, seed), style)
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    """(N, 3, H, W) -> (N, 3, height, width) in [0, 1]."""
+    if image.shape[2:] == (height, width):
+        return image
+    resized = F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1)
 
 
 def _in_palette(image: Tensor, style: Tensor) -> Tensor:
@@ -204,23 +198,6 @@ def _in_palette(image: Tensor, style: Tensor) -> Tensor:
     deviation, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     style_deviation, style_mean = torch.std_mean(style, dim=(2, 3), correction=0, keepdim=True)
     return ((image - mean) * (style_deviation / deviation.clamp_min(1e-6)) + style_mean).clamp(0, 1)
-
-
-def _energies(
-    name: str,
-    trunk: FeatureNetwork,
-    picture: Tensor,
-    layers: Sequence[str],
-    statistic: Callable[[Tensor], Tensor],
-) -> dict[str, float]:
-    """Layer -> mean square of the statistic of its features of the picture."""
-    with torch.no_grad():
-        features = trunk(picture, layers)
-        energies = {layer: float(statistic(features[layer]).square().mean()) for layer in layers}
-    for layer, energy in energies.items():
-        if not 0 < energy < math.inf:
-            raise ValueError(f"{name}: expected layers that the picture excites, {layer} gives {energy}; leave it out")
-    return energies
 
 
 def _checked_loss(loss: PerceptualLoss) -> PerceptualLoss:

@@ -9,19 +9,41 @@ import math
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .heat_map import heat_map
-from .images import check_size, check_writable, read_image, save_picture
+from ..heat_map import heat_map
+from ..images import check_size, check_writable, read_image, save_picture
+from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
 from .picture_pairs import PicturePair, picture_pairs
-from .recipes.comparison import WITH_PIXELS, Comparison, comparison
-from .terminal import PROGRAM, checked_device, progress_bar
+from .terminal import PROGRAM, checked_device, default_device, names, progress_bar
 
 COLUMNS = ("name", "metric", "distance")
 
 
-def compare(arguments: argparse.Namespace) -> int:
+def register(commands: Any) -> None:
+    command = commands.add_parser("compare", help="say how far pictures are from others, as people see it")
+    add = command.add_argument
+    add("output", metavar="A", help="the picture to judge, or a folder of them")
+    add("target", metavar="B", help="the picture it should be; a folder: those of the same names; or one for all of A")
+    add("--metric", choices=METRICS, default="lpips", help="what is measured (default: lpips)")
+    networks = "; ".join(f"{metric}: {', '.join(known)}" for metric, known in METRICS.items())
+    add("--network", metavar="NAME", help=f"the network, the first by default: {networks}")
+    add("--weights", help="of the network: imagenet (default), stlpips, random, or the path of a file")
+    layers = "; ".join(f"{metric}: {','.join(known)}" for metric, known in LAYERS.items())
+    add("--layers", type=names, help=f"layers, separated by commas, of content and style (defaults: {layers})")
+    add("--size", type=int, help="pixels of the longer side of both (default: as they are)")
+    add("--resize", action="store_true", help="bring B to the size of A")
+    add("--map", metavar="OUT", help="write the distance of each pixel as colours over A; for folders, a folder")
+    add("--max", type=float, help="where the map's scale ends (default: its largest distance)")
+    add("--csv", metavar="OUT.csv", help="write a row for each pair")
+    add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
+    add("--device", default=default_device(), help=f"where to compute (default: {default_device()})")
+    command.set_defaults(command=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
     """Prints one distance, or the mean and the standard deviation of those of a folder."""
     _check_options(arguments)
     output, target = Path(arguments.output), Path(arguments.target)

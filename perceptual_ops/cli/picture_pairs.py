@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .images import FORMATS
+from ..picture_folder import pictures_in
 
-# What is taken for a picture in a folder: those that are written, and others that data sets come in.
-SUFFIXES = (*FORMATS, ".avif", ".gif", ".jp2", ".pgm", ".ppm", ".tga")
 NAMED = 3  # files that an error names before it only counts them
 
 
@@ -58,16 +56,11 @@ def picture_pairs(output: Path, target: Path, skip_unpaired: bool = False) -> tu
 def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures of a folder by their path in it without the suffix, sorted."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in place.parts)  # other programs' notes on pictures
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            name = place.with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"{folder}: expected one picture of a name, got {found[name].name} and {path.name}")
-            found[name] = path
-    if not found:
-        raise ValueError(f"{folder}: expected a folder with pictures ({', '.join(SUFFIXES)}), found none")
+    for path in pictures_in(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{folder}: expected one picture of a name, got {found[name].name} and {path.name}")
+        found[name] = path
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,51 @@
+"""The command `perceptual-ops`. Each subcommand has a module that registers it and returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch
+
+from . import apply, compare, doctor, invert, stylize, train
+from .terminal import PROGRAM
+
+COMMANDS = (stylize, train, apply, invert, compare, doctor)  # each adds its own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        Its exit code: 0, 2 after one sentence on stderr for anything the user can mend, 130 for Ctrl-C.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except KeyboardInterrupt as interruption:
+        left = str(interruption) or "nothing was written"
+        print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
+        return 130
+    except torch.OutOfMemoryError:
+        print(f"{PROGRAM}: the device has too little memory for this picture; choose a smaller --size", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, like every other error, in place of the usage and then a sentence."""
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Perceptual losses for PyTorch.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.register(commands)
+    return parser

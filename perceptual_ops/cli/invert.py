@@ -1,0 +1,61 @@
+"""The command `perceptual-ops invert`: what layers know of a picture."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from torch import Tensor
+
+from ..images import check_size, check_writable, read_image, write_image
+from ..recipes.inversion import KINDS, invert
+from ..recipes.optimization import OPTIMIZERS
+from ..recipes.report import contact_sheet
+from .terminal import checked_device, default_device, names, step_bar
+
+
+def register(commands: Any) -> None:
+    command = commands.add_parser(
+        "invert",
+        help="make pictures that layers of a network cannot tell from one",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add("picture", metavar="PICTURE", help="the picture")
+    add("-o", "--output", metavar="OUT", required=True, help="the picture to write; of several layers, side by side")
+    add("--layers", type=names, default="relu3_3", help="layers, separated by commas; each makes a picture of its own")
+    add("--kind", choices=KINDS, default="content", help="from features, or from their Gram matrix")
+    add("--size", type=int, default=256, help="pixels of the longer side")
+    add("--steps", type=int, default=200, help="evaluations of the loss for each layer")
+    add("--tv-weight", type=float, default=0.01, help="weight of smoothness (total variation)")
+    add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
+    add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
+    add("--device", default=default_device(), help="where to compute")
+    add("--seed", type=int, default=0, help="of the noise it starts from")
+    command.set_defaults(command=_invert)
+
+
+def _invert(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.output)
+    check_size(arguments.size)
+    picture = read_image(arguments.picture, arguments.size).to(checked_device(arguments.device))
+    made: dict[str, Tensor] = {}
+    with step_bar(arguments.steps * len(arguments.layers)) as show:
+        for count, layer in enumerate(arguments.layers):
+            made[layer] = invert(
+                picture,
+                layer,
+                kind=arguments.kind,
+                weights=arguments.weights,
+                tv_weight=arguments.tv_weight,
+                steps=arguments.steps,
+                optimizer=arguments.optimizer,
+                seed=arguments.seed,
+                on_step=lambda step, terms, before=count * arguments.steps: show(before + step + 1, terms),  # type: ignore[misc]
+            ).image
+    if len(made) == 1:
+        write_image(arguments.output, made[arguments.layers[0]])
+    else:
+        contact_sheet(arguments.output, [[("picture", picture), *made.items()]])
+    print(arguments.output)
+    return 0

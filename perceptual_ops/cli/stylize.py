@@ -1,0 +1,79 @@
+"""The command `perceptual-ops stylize`: paints one picture in the manner of another."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from functools import partial
+from typing import Any
+
+from ..images import check_size, check_writable, read_image, write_image
+from ..recipes.optimization import OPTIMIZERS
+from ..recipes.style_transfer import INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
+from .terminal import checked_device, default_device, names, step_bar
+
+
+def register(commands: Any) -> None:
+    command = commands.add_parser(
+        "stylize",
+        help="paint one picture in the manner of another",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add("content", metavar="CONTENT", help="the picture to paint")
+    add("style", metavar="STYLE", help="the picture whose manner is taken")
+    add("-o", "--output", metavar="OUT", required=True, help="the picture to write; its suffix says the format")
+    add("--size", type=int, default=512, help="pixels of the longer side of both pictures")
+    add(
+        "--scales",
+        type=int,
+        default=1,
+        help="sizes it is painted at, each half the next, for large strokes",
+    )
+    add("--steps", type=int, default=150, help="evaluations of the loss at each size")
+    add("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
+    add("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
+    add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
+    add("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, separated by commas")
+    add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
+    add("--init", choices=INITS, default="content", help="what to start from, in the style's palette")
+    add("--device", default=default_device(), help="where to compute")
+    add("--seed", type=int, default=0, help="of the noise that --init noise starts from")
+    command.set_defaults(command=_stylize)
+
+
+def _stylize(arguments: argparse.Namespace) -> int:
+    # Everything that can be refused is refused before minutes are spent.
+    check_writable(arguments.output)
+    check_size(arguments.size)
+    if arguments.steps < 1:
+        raise ValueError(f"--steps: expected a whole number above 0, got {arguments.steps}")
+    if not 0 < arguments.style_weight < math.inf:
+        raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
+    if not 0 <= arguments.tv_weight < math.inf:
+        raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
+    device = checked_device(arguments.device)
+    content = read_image(arguments.content, arguments.size).to(device)
+    style = read_image(arguments.style, arguments.size).to(device)
+    make_loss = partial(
+        style_transfer_loss,
+        weights=arguments.weights,
+        style_layers=arguments.layers,
+        style_weight=arguments.style_weight,
+        tv_weight=arguments.tv_weight,
+    )
+    with step_bar(arguments.scales * arguments.steps) as show:
+        result = stylize_coarse_to_fine(
+            content,
+            style,
+            scales=arguments.scales,
+            make_loss=make_loss,
+            steps=arguments.steps,
+            optimizer=arguments.optimizer,
+            init=arguments.init,
+            seed=arguments.seed,
+            on_step=lambda step, terms: show(step + 1, terms),
+        )
+    write_image(arguments.output, result.image)
+    print(arguments.output)
+    return 0

@@ -1,0 +1,125 @@
+"""The commands `perceptual-ops train-style` and `train-sr`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from ..images import read_image
+from ..picture_folder import pictures_in
+from ..recipes.feed_forward import train_style
+from ..recipes.photographs import training_photographs
+from ..recipes.style_transfer import STYLE_LAYERS
+from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
+from ..recipes.training import PRECISIONS, TrainingOptions
+from ..recipes.transform_net import SCALES
+from .terminal import checked_device, default_device, names, step_bar
+
+PHOTOGRAPHS = "photographs"
+
+
+def register(commands: Any) -> None:
+    style = commands.add_parser(
+        "train-style",
+        help="train a network that paints any picture in one style",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    style.add_argument("style", metavar="STYLE", help="the picture whose manner is taken")
+    style.add_argument("--style-size", type=int, help="pixels of its longer side; None: as it is")
+    style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
+    style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
+    style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
+    _add_training(style, TrainingOptions(), "images (N, 3, H, W) -> the same")
+    style.set_defaults(command=_train_style)
+
+    enlarging = commands.add_parser(
+        "train-sr",
+        help="train a network that enlarges pictures",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    enlarging.add_argument("--scale", type=int, choices=SCALES, default=4, help="how many times larger")
+    enlarging.add_argument("--loss", choices=LOSSES, default="feature", help="what is minimised")
+    enlarging.add_argument("--layers", type=names, default=",".join(FEATURE_LAYERS), help="whose features, by commas")
+    _add_training(enlarging, TrainingOptions(batch=8, size=128), "images (N, 3, H, W) -> (N, 3, scale H, scale W)")
+    enlarging.set_defaults(command=_train_super_resolution)
+
+
+def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, network: str) -> None:
+    add = command.add_argument
+    add("-o", "--output", metavar="MODEL", required=True, help="the model to write, .pt2; beside it log and checkpoint")
+    add("--data", metavar="DIR", default=PHOTOGRAPHS, help="a folder of pictures, or those of scikit-image")
+    add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
+    add("--network", metavar="MODULE:NAME", help=f"your own, {network}; None: the paper's")
+    add("--steps", type=int, default=defaults.steps, help="batches")
+    add("--batch", type=int, default=defaults.batch, help="crops of a batch, of all processes together")
+    add("--size", type=int, default=defaults.size, help="pixels of a crop")
+    add("--lr", type=float, default=defaults.lr, help="Adam's first step size; it falls to 0")
+    add("--precision", choices=PRECISIONS, default=defaults.precision, help="of autocast")
+    add("--contiguous", action="store_true", help="memory layout NCHW in place of channels_last")
+    add("--compile", action="store_true", help="use torch.compile on the network")
+    add("--workers", type=int, default=defaults.workers, help="processes that read pictures")
+    add("--save-every", type=int, default=defaults.save_every, help="steps between checkpoints")
+    add("--seed", type=int, default=defaults.seed, help="of weights and crops")
+    add("--device", default=default_device(), help="where to compute")
+
+
+def _options(arguments: argparse.Namespace) -> TrainingOptions:
+    return TrainingOptions(
+        steps=arguments.steps,
+        batch=arguments.batch,
+        size=arguments.size,
+        lr=arguments.lr,
+        seed=arguments.seed,
+        precision=arguments.precision,
+        channels_last=not arguments.contiguous,
+        compile=arguments.compile,
+        workers=arguments.workers,
+        save_every=arguments.save_every,
+    )
+
+
+def _pictures(data: str) -> list[Path]:
+    return training_photographs() if data == PHOTOGRAPHS and not Path(data).is_dir() else pictures_in(data)
+
+
+def _train_style(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.style_weight < math.inf:
+        raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
+    if not 0 <= arguments.tv_weight < math.inf:
+        raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
+    options = _options(arguments)
+    with step_bar(options.steps) as show:
+        train_style(
+            read_image(arguments.style, arguments.style_size),
+            _pictures(arguments.data),
+            arguments.output,
+            style_weight=arguments.style_weight,
+            tv_weight=arguments.tv_weight,
+            style_layers=arguments.layers,
+            weights=arguments.weights,
+            module=arguments.network,
+            options=options,
+            device=checked_device(arguments.device),
+            on_step=show,
+        )
+    return 0
+
+
+def _train_super_resolution(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    with step_bar(options.steps) as show:
+        train_super_resolution(
+            _pictures(arguments.data),
+            arguments.output,
+            scale=arguments.scale,
+            loss=arguments.loss,
+            layers=arguments.layers,
+            weights=arguments.weights,
+            module=arguments.network,
+            options=options,
+            device=checked_device(arguments.device),
+            on_step=show,
+        )
+    return 0

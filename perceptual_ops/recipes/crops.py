@@ -1,0 +1,75 @@
+"""Random crops of pictures, each a function of its number alone: any process can make any of them, in any order."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..images import read_image, side_lengths
+
+CACHE_BYTES = 1 << 30  # of decoded pictures, in each process
+
+
+class RandomCrops(Dataset[Tensor]):
+    """Square crops (3, size, size) in [0, 1] of pictures, without end: crop `i` depends on the seed and on i alone.
+
+    A crop is a square of `size` to `zoom * size` pixels at a random place, half of them mirrored, brought to `size`.
+
+    Args:
+        pictures: Files that Pillow reads. Those with a side below `size` are left out, see `left_out`.
+        size: Pixels of a side.
+        zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
+        seed: Of the choice of crops.
+
+    Raises:
+        ValueError: No picture is large enough, or an argument is out of range.
+    """
+
+    def __init__(
+        self, pictures: Sequence[str | os.PathLike[str]], size: int, *, zoom: float = math.inf, seed: int = 0
+    ) -> None:
+        if not zoom >= 1:
+            raise ValueError(f"zoom: expected a number of at least 1, got {zoom!r}")
+        self.pictures = [Path(path) for path in pictures if min(side_lengths(path)) >= size]
+        if not self.pictures:
+            raise ValueError(
+                f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} smaller ones"
+            )
+        self.left_out = len(pictures) - len(self.pictures)
+        self.size, self.zoom, self.seed = size, zoom, seed
+        self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
+        self._bytes = 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        generator = random.Random(f"{self.seed} {index}")  # torch's would take 32 bits of them
+        draws = [generator.random() for _ in range(5)]
+        pixels = self._picture(int(draws[0] * len(self.pictures)))
+        height, width = pixels.shape[1:]
+        largest = min(height, width, self.zoom * self.size)
+        side = round(self.size * (largest / self.size) ** draws[1])  # evenly over the logarithm
+        top, left = int(draws[2] * (height - side + 1)), int(draws[3] * (width - side + 1))
+        crop = pixels[:, top : top + side, left : left + side] / 255
+        if draws[4] < 0.5:
+            crop = crop.flip(2)
+        if side == self.size:
+            return crop
+        size = (self.size, self.size)
+        shrunk = F.interpolate(crop[None], size, mode="bicubic", antialias=True, align_corners=False)
+        return shrunk[0].clamp(0, 1)
+
+    def _picture(self, number: int) -> Tensor:  # (3, H, W) uint8
+        if number in self._decoded:
+            return self._decoded[number]
+        pixels = read_image(self.pictures[number])[0].mul(255).round().to(torch.uint8)
+        if self._bytes + pixels.numel() <= CACHE_BYTES:
+            self._decoded[number] = pixels
+            self._bytes += pixels.numel()
+        return pixels

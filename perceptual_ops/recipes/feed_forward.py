@@ -1,0 +1,90 @@
+"""Style transfer by one pass of a network (Johnson, Alahi and Fei-Fei 2016, section 4.1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..networks.weights import WeightSource
+from .crops import RandomCrops
+from .models import export, save_model
+from .optimization import StepCallback
+from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
+from .training import Training, TrainingOptions, fingerprint
+from .transform_net import StyleNet, check_sizes, module_by_path
+
+EXAMPLES = 16  # crops that say how strong the features of pictures are
+
+
+def train_style(
+    style: Tensor,
+    pictures: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    style_weight: float = 10.0,
+    tv_weight: float = 1.0,
+    content_layers: Sequence[str] = CONTENT_LAYERS,
+    style_layers: Sequence[str] = STYLE_LAYERS,
+    weights: WeightSource = "imagenet",
+    module: str | None = None,
+    options: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    device: torch.device | str = "cpu",
+    on_step: StepCallback | None = None,
+) -> None:
+    """Trains a network that paints any picture in one style, and writes it to a file that `load_model` reads.
+
+    What is minimised is the loss of `style_transfer_loss`, as `stylize` minimises it for one picture.
+
+    Args:
+        style: Picture (1, 3, H, W) in [0, 1] whose manner is taken; strokes keep their size in pixels.
+        pictures: Files; the network learns on random crops of them.
+        out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
+        style_weight, tv_weight, content_layers, style_layers, weights: As in `style_transfer_loss`.
+        module: The network as package.module:name, (N, 3, H, W) in [0, 1] -> the same. None: `StyleNet`.
+        options: How.
+        device: Where.
+        on_step: As in `Training`.
+
+    Raises:
+        TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
+    """
+    crops = RandomCrops(pictures, options.size, seed=options.seed)
+
+    def make_network() -> nn.Module:
+        if module is None:
+            return StyleNet()
+        network = module_by_path(module)
+        check_sizes(network, options.size, scale=1)
+        export(network)  # what cannot be written at the end is refused at the beginning
+        return network
+
+    settings = {
+        "task": "style",
+        "style": fingerprint(style),
+        "pictures": fingerprint(crops.pictures),
+        "style_weight": style_weight,
+        "tv_weight": tv_weight,
+        "content_layers": list(content_layers),
+        "style_layers": list(style_layers),
+        "module": module,
+    }
+    with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
+        criterion = style_transfer_loss(
+            torch.stack([crops[i] for i in range(EXAMPLES)]).to(training.device),
+            style.to(training.device),
+            weights=weights,
+            content_layers=content_layers,
+            style_layers=style_layers,
+            style_weight=style_weight,
+            tv_weight=tv_weight,
+        )
+        criterion.set_style(style.to(training.device))
+        for images in training.batches():  # (n, 3, S, S)
+            with training.autocast():
+                loss, terms = criterion(training.network(images), images, return_terms=True)
+            training.update(loss, {name: terms[name] for name in ("content", "style", "tv") if name in terms})
+        training.finish(lambda model: save_model(out, model, "style"))

@@ -1,0 +1,75 @@
+"""What a layer knows of a picture: pictures made from its features alone, or from their Gram matrix alone.
+
+Mahendran and Vedaldi 2015, "Understanding Deep Image Representations by Inverting Them"; figures 2 and 3 of Johnson,
+Alahi and Fei-Fei 2016.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from ..losses import PerceptualLoss
+from ..networks import load_network
+from ..networks.weights import WeightSource
+from ..ops import gram_matrix
+from .optimization import OPTIMIZERS, Objective, Optimized, StepCallback, energies_of, minimize, noise_like
+
+KINDS = ("content", "style")
+
+
+def invert(
+    picture: Tensor,
+    layer: str,
+    *,
+    kind: str = "content",
+    network: str = "vgg16",
+    weights: WeightSource = "imagenet",
+    tv_weight: float = 0.01,
+    steps: int = 200,
+    optimizer: str = "lbfgs",
+    lr: float = 0.02,
+    seed: int = 0,
+    on_step: StepCallback | None = None,
+) -> Optimized:
+    """A picture from noise that a layer cannot tell from another.
+
+    What is minimised is the squared error over the square of the target, so 0 is a perfect match and 1 a picture that
+    excites nothing, plus tv_weight times the squared difference of neighbouring pixels per value of the picture.
+
+    Args:
+        picture: (1, 3, H, W) in [0, 1].
+        layer: Of the network, by name.
+        kind: "content": the features, which know where everything is. "style": their Gram matrix, which does not.
+        network, weights: As in `load_network`.
+        tv_weight: Of smoothness. The less a layer knows, the more of the result is left to it.
+        steps, optimizer, lr, on_step: As in `stylize`.
+        seed: Of the noise.
+
+    Raises:
+        TypeError, ValueError, OSError, ModuleNotFoundError: As `PerceptualLoss`; also a layer that the picture does not
+            excite.
+    """
+    checks.check_choice("kind", kind, KINDS)
+    checks.check_choice("optimizer", optimizer, OPTIMIZERS)
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps: expected a whole number above 0, got {steps!r}")
+    trunk = load_network(network, weights, layers=[layer]).to(picture.device)
+    statistic = gram_matrix if kind == "style" else torch.Tensor.float
+    share = {name: 1 / energy for name, energy in energies_of("layer", trunk, picture, [layer], statistic).items()}
+    loss = PerceptualLoss(
+        trunk,
+        content_layers=share if kind == "content" else None,
+        style_layers=share if kind == "style" else None,
+        tv_weight=tv_weight / picture.numel(),
+    ).to(picture.device)
+    if kind == "content":
+        loss.set_content(picture)
+    else:
+        loss.set_style(picture)
+    noise = 0.5 + 0.1 * noise_like(picture, seed)
+    image = noise.clamp(0, 1).requires_grad_()
+    objective = Objective(loss, image, (), on_step)
+    minimize(objective, image, steps, optimizer, lr)
+    return Optimized(image.detach().clamp(0, 1), objective.history, objective.snapshots)

@@ -1,0 +1,123 @@
+"""A picture as what is optimised: the loss as a closure, and the two optimizers that serve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from ..losses import PerceptualLoss
+from ..networks import FeatureNetwork
+
+OPTIMIZERS = ("adam", "lbfgs")
+
+StepCallback = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What an optimisation made.
+
+    Attributes:
+        image: The picture (1, 3, H, W) in [0, 1], on the device of what it was made from.
+        history: Term -> its values, one for each evaluation of the loss: "loss", and the terms of `PerceptualLoss`.
+        snapshots: Evaluation, from 0 -> the picture (1, 3, H, W) in [0, 1] that was evaluated, on the CPU.
+    """
+
+    image: Tensor
+    history: dict[str, list[float]]
+    snapshots: dict[int, Tensor]
+
+
+class Objective:
+    """The loss as a closure for optimizers: evaluates it, makes the gradient, and keeps a record of both."""
+
+    def __init__(
+        self, loss: PerceptualLoss, image: Tensor, snapshots_at: Collection[int], on_step: StepCallback | None
+    ) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.snapshots: dict[int, Tensor] = {}
+        self._loss, self._image = loss, image
+        self._snapshots_at, self._on_step = snapshots_at, on_step
+        self._evaluations = 0
+
+    def __call__(self) -> Tensor:
+        self._image.grad = None
+        # Inside the function that is minimised, so that L-BFGS sees one function: clamping its picture behind its back
+        # would spoil the curvature it has gathered. Adam's is in range already.
+        picture = self._image.clamp(0, 1)
+        value, terms = self._loss(picture, return_terms=True)
+        value.backward()
+        self._record(picture.detach(), {"loss": value.detach(), **terms})
+        return value
+
+    def _record(self, picture: Tensor, terms: dict[str, Tensor]) -> None:
+        step, self._evaluations = self._evaluations, self._evaluations + 1
+        values = torch.stack(list(terms.values())).tolist()  # one wait for the device, not one for each term
+        numbers: dict[str, float] = dict(zip(terms, values, strict=True))
+        for name, number in numbers.items():
+            self.history.setdefault(name, []).append(number)
+        if step in self._snapshots_at:
+            self.snapshots[step] = picture.cpu()
+        if self._on_step is not None:
+            self._on_step(step, numbers)
+
+
+def minimize(objective: Objective, image: Tensor, steps: int, optimizer: str, lr: float) -> None:
+    """Changes the image in place, by as many evaluations of the objective."""
+    if optimizer == "adam":
+        minimize_with_adam(objective, image, steps, lr)
+    else:
+        minimize_with_lbfgs(objective, image, steps)
+
+
+def minimize_with_adam(objective: Objective, image: Tensor, steps: int, lr: float) -> None:
+    optimizer = torch.optim.Adam([image], lr=checks.check_positive("lr", lr))
+    # Adam moves every pixel by about lr, however small its gradient: without the decay that stays visible as grain.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    for _ in range(steps):
+        objective()
+        optimizer.step()
+        schedule.step()
+        # A pixel out of range gets no gradient through the objective's clamp, so it would never come back.
+        with torch.no_grad():
+            image.clamp_(0, 1)
+
+
+def minimize_with_lbfgs(objective: Objective, image: Tensor, steps: int) -> None:
+    # The tolerances are absolute, but a pixel's gradient shrinks with the size of the picture: they would end it early.
+    torch.optim.LBFGS(
+        [image],
+        max_iter=steps,
+        max_eval=steps,
+        tolerance_grad=0,
+        tolerance_change=0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    ).step(objective)
+
+
+def noise_like(content: Tensor, seed: int) -> Tensor:
+    """Drawn on the CPU, so that every device starts alike."""
+    return torch.randn(content.shape, generator=torch.Generator().manual_seed(seed)).to(content)
+
+
+def energies_of(
+    name: str,
+    trunk: FeatureNetwork,
+    picture: Tensor,
+    layers: Sequence[str],
+    statistic: Callable[[Tensor], Tensor],
+) -> dict[str, float]:
+    """Layer -> mean square of the statistic of its features of the picture."""
+    with torch.no_grad():
+        features = trunk(picture, layers)
+        energies = {layer: float(statistic(features[layer]).square().mean()) for layer in layers}
+    for layer, energy in energies.items():
+        if not 0 < energy < math.inf:
+            raise ValueError(f"{name}: expected layers that the picture excites, {layer} gives {energy}; leave it out")
+    return energies

@@ -1,0 +1,152 @@
+"""Super-resolution with a pixel loss, a feature loss, or both (Johnson, Alahi and Fei-Fei 2016, section 4.2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import _checks as checks
+from ..losses import PerceptualLoss
+from ..networks.weights import WeightSource
+from .crops import RandomCrops
+from .models import export, save_model
+from .optimization import StepCallback
+from .training import Training, TrainingOptions, fingerprint
+from .transform_net import SCALES, SuperResolutionNet, check_sizes, module_by_path
+
+LOSSES = ("pixel", "feature", "combined")
+FEATURE_LAYERS = ("relu2_2",)  # the paper's
+PIXEL_SHARE = 1.0  # of "combined", against 1 for the features
+
+
+def shrunk(images: Tensor, scale: int) -> Tensor:
+    """(N, 3, H, W) -> (N, 3, H // scale, W // scale): what super-resolution is given; bicubic, antialiased, 8 bits."""
+    height, width = images.shape[2] // scale, images.shape[3] // scale
+    small = F.interpolate(
+        images[..., : height * scale, : width * scale],
+        (height, width),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
+    )
+    return small.clamp(0, 1).mul(255).round() / 255  # as a file would hold them
+
+
+def enlarged(images: Tensor, scale: int) -> Tensor:
+    """(N, 3, H, W) -> (N, 3, scale H, scale W) in [0, 1]: what super-resolution is measured against."""
+    return F.interpolate(images, scale_factor=float(scale), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+class SuperResolutionLoss(nn.Module):
+    """The loss of a batch, in units of what a bicubic enlargement of the examples has: 0 is perfect, 1 no better.
+
+    Squared errors of pixels, of features, or the sum of both. Features of one layer may be a hundred times those of
+    another; in these units a weight means the same for every network, layer and scale.
+
+    Args:
+        loss: "pixel", "feature" or "combined".
+        examples: Images (N, 3, H, W) in [0, 1], such as the first batch; the loss is made on their device.
+        scale: Of the enlargement.
+        network, weights, layers: Of the features, as in `PerceptualLoss`; not read for "pixel".
+    """
+
+    def __init__(
+        self,
+        loss: str,
+        examples: Tensor,
+        scale: int,
+        *,
+        network: str = "vgg16",
+        weights: WeightSource = "imagenet",
+        layers: Sequence[str] = FEATURE_LAYERS,
+    ) -> None:
+        super().__init__()
+        checks.check_choice("loss", loss, LOSSES)
+        bicubic = enlarged(shrunk(examples, scale), scale)
+        self.pixel_weight = 1 / float(F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
+        self.features: PerceptualLoss | None = None
+        if loss != "pixel":
+            plain = PerceptualLoss(network, weights=weights, content_layers=list(layers)).to(examples.device)
+            with torch.no_grad():
+                _, terms = plain(bicubic, examples, return_terms=True)
+            shares = {layer: 1 / (len(layers) * float(terms[f"content/{layer}"])) for layer in layers}
+            self.features = PerceptualLoss(network, weights=weights, content_layers=shares).to(examples.device)
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of images (N, 3, H, W), a scalar, and its parts, detached."""
+        terms = {}
+        if self.pixel_weight:
+            terms["pixel"] = self.pixel_weight * F.mse_loss(output.float(), target)
+        if self.features is not None:
+            terms["feature"] = self.features(output, target)
+        loss = torch.stack([*terms.values()]).sum()
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+
+def train_super_resolution(
+    pictures: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    scale: int = 4,
+    loss: str = "feature",
+    module: str | None = None,
+    weights: WeightSource = "imagenet",
+    layers: Sequence[str] = FEATURE_LAYERS,
+    options: TrainingOptions = TrainingOptions(batch=8, size=128),  # noqa: B008 (frozen)
+    device: torch.device | str = "cpu",
+    on_step: StepCallback | None = None,
+) -> None:
+    """Trains a network that enlarges pictures, and writes it to a file that `load_model` reads.
+
+    Args:
+        pictures: Files; random crops of them are shrunk and restored.
+        out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
+        scale: 2, 4 or 8.
+        loss: "pixel", "feature" or "combined" (see `SuperResolutionLoss`).
+        module: The network as package.module:name, (N, 3, H, W) -> (N, 3, scale H, scale W); None:
+            `SuperResolutionNet`.
+        weights: Of VGG16, as in `PerceptualLoss`.
+        layers: Whose features are compared, by "feature" and "combined".
+        options: How; the size is that of the large crops, a multiple of the scale.
+        device: Where.
+        on_step: As in `Training`.
+
+    Raises:
+        TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
+    if options.size % scale:
+        raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
+    # Full-size photographs are soft pixel by pixel: half the size is sharp.
+    crops = RandomCrops(pictures, options.size, zoom=2, seed=options.seed)
+
+    def make_network() -> nn.Module:
+        if module is None:
+            return SuperResolutionNet(scale)
+        network = module_by_path(module)
+        check_sizes(network, options.size // scale, scale)
+        export(network)  # what cannot be written at the end is refused at the beginning
+        return network
+
+    settings = {
+        "task": "super-resolution",
+        "pictures": fingerprint(crops.pictures),
+        "scale": scale,
+        "loss": loss,
+        "module": module,
+        "layers": list(layers),
+    }
+    with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
+        examples = torch.stack([crops[i] for i in range(16)]).to(training.device)
+        criterion = SuperResolutionLoss(loss, examples, scale, weights=weights, layers=layers)
+        for images in training.batches():  # (n, 3, S, S)
+            with training.autocast():
+                value, terms = criterion(training.network(shrunk(images, scale)), images)
+            training.update(value, terms)
+        training.finish(lambda model: save_model(out, model, "super-resolution", scale=scale))

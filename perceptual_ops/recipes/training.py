@@ -1,0 +1,273 @@
+"""What a training loop needs around its own few lines: processes, precision, checkpoints and a log."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from .. import _checks as checks
+from ..images import written_whole
+from .optimization import StepCallback
+from .training_log import Log
+
+SUFFIX = ".pt2"
+BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a network is trained, whatever for.
+
+    Attributes:
+        steps: Batches.
+        batch: Crops of a batch, of all processes together.
+        size: Pixels of a side of a crop.
+        lr: Adam's first step size; it falls to 0 along a cosine.
+        seed: Of weights, crops and whatever the network draws.
+        precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" needs a GPU.
+        channels_last: Memory layout of network and images.
+        compile: Whether torch.compile is used on the network.
+        workers: Processes that read pictures; 0: the training process itself.
+        save_every: Steps between checkpoints.
+    """
+
+    steps: int = 2000
+    batch: int = 4
+    size: int = 256
+    lr: float = 1e-3
+    seed: int = 0
+    precision: str = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    workers: int = 0
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "size", "save_every"):
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("workers", self.workers, 0)
+        _check_whole("seed", self.seed, 0)
+        if self.seed >= 1 << 20:
+            raise ValueError(f"seed: expected less than {1 << 20}, got {self.seed}")
+        checks.check_positive("lr", self.lr)
+        checks.check_choice("precision", self.precision, tuple(PRECISIONS))
+
+
+class Training:
+    """One run of a training loop, in one process or in each of those that torchrun started:
+
+        with Training(make_network, crops, Path("model.pt2"), options, device, settings) as training:
+            for images in training.batches():
+                with training.autocast():
+                    loss = criterion(training.network(images), images)
+                training.update(loss, {})
+
+    Beside `out` lie, with other suffixes, the log (.csv), its plot (.png) and, until the end, the checkpoint from which
+    the same call goes on after a kill. A step is a function of the seed, its number and the weights, so the curve is
+    the same as without the kill.
+
+    Args:
+        make_network: Makes the network, after torch's random numbers were seeded.
+        crops: Images by their number.
+        out: The model to be, .pt2, in a folder that exists.
+        options: See there.
+        device: What to train on; under torchrun with GPUs the process's own.
+        settings: What else decides the curve, by name; a checkpoint of other settings is refused.
+        on_step: Called after each step, in the first process only, with how many are done and the numbers of the last
+            one that was logged.
+
+    Raises:
+        ValueError: A batch that the processes cannot share evenly; "fp16" without a GPU; a checkpoint of other
+            settings; a loss that is no number any more.
+    """
+
+    def __init__(
+        self,
+        make_network: Callable[[], nn.Module],
+        crops: Dataset[Tensor],
+        out: Path,
+        options: TrainingOptions,
+        device: torch.device,
+        settings: Mapping[str, Any],
+        on_step: StepCallback | None = None,
+    ) -> None:
+        self.out, self.options, self.crops = _checked_place(out), options, crops
+        self.device, self.rank, self.processes = _joined(device)
+        if options.batch % self.processes:
+            raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
+        if options.precision == "fp16" and self.device.type != "cuda":
+            raise ValueError("precision: expected fp32 or bf16 without a GPU, got 'fp16'")
+        self._on_step = on_step
+        self.settings = {**asdict(options), **settings}
+        for name in BESIDE_THE_CURVE:
+            del self.settings[name]
+        torch.manual_seed(options.seed)
+        self.model = make_network().to(self.device)
+        if options.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._falling)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        self.done = 0  # steps
+        self.log = Log(out.with_suffix(".csv"), self.device)
+        self._resume()
+        self.network = self._wrapped()  # what the loop calls
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out.with_suffix(".checkpoint")
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.processes > 1:
+            # DDP must not be the last to hold the group: it would end the group's thread with Python's lock in its
+            # hand, and where that thread waits for the lock, both wait for ever (torch 2.13).
+            self.network = self.model
+            gc.collect()
+            dist.destroy_process_group()
+        if isinstance(error, KeyboardInterrupt) and self.checkpoint.exists():
+            raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+
+    def batches(self) -> Iterator[Tensor]:
+        """This process's share (n, 3, size, size) of the batch of each step that is left, on the device."""
+        options, share = self.options, self.options.batch // self.processes
+        numbers = (
+            step * options.batch + self.rank * share + number
+            for step in range(self.done, options.steps)
+            for number in range(share)
+        )
+        loader = DataLoader(
+            self.crops,
+            share,
+            sampler=numbers,
+            num_workers=options.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        for images in loader:
+            torch.manual_seed(random.Random(f"{options.seed} {self.done} {self.rank}").getrandbits(32))
+            yield images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.options.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def update(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """One step of the optimizer; logs the loss and its terms, all scalars."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.done += 1
+        self.log.add(self.done, {"loss": loss.detach(), **terms})
+        last = self.log.rows[-1] if self.log.rows else {}
+        if not all(map(math.isfinite, last.values())):
+            raise ValueError(f"the loss is no number any more at step {last['step']:.0f}: try a smaller learning rate")
+        if self._on_step is not None and self.rank == 0:
+            self._on_step(self.done, last)
+        if self.done == self.options.steps or self.done % self.options.save_every == 0:
+            self._save()
+
+    def finish(self, save: Callable[[nn.Module], None]) -> None:
+        """Writes the model by `save` and removes the checkpoint, once all steps are done."""
+        if self.rank == 0:
+            save(self.model)
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _falling(self, step: int) -> float:
+        return (1 + math.cos(math.pi * step / self.options.steps)) / 2
+
+    def _wrapped(self) -> nn.Module:
+        network = self.model
+        if self.processes > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            network = nn.parallel.DistributedDataParallel(network, device_ids=devices)
+        if self.options.compile:
+            network.compile()
+        return network
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds the state of."""
+        return {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+        }
+
+    def _save(self) -> None:
+        self.log.write()
+        if self.rank == 0:  # of several processes, which are alike, one writes
+            states = {name: part.state_dict() for name, part in self._parts().items()}
+            with written_whole(self.checkpoint) as file:
+                torch.save({"done": self.done, "settings": self.settings, **states}, file)
+
+    def _resume(self) -> None:
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            _check_same(self.checkpoint, state["settings"], self.settings)
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.done = state["done"]
+        self.log.begin(self.done)
+
+
+def fingerprint(source: Tensor | Sequence[Path]) -> str:
+    """Tells one picture, or one list of files by their names, from another."""
+    data = (
+        str([path.name for path in source]).encode()
+        if not isinstance(source, Tensor)
+        else source.cpu().numpy().tobytes()
+    )
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _joined(device: torch.device) -> tuple[torch.device, int, int]:
+    """The device, number and count of the processes of which this is one; it joins them where torchrun started it."""
+    if not dist.is_torchelastic_launched():
+        return device, 0, 1
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device, dist.get_rank(), dist.get_world_size()
+
+
+def _checked_place(out: Path) -> Path:
+    if out.suffix != SUFFIX or out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"out: expected a name that ends with {SUFFIX}, in a folder that is there; got {out}")
+    return out
+
+
+def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, not {wanted[name]!r}; "
+                f"remove it to begin anew"
+            )
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")

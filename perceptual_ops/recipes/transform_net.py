@@ -1,0 +1,171 @@
+"""The image transformation networks of Johnson, Alahi and Fei-Fei 2016, and any other by its import path."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SCALES = (2, 4, 8)  # of super-resolution
+BORDER = 16  # pixels that `StyleNet` adds on each side
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """(N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+
+
+class ResidualBlock(nn.Module):
+    """(N, C, H, W) -> the same: the input plus what two convolutions make of it, no ReLU (Gross and Wilber 2016)."""
+
+    def __init__(self, channels: int, normalized: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_layer(channels, channels, 3, normalized=normalized),
+            *_layer(channels, channels, 3, normalized=normalized)[:-1],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Enlarge(nn.Module):
+    """(N, C, H, W) -> (N, C', *size): the nearest pixel, then a convolution.
+
+    The paper's transposed convolutions leave a checkerboard (Odena, Dumoulin and Olah 2016, "Deconvolution and
+    Checkerboard Artifacts"), this does not.
+    """
+
+    def __init__(self, inputs: int, outputs: int, normalized: bool) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(*_layer(inputs, outputs, 3, normalized=normalized))
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.layer(F.interpolate(x, size, mode="nearest"))
+
+
+class StyleNet(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 17 pixels.
+
+    The paper's: mirrored at the border once, 9x9, two of stride 2, residual blocks, twice up, 9x9, tanh; with instance
+    normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch normalisation, and `Enlarge` for transposed
+    convolutions.
+
+    Args:
+        width: Channels at full size; twice and four times as many further in.
+        blocks: Residual blocks.
+    """
+
+    def __init__(self, width: int = 32, blocks: int = 5) -> None:
+        super().__init__()
+        self.first = nn.Sequential(*_layer(3, width, 9))
+        self.halve = nn.Sequential(*_layer(width, 2 * width, 3, stride=2))
+        self.quarter = nn.Sequential(*_layer(2 * width, 4 * width, 3, stride=2))
+        self.blocks = nn.Sequential(*(ResidualBlock(4 * width, normalized=True) for _ in range(blocks)))
+        self.to_half = Enlarge(4 * width, 2 * width, normalized=True)
+        self.to_full = Enlarge(2 * width, width, normalized=True)
+        self.last = convolution(width, 3, 9)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        # Zeros that a convolution sees beyond the border would show as a frame: so they lie farther out.
+        images = F.pad(images, (BORDER,) * 4, mode="reflect")
+        half = self.halve(self.first(images))
+        x = self.blocks(self.quarter(half))
+        # To the sizes on the way in: those of odd ones are no multiples.
+        x = self.to_half(x, (half.shape[2], half.shape[3]))
+        x = self.to_full(x, (images.shape[2], images.shape[3]))
+        x = self.last(x)[..., BORDER : BORDER + height, BORDER : BORDER + width]
+        return (x.tanh() + 1) / 2
+
+
+class SuperResolutionNet(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] -> (N, 3, scale H, scale W); of any size.
+
+    The paper's: 9x9, residual blocks at the small size, log2(scale) times up, 9x9. It adds to a bicubic enlargement,
+    where training starts (Kim et al. 2016, VDSR), and normalises nothing: statistics of a picture are part of what is
+    to be restored (Lim et al. 2017, EDSR). The result may overshoot [0, 1] by a little.
+
+    Args:
+        scale: 2, 4 or 8.
+        width: Channels.
+        blocks: Residual blocks.
+
+    Raises:
+        ValueError: Another scale.
+    """
+
+    def __init__(self, scale: int = 4, width: int = 64, blocks: int = 5) -> None:
+        super().__init__()
+        if scale not in SCALES:
+            raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
+        self.scale = scale
+        self.first = nn.Sequential(*_layer(3, width, 9, normalized=False))
+        self.blocks = nn.Sequential(*(ResidualBlock(width, normalized=False) for _ in range(blocks)))
+        self.doublings = nn.ModuleList(Enlarge(width, width, normalized=False) for _ in range(int(math.log2(scale))))
+        self.last = convolution(width, 3, 9)
+        nn.init.zeros_(self.last.weight)
+        if self.last.bias is not None:
+            nn.init.zeros_(self.last.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        x = self.blocks(self.first(images))
+        for times, doubling in enumerate(self.doublings, 1):
+            x = doubling(x, (2**times * height, 2**times * width))
+        large = F.interpolate(images, (self.scale * height, self.scale * width), mode="bicubic", align_corners=False)
+        return large + self.last(x)
+
+
+def module_by_path(path: str) -> nn.Module:
+    """A module from "package.module:name", where name is a class or function that makes one without arguments.
+
+    Raises:
+        ValueError: The path is not of that form, has no such name, or what it names makes no module.
+        ModuleNotFoundError: There is no such package or module.
+    """
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"network: expected package.module:name, such as my_networks:Generator, got {path!r}")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ValueError(f"network: expected a name in {module}, which has no {name!r}") from None
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"network: {path!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+        ) from None
+    try:
+        network = factory()
+    except TypeError as error:
+        raise ValueError(f"network: expected {path} to make a module without arguments ({error})") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network: expected {path} to make a torch.nn.Module, it made {type(network).__name__}")
+    return network
+
+
+@torch.no_grad()
+def check_sizes(network: nn.Module, side: int, scale: int) -> None:
+    """Whether a network of one's own does what its recipe needs.
+
+    Args:
+        network: (N, 3, H, W) -> (N, 3, scale H, scale W).
+        side: Of the images that it will be trained with.
+        scale: How many times larger its results are to be.
+
+    Raises:
+        ValueError: Its result has another shape.
+    """
+    parameter = next(network.parameters(), torch.zeros(()))
+    got = network(torch.rand(1, 3, side, side, device=parameter.device)).shape
+    wanted = (1, 3, scale * side, scale * side)
+    if tuple(got) != wanted:
+        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {tuple(got)}")
+
+
+def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, normalized: bool = True) -> list[nn.Module]:
+    normalization = [nn.InstanceNorm2d(outputs, affine=True)] if normalized else []
+    return [convolution(inputs, outputs, kernel, stride), *normalization, nn.ReLU(inplace=True)]

@@ -1,0 +1,78 @@
+"""Crops for training: where they come from, and that their number alone decides them."""
+
+import pytest
+import torch
+
+from perceptual_ops.images import read_image, write_image
+from perceptual_ops.recipes import photographs
+from perceptual_ops.recipes.crops import RandomCrops
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two of ramps along x (red) and y (green), told apart by their blue; and a small one."""
+    paths = []
+    for number, (height, width) in enumerate([(60, 80), (48, 48), (20, 90)]):
+        red = torch.linspace(0, 1, width).expand(height, width)
+        green = torch.linspace(0, 1, height).view(-1, 1).expand(height, width)
+        blue = torch.full((height, width), number / 2)
+        paths.append(tmp_path / f"{number}.png")
+        write_image(paths[-1], torch.stack([red, green, blue]))
+    return paths
+
+
+def test_a_crop_depends_on_seed_and_number_alone(pictures):
+    crops, again = RandomCrops(pictures, 32, seed=1), RandomCrops(pictures, 32, seed=1)
+    wanted = [crops[i] for i in range(8)]
+    torch.manual_seed(7)  # the global random numbers do not matter
+    assert all(torch.equal(again[i], wanted[i]) for i in reversed(range(8)))
+    assert not torch.equal(RandomCrops(pictures, 32, seed=2)[0], wanted[0])
+    assert len({crop.sum().item() for crop in wanted}) == 8
+
+
+def test_crops_are_squares_of_pictures_that_are_large_enough(pictures):
+    crops = RandomCrops(pictures, 32)
+    assert crops.left_out == 1
+    mirrored, blues, spans = 0, set(), []
+    for i in range(60):
+        crop = crops[i]
+        assert crop.shape == (3, 32, 32) and crop.min() >= 0 and crop.max() <= 1
+        slope = float(crop[0, 0, -1] - crop[0, 0, 0])
+        assert crop[1, -1, 0] > crop[1, 0, 0]  # never upside down
+        mirrored += slope < 0
+        blues.add(round(float(crop[2].mean()), 1))
+        spans.append(abs(slope))
+    assert 15 < mirrored < 45
+    assert blues == {0.0, 0.5}
+    assert max(spans) > 0.9 and min(spans) < 0.5  # whole pictures, and parts of them
+
+
+def test_zoom_1_takes_pixels_as_they_are(pictures):
+    crop = RandomCrops(pictures[:1], 32, zoom=1)[3]
+    whole = read_image(pictures[0])[0]
+    places = [whole[:, top : top + 32, left : left + 32] for top in range(29) for left in range(49)]
+    assert any(torch.equal(crop, place) or torch.equal(crop, place.flip(2)) for place in places)
+
+
+def test_errors(pictures):
+    with pytest.raises(ValueError, match=r"pictures: expected one with sides of at least 61 pixels, got 3 smaller"):
+        RandomCrops(pictures, 61)
+    with pytest.raises(ValueError, match=r"zoom: expected a number of at least 1, got 0\.5"):
+        RandomCrops(pictures, 32, zoom=0.5)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        RandomCrops(["missing.png"], 32)
+
+
+def test_photographs_are_there_and_apart():
+    held_out = photographs.held_out_photographs()
+    assert not set(held_out.values()) & set(photographs.training_photographs())
+    for path in [*held_out.values(), *photographs.training_photographs()]:
+        assert min(read_image(path).shape[2:]) >= 256, path
+
+
+def test_a_photograph_whose_package_is_missing(monkeypatch):
+    monkeypatch.setattr(photographs, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
+        photographs.photograph("temple")
+    with pytest.raises(ValueError, match="name: expected one of rocket"):
+        photographs.photograph("nobody")

@@ -1,0 +1,104 @@
+"""Transformation networks and their files: shapes, ranges, any size, and what cannot be exported."""
+
+import pytest
+import torch
+from torch import nn
+
+from perceptual_ops.recipes import StyleNet, SuperResolutionNet, load_model, save_model
+from perceptual_ops.recipes.models import FACTS
+from perceptual_ops.recipes.super_resolution import enlarged, shrunk
+from perceptual_ops.recipes.transform_net import check_sizes
+
+
+@pytest.mark.parametrize("size", [(17, 17), (18, 31), (64, 50)])
+def test_style_net_keeps_every_size(size):
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, *size)
+    result = StyleNet(width=4, blocks=1)(images)
+    assert result.shape == images.shape
+    assert result.min() >= 0 and result.max() <= 1 and result.std() > 0.01
+
+
+def test_style_net_sees_each_sample_alone():
+    torch.manual_seed(0)
+    net, images = StyleNet(width=4, blocks=1), torch.rand(3, 3, 24, 24)
+    torch.testing.assert_close(net(images)[1:2], net(images[1:2]))
+
+
+def test_style_net_does_not_mind_contrast():
+    """Instance normalisation: a picture and a paler one of it look alike to the network."""
+    torch.manual_seed(0)
+    net, images = StyleNet(width=4, blocks=1), torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(net(images / 2), net(images), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_super_resolution_begins_at_the_bicubic_enlargement(scale):
+    images = torch.rand(2, 3, 9, 13)
+    net = SuperResolutionNet(scale, width=4, blocks=1)
+    assert net(images).shape == (2, 3, 9 * scale, 13 * scale)
+    torch.testing.assert_close(net(images).clamp(0, 1), enlarged(images, scale))
+    net(images).square().sum().backward()
+    assert net.last.weight.grad.abs().sum() > 0
+
+
+def test_shrunk_pictures_are_such_as_files_hold():
+    images = torch.rand(1, 3, 37, 50)
+    small = shrunk(images, 4)
+    assert small.shape == (1, 3, 9, 12)
+    torch.testing.assert_close(small * 255, (small * 255).round(), rtol=0, atol=1e-4)
+    flat = torch.full((1, 3, 16, 16), 128 / 255)
+    torch.testing.assert_close(shrunk(flat, 4), flat[..., :4, :4])
+
+
+@pytest.mark.parametrize(("network", "scale"), [(StyleNet(4, 1), 1), (SuperResolutionNet(4, 4, 1), 4)])
+def test_a_file_gives_the_network_back_for_any_size(tmp_path, network, scale):
+    nn.init.normal_(network.last.weight, std=0.05)
+    network.train()
+    save_model(tmp_path / "model.pt2", network, "style" if scale == 1 else "super-resolution", scale)
+    assert network.training
+    model = load_model(tmp_path / "model.pt2")
+    assert model.scale == scale
+    for shape in [(1, 3, 17, 17), (2, 3, 33, 70), (5, 3, 21, 18)]:
+        images = torch.rand(shape)
+        torch.testing.assert_close(model(images), network(images).clamp(0, 1).detach())
+
+
+class DependsOnValues(nn.Module):
+    def forward(self, images):
+        return images if float(images.sum()) > 0 else -images
+
+
+class OneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(48, 64))
+
+    def forward(self, images):
+        return images * self.weight
+
+
+@pytest.mark.parametrize("network", [DependsOnValues(), OneSize()])
+def test_networks_that_torch_export_does_not_take(tmp_path, network):
+    with pytest.raises(ValueError, match=rf"network: expected one that torch.export takes.*{type(network).__name__}"):
+        save_model(tmp_path / "model.pt2", network, "style")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_no_models(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        load_model(tmp_path / "missing.pt2")
+    program = torch.export.export(nn.Conv2d(3, 3, 1), (torch.rand(1, 3, 8, 8),))
+    torch.export.save(program, tmp_path / "other.pt2", extra_files={FACTS: "{}"})
+    torch.save({"a": 1}, tmp_path / "checkpoint.pt2")
+    for name in ("other.pt2", "checkpoint.pt2"):
+        with pytest.raises(ValueError, match="expected a model of train-style or train-sr, this file is not one"):
+            load_model(tmp_path / name)
+
+
+def test_sizes_of_a_network_of_ones_own():
+    check_sizes(nn.Conv2d(3, 3, 1), 32, scale=1)
+    with pytest.raises(
+        ValueError, match=r"expected images \(1, 3, 64, 64\) from images \(1, 3, 32, 32\), got \(1, 3, 32, 32\)"
+    ):
+        check_sizes(nn.Conv2d(3, 3, 1), 32, scale=2)

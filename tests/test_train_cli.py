@@ -1,0 +1,177 @@
+"""The commands that train, apply and invert: what they write, what they say, and how they resume."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from perceptual_ops import cli
+from perceptual_ops.images import read_image, write_image
+from perceptual_ops.recipes import SuperResolutionNet, load_model, save_model
+from perceptual_ops.recipes.training_log import read_log
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["--weights", "random", "--batch", "2", "--size", "32", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """style.png, a folder of pictures (72 x 60, one of them in a folder below), and text.png, which is no picture."""
+    generator = torch.Generator().manual_seed(0)
+    (tmp_path / "data" / "more").mkdir(parents=True)
+    for name in ("style.png", "data/a.png", "data/b.jpg", "data/more/c.png"):
+        blocks = torch.rand(3, 12, 10, generator=generator)
+        write_image(tmp_path / name, blocks.repeat_interleave(5, 1).repeat_interleave(7, 2)[..., :60, :70])
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def train_style(folder, *options, style="style.png", out="model.pt2", steps="3"):
+    command = [
+        "train-style",
+        str(folder / style),
+        "--data",
+        str(folder / "data"),
+        "-o",
+        str(folder / out),
+        "--steps",
+        steps,
+    ]
+    return cli.main([*command, "--layers", "relu1_1,relu2_2", *QUICK, *options])
+
+
+def train_sr(folder, *options, out="sr.pt2", steps="3"):
+    command = ["train-sr", "--data", str(folder / "data"), "-o", str(folder / out), "--scale", "2", "--steps", steps]
+    return cli.main([*command, *QUICK, *options])
+
+
+def test_train_and_apply(folder, capsys):
+    assert train_style(folder) == 0
+    assert "loss=" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.glob("model.*")) == ["model.csv", "model.png", "model.pt2"]
+    assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "style.png"), str(folder / "out.png")]) == 0
+    assert Image.open(folder / "out.png").size == (70, 60)
+    expected = load_model(folder / "model.pt2")(read_image(folder / "style.png"))
+    torch.testing.assert_close(read_image(folder / "out.png"), expected, rtol=0, atol=0.6 / 255)
+
+
+def test_a_folder_is_applied_in_batches(folder, capsys):
+    torch.manual_seed(0)
+    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    for batch, out in (("1", "one"), ("3", "three")):
+        command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / out), "--batch", batch]
+        assert cli.main([*command, "--size", "32"]) == 0
+        found = sorted(path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.png"))
+        assert found == ["a.png", "b.png", "more/c.png"]
+    assert Image.open(folder / "one/a.png").size == (32, 27)
+    for name in ("a.png", "more/c.png"):
+        one, three = (read_image(folder / out / name) for out in ("one", "three"))
+        torch.testing.assert_close(one, three, rtol=0, atol=1.1 / 255)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["pixel", "combined"])
+def test_train_sr_and_upscale(folder, loss):
+    assert train_sr(folder, "--loss", loss, "--precision", "bf16") == 0
+    assert cli.main(["upscale", str(folder / "sr.pt2"), str(folder / "style.png"), str(folder / "large.png")]) == 0
+    assert Image.open(folder / "large.png").size == (140, 120)
+
+
+def test_a_killed_command_goes_on_with_the_same_curve(folder):
+    """SIGKILL in the middle; the same command again; and once without interruption."""
+    assert train_sr(folder, out="whole.pt2", steps="12") == 0
+    command = [sys.executable, "-m", "perceptual_ops", "train-sr", "--data", "data", "-o", "killed.pt2", "--scale", "2"]
+    command += ["--steps", "12", "--save-every", "2", *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    checkpoint = folder / "killed.checkpoint"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.exists() and not (folder / "killed.pt2").exists()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    curves = [[row["loss"] for row in read_log(folder / f"{name}.csv")] for name in ("whole", "killed")]
+    assert len(curves[0]) == 12
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)  # threads may differ between the processes
+
+
+def test_the_packaged_photographs_are_the_default(folder):
+    command = ["train-sr", "-o", str(folder / "sr.pt2"), "--loss", "pixel", "--steps", "1", "--scale", "4"]
+    assert cli.main([*command, *QUICK]) == 0
+    assert load_model(folder / "sr.pt2").scale == 4
+
+
+@pytest.mark.parametrize("kind", ["content", "style"])
+def test_invert(folder, kind):
+    command = [
+        "invert",
+        str(folder / "style.png"),
+        "--kind",
+        kind,
+        "--size",
+        "32",
+        "--weights",
+        "random",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main([*command, "-o", str(folder / "one.png"), "--layers", "relu2_2", "--steps", "3"]) == 0
+    assert Image.open(folder / "one.png").size == (32, 27)
+    assert cli.main([*command, "-o", str(folder / "two.png"), "--layers", "relu1_1,relu2_2", "--steps", "3"]) == 0
+    assert Image.open(folder / "two.png").width == 1200
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--steps", "0"), "steps: expected a whole number of at least 1"),
+        (("--style-weight", "0"), "--style-weight: expected"),
+        (("--tv-weight", "nan"), "--tv-weight: expected"),
+        (("--size", "61"), "pictures: expected one with sides of at least 61 pixels"),
+        (("--data", "missing"), "no such folder"),
+        (("--layers", "relu9_9"), "relu9_9"),
+        (("--weights", "nonsense"), "nonsense"),
+        (("--network", "nonsense"), "network: expected package.module:name"),
+        (("-o", "model.png"), "out: expected a name that ends with .pt2"),
+        (("--precision", "fp16"), "fp32 or bf16 without a GPU"),
+        (("--lr", "-1"), "lr: expected"),
+    ],
+)
+def test_what_train_style_refuses(folder, capsys, options, sentence):
+    assert train_style(folder, *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and sentence in error[0], error
+    assert not list(folder.glob("model.*"))
+
+
+def test_what_apply_refuses(folder, capsys):
+    torch.manual_seed(0)
+    save_model(folder / "style.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "sr.pt2", SuperResolutionNet(2), "super-resolution", scale=2)
+    write_image(folder / "tiny.png", torch.rand(3, 8, 8))
+    for command, sentence in [
+        (["apply", "missing.pt2", "style.png", "out.png"], "missing.pt2: expected a model, there is no such file"),
+        (["apply", "text.png", "style.png", "out.png"], "text.png: expected a model of train-style or train-sr"),
+        (["apply", "sr.pt2", "style.png", "out.png"], "this is for super-resolution; upscale runs it"),
+        (["upscale", "style.pt2", "style.png", "out.png"], "this is for style; apply runs it"),
+        (["apply", "style.pt2", "missing.png", "out.png"], "no such file"),
+        (["apply", "style.pt2", "text.png", "out.png"], "no format Pillow knows"),
+        (["apply", "style.pt2", "tiny.png", "out.png"], "expected sides of 17 to 8192 pixels, got (8, 8)"),
+        (["apply", "style.pt2", "style.png", "out.txt"], "expected a name that ends with"),
+        (["apply", "style.pt2", "data", "text.png"], "expected a folder for the results of a folder"),
+        (["apply", "style.pt2", "data", "data/out"], "whose pictures stay as they are"),
+        (["apply", "style.pt2", "style.png", "out.png", "--batch", "0"], "--batch: expected"),
+    ]:
+        words = [str(folder / word) if "." in word or word.startswith("data") else word for word in command]
+        assert cli.main(words) == 2, command
+        error = capsys.readouterr().err.strip().splitlines()
+        assert sentence in error[-1], error
+        assert not (folder / "out.png").exists()
