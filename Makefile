@@ -1,4 +1,5 @@
 # demo   stylise a photograph: pictures in demo/
+# paper  the experiments of Johnson et al. 2016: docs/paper.md and docs/levels.md (EXPERIMENTS="sr-x4 report" for some)
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
@@ -16,16 +17,22 @@
 
 PYTHON ?= python3
 PARTS ?= build test sanitize bench
+EXPERIMENTS ?= style speed sr-x4 sr-x8 inversion levels report
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two files of tests at a time; threads that wait leave their core to the other process.
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
+
+# Each goes on where it was stopped. Without apt it learns from fewer photographs.
+paper: build
+	examples/paper/fetch_photographs.sh || echo "no photographs of nature: those of scikit-image and scikit-learn alone"
+	for experiment in $(EXPERIMENTS); do $(RUN) -m examples.paper $$experiment || exit 1; done
 
 test: build
 	$(PYTEST)

@@ -14,7 +14,7 @@ from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perceptual_ops.cli import progress_bar, show_terms
+from perceptual_ops.cli.terminal import step_bar
 from perceptual_ops.images import write_image
 from perceptual_ops.recipes import style_transfer_loss, stylize
 from perceptual_ops.recipes.report import contact_sheet, loss_curve
@@ -46,14 +46,14 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
 
-    with progress_bar(STEPS) as bar:
+    with step_bar(STEPS) as show:
         result = stylize(
             content,
             style,
             loss=loss,
             steps=STEPS,
             snapshots_at=PROGRESS,
-            on_step=lambda step, terms: show_terms(bar, terms),
+            on_step=lambda step, terms: show(step + 1, terms),
         )
 
     FOLDER.mkdir(exist_ok=True)

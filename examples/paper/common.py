@@ -1,0 +1,76 @@
+"""What the experiments share: pictures, places, and results as JSON, so that each can be run by itself and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from perceptual_ops.images import read_image, write_image
+from perceptual_ops.picture_folder import pictures_in
+from perceptual_ops.recipes.photographs import held_out_photographs, training_photographs
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "build" / "paper"
+RESULTS = ROOT / "docs" / "paper"
+NATURE = ROOT / "build" / "photographs"  # of fetch_photographs.sh
+WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def training_pictures() -> list[Path]:
+    return [*training_photographs(), *(pictures_in(NATURE) if NATURE.is_dir() else [])]
+
+
+def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
+    """Photographs that nothing was trained on, (1, 3, H, W) in [0, 1].
+
+    Args:
+        sides: The middle square, brought to as many pixels. None: as it is.
+        multiple: What height and width are cut to a multiple of.
+    """
+    pictures = {name: read_image(path) for name, path in held_out_photographs().items()}
+    if sides is None:
+        return {
+            name: image[..., : image.shape[2] // multiple * multiple, : image.shape[3] // multiple * multiple]
+            for name, image in pictures.items()
+        }
+    return {name: square(image, sides) for name, image in pictures.items()}
+
+
+def square(image: Tensor, side: int) -> Tensor:
+    """The middle of an image (1, 3, H, W) as (1, 3, side, side)."""
+    height, width = image.shape[2:]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    middle = image[..., top : top + short, left : left + short]
+    return interpolate(middle, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def once(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, as JSON in docs/paper; read from there if it was made before."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        found = make()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    return json.loads(path.read_text())
+
+
+def picture(name: str, image: Tensor) -> None:
+    """Writes an image (1, 3, H, W) to docs/paper."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_image(RESULTS / f"{name}.jpg", image)
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    from bench.report import this_machine
+
+    found = this_machine(torch.device(DEVICE))
+    return f"{found.device}, torch {found.torch}"

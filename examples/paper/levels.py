@@ -1,0 +1,66 @@
+"""Which level for which task: what each level of VGG16 knows of a picture, and super-resolution trained with each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perceptual_ops.cli.terminal import progress_bar
+from perceptual_ops.images import read_image
+from perceptual_ops.recipes import invert
+from perceptual_ops.recipes.photographs import photograph
+from perceptual_ops.recipes.report import contact_sheet
+
+from .common import DEVICE, RESULTS, WEIGHTS, held_out, machine, once, picture, square
+from .super_resolution import CROP, CROPS, model_file, restored, scored
+
+CONTENT_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # the paper's figure 2
+STYLE_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # and 3
+LEVELS = ("relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3")
+STEPS = 200
+
+
+def inversion() -> None:
+    """A photograph from the features of each level, a painting's texture from the Gram matrix of each."""
+    content = held_out(256)["cat"]
+    style = square(read_image(photograph("tissue")), 256)
+    rows = []
+    for kind, target, levels in (("content", content, CONTENT_LEVELS), ("style", style, STYLE_LEVELS)):
+        row = [(kind, target)]
+        for level in levels:
+            file = RESULTS / f"inverted-{kind}-{level}.jpg"
+            if not file.exists():
+                with progress_bar(STEPS) as bar:
+                    result = invert(
+                        target.to(DEVICE),
+                        level,
+                        kind=kind,
+                        weights=WEIGHTS,
+                        steps=STEPS,
+                        on_step=lambda step, terms, bar=bar: bar.update(),
+                    )
+                picture(file.stem, result.image)
+            row.append((level, read_image(file)))
+        rows.append(row)
+    contact_sheet(RESULTS / "inversion.jpg", rows, width=1400)
+
+
+def table() -> dict[str, Any]:
+    """Scores of super-resolution x4 trained on the features of each level alone."""
+    found = {level: scored(model_file(4, "feature", 0, (level,)), 4) for level in LEVELS}
+    return {"machine": machine(), "scores": found}
+
+
+def sheet() -> None:
+    name = "astronaut"
+    (top, left), image = CROPS[name], held_out()[name]
+    results = {"bicubic": restored(None, image, 4)}
+    results |= {level: restored(model_file(4, "feature", 0, (level,)), image, 4) for level in LEVELS}
+    results |= {"pixel loss": restored(model_file(4, "pixel", 0), image, 4), "original": image}
+    crops = [(label, whole[..., top : top + CROP, left : left + CROP]) for label, whole in results.items()]
+    half = len(crops) // 2
+    contact_sheet(RESULTS / "levels.jpg", [crops[:half], crops[half:]], width=1400)
+
+
+def main() -> None:
+    once("levels", table)
+    sheet()

@@ -1,0 +1,134 @@
+"""The tables of docs/paper.md and docs/levels.md from the results in docs/paper."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .common import RESULTS, ROOT
+from .scores import HIGHER_IS_BETTER
+
+# Johnson, Alahi and Fei-Fei 2016, quoted from memory: seconds on a Titan X. Table 1: size -> optimisation at 100, 300
+# and 500 iterations, one pass. Super-resolution on Set14: PSNR and SSIM.
+QUOTED_SPEED = {
+    "256": (3.17, 9.52, 15.86, 0.015),
+    "512": (10.97, 32.91, 54.85, 0.05),
+    "1024": (42.89, 128.66, 214.44, 0.21),
+}
+QUOTED_SCORES = {
+    4: {"bicubic": (25.99, 0.7301), "pixel": (25.75, 0.6994), "feature": (24.99, 0.6731)},
+    8: {"bicubic": (22.37, 0.5518), "pixel": (23.02, 0.5787), "feature": (21.64, 0.5837)},
+}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3g} s"
+
+
+def speed_table() -> str:
+    found = json.loads((RESULTS / "speed.json").read_text())
+    rows = []
+    for size, times in found["sizes"].items():
+        steps = [times[count] for count in ("100", "300", "500")]
+        ratios = " ".join(f"{step / times['one pass']:.0f}x" for step in steps)
+        *quoted, once = QUOTED_SPEED[size]
+        rows.append(
+            [
+                f"{size} x {size}",
+                *map(seconds, steps),
+                seconds(times["one pass"]),
+                ratios,
+                f"{', '.join(map(str, quoted))}; {once}: {' '.join(f'{step / once:.0f}x' for step in quoted)}",
+            ]
+        )
+    header = ["pixels", "100 evaluations", "300", "500", "one pass", "ratios", "the paper's, s (Titan X)"]
+    return f"Measured on {found['machine']}, both in bf16.\n\n{markdown(header, rows)}"
+
+
+def objective_text() -> str:
+    found = json.loads((RESULTS / "objective.json").read_text())["pictures"]
+    rows = [
+        [
+            name,
+            *(f"{one[key]:.3f}" for key in ("content", "one pass")),
+            f"{one['optimised'][-1]:.3f}",
+            str(one["overtaken"]),
+        ]
+        for name, one in found.items()
+    ]
+    overtaken = [one["overtaken"] for one in found.values()]
+    header = ["held-out photograph", "loss as it is", "after one pass", "after 500 evaluations", "overtaken at"]
+    said = f"At {min(overtaken)} to {max(overtaken)} evaluations, at {statistics.median(overtaken):.0f} in the middle."
+    return f"{said}\n\n{markdown(header, rows)}"
+
+
+def score_rows(found: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; the best mean of each column is bold, the spread is from least to most over the seeds."""
+    names = list(next(iter(found.values()))[0])
+    means = {one: {name: statistics.fmean(run[name] for run in runs) for name in names} for one, runs in found.items()}
+    best = {
+        name: (max if name in HIGHER_IS_BETTER else min)(means, key=lambda one, name=name: means[one][name])
+        for name in names
+    }
+    rows = []
+    for one, runs in found.items():
+        cells = []
+        for name in names:
+            digits = 2 if name == "PSNR" else 4
+            text = f"{means[one][name]:.{digits}f}"
+            if len(runs) > 1:
+                values = [run[name] for run in runs]
+                text += f" [{min(values):.{digits}f}-{max(values):.{digits}f}]"
+            cells.append(f"**{text}**" if best[name] == one else text)
+        rows.append([one, *cells])
+    return names, rows
+
+
+def super_resolution_table(scale: int) -> str:
+    found = json.loads((RESULTS / f"sr-x{scale}.json").read_text())
+    names, rows = score_rows(found["scores"])
+    header = ["x" + str(scale), *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)]
+    for row in rows:
+        quoted = QUOTED_SCORES[scale].get(row[0])
+        row.append("{:.2f}, {:.4f}".format(*quoted) if quoted else "")
+    return markdown([*header, "the paper's on Set14: PSNR, SSIM"], rows)
+
+
+def levels_table() -> str:
+    found = json.loads((RESULTS / "levels.json").read_text())["scores"]
+    others = json.loads((RESULTS / "sr-x4.json").read_text())["scores"]
+    named = {"bicubic": others["bicubic"][:1], "pixel loss": others["pixel"][:1]}
+    named |= {level: [one] for level, one in found.items()}
+    names, rows = score_rows(named)
+    return markdown(["trained on", *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)], rows)
+
+
+def main() -> None:
+    """Fills the tables into the pages of docs: what stands between the marks `<!-- NAME -->` and `<!-- end -->`."""
+    tables = {
+        "speed": speed_table,
+        "objective": objective_text,
+        "sr-x4": lambda: super_resolution_table(4),
+        "sr-x8": lambda: super_resolution_table(8),
+        "levels": levels_table,
+    }
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text()
+        for name, table in tables.items():
+            text = filled(text, name, table)
+        page.write_text(text)
+
+
+def filled(text: str, name: str, table: Any) -> str:
+    head, mark, rest = text.partition(f"<!-- {name} -->\n")
+    if not mark:
+        return text
+    _, end, tail = rest.partition("<!-- end -->")
+    return f"{head}{mark}{table()}\n{end}{tail}"

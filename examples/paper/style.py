@@ -1,0 +1,166 @@
+"""Feed-forward style transfer: a model, its speed beside optimisation (Table 1), and its objective (figure 5)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_ops.cli.terminal import step_bar
+from perceptual_ops.images import read_image
+from perceptual_ops.losses import PerceptualLoss
+from perceptual_ops.recipes import Model, TrainingOptions, load_model, style_transfer_loss, stylize, train_style
+from perceptual_ops.recipes.crops import RandomCrops
+from perceptual_ops.recipes.feed_forward import EXAMPLES
+from perceptual_ops.recipes.photographs import photograph
+from perceptual_ops.recipes.report import contact_sheet, curve_picture
+
+from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, machine, once, picture, training_pictures
+
+STYLE = "tissue"
+SIZES = (256, 512, 1024)
+ITERATIONS = (100, 300, 500)
+OPTIONS = TrainingOptions(steps=1500, batch=4, size=256, precision="bf16")
+
+
+def style_picture() -> Tensor:  # (1, 3, 512, 512)
+    return read_image(photograph(STYLE), 512)
+
+
+def model_file() -> Path:
+    """Trains the model if it is not there; goes on where a run was stopped."""
+    out = MODELS / f"style-{STYLE}.pt2"
+    if not out.exists():
+        MODELS.mkdir(parents=True, exist_ok=True)
+        with step_bar(OPTIONS.steps) as show:
+            train_style(
+                style_picture(),
+                training_pictures(),
+                out,
+                weights=WEIGHTS,
+                options=OPTIONS,
+                device=DEVICE,
+                on_step=show,
+            )
+    return out
+
+
+def objective() -> PerceptualLoss:
+    """The loss that the model was trained with."""
+    crops = RandomCrops(training_pictures(), OPTIONS.size, seed=OPTIONS.seed)
+    examples = torch.stack([crops[i] for i in range(EXAMPLES)])
+    return style_transfer_loss(examples.to(DEVICE), style_picture().to(DEVICE), weights=WEIGHTS)
+
+
+def pictures() -> None:
+    """Held-out photographs, what the model makes of them in one pass, and optimisation in 500 evaluations."""
+    model = load_model(model_file(), DEVICE)
+    rows = []
+    for name, image in held_out(256).items():
+        optimised = RESULTS / f"optimised-{name}.jpg"
+        rows.append([(name, image), ("one pass", model(image.to(DEVICE)).cpu()), ("optimised", read_image(optimised))])
+    contact_sheet(RESULTS / "style.jpg", [[("style", style_picture())], *rows], width=800)
+
+
+def curve() -> dict[str, Any]:
+    """Figure 5: the loss of the model's result, and of the optimiser's picture at each of its evaluations."""
+    model, loss = load_model(model_file(), DEVICE), objective()
+    found: dict[str, Any] = {}
+    for name, image in held_out(256).items():
+        content = image.to(DEVICE)
+        result = stylize(content, style_picture().to(DEVICE), loss=loss, steps=max(ITERATIONS))
+        picture(f"optimised-{name}", result.image)
+        with torch.no_grad():
+            one_pass, untouched = loss(model(content)).item(), loss(content).item()
+        history = running_least(result.history["loss"])
+        found[name] = {
+            "one pass": one_pass,
+            "content": untouched,
+            "optimised": history,
+            "overtaken": overtaken(history, one_pass),
+        }
+    return {"machine": machine(), "pictures": found}
+
+
+def running_least(values: list[float]) -> list[float]:
+    least, found = float("inf"), []
+    for value in values:
+        least = min(least, value)
+        found.append(round(least, 5))
+    return found
+
+
+def overtaken(history: list[float], one_pass: float) -> int:
+    """At how many evaluations the optimiser's loss is below the model's; one more than it made if never."""
+    return next((i + 1 for i, value in enumerate(history) if value < one_pass), len(history) + 1)
+
+
+def draw(found: dict[str, Any]) -> None:
+    pictures = found["pictures"].values()
+    length = min(len(one["optimised"]) for one in pictures)
+    mean = [statistics.fmean(one["optimised"][i] for one in pictures) for i in range(length)]
+    curves = {
+        "optimisation": mean,
+        "one pass": [statistics.fmean(one["one pass"] for one in pictures)] * length,
+        "the photograph": [statistics.fmean(one["content"] for one in pictures)] * length,
+    }
+    styles = [("#000000", "solid"), ("#D55E00", "dashed"), ("#0072B2", "dotted")]
+    title = "The objective, mean over held-out photographs"
+    curve_picture(RESULTS / "objective.png", curves, styles, title, "evaluation of the optimiser", "loss")
+
+
+def speed() -> dict[str, Any]:
+    """Table 1: seconds of optimisation and of one pass, both in bf16."""
+    model = load_model(model_file(), DEVICE)
+    photograph_ = next(iter(held_out(1024).values()))
+    found: dict[str, Any] = {}
+    for size in SIZES:
+        content = torch.nn.functional.interpolate(photograph_, (size, size), mode="area").to(DEVICE)
+        found[str(size)] = {"one pass": one_pass_seconds(model, content), **optimisation_seconds(content)}
+    return {"machine": machine(), "sizes": found}
+
+
+def one_pass_seconds(model: Model, content: Tensor) -> float:
+    """Median of seven, after two."""
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        with torch.autocast(torch.device(DEVICE).type, torch.bfloat16):
+            model(content)
+        _wait()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def optimisation_seconds(content: Tensor) -> dict[str, float]:
+    """Seconds until each of ITERATIONS evaluations were made."""
+    loss = style_transfer_loss(content, style_picture().to(DEVICE), weights=WEIGHTS)
+    loss.compute_dtype = torch.bfloat16
+    reached: dict[str, float] = {}
+
+    def note(step: int, terms: dict[str, float]) -> None:
+        if step + 1 in ITERATIONS:
+            reached[str(step + 1)] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    stylize(content, style_picture().to(DEVICE), loss=loss, steps=max(ITERATIONS), on_step=note)
+    return reached
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    model_file()
+    draw(once("objective", curve))
+    pictures()
+
+
+def main_speed() -> None:
+    once("speed", speed)

@@ -1,0 +1,91 @@
+"""Super-resolution x4 and x8 with pixel, feature and combined losses, trained alike, scored on held-out photographs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from perceptual_ops.cli.terminal import step_bar
+from perceptual_ops.recipes import TrainingOptions, load_model, train_super_resolution
+from perceptual_ops.recipes.report import contact_sheet
+from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, LOSSES, enlarged, shrunk
+
+from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, machine, once, training_pictures
+from .scores import scores
+
+SEEDS = {4: (0, 1, 2), 8: (0,)}
+# What is shown: name -> (top, left) of a square of CROP pixels.
+CROPS = {"astronaut": (60, 170), "cat": (90, 130), "temple": (180, 230)}
+CROP = 128
+
+
+def model_file(scale: int, loss: str, seed: int, layers: Sequence[str] = FEATURE_LAYERS) -> Path:
+    """Trains the model if it is not there; goes on where a run was stopped."""
+    taps = "" if tuple(layers) == FEATURE_LAYERS else "-" + "-".join(layers)
+    out = MODELS / f"sr-x{scale}-{loss}{taps}-{seed}.pt2"
+    if not out.exists():
+        MODELS.mkdir(parents=True, exist_ok=True)
+        options = TrainingOptions(steps=1000, batch=8, size=128, lr=5e-4, seed=seed, precision="bf16")
+        print(out.stem, flush=True)
+        with step_bar(options.steps) as show:
+            train_super_resolution(
+                training_pictures(),
+                out,
+                scale=scale,
+                loss=loss,
+                layers=layers,
+                weights=WEIGHTS,
+                options=options,
+                device=DEVICE,
+                on_step=show,
+            )
+    return out
+
+
+def restored(file: Path | None, image: Tensor, scale: int) -> Tensor:
+    """A photograph (1, 3, H, W) after it was shrunk and enlarged, by a model or bicubic."""
+    small = shrunk(image, scale)
+    if file is None:
+        return enlarged(small, scale)
+    return load_model(file, DEVICE)(small.to(DEVICE)).cpu()
+
+
+def scored(file: Path | None, scale: int) -> dict[str, float]:
+    """Each score, a mean over the held-out photographs."""
+    measures = scores(border=scale)
+    pairs = [(restored(file, image, scale), image) for image in held_out().values()]
+    return {name: statistics.fmean(score(*pair) for pair in pairs) for name, score in measures.items()}
+
+
+def table(scale: int) -> dict[str, Any]:
+    """Scores of each loss, a list over the seeds; of bicubic one."""
+    found: dict[str, Any] = {"bicubic": [scored(None, scale)]}
+    for loss in LOSSES:
+        found[loss] = [scored(model_file(scale, loss, seed), scale) for seed in SEEDS[scale]]
+    return {"machine": machine(), "scores": found}
+
+
+def sheet(scale: int) -> None:
+    """Crops side by side, four times as large as they are, so that pixels show."""
+    rows = []
+    for name, (top, left) in CROPS.items():
+        image = held_out()[name]
+        results = {"bicubic": restored(None, image, scale)}
+        results |= {loss: restored(model_file(scale, loss, 0), image, scale) for loss in LOSSES}
+        results["original"] = image
+        rows.append(
+            [(f"{name}: {label}", whole[..., top : top + CROP, left : left + CROP]) for label, whole in results.items()]
+        )
+    contact_sheet(RESULTS / f"sr-x{scale}.jpg", rows, width=1400)
+
+
+def main(scale: int) -> None:
+    for seed in SEEDS[scale]:
+        for loss in LOSSES:
+            model_file(scale, loss, seed)
+    once(f"sr-x{scale}", lambda: table(scale))
+    sheet(scale)
