@@ -31,6 +31,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
+def check_whole(name: str, value: object, least: int) -> int:
+    """A whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return value
+
+
 def check_positive(name: str, value: object) -> float:
     number = check_number(name, value)
     if number < torch.finfo(torch.float32).tiny:

@@ -31,8 +31,8 @@ def test_a_crop_depends_on_seed_and_number_alone(pictures):
 
 
 def test_crops_are_squares_of_pictures_that_are_large_enough(pictures):
-    crops = RandomCrops(pictures, 32)
-    assert crops.left_out == 1
+    with pytest.warns(RuntimeWarning, match="1 of 3 pictures have a side below 32 pixels"):
+        crops = RandomCrops(pictures, 32)
     mirrored, blues, spans = 0, set(), []
     for i in range(60):
         crop = crops[i]
@@ -52,6 +52,17 @@ def test_zoom_1_takes_pixels_as_they_are(pictures):
     whole = read_image(pictures[0])[0]
     places = [whole[:, top : top + 32, left : left + 32] for top in range(29) for left in range(49)]
     assert any(torch.equal(crop, place) or torch.equal(crop, place.flip(2)) for place in places)
+
+
+def test_a_damaged_picture_is_left_out(pictures):
+    pictures[0].write_bytes(pictures[0].read_bytes()[:-40])  # its size is still there
+    crops = RandomCrops(pictures[:2], 32)
+    with pytest.warns(RuntimeWarning, match=r"0\.png: .*the next picture takes its place"):
+        found = [crops[i] for i in range(8)]
+    assert all(float(crop[2].mean()) == pytest.approx(0.5, abs=0.01) for crop in found)
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
+    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="none of the 2 can"):
+        RandomCrops(pictures[:2], 32)[0]
 
 
 def test_errors(pictures):

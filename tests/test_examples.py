@@ -67,14 +67,16 @@ def test_score_rows_mark_the_best_and_show_the_spread():
 
 def test_tables_are_filled_in_and_again():
     page = "before\n<!-- speed -->\nold\n<!-- end -->\nafter <!-- end -->"
-    once = report.filled(page, "speed", lambda: "| new |")
+    once = report.filled(page, "speed", "| new |")
     assert once == "before\n<!-- speed -->\n| new |\n<!-- end -->\nafter <!-- end -->"
-    assert report.filled(once, "speed", lambda: "| new |") == once
-    assert report.filled(page, "levels", lambda: "") == page
+    assert report.filled(once, "speed", "| new |") == once
+    for broken in (page.replace("speed", "levels"), page.replace("end", "")):
+        with pytest.raises(ValueError, match="speed: expected the marks"):
+            report.filled(broken, "speed", "")
 
 
 def test_results_are_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(common, "MODELS", tmp_path / "results")
     calls = []
     for _ in range(2):
         assert common.once("found", lambda: calls.append(1) or {"a": 0.5}) == {"a": 0.5}

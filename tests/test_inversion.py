@@ -53,7 +53,7 @@ def test_a_seed_gives_the_same_bits(picture):
     [
         ({"kind": "colour"}, "kind: expected"),
         ({"optimizer": "sgd"}, "optimizer: expected"),
-        ({"steps": 0}, "steps: expected a whole number above 0"),
+        ({"steps": 0}, "steps: expected a whole number of at least 1"),
         ({"layer": "relu9_9"}, "relu9_9"),
     ],
 )

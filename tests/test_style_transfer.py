@@ -206,7 +206,7 @@ def test_one_scale_is_stylize(pictures):
 
 
 @pytest.mark.parametrize(
-    ("scales", "sentence"), [(0, "scales: expected a whole number above 0"), (2, "at least 32 pixels, 2 give 10")]
+    ("scales", "sentence"), [(0, "scales: expected a whole number of at least 1"), (2, "at least 32 pixels, 2 give 10")]
 )
 def test_scales_out_of_range(pictures, scales, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -53,8 +53,9 @@ def train_sr(folder, *options, out="sr.pt2", steps="3"):
 
 def test_train_and_apply(folder, capsys):
     assert train_style(folder) == 0
-    assert "loss=" in capsys.readouterr().err
-    assert sorted(path.name for path in folder.glob("model.*")) == ["model.csv", "model.png", "model.pt2"]
+    captured = capsys.readouterr()
+    assert "loss=" in captured.err and captured.out.strip() == str(folder / "model.pt2")
+    assert sorted(path.name for path in folder.glob("model.*")) == ["model.log.csv", "model.log.png", "model.pt2"]
     assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "style.png"), str(folder / "out.png")]) == 0
     assert Image.open(folder / "out.png").size == (70, 60)
     expected = load_model(folder / "model.pt2")(read_image(folder / "style.png"))
@@ -98,7 +99,7 @@ def test_a_killed_command_goes_on_with_the_same_curve(folder):
     assert checkpoint.exists() and not (folder / "killed.pt2").exists()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    curves = [[row["loss"] for row in read_log(folder / f"{name}.csv")] for name in ("whole", "killed")]
+    curves = [[row["loss"] for row in read_log(folder / f"{name}.log.csv")] for name in ("whole", "killed")]
     assert len(curves[0]) == 12
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)  # threads may differ between the processes
 
@@ -156,7 +157,9 @@ def test_what_apply_refuses(folder, capsys):
     torch.manual_seed(0)
     save_model(folder / "style.pt2", torch.nn.Conv2d(3, 3, 1), "style")
     save_model(folder / "sr.pt2", SuperResolutionNet(2), "super-resolution", scale=2)
-    write_image(folder / "tiny.png", torch.rand(3, 8, 8))
+    (folder / "mixed").mkdir()
+    for place in ("tiny.png", "mixed/tiny.png"):
+        write_image(folder / place, torch.rand(3, 8, 8))
     for command, sentence in [
         (["apply", "missing.pt2", "style.png", "out.png"], "missing.pt2: expected a model, there is no such file"),
         (["apply", "text.png", "style.png", "out.png"], "text.png: expected a model of train-style or train-sr"),
@@ -167,10 +170,12 @@ def test_what_apply_refuses(folder, capsys):
         (["apply", "style.pt2", "tiny.png", "out.png"], "expected sides of 17 to 8192 pixels, got (8, 8)"),
         (["apply", "style.pt2", "style.png", "out.txt"], "expected a name that ends with"),
         (["apply", "style.pt2", "data", "text.png"], "expected a folder for the results of a folder"),
-        (["apply", "style.pt2", "data", "data/out"], "whose pictures stay as they are"),
+        (["apply", "style.pt2", "style.png", "style.png"], "expected a place where no input is"),
+        (["apply", "style.pt2", "data", "data"], "expected a place where no input is"),
+        (["apply", "style.pt2", "mixed", "out"], "tiny.png: images: expected sides of 17 to 8192 pixels, got (8, 8)"),
         (["apply", "style.pt2", "style.png", "out.png", "--batch", "0"], "--batch: expected"),
     ]:
-        words = [str(folder / word) if "." in word or word.startswith("data") else word for word in command]
+        words = [command[0], *(str(folder / word) if word not in ("--batch", "0") else word for word in command[1:])]
         assert cli.main(words) == 2, command
         error = capsys.readouterr().err.strip().splitlines()
         assert sentence in error[-1], error

@@ -1,7 +1,7 @@
 """`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be stopped and goes on.
 
-style, speed, sr-x4, sr-x8, inversion, levels; report writes docs/paper.md and docs/levels.md from what they found. With
---anew what an experiment found before is measured again; models are kept until build/paper is removed.
+style, speed, sr-x4, sr-x8, inversion, levels; report writes what they found into the pages of docs. Models and what was
+measured stay in build/paper: without that folder all is made anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from . import levels, report, style, super_resolution
-from .common import RESULTS
 
 EXPERIMENTS = {
     "style": style.main,
@@ -23,19 +22,12 @@ EXPERIMENTS = {
     "levels": levels.main,
     "report": report.main,
 }
-FOUND = {"style": "objective"}  # the file of an experiment, where it has another name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m examples.paper", description=__doc__)
     parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--anew", action="store_true", help="measure again what was measured before")
-    options = parser.parse_args(arguments)
-    if options.anew:
-        (RESULTS / f"{FOUND.get(options.experiment, options.experiment)}.json").unlink(missing_ok=True)
-        for file in RESULTS.glob("inverted-*.jpg") if options.experiment == "inversion" else ():
-            file.unlink()
-    EXPERIMENTS[options.experiment]()
+    EXPERIMENTS[parser.parse_args(arguments).experiment]()
     return 0
 
 

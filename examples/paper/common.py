@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perceptual_ops.images import read_image, write_image
+from perceptual_ops.images import read_image, write_image, written_whole
 from perceptual_ops.picture_folder import pictures_in
 from perceptual_ops.recipes.photographs import held_out_photographs, training_photographs
 
@@ -24,6 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def training_pictures() -> list[Path]:
+    """Those in scikit-image, and of nature where they were fetched."""
     return [*training_photographs(), *(pictures_in(NATURE) if NATURE.is_dir() else [])]
 
 
@@ -52,14 +53,23 @@ def square(image: Tensor, side: int) -> Tensor:
     return interpolate(middle, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def once(name: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns, as JSON in docs/paper; read from there if it was made before."""
-    path = RESULTS / f"{name}.json"
+def once(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    """What `make` returns, kept as JSON beside the models: an experiment that was stopped goes on."""
+    path = MODELS / f"{name}.json"
     if not path.exists():
-        found = make()
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(path, make(*arguments))
     return json.loads(path.read_text())
+
+
+def publish(name: str, found: dict[str, Any]) -> None:
+    """Writes what an experiment found to docs/paper, with the machine it ran on."""
+    write_json(RESULTS / f"{name}.json", {"machine": machine(), **found})
+
+
+def write_json(path: Path, found: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def picture(name: str, image: Tensor) -> None:

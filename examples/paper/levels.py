@@ -10,7 +10,7 @@ from perceptual_ops.recipes import invert
 from perceptual_ops.recipes.photographs import photograph
 from perceptual_ops.recipes.report import contact_sheet
 
-from .common import DEVICE, RESULTS, WEIGHTS, held_out, machine, once, picture, square
+from .common import DEVICE, RESULTS, WEIGHTS, held_out, picture, publish, square
 from .super_resolution import CROP, CROPS, model_file, restored, scored
 
 CONTENT_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # the paper's figure 2
@@ -20,7 +20,7 @@ STEPS = 200
 
 
 def inversion() -> None:
-    """A photograph from the features of each level, a painting's texture from the Gram matrix of each."""
+    """A photograph from the features of each level, a style's texture from the Gram matrix of each."""
     content = held_out(256)["cat"]
     style = square(read_image(photograph("tissue")), 256)
     rows = []
@@ -47,7 +47,7 @@ def inversion() -> None:
 def table() -> dict[str, Any]:
     """Scores of super-resolution x4 trained on the features of each level alone."""
     found = {level: scored(model_file(4, "feature", 0, (level,)), 4) for level in LEVELS}
-    return {"machine": machine(), "scores": found}
+    return {"scores": found}
 
 
 def sheet() -> None:
@@ -62,5 +62,5 @@ def sheet() -> None:
 
 
 def main() -> None:
-    once("levels", table)
+    publish("levels", table())
     sheet()

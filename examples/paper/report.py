@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
 from .common import RESULTS, ROOT
 from .scores import HIGHER_IS_BETTER
@@ -110,25 +111,34 @@ def levels_table() -> str:
     return markdown(["trained on", *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)], rows)
 
 
+TABLES = {
+    "speed": (speed_table, ("speed",)),
+    "objective": (objective_text, ("objective",)),
+    "sr-x4": (partial(super_resolution_table, 4), ("sr-x4",)),
+    "sr-x8": (partial(super_resolution_table, 8), ("sr-x8",)),
+    "levels": (levels_table, ("levels", "sr-x4")),
+}
+
+
 def main() -> None:
-    """Fills the tables into the pages of docs: what stands between the marks `<!-- NAME -->` and `<!-- end -->`."""
-    tables = {
-        "speed": speed_table,
-        "objective": objective_text,
-        "sr-x4": lambda: super_resolution_table(4),
-        "sr-x8": lambda: super_resolution_table(8),
-        "levels": levels_table,
-    }
-    for page in (ROOT / "docs").glob("*.md"):
+    """Fills the tables into the pages of docs; those whose experiments were not run stay as they are."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text()
-        for name, table in tables.items():
-            text = filled(text, name, table)
+        for name, (table, needed) in TABLES.items():
+            missing = [result for result in needed if not (RESULTS / f"{result}.json").exists()]
+            if f"<!-- {name} -->" not in text:
+                continue
+            if missing:
+                print(f"{page.name}: {name} stays as it is, not run: {', '.join(missing)}", file=sys.stderr)
+                continue
+            text = filled(text, name, table())
         page.write_text(text)
 
 
-def filled(text: str, name: str, table: Any) -> str:
+def filled(text: str, name: str, table: str) -> str:
+    """The page with the table between its marks, `<!-- NAME -->` and `<!-- end -->`. ValueError without both."""
     head, mark, rest = text.partition(f"<!-- {name} -->\n")
-    if not mark:
-        return text
     _, end, tail = rest.partition("<!-- end -->")
-    return f"{head}{mark}{table()}\n{end}{tail}"
+    if not mark or not end:
+        raise ValueError(f"{name}: expected the marks <!-- {name} --> and <!-- end --> in the page")
+    return f"{head}{mark}{table}\n{end}{tail}"

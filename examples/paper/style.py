@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from perceptual_ops.cli.terminal import step_bar
 from perceptual_ops.images import read_image
@@ -19,7 +20,7 @@ from perceptual_ops.recipes.feed_forward import EXAMPLES
 from perceptual_ops.recipes.photographs import photograph
 from perceptual_ops.recipes.report import contact_sheet, curve_picture
 
-from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, machine, once, picture, training_pictures
+from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, once, picture, publish, training_pictures
 
 STYLE = "tissue"
 SIZES = (256, 512, 1024)
@@ -69,21 +70,23 @@ def pictures() -> None:
 def curve() -> dict[str, Any]:
     """Figure 5: the loss of the model's result, and of the optimiser's picture at each of its evaluations."""
     model, loss = load_model(model_file(), DEVICE), objective()
-    found: dict[str, Any] = {}
-    for name, image in held_out(256).items():
+
+    def compared(name: str, image: Tensor) -> dict[str, Any]:
         content = image.to(DEVICE)
         result = stylize(content, style_picture().to(DEVICE), loss=loss, steps=max(ITERATIONS))
         picture(f"optimised-{name}", result.image)
         with torch.no_grad():
-            one_pass, untouched = loss(model(content)).item(), loss(content).item()
+            one_pass, untouched = loss(model(content), content).item(), loss(content, content).item()
         history = running_least(result.history["loss"])
-        found[name] = {
+        return {
             "one pass": one_pass,
             "content": untouched,
             "optimised": history,
             "overtaken": overtaken(history, one_pass),
         }
-    return {"machine": machine(), "pictures": found}
+
+    images = held_out(256).items()
+    return {"pictures": {name: once(f"objective-{name}", compared, name, image) for name, image in images}}
 
 
 def running_least(values: list[float]) -> list[float]:
@@ -115,13 +118,13 @@ def draw(found: dict[str, Any]) -> None:
 
 def speed() -> dict[str, Any]:
     """Table 1: seconds of optimisation and of one pass, both in bf16."""
-    model = load_model(model_file(), DEVICE)
-    photograph_ = next(iter(held_out(1024).values()))
-    found: dict[str, Any] = {}
-    for size in SIZES:
-        content = torch.nn.functional.interpolate(photograph_, (size, size), mode="area").to(DEVICE)
-        found[str(size)] = {"one pass": one_pass_seconds(model, content), **optimisation_seconds(content)}
-    return {"machine": machine(), "sizes": found}
+    model, whole = load_model(model_file(), DEVICE), held_out(1024)["astronaut"]
+
+    def timed(size: int) -> dict[str, float]:
+        content = interpolate(whole, (size, size), mode="area").to(DEVICE)
+        return {"one pass": one_pass_seconds(model, content), **optimisation_seconds(content)}
+
+    return {"sizes": {str(size): once(f"speed-{size}", timed, size) for size in SIZES}}
 
 
 def one_pass_seconds(model: Model, content: Tensor) -> float:
@@ -157,10 +160,11 @@ def _wait() -> None:
 
 
 def main() -> None:
-    model_file()
-    draw(once("objective", curve))
+    found = curve()
+    publish("objective", found)
+    draw(found)
     pictures()
 
 
 def main_speed() -> None:
-    once("speed", speed)
+    publish("speed", speed())

@@ -14,7 +14,7 @@ from perceptual_ops.recipes import TrainingOptions, load_model, train_super_reso
 from perceptual_ops.recipes.report import contact_sheet
 from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, LOSSES, enlarged, shrunk
 
-from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, machine, once, training_pictures
+from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, once, publish, training_pictures
 from .scores import scores
 
 SEEDS = {4: (0, 1, 2), 8: (0,)}
@@ -56,9 +56,12 @@ def restored(file: Path | None, image: Tensor, scale: int) -> Tensor:
 
 def scored(file: Path | None, scale: int) -> dict[str, float]:
     """Each score, a mean over the held-out photographs."""
-    measures = scores(border=scale)
-    pairs = [(restored(file, image, scale), image) for image in held_out().values()]
-    return {name: statistics.fmean(score(*pair) for pair in pairs) for name, score in measures.items()}
+
+    def score_all() -> dict[str, float]:
+        pairs = [(restored(file, image, scale), image) for image in held_out().values()]
+        return {name: statistics.fmean(score(*pair) for pair in pairs) for name, score in scores(border=scale).items()}
+
+    return once(f"scores-{file.stem if file else f'bicubic-x{scale}'}", score_all)
 
 
 def table(scale: int) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def table(scale: int) -> dict[str, Any]:
     found: dict[str, Any] = {"bicubic": [scored(None, scale)]}
     for loss in LOSSES:
         found[loss] = [scored(model_file(scale, loss, seed), scale) for seed in SEEDS[scale]]
-    return {"machine": machine(), "scores": found}
+    return {"scores": found}
 
 
 def sheet(scale: int) -> None:
@@ -84,8 +87,5 @@ def sheet(scale: int) -> None:
 
 
 def main(scale: int) -> None:
-    for seed in SEEDS[scale]:
-        for loss in LOSSES:
-            model_file(scale, loss, seed)
-    once(f"sr-x{scale}", lambda: table(scale))
+    publish(f"sr-x{scale}", table(scale))
     sheet(scale)

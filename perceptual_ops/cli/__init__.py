@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError:
-        print(f"{PROGRAM}: the device has too little memory for this picture; choose a smaller --size", file=sys.stderr)
+        print(
+            f"{PROGRAM}: the device has too little memory for this picture; choose a smaller --size or --batch",
+            file=sys.stderr,
+        )
         return 2
     except (ValueError, OSError, ImportError) as error:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)

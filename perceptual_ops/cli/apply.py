@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..images import check_size, check_writable, read_image, write_image
 from ..picture_folder import pictures_in
-from ..recipes.models import Model, load_model
+from ..recipes.models import MAX_BATCH, load_model
 from .terminal import checked_device, default_device, progress_bar
 
 
@@ -35,27 +36,31 @@ def register(commands: Any) -> None:
 def _apply(arguments: argparse.Namespace) -> int:
     if arguments.size is not None:
         check_size(arguments.size)
-    if arguments.batch < 1:
-        raise ValueError(f"--batch: expected a whole number above 0, got {arguments.batch}")
+    if not 1 <= arguments.batch <= MAX_BATCH:
+        raise ValueError(f"--batch: expected 1 to {MAX_BATCH}, got {arguments.batch}")
     source, target = Path(arguments.input), Path(arguments.output)
     places = _places(source, target)
-    model = load_model(arguments.model, checked_device(arguments.device))
+    device = checked_device(arguments.device)
+    model = load_model(arguments.model, device)
     if model.kind != arguments.kind:
         other = "upscale" if arguments.kind == "style" else "apply"
         raise ValueError(
             f"{arguments.model}: expected a model for {arguments.kind}, this is for {model.kind}; {other} runs it"
         )
-    if not source.is_dir():
-        _write(model, [read_image(source, arguments.size)], [target], arguments.device)
-        print(target)
-        return 0
     done = 0
-    with progress_bar(len(places), "picture") as bar:
+    with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
         try:
-            for images, results in _batches(places, arguments.size, arguments.batch):
-                _write(model, images, results, arguments.device)
-                done += len(results)
-                bar.update(len(results))
+            for images, pairs in _batches(places, arguments.size, arguments.batch):
+                try:
+                    results = model(images.to(device))
+                except ValueError as error:  # too small or too large
+                    raise ValueError(f"{pairs[0][0]}: {error}; {done} of {len(places)} pictures were written") from None
+                for result, (_, place) in zip(results, pairs, strict=True):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    write_image(place, result)
+                done += len(pairs)
+                if bar is not None:
+                    bar.update(len(pairs))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{done} of {len(places)} pictures were written") from None
     print(target)
@@ -66,36 +71,33 @@ def _places(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Each picture and where its result goes: for folders, under the same path, as PNG."""
     if not source.is_dir():
         check_writable(target)
-        return [(source, target)]
-    if target.exists() and not target.is_dir():
+        places = [(source, target)]
+    elif target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder for the results of a folder, this is a file")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{target}: expected a place other than {source}, whose pictures stay as they are")
-    places = [(path, target / path.relative_to(source).with_suffix(".png")) for path in pictures_in(source)]
-    names = [place for _, place in places]
+    else:
+        places = [(path, target / path.relative_to(source).with_suffix(".png")) for path in pictures_in(source)]
+    sources = {path.resolve() for path, _ in places}
+    taken: dict[Path, Path] = {}
     for path, place in places:
-        if names.count(place) > 1:
-            raise ValueError(f"{source}: expected one picture of a name, got two of {path.with_suffix('').name}")
+        if place in taken:
+            raise ValueError(f"{source}: expected one picture of a name, got {taken[place]} and {path}; rename one")
+        if place.resolve() in sources:
+            raise ValueError(f"{target}: expected a place where no input is, {place} is one; choose another")
+        taken[place] = path
     return places
 
 
 def _batches(
     places: Sequence[tuple[Path, Path]], size: int | None, batch: int
-) -> Iterator[tuple[list[Tensor], list[Path]]]:
-    """Images (1, 3, H, W) that follow each other with one size, at most `batch`, with where their results go."""
+) -> Iterator[tuple[Tensor, list[tuple[Path, Path]]]]:
+    """Images (at most `batch`, 3, H, W) of pictures that follow each other with one size, and the places of each."""
     images: list[Tensor] = []
-    results: list[Path] = []
-    for path, place in places:
-        image = read_image(path, size)
+    pairs: list[tuple[Path, Path]] = []
+    for pair in places:
+        image = read_image(pair[0], size)
         if images and (len(images) == batch or image.shape != images[0].shape):
-            yield images, results
-            images, results = [], []
+            yield torch.cat(images), pairs
+            images, pairs = [], []
         images.append(image)
-        results.append(place)
-    yield images, results
-
-
-def _write(model: Model, images: Sequence[Tensor], results: Sequence[Path], device: str) -> None:
-    for image, place in zip(model(torch.cat([*images]).to(device)), results, strict=True):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_image(place, image)
+        pairs.append(pair)
+    yield torch.cat(images), pairs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any
 
 from torch import Tensor
 
 from ..images import check_size, check_writable, read_image, write_image
+from ..networks import load_network
 from ..recipes.inversion import KINDS, invert
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.report import contact_sheet
@@ -39,9 +41,12 @@ def _invert(arguments: argparse.Namespace) -> int:
     check_writable(arguments.output)
     check_size(arguments.size)
     picture = read_image(arguments.picture, arguments.size).to(checked_device(arguments.device))
+    for layer in arguments.layers:  # all are refused before the first is made
+        load_network("vgg16", "random", layers=[layer])
     made: dict[str, Tensor] = {}
+    evaluations = itertools.count(1)
     with step_bar(arguments.steps * len(arguments.layers)) as show:
-        for count, layer in enumerate(arguments.layers):
+        for layer in arguments.layers:
             made[layer] = invert(
                 picture,
                 layer,
@@ -51,7 +56,7 @@ def _invert(arguments: argparse.Namespace) -> int:
                 steps=arguments.steps,
                 optimizer=arguments.optimizer,
                 seed=arguments.seed,
-                on_step=lambda step, terms, before=count * arguments.steps: show(before + step + 1, terms),  # type: ignore[misc]
+                on_step=lambda step, terms: show(next(evaluations), terms),
             ).image
     if len(made) == 1:
         write_image(arguments.output, made[arguments.layers[0]])

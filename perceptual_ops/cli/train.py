@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def register(commands: Any) -> None:
 def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, network: str) -> None:
     add = command.add_argument
     add("-o", "--output", metavar="MODEL", required=True, help="the model to write, .pt2; beside it log and checkpoint")
-    add("--data", metavar="DIR", default=PHOTOGRAPHS, help="a folder of pictures, or those of scikit-image")
+    add("--data", metavar="DIR", default=PHOTOGRAPHS, help="a folder of pictures, or those in scikit-image")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--network", metavar="MODULE:NAME", help=f"your own, {network}; None: the paper's")
     add("--steps", type=int, default=defaults.steps, help="batches")
@@ -59,7 +60,12 @@ def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, n
     add("--precision", choices=PRECISIONS, default=defaults.precision, help="of autocast")
     add("--contiguous", action="store_true", help="memory layout NCHW in place of channels_last")
     add("--compile", action="store_true", help="use torch.compile on the network")
-    add("--workers", type=int, default=defaults.workers, help="processes that read pictures")
+    add(
+        "--workers",
+        type=int,
+        default=defaults.workers,
+        help="processes that read pictures; each keeps 1 GiB of them",
+    )
     add("--save-every", type=int, default=defaults.save_every, help="steps between checkpoints")
     add("--seed", type=int, default=defaults.seed, help="of weights and crops")
     add("--device", default=default_device(), help="where to compute")
@@ -99,12 +105,12 @@ def _train_style(arguments: argparse.Namespace) -> int:
             tv_weight=arguments.tv_weight,
             style_layers=arguments.layers,
             weights=arguments.weights,
-            module=arguments.network,
+            network=arguments.network,
             options=options,
             device=checked_device(arguments.device),
             on_step=show,
         )
-    return 0
+    return _said(arguments.output)
 
 
 def _train_super_resolution(arguments: argparse.Namespace) -> int:
@@ -117,9 +123,15 @@ def _train_super_resolution(arguments: argparse.Namespace) -> int:
             loss=arguments.loss,
             layers=arguments.layers,
             weights=arguments.weights,
-            module=arguments.network,
+            network=arguments.network,
             options=options,
             device=checked_device(arguments.device),
             on_step=show,
         )
+    return _said(arguments.output)
+
+
+def _said(output: str) -> int:
+    if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks
+        print(output)
     return 0

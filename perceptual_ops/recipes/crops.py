@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class RandomCrops(Dataset[Tensor]):
     A crop is a square of `size` to `zoom * size` pixels at a random place, half of them mirrored, brought to `size`.
 
     Args:
-        pictures: Files that Pillow reads. Those with a side below `size` are left out, see `left_out`.
+        pictures: Files that Pillow reads. Those with a side below `size` are left out, with a warning.
         size: Pixels of a side.
         zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
         seed: Of the choice of crops.
@@ -43,7 +44,9 @@ class RandomCrops(Dataset[Tensor]):
             raise ValueError(
                 f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} smaller ones"
             )
-        self.left_out = len(pictures) - len(self.pictures)
+        if left_out := len(pictures) - len(self.pictures):
+            told = f"{left_out} of {len(pictures)} pictures have a side below {size} pixels and are left out"
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
         self.size, self.zoom, self.seed = size, zoom, seed
         self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
         self._bytes = 0
@@ -66,10 +69,18 @@ class RandomCrops(Dataset[Tensor]):
         return shrunk[0].clamp(0, 1)
 
     def _picture(self, number: int) -> Tensor:  # (3, H, W) uint8
-        if number in self._decoded:
-            return self._decoded[number]
-        pixels = read_image(self.pictures[number])[0].mul(255).round().to(torch.uint8)
-        if self._bytes + pixels.numel() <= CACHE_BYTES:
-            self._decoded[number] = pixels
-            self._bytes += pixels.numel()
-        return pixels
+        """The picture, or the next that can be read: one damaged file must not end hours of training."""
+        for attempt in range(len(self.pictures)):
+            place = (number + attempt) % len(self.pictures)
+            if place in self._decoded:
+                return self._decoded[place]
+            try:
+                pixels = read_image(self.pictures[place])[0].mul(255).round().to(torch.uint8)
+            except (OSError, ValueError) as error:
+                warnings.warn(f"{error}; the next picture takes its place", RuntimeWarning, stacklevel=2)
+                continue
+            if self._bytes + pixels.numel() <= CACHE_BYTES:
+                self._decoded[place] = pixels
+                self._bytes += pixels.numel()
+            return pixels
+        raise ValueError(f"pictures: expected one that can be read, none of the {len(self.pictures)} can")

@@ -14,7 +14,7 @@ from .crops import RandomCrops
 from .models import export, save_model
 from .optimization import StepCallback
 from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
-from .training import Training, TrainingOptions, fingerprint
+from .training import Training, TrainingOptions, check_apart, fingerprint
 from .transform_net import StyleNet, check_sizes, module_by_path
 
 EXAMPLES = 16  # crops that say how strong the features of pictures are
@@ -30,7 +30,7 @@ def train_style(
     content_layers: Sequence[str] = CONTENT_LAYERS,
     style_layers: Sequence[str] = STYLE_LAYERS,
     weights: WeightSource = "imagenet",
-    module: str | None = None,
+    network: str | None = None,
     options: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
@@ -44,7 +44,7 @@ def train_style(
         pictures: Files; the network learns on random crops of them.
         out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
         style_weight, tv_weight, content_layers, style_layers, weights: As in `style_transfer_loss`.
-        module: The network as package.module:name, (N, 3, H, W) in [0, 1] -> the same. None: `StyleNet`.
+        network: As package.module:name, (N, 3, H, W) in [0, 1] -> the same. None: `StyleNet`.
         options: How.
         device: Where.
         on_step: As in `Training`.
@@ -52,15 +52,16 @@ def train_style(
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
     """
+    check_apart(out, [Path(path) for path in pictures])
     crops = RandomCrops(pictures, options.size, seed=options.seed)
 
     def make_network() -> nn.Module:
-        if module is None:
+        if network is None:
             return StyleNet()
-        network = module_by_path(module)
-        check_sizes(network, options.size, scale=1)
-        export(network)  # what cannot be written at the end is refused at the beginning
-        return network
+        own = module_by_path(network)
+        check_sizes(own, options.size, scale=1)
+        export(own)  # what cannot be written at the end is refused at the beginning
+        return own
 
     settings = {
         "task": "style",
@@ -70,7 +71,8 @@ def train_style(
         "tv_weight": tv_weight,
         "content_layers": list(content_layers),
         "style_layers": list(style_layers),
-        "module": module,
+        "network": network,
+        "weights": fingerprint(weights),
     }
     with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
         criterion = style_transfer_loss(

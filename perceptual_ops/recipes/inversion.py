@@ -53,8 +53,7 @@ def invert(
     """
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number above 0, got {steps!r}")
+    checks.check_whole("steps", steps, 1)
     trunk = load_network(network, weights, layers=[layer]).to(picture.device)
     statistic = gram_matrix if kind == "style" else torch.Tensor.float
     share = {name: 1 / energy for name, energy in energies_of("layer", trunk, picture, [layer], statistic).items()}

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.export.passes import move_to_device_pass
 
+from .. import _checks as checks
 from ..images import written_whole
 
 KINDS = ("style", "super-resolution")
 SMALLEST, LARGEST = 17, 8192  # pixels of a side
+MAX_BATCH = 1024
+SIDES = ((2, "height"), (3, "width"))
 FACTS = "perceptual_ops.json"  # the file inside
 
 
@@ -42,6 +45,8 @@ class Model:
         Raises:
             ValueError: A side is too small or too large.
         """
+        if images.dim() != 4 or images.shape[1] != 3 or not 1 <= images.shape[0] <= MAX_BATCH:
+            raise ValueError(f"images: expected (1 to {MAX_BATCH}, 3, H, W), got {tuple(images.shape)}")
         if not all(SMALLEST <= side <= LARGEST for side in images.shape[2:]):
             raise ValueError(f"images: expected sides of {SMALLEST} to {LARGEST} pixels, got {tuple(images.shape[2:])}")
         return self.network(images).clamp(0, 1)
@@ -59,6 +64,7 @@ def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scal
     Raises:
         ValueError: torch.export cannot take the network, or not for any size.
     """
+    checks.check_choice("kind", kind, KINDS)
     program = export(network)
     with written_whole(Path(path)) as file, file.open("wb") as stream:
         torch.export.save(program, stream, extra_files={FACTS: json.dumps({"kind": kind, "scale": scale})})
@@ -68,11 +74,11 @@ def export(network: nn.Module) -> torch.export.ExportedProgram:
     """The network for any batch and any size of images, on the CPU in fp32. ValueError where that cannot be."""
     network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in its stubs
     example = torch.rand(2, 3, 48, 64)
-    sizes = {0: Dim("batch", min=1, max=1024), **{i: Dim(name, min=SMALLEST, max=LARGEST) for i, name in SIDES}}
+    sizes = {0: Dim("batch", min=1, max=MAX_BATCH), **{i: Dim(name, min=SMALLEST, max=LARGEST) for i, name in SIDES}}
     try:
         return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
     except Exception as error:  # whatever torch.export stumbles over: it has many kinds of errors and no common one
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"network: expected one that torch.export takes for any size of images, "
             f"{type(network).__name__} is not ({reason})"
@@ -95,10 +101,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         kind, scale = found["kind"], found["scale"]
     except Exception as error:  # torch.export.load has no error of its own
         raise ValueError(
-            f"{os.fspath(path)}: expected a model of train-style or train-sr, this file is not one"
+            f"{os.fspath(path)}: expected a model of train-style or train-sr, this file cannot be read as one ({error})"
         ) from error
     program = move_to_device_pass(program, device)
     return Model(kind, scale, program.module())
-
-
-SIDES = ((2, "height"), (3, "width"))

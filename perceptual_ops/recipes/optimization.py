@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -115,8 +116,12 @@ def energies_of(
 ) -> dict[str, float]:
     """Layer -> mean square of the statistic of its features of the picture."""
     with torch.no_grad():
-        features = trunk(picture, layers)
-        energies = {layer: float(statistic(features[layer]).square().mean()) for layer in layers}
+        found: dict[str, list[float]] = {layer: [] for layer in layers}
+        for one in picture.split(1):
+            features = trunk(one, layers)
+            for layer in layers:
+                found[layer].append(statistic(features[layer]).square().mean().item())
+    energies = {layer: fmean(values) for layer, values in found.items()}
     for layer, energy in energies.items():
         if not 0 < energy < math.inf:
             raise ValueError(f"{name}: expected layers that the picture excites, {layer} gives {energy}; leave it out")

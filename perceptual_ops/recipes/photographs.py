@@ -14,13 +14,13 @@ TRAINING = {
     "brick": ("skimage", "data/brick.png"),
     "grass": ("skimage", "data/grass.png"),
     "gravel": ("skimage", "data/gravel.png"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
 HELD_OUT = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "cat": ("skimage", "data/chelsea.png"),
     "coffee": ("skimage", "data/coffee.png"),
     "motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
     "temple": ("sklearn", "datasets/images/china.jpg"),
 }
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}

@@ -101,8 +101,7 @@ def stylize(
     """
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
     start = _start(init, content, style, seed)
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps: expected a whole number above 0, got {steps!r}")
+    checks.check_whole("steps", steps, 1)
     loss = style_transfer_loss(content, style) if loss is None else _checked_loss(loss)
     loss.set_content(content)
     loss.set_style(style)
@@ -132,13 +131,13 @@ def stylize_coarse_to_fine(
         settings: Arguments of `stylize`; steps are made at every size.
 
     Returns:
-        The picture of the last size; history and snapshots of all, one after the other.
+        The picture of the last size; history and snapshots of all, one after the other. Evaluations are numbered on
+        from size to size; "lbfgs" may make a few more than steps at each.
 
     Raises:
         TypeError, ValueError: As `stylize`; also more scales than the pictures have pixels for.
     """
-    if not isinstance(scales, int) or isinstance(scales, bool) or scales < 1:
-        raise ValueError(f"scales: expected a whole number above 0, got {scales!r}")
+    checks.check_whole("scales", scales, 1)
     smallest = min(*content.shape[2:], *style.shape[2:]) >> (scales - 1)
     if scales > 1 and smallest < SMALLEST_SIDE:
         raise ValueError(
@@ -147,6 +146,8 @@ def stylize_coarse_to_fine(
     history: dict[str, list[float]] = {}
     snapshots: dict[int, Tensor] = {}
     start = settings.pop("init", "content")
+    if isinstance(start, Tensor):
+        start = _start(start, content, style, 0)
     on_step, wanted = settings.pop("on_step", None), settings.pop("snapshots_at", ())
     for level in reversed(range(scales)):
         small_content, small_style = (_resized(x, x.shape[2] >> level, x.shape[3] >> level) for x in (content, style))
@@ -174,7 +175,8 @@ def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Ten
     if isinstance(init, Tensor):
         if init.shape != content.shape or init.device != content.device:
             raise ValueError(
-                f"init: expected a picture like the content {tuple(content.shape)}, got {tuple(init.shape)}"
+                f"init: expected a picture like the content, {tuple(content.shape)} on {content.device}, "
+                f"got {tuple(init.shape)} on {init.device}"
             )
         return init.detach().to(content.dtype)
     checks.check_choice("init", init, INITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from ..networks.weights import WeightSource
 from .crops import RandomCrops
 from .models import export, save_model
 from .optimization import StepCallback
-from .training import Training, TrainingOptions, fingerprint
+from .training import Training, TrainingOptions, check_apart, fingerprint
 from .transform_net import SCALES, SuperResolutionNet, check_sizes, module_by_path
 
 LOSSES = ("pixel", "feature", "combined")
 FEATURE_LAYERS = ("relu2_2",)  # the paper's
-PIXEL_SHARE = 1.0  # of "combined", against 1 for the features
+EXAMPLES = 16  # crops that say how far a bicubic enlargement is off
 
 
 def shrunk(images: Tensor, scale: int) -> Tensor:
@@ -68,13 +69,13 @@ class SuperResolutionLoss(nn.Module):
         super().__init__()
         checks.check_choice("loss", loss, LOSSES)
         bicubic = enlarged(shrunk(examples, scale), scale)
-        self.pixel_weight = 1 / float(F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
+        self.pixel_weight = 1 / _positive("pixels", F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
         self.features: PerceptualLoss | None = None
         if loss != "pixel":
             plain = PerceptualLoss(network, weights=weights, content_layers=list(layers)).to(examples.device)
             with torch.no_grad():
                 _, terms = plain(bicubic, examples, return_terms=True)
-            shares = {layer: 1 / (len(layers) * float(terms[f"content/{layer}"])) for layer in layers}
+            shares = {layer: 1 / (len(layers) * _positive(layer, terms[f"content/{layer}"])) for layer in layers}
             self.features = PerceptualLoss(network, weights=weights, content_layers=shares).to(examples.device)
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -94,7 +95,7 @@ def train_super_resolution(
     *,
     scale: int = 4,
     loss: str = "feature",
-    module: str | None = None,
+    network: str | None = None,
     weights: WeightSource = "imagenet",
     layers: Sequence[str] = FEATURE_LAYERS,
     options: TrainingOptions = TrainingOptions(batch=8, size=128),  # noqa: B008 (frozen)
@@ -108,7 +109,7 @@ def train_super_resolution(
         out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
         scale: 2, 4 or 8.
         loss: "pixel", "feature" or "combined" (see `SuperResolutionLoss`).
-        module: The network as package.module:name, (N, 3, H, W) -> (N, 3, scale H, scale W); None:
+        network: As package.module:name, (N, 3, H, W) -> (N, 3, scale H, scale W); None:
             `SuperResolutionNet`.
         weights: Of VGG16, as in `PerceptualLoss`.
         layers: Whose features are compared, by "feature" and "combined".
@@ -123,30 +124,40 @@ def train_super_resolution(
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
     if options.size % scale:
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
+    check_apart(out, [Path(path) for path in pictures])
     # Full-size photographs are soft pixel by pixel: half the size is sharp.
     crops = RandomCrops(pictures, options.size, zoom=2, seed=options.seed)
 
     def make_network() -> nn.Module:
-        if module is None:
+        if network is None:
             return SuperResolutionNet(scale)
-        network = module_by_path(module)
-        check_sizes(network, options.size // scale, scale)
-        export(network)  # what cannot be written at the end is refused at the beginning
-        return network
+        own = module_by_path(network)
+        check_sizes(own, options.size // scale, scale)
+        export(own)  # what cannot be written at the end is refused at the beginning
+        return own
 
     settings = {
         "task": "super-resolution",
         "pictures": fingerprint(crops.pictures),
         "scale": scale,
         "loss": loss,
-        "module": module,
+        "network": network,
+        "weights": fingerprint(weights),
         "layers": list(layers),
     }
     with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
-        examples = torch.stack([crops[i] for i in range(16)]).to(training.device)
+        examples = torch.stack([crops[i] for i in range(EXAMPLES)]).to(training.device)
         criterion = SuperResolutionLoss(loss, examples, scale, weights=weights, layers=layers)
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
                 value, terms = criterion(training.network(shrunk(images, scale)), images)
             training.update(value, terms)
         training.finish(lambda model: save_model(out, model, "super-resolution", scale=scale))
+
+
+def _positive(what: str, error: Tensor) -> float:
+    """A scalar above 0."""
+    number = error.item()
+    if not 0 < number < math.inf:
+        raise ValueError(f"pictures: expected some that a bicubic enlargement blurs, by {what} it is off by {number}")
+    return number

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import math
 import os
 import random
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ from .optimization import StepCallback
 from .training_log import Log
 
 SUFFIX = ".pt2"
+ANEW = "remove it to begin anew"
 BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,11 +60,9 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "size", "save_every"):
-            _check_whole(name, getattr(self, name), 1)
-        _check_whole("workers", self.workers, 0)
-        _check_whole("seed", self.seed, 0)
-        if self.seed >= 1 << 20:
-            raise ValueError(f"seed: expected less than {1 << 20}, got {self.seed}")
+            checks.check_whole(name, getattr(self, name), 1)
+        for name in ("workers", "seed"):
+            checks.check_whole(name, getattr(self, name), 0)
         checks.check_positive("lr", self.lr)
         checks.check_choice("precision", self.precision, tuple(PRECISIONS))
 
@@ -77,7 +76,7 @@ class Training:
                     loss = criterion(training.network(images), images)
                 training.update(loss, {})
 
-    Beside `out` lie, with other suffixes, the log (.csv), its plot (.png) and, until the end, the checkpoint from which
+    Beside `out` lie the log (.log.csv), its plot (.log.png) and, until the end, the checkpoint (.checkpoint) from which
     the same call goes on after a kill. A step is a function of the seed, its number and the weights, so the curve is
     the same as without the kill.
 
@@ -107,24 +106,32 @@ class Training:
         on_step: StepCallback | None = None,
     ) -> None:
         self.out, self.options, self.crops = _checked_place(out), options, crops
-        self.device, self.rank, self.processes = _joined(device)
-        if options.batch % self.processes:
-            raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
-        if options.precision == "fp16" and self.device.type != "cuda":
-            raise ValueError("precision: expected fp32 or bf16 without a GPU, got 'fp16'")
         self._on_step = on_step
         self.settings = {**asdict(options), **settings}
         for name in BESIDE_THE_CURVE:
             del self.settings[name]
+        self.device, self.rank, self.processes, self._joined = _joined(device)
+        try:
+            self._begin(make_network)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _begin(self, make_network: Callable[[], nn.Module]) -> None:
+        options = self.options
+        if options.batch % self.processes:
+            raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
+        if options.precision == "fp16" and self.device.type != "cuda":
+            raise ValueError("precision: expected fp32 or bf16 without a GPU, got 'fp16'")
         torch.manual_seed(options.seed)
         self.model = make_network().to(self.device)
         if options.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._falling)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, options.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
         self.done = 0  # steps
-        self.log = Log(out.with_suffix(".csv"), self.device)
+        self.log = Log(self.out.with_suffix(".log.csv"), self.rank, self.processes)
         self._resume()
         self.network = self._wrapped()  # what the loop calls
 
@@ -138,14 +145,19 @@ class Training:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.processes > 1:
-            # DDP must not be the last to hold the group: it would end the group's thread with Python's lock in its
-            # hand, and where that thread waits for the lock, both wait for ever (torch 2.13).
-            self.network = self.model
-            gc.collect()
-            dist.destroy_process_group()
+        if trace is not None:
+            traceback.clear_frames(trace)  # one may hold DDP
+        self._leave()
         if isinstance(error, KeyboardInterrupt) and self.checkpoint.exists():
             raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+
+    def _leave(self) -> None:
+        if self._joined:
+            # DDP must not be the last to hold the group: it would end the group's thread with Python's lock in its
+            # hand, and where that thread waits for the lock, both wait for ever (torch 2.13).
+            self.network = nn.Identity()
+            gc.collect()
+            dist.destroy_process_group()
 
     def batches(self) -> Iterator[Tensor]:
         """This process's share (n, 3, size, size) of the batch of each step that is left, on the device."""
@@ -163,7 +175,9 @@ class Training:
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        for images in loader:
+        for step, images in enumerate(loader, self.done):
+            if step != self.done:
+                raise RuntimeError("batches: expected one update for each batch")
             torch.manual_seed(random.Random(f"{options.seed} {self.done} {self.rank}").getrandbits(32))
             yield images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
 
@@ -175,27 +189,25 @@ class Training:
         """One step of the optimizer; logs the loss and its terms, all scalars."""
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.schedule.step()
+        if self.scaler.get_scale() >= scale:  # it falls where the step was left out
+            self.schedule.step()
         self.done += 1
         self.log.add(self.done, {"loss": loss.detach(), **terms})
-        last = self.log.rows[-1] if self.log.rows else {}
-        if not all(map(math.isfinite, last.values())):
-            raise ValueError(f"the loss is no number any more at step {last['step']:.0f}: try a smaller learning rate")
         if self._on_step is not None and self.rank == 0:
-            self._on_step(self.done, last)
+            self._on_step(self.done, self.log.rows[-1] if self.log.rows else {})
         if self.done == self.options.steps or self.done % self.options.save_every == 0:
             self._save()
 
     def finish(self, save: Callable[[nn.Module], None]) -> None:
         """Writes the model by `save` and removes the checkpoint, once all steps are done."""
+        if self.done != self.options.steps:
+            raise RuntimeError(f"finish: expected {self.options.steps} steps, {self.done} are done")
         if self.rank == 0:
             save(self.model)
             self.checkpoint.unlink(missing_ok=True)
-
-    def _falling(self, step: int) -> float:
-        return (1 + math.cos(math.pi * step / self.options.steps)) / 2
 
     def _wrapped(self) -> nn.Module:
         network = self.model
@@ -224,38 +236,67 @@ class Training:
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            _check_same(self.checkpoint, state["settings"], self.settings)
-            for name, part in self._parts().items():
-                part.load_state_dict(state[name])
+            try:
+                state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+                found = state["settings"]
+            except Exception as error:  # of many kinds, for a file that is damaged or of another program
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"{self.checkpoint}: expected a checkpoint ({reason}); {ANEW}") from error
+            _check_same(self.checkpoint, found, self.settings)
+            try:
+                for name, part in self._parts().items():
+                    part.load_state_dict(state[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.checkpoint}: expected a checkpoint of this network ({error}); {ANEW}"
+                ) from error
             self.done = state["done"]
-        self.log.begin(self.done)
+            self.log.resume(self.done)
+        elif self.out.exists():
+            raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {ANEW}")
+        if self.processes > 1:
+            done = torch.tensor([self.done, -self.done], device=self.device)
+            dist.all_reduce(done, dist.ReduceOp.MAX)
+            if done.sum() != 0:
+                raise ValueError(f"{self.checkpoint}: expected the same one for all processes; put it on a shared disk")
 
 
-def fingerprint(source: Tensor | Sequence[Path]) -> str:
-    """Tells one picture, or one list of files by their names, from another."""
-    data = (
-        str([path.name for path in source]).encode()
-        if not isinstance(source, Tensor)
-        else source.cpu().numpy().tobytes()
-    )
+def fingerprint(source: object) -> str:
+    """Tells one picture (1, 3, H, W), state dict, list of files or source of weights from another."""
+    if isinstance(source, Tensor):
+        data = source.cpu().contiguous().numpy().tobytes()
+    elif isinstance(source, Mapping):
+        data = "".join(fingerprint(source[name]) for name in source).encode()
+    else:
+        data = str([path.name for path in source] if isinstance(source, list) else source).encode()
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _joined(device: torch.device) -> tuple[torch.device, int, int]:
-    """The device, number and count of the processes of which this is one; it joins them where torchrun started it."""
+def check_apart(out: str | os.PathLike[str], pictures: Sequence[Path]) -> None:
+    """The plot beside the model must not become one of the pictures."""
+    folder = Path(out).resolve().parent
+    if any(folder == path.resolve().parent for path in pictures):
+        raise ValueError(f"out: expected a folder other than that of the pictures, got {folder}")
+
+
+def _joined(device: torch.device) -> tuple[torch.device, int, int, bool]:
+    """The device, number and count of the processes of which this is one, and whether their group was joined here."""
+    if dist.is_initialized():
+        return device, dist.get_rank(), dist.get_world_size(), False
     if not dist.is_torchelastic_launched():
-        return device, 0, 1
+        return device, 0, 1, False
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device, dist.get_rank(), dist.get_world_size()
+    return device, dist.get_rank(), dist.get_world_size(), True
 
 
 def _checked_place(out: Path) -> Path:
     if out.suffix != SUFFIX or out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"out: expected a name that ends with {SUFFIX}, in a folder that is there; got {out}")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"out: expected a folder to write to, there is no permission for {out.parent}")
     return out
 
 
@@ -263,11 +304,6 @@ def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any])
     for name in wanted:
         if found.get(name) != wanted[name]:
             raise ValueError(
-                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, not {wanted[name]!r}; "
-                f"remove it to begin anew"
+                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, "
+                f"not {wanted[name]!r}; {ANEW}"
             )
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")

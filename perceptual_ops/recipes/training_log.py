@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,47 +26,55 @@ class Log:
 
     Args:
         path: Of the CSV file.
-        device: Where the numbers come from.
+        rank, processes: The number of this process, and how many there are.
     """
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.path, self.device = path, device
-        self.first = not dist.is_initialized() or dist.get_rank() == 0
+    def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
+        self.path, self.rank, self.processes = path, rank, processes
         self.rows: list[dict[str, float]] = []
         self._unread: list[tuple[int, float, dict[str, Tensor]]] = []
+        self._started = time.perf_counter()
 
-    def begin(self, done: int) -> None:
-        """Keeps the first `done` rows of a file that is there."""
-        if done:
-            self.rows = read_log(self.path)[:done]
-        spent = self.rows[-1]["seconds"] if self.rows else 0.0
-        self._started = time.perf_counter() - spent
+    def resume(self, done: int) -> None:
+        """Keeps the first `done` rows of the file. ValueError where it has fewer."""
+        self.rows = read_log(self.path)[:done] if self.path.exists() else []
+        if len(self.rows) < done:
+            raise ValueError(
+                f"{self.path}: expected a row for each of the {done} steps of the checkpoint, got {len(self.rows)}; "
+                f"remove the checkpoint to begin anew"
+            )
+        self._started -= self.rows[-1]["seconds"]
 
     def add(self, step: int, numbers: Mapping[str, Tensor]) -> None:
-        """A row: scalars, means over the processes."""
+        """A row: scalars, means over the processes. ValueError where one that is read is no number."""
         self._unread.append((step, time.perf_counter() - self._started, dict(numbers)))
         if step == 1 or step % READ_EVERY == 0:
             self._read()
 
     def write(self) -> None:
         self._read()
-        if self.first:
-            with written_whole(self.path) as path, path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.rows[0].keys(), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows({name: f"{number:.9g}" for name, number in row.items()} for row in self.rows)
+        if self.rank != 0:
+            return
+        with written_whole(self.path) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: f"{number:.9g}" for name, number in row.items()} for row in self.rows)
+        if find_spec("matplotlib"):
             history = {name: [row[name] for row in self.rows] for name in self.rows[0] if name not in COUNTS}
-            if find_spec("matplotlib"):
-                loss_curve(self.path.with_suffix(".png"), history, self.path.stem, step="step")
+            loss_curve(self.path.with_suffix(".png"), history, self.path.stem, step="step")
+        else:
+            warnings.warn("no plot of the log: matplotlib is not installed", RuntimeWarning, stacklevel=2)
 
     def _read(self) -> None:
         if not self._unread:
             return
-        values = torch.stack([torch.stack([*row.values()]).float() for _, _, row in self._unread])
-        if dist.is_initialized():
+        values = torch.stack([torch.stack([*row.values()]).float() for _, _, row in self._unread])  # (rows, columns)
+        if self.processes > 1:
             dist.all_reduce(values)
-            values /= dist.get_world_size()
+            values /= self.processes
         for (step, seconds, row), numbers in zip(self._unread, values.tolist(), strict=True):
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError(f"the loss is no number any more at step {step}: try a smaller learning rate")
             self.rows.append({"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))})
         self._unread.clear()
 

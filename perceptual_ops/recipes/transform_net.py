@@ -131,17 +131,18 @@ def module_by_path(path: str) -> nn.Module:
     if not (module and colon and name):
         raise ValueError(f"network: expected package.module:name, such as my_networks:Generator, got {path!r}")
     try:
-        factory = getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise ValueError(f"network: expected a name in {module}, which has no {name!r}") from None
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"network: {path!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
         ) from None
+    factory = getattr(found, name, None)
+    if not callable(factory):
+        raise ValueError(f"network: expected a class or function in {module}, which has no such {name!r}")
     try:
         network = factory()
     except TypeError as error:
-        raise ValueError(f"network: expected {path} to make a module without arguments ({error})") from None
+        raise ValueError(f"network: expected {path} to make a module without arguments ({error})") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"network: expected {path} to make a torch.nn.Module, it made {type(network).__name__}")
     return network
@@ -159,11 +160,17 @@ def check_sizes(network: nn.Module, side: int, scale: int) -> None:
     Raises:
         ValueError: Its result has another shape.
     """
+    wanted, was_training = (1, 3, scale * side, scale * side), network.training
     parameter = next(network.parameters(), torch.zeros(()))
-    got = network(torch.rand(1, 3, side, side, device=parameter.device)).shape
-    wanted = (1, 3, scale * side, scale * side)
-    if tuple(got) != wanted:
-        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {tuple(got)}")
+    try:
+        # In training, batch normalisation would count the noise.
+        got = tuple(network.eval()(torch.rand(1, 3, side, side, device=parameter.device)).shape)
+    except Exception as error:  # it is the caller's network
+        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}) ({error})") from error
+    finally:
+        network.train(was_training)
+    if got != wanted:
+        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {got}")
 
 
 def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, normalized: bool = True) -> list[nn.Module]:
