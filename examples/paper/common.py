@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from perceptual_ops.images import read_image, write_image, written_whole
 from perceptual_ops.picture_folder import pictures_in
-from perceptual_ops.recipes.photographs import held_out_photographs, training_photographs
+from perceptual_ops.recipes.photographs import held_out_photographs, photograph, training_photographs
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
@@ -26,6 +26,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def training_pictures() -> list[Path]:
     """Those in scikit-image, and of nature where they were fetched."""
     return [*training_photographs(), *(pictures_in(NATURE) if NATURE.is_dir() else [])]
+
+
+def natural_pictures() -> list[Path]:
+    """Photographs of nature. Textures and slides, whose features are far stronger, would take a loss on features over:
+    networks learn to draw stripes."""
+    return [photograph("rocket"), *pictures_in(NATURE)] if NATURE.is_dir() else training_photographs()
 
 
 def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from perceptual_ops.cli.terminal import step_bar
-from perceptual_ops.recipes import TrainingOptions, load_model, train_super_resolution
+from perceptual_ops.recipes import load_model, train_super_resolution
 from perceptual_ops.recipes.report import contact_sheet
-from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, LOSSES, enlarged, shrunk
+from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, LOSSES, OPTIONS, enlarged, shrunk
 
-from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, once, publish, training_pictures
+from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, natural_pictures, once, publish
 from .scores import scores
 
 SEEDS = {4: (0, 1, 2), 8: (0,)}
@@ -29,11 +30,11 @@ def model_file(scale: int, loss: str, seed: int, layers: Sequence[str] = FEATURE
     out = MODELS / f"sr-x{scale}-{loss}{taps}-{seed}.pt2"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
-        options = TrainingOptions(steps=1000, batch=8, size=128, lr=5e-4, seed=seed, precision="bf16")
+        options = replace(OPTIONS, steps=1500, seed=seed, precision="bf16")
         print(out.stem, flush=True)
         with step_bar(options.steps) as show:
             train_super_resolution(
-                training_pictures(),
+                natural_pictures(),
                 out,
                 scale=scale,
                 loss=loss,

@@ -13,7 +13,7 @@ from ..picture_folder import pictures_in
 from ..recipes.feed_forward import train_style
 from ..recipes.photographs import training_photographs
 from ..recipes.style_transfer import STYLE_LAYERS
-from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
+from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, OPTIONS, train_super_resolution
 from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.transform_net import SCALES
 from .terminal import checked_device, default_device, names, step_bar
@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
     enlarging.add_argument("--scale", type=int, choices=SCALES, default=4, help="how many times larger")
     enlarging.add_argument("--loss", choices=LOSSES, default="feature", help="what is minimised")
     enlarging.add_argument("--layers", type=names, default=",".join(FEATURE_LAYERS), help="whose features, by commas")
-    _add_training(enlarging, TrainingOptions(batch=8, size=128), "images (N, 3, H, W) -> (N, 3, scale H, scale W)")
+    _add_training(enlarging, OPTIONS, "images (N, 3, H, W) -> (N, 3, scale H, scale W)")
     enlarging.set_defaults(command=_train_super_resolution)
 
 

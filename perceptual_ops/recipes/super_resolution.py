@@ -22,6 +22,8 @@ from .transform_net import SCALES, SuperResolutionNet, check_sizes, module_by_pa
 
 LOSSES = ("pixel", "feature", "combined")
 FEATURE_LAYERS = ("relu2_2",)  # the paper's
+OPTIONS = TrainingOptions(batch=8, size=128, lr=2e-4)
+ZOOM = 4  # full-size photographs are soft pixel by pixel, a quarter of the size is sharp
 EXAMPLES = 16  # crops that say how far a bicubic enlargement is off
 
 
@@ -98,7 +100,7 @@ def train_super_resolution(
     network: str | None = None,
     weights: WeightSource = "imagenet",
     layers: Sequence[str] = FEATURE_LAYERS,
-    options: TrainingOptions = TrainingOptions(batch=8, size=128),  # noqa: B008 (frozen)
+    options: TrainingOptions = OPTIONS,
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
 ) -> None:
@@ -125,8 +127,7 @@ def train_super_resolution(
     if options.size % scale:
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
     check_apart(out, [Path(path) for path in pictures])
-    # Full-size photographs are soft pixel by pixel: half the size is sharp.
-    crops = RandomCrops(pictures, options.size, zoom=2, seed=options.seed)
+    crops = RandomCrops(pictures, options.size, zoom=ZOOM, seed=options.seed)
 
     def make_network() -> nn.Module:
         if network is None:
