@@ -216,7 +216,10 @@ def test_images_that_are_no_tensors(kind: str) -> None:
 def test_total_variation(norm_type: str, reduction: str) -> None:
     loss, theirs = (module.TVLoss(norm_type, reduction) for module in (piq, peer("piq")))
     x, y = pairs()["batch"]
-    call = lambda loss, x, y: loss(x)  # noqa: E731
+
+    def call(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return loss(x)
+
     for ours, naive, exact in zip(
         run(loss, x, y, call), run(theirs, x, y, call), run(theirs, x.double(), y, call), strict=True
     ):

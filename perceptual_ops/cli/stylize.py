@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from functools import partial
 from typing import Any
 
 from ..images import check_size, check_writable, read_image, write_image
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.style_transfer import INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
-from .terminal import checked_device, default_device, names, step_bar
+from .terminal import check_weights, checked_device, default_device, names, step_bar
 
 
 def register(commands: Any) -> None:
@@ -48,10 +47,7 @@ def _stylize(arguments: argparse.Namespace) -> int:
     check_size(arguments.size)
     if arguments.steps < 1:
         raise ValueError(f"--steps: expected a whole number above 0, got {arguments.steps}")
-    if not 0 < arguments.style_weight < math.inf:
-        raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
-    if not 0 <= arguments.tv_weight < math.inf:
-        raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
+    check_weights(arguments)
     device = checked_device(arguments.device)
     content = read_image(arguments.content, arguments.size).to(device)
     style = read_image(arguments.style, arguments.size).to(device)

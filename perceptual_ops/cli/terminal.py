@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +39,14 @@ def checked_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: expected one that torch can use, got {name!r} ({reason})") from None
     return device
+
+
+def check_weights(arguments: argparse.Namespace) -> None:
+    """--style-weight and --tv-weight."""
+    if not 0 < arguments.style_weight < math.inf:
+        raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
+    if not 0 <= arguments.tv_weight < math.inf:
+        raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
 
 
 @contextlib.contextmanager

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..images import read_image
 from ..picture_folder import pictures_in
+from ..recipes import feed_forward, super_resolution
 from ..recipes.feed_forward import train_style
 from ..recipes.photographs import training_photographs
 from ..recipes.style_transfer import STYLE_LAYERS
-from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, OPTIONS, train_super_resolution
+from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
 from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.transform_net import SCALES
-from .terminal import checked_device, default_device, names, step_bar
+from .terminal import check_weights, checked_device, default_device, names, step_bar
 
 PHOTOGRAPHS = "photographs"
 
@@ -32,7 +34,7 @@ def register(commands: Any) -> None:
     style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
     style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
-    _add_training(style, TrainingOptions(), "images (N, 3, H, W) -> the same")
+    _add_training(style, feed_forward.OPTIONS, "images (N, 3, H, W) -> the same")
     style.set_defaults(command=_train_style)
 
     enlarging = commands.add_parser(
@@ -43,7 +45,7 @@ def register(commands: Any) -> None:
     enlarging.add_argument("--scale", type=int, choices=SCALES, default=4, help="how many times larger")
     enlarging.add_argument("--loss", choices=LOSSES, default="feature", help="what is minimised")
     enlarging.add_argument("--layers", type=names, default=",".join(FEATURE_LAYERS), help="whose features, by commas")
-    _add_training(enlarging, OPTIONS, "images (N, 3, H, W) -> (N, 3, scale H, scale W)")
+    _add_training(enlarging, super_resolution.OPTIONS, "images (N, 3, H, W) -> (N, 3, scale H, scale W)")
     enlarging.set_defaults(command=_train_super_resolution)
 
 
@@ -91,47 +93,37 @@ def _pictures(data: str) -> list[Path]:
 
 
 def _train_style(arguments: argparse.Namespace) -> int:
-    if not 0 < arguments.style_weight < math.inf:
-        raise ValueError(f"--style-weight: expected a number above 0, got {arguments.style_weight}")
-    if not 0 <= arguments.tv_weight < math.inf:
-        raise ValueError(f"--tv-weight: expected a number of at least 0, got {arguments.tv_weight}")
-    options = _options(arguments)
-    with step_bar(options.steps) as show:
-        train_style(
+    check_weights(arguments)
+    return _train(
+        arguments,
+        partial(
+            train_style,
             read_image(arguments.style, arguments.style_size),
-            _pictures(arguments.data),
-            arguments.output,
             style_weight=arguments.style_weight,
             tv_weight=arguments.tv_weight,
             style_layers=arguments.layers,
-            weights=arguments.weights,
-            network=arguments.network,
-            options=options,
-            device=checked_device(arguments.device),
-            on_step=show,
-        )
-    return _said(arguments.output)
+        ),
+    )
 
 
 def _train_super_resolution(arguments: argparse.Namespace) -> int:
+    settings = {"scale": arguments.scale, "loss": arguments.loss, "layers": arguments.layers}
+    return _train(arguments, partial(train_super_resolution, **settings))
+
+
+def _train(arguments: argparse.Namespace, train: Callable[..., None]) -> int:
+    """Runs a recipe that lacks only what every training takes."""
     options = _options(arguments)
     with step_bar(options.steps) as show:
-        train_super_resolution(
+        train(
             _pictures(arguments.data),
             arguments.output,
-            scale=arguments.scale,
-            loss=arguments.loss,
-            layers=arguments.layers,
             weights=arguments.weights,
             network=arguments.network,
             options=options,
             device=checked_device(arguments.device),
             on_step=show,
         )
-    return _said(arguments.output)
-
-
-def _said(output: str) -> int:
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks
-        print(output)
+        print(arguments.output)
     return 0

@@ -17,6 +17,7 @@ from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
 from .training import Training, TrainingOptions, check_apart, fingerprint
 from .transform_net import StyleNet, check_sizes, module_by_path
 
+OPTIONS = TrainingOptions()
 EXAMPLES = 16  # crops that say how strong the features of pictures are
 
 
@@ -31,7 +32,7 @@ def train_style(
     style_layers: Sequence[str] = STYLE_LAYERS,
     weights: WeightSource = "imagenet",
     network: str | None = None,
-    options: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    options: TrainingOptions = OPTIONS,
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
 ) -> None:
