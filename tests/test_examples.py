@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ import torch
 from peer_torchvision import import_torchvision
 
 from examples.drop_in import basicsr_loop, vae
-from examples.paper import common, report, style, super_resolution
+from examples.paper import __main__ as experiments
+from examples.paper import checks, common, levels, report, style, super_resolution
 from perceptual_ops.compat.lpips import LPIPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,3 +98,67 @@ def test_scores_know_good_from_bad():
         assert sign * score(near, target) > sign * score(far, target), name
     assert scores["PSNR"](near, target) == pytest.approx(44.8, abs=1)  # noise of 2.55, by the norm of luma's weights
     assert scores["SSIM"](target, target) == 1
+
+
+@pytest.fixture
+def small_experiments(tmp_path, monkeypatch):
+    """The experiments with few steps and small pictures, which leave what they find in `tmp_path`."""
+    options = {"steps": 2, "batch": 2, "size": 32, "save_every": 1}
+    images = {name: common.square(image, 144) for name, image in list(common.held_out().items())[:2]}
+    replacements = {
+        "MODELS": tmp_path / "models",
+        "RESULTS": tmp_path / "docs" / "paper",
+        "ROOT": tmp_path,
+        "OPTIONS": replace(style.OPTIONS, **options),
+        "TRAINED": replace(super_resolution.TRAINED, **options),
+        "ITERATIONS": (2, 3, 5),
+        "SIZES": (144,),
+        "SEEDS": {4: (0, 1), 8: (0,)},
+        "CROPS": dict.fromkeys(images, (0, 0)),
+        "CROP": 96,
+        "CONTENT_LEVELS": ("relu1_2", "relu2_2"),
+        "STYLE_LEVELS": ("relu1_2", "relu2_2"),
+        "LEVELS": ("relu1_2", "relu2_2"),
+        "STEPS": 2,
+        "held_out": lambda side=None: images,
+        "QUOTED_SPEED": {"144": report.QUOTED_SPEED["256"]},
+    }
+    for module in (common, style, super_resolution, levels, checks, report):
+        for name, value in replacements.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    return tmp_path / "docs"
+
+
+def test_experiments_fill_their_pages(small_experiments, capsys):
+    docs = small_experiments
+    (docs / "paper").mkdir(parents=True)
+    for page in ("paper.md", "levels.md"):
+        (docs / page).write_text((ROOT / "docs" / page).read_text())
+    for experiment in ("style", "speed", "sr-x4", "sr-x8", "inversion", "levels", "report"):
+        experiments.main([experiment])
+    assert "checks stays as it is, not run" in capsys.readouterr().err
+    for page in ("paper.md", "levels.md"):
+        text = (docs / page).read_text()
+        links = re.findall(r"!\[.*\]\((.*)\)", text)
+        assert links and all((docs / link).stat().st_size > 1000 for link in links)
+    found = json.loads((docs / "paper" / "sr-x4.json").read_text())["scores"]
+    assert len(found["pixel"]) == len(found["feature"]) == len(found["combined"]) == 2
+    assert f"{found['bicubic'][0]['PSNR']:.2f}" in (docs / "paper.md").read_text()
+
+
+def test_checks_see_a_difference(small_experiments, tmp_path, monkeypatch):
+    """The run that is compared, and that what is compared differs with a seed."""
+    one, other = tmp_path / "one.pt2", tmp_path / "other.pt2"
+    checks.run(one)
+    monkeypatch.setattr(checks, "OPTIONS", replace(checks.OPTIONS, seed=1))
+    checks.run(other)
+    for measured in (checks.curve, checks.weights, checks.gradient):
+        assert torch.equal(measured(one), measured(one))
+        assert not torch.equal(measured(one), measured(other))
+
+
+def test_a_run_that_was_not_killed_is_no_evidence(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "command", lambda out: [sys.executable, "-c", ""])
+    with pytest.raises(RuntimeError, match="left no checkpoint"):
+        checks.start_and_kill(tmp_path / "model.pt2")

@@ -1,7 +1,7 @@
 """`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be stopped and goes on.
 
-style, speed, sr-x4, sr-x8, inversion, levels; report writes what they found into the pages of docs. Models and what was
-measured stay in build/paper: without that folder all is made anew.
+style, speed, sr-x4, sr-x8, inversion, levels, checks; report writes what they found into the pages of docs. Models and
+what was measured stay in build/paper: without that folder all is made anew.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from . import levels, report, style, super_resolution
+from . import checks, levels, report, style, super_resolution
 
 EXPERIMENTS = {
     "style": style.main,
@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "sr-x8": partial(super_resolution.main, 8),
     "inversion": levels.inversion,
     "levels": levels.main,
+    "checks": checks.main,
     "report": report.main,
 }
 

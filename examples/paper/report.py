@@ -35,9 +35,10 @@ def seconds(value: float) -> str:
 
 def speed_table() -> str:
     found = json.loads((RESULTS / "speed.json").read_text())
-    rows = []
+    rows, counts = [], []
     for size, times in found["sizes"].items():
-        steps = [times[count] for count in ("100", "300", "500")]
+        counts = [count for count in times if count != "one pass"]
+        steps = [times[count] for count in counts]
         ratios = " ".join(f"{step / times['one pass']:.0f}x" for step in steps)
         *quoted, once = QUOTED_SPEED[size]
         rows.append(
@@ -49,7 +50,7 @@ def speed_table() -> str:
                 f"{', '.join(map(str, quoted))}; {once}: {' '.join(f'{step / once:.0f}x' for step in quoted)}",
             ]
         )
-    header = ["pixels", "100 evaluations", "300", "500", "one pass", "ratios", "the paper's, s (Titan X)"]
+    header = ["pixels", *(f"{count} evaluations" for count in counts), "one pass", "ratios", "the paper's, s (Titan X)"]
     return f"Measured on {found['machine']}, both in bf16.\n\n{markdown(header, rows)}"
 
 
@@ -111,7 +112,14 @@ def levels_table() -> str:
     return markdown(["trained on", *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)], rows)
 
 
+def checks_table() -> str:
+    found = json.loads((RESULTS / "checks.json").read_text())
+    rows = [[name, f"{value:.2g}"] for name, value in found["differences"].items()]
+    return markdown([f"{found['steps']} steps of super-resolution, fp32", "difference"], rows)
+
+
 TABLES = {
+    "checks": (checks_table, ("checks",)),
     "speed": (speed_table, ("speed",)),
     "objective": (objective_text, ("objective",)),
     "sr-x4": (partial(super_resolution_table, 4), ("sr-x4",)),

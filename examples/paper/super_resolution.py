@@ -19,6 +19,7 @@ from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, natural_pictures
 from .scores import scores
 
 SEEDS = {4: (0, 1, 2), 8: (0,)}
+TRAINED = replace(OPTIONS, steps=1500, precision="bf16")
 # What is shown: name -> (top, left) of a square of CROP pixels.
 CROPS = {"astronaut": (60, 170), "cat": (90, 130), "temple": (180, 230)}
 CROP = 128
@@ -30,7 +31,7 @@ def model_file(scale: int, loss: str, seed: int, layers: Sequence[str] = FEATURE
     out = MODELS / f"sr-x{scale}-{loss}{taps}-{seed}.pt2"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
-        options = replace(OPTIONS, steps=1500, seed=seed, precision="bf16")
+        options = replace(TRAINED, seed=seed)
         print(out.stem, flush=True)
         with step_bar(options.steps) as show:
             train_super_resolution(
