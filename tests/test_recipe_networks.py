@@ -10,26 +10,40 @@ from perceptual_ops.recipes.super_resolution import enlarged, shrunk
 from perceptual_ops.recipes.transform_net import check_sizes
 
 
+def painter() -> StyleNet:
+    """One that has learned something: it begins with zeros in its last layer."""
+    torch.manual_seed(0)
+    net = StyleNet(width=4, blocks=1)
+    nn.init.normal_(net.last.weight, std=0.05)
+    return net
+
+
 @pytest.mark.parametrize("size", [(17, 17), (18, 31), (64, 50)])
 def test_style_net_keeps_every_size(size):
-    torch.manual_seed(0)
-    images = torch.rand(2, 3, *size)
-    result = StyleNet(width=4, blocks=1)(images)
+    net, images = painter(), torch.rand(2, 3, *size)
+    result = net(images)
     assert result.shape == images.shape
     assert result.min() >= 0 and result.max() <= 1 and result.std() > 0.01
 
 
 def test_style_net_sees_each_sample_alone():
-    torch.manual_seed(0)
-    net, images = StyleNet(width=4, blocks=1), torch.rand(3, 3, 24, 24)
+    net, images = painter(), torch.rand(3, 3, 24, 24)
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]))
 
 
 def test_style_net_does_not_mind_contrast():
     """Instance normalisation: a picture and a paler one of it look alike to the network."""
-    torch.manual_seed(0)
-    net, images = StyleNet(width=4, blocks=1), torch.rand(1, 3, 32, 32)
+    net, images = painter(), torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(net(images / 2), net(images), rtol=0, atol=2e-3)
+
+
+def test_style_net_begins_at_the_image_in_a_middling_palette():
+    images = torch.rand(2, 3, 32, 40)
+    result = StyleNet(width=4, blocks=1)(images)
+    for channel in range(3):
+        assert torch.corrcoef(torch.stack([result[0, channel].flatten(), images[0, channel].flatten()]))[0, 1] > 0.99
+    mean, deviation = result.mean((2, 3)), result.std((2, 3))
+    assert ((mean - 0.5).abs() < 0.05).all() and ((deviation - 0.22).abs() < 0.03).all()
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from perceptual_ops.images import write_image
 from perceptual_ops.recipes import Training, TrainingOptions, load_model, train_style, train_super_resolution
@@ -86,6 +87,20 @@ def test_the_loss_falls_and_steps_are_reported(pictures, tmp_path):
     assert [done for done, _ in seen] == list(range(1, 41))
     assert seen[-1][1]["step"] == 40 and seen[-1][1]["loss"] == pytest.approx(curve[-1])
     assert (tmp_path / "model.log.png").stat().st_size > 1000
+
+
+def test_the_step_size_rises_and_falls_along_a_cosine(pictures, tmp_path):
+    options = TrainingOptions(steps=40, lr=0.5)
+    factors = [options.lr_factor(done) for done in range(41)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0], rel=0.02)
+    assert factors[20] == pytest.approx(0.5) and factors[40] == 0
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert TrainingOptions(steps=1).lr_factor(0) == 1
+    options, used = TrainingOptions(steps=12, batch=2, size=32, lr=0.5), []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    run(pictures, tmp_path / "model.pt2", options)
+    hook.remove()
+    assert used == pytest.approx([0.5 * options.lr_factor(done) for done in range(12)])
 
 
 def test_another_seed_gives_another_curve(pictures, tmp_path):

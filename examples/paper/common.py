@@ -18,20 +18,24 @@ from perceptual_ops.recipes.photographs import held_out_photographs, photograph,
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
 RESULTS = ROOT / "docs" / "paper"
-NATURE = ROOT / "build" / "photographs"  # of fetch_photographs.sh
+PHOTOGRAPHS, STYLE = ROOT / "build" / "photographs", ROOT / "build" / "style" / "brushes.jpg"  # of fetch_photographs.sh
+STYLE_SIDE = 512  # pixels of the longer
 WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def training_pictures() -> list[Path]:
-    """Those in scikit-image, and of nature where they were fetched."""
-    return [*training_photographs(), *(pictures_in(NATURE) if NATURE.is_dir() else [])]
+    """Photographs that were fetched, else those in scikit-image.
+
+    Its textures and slides are left out where there are others: their features are far stronger than those of
+    photographs, and networks learn to draw stripes.
+    """
+    return pictures_in(PHOTOGRAPHS) if PHOTOGRAPHS.is_dir() else training_photographs()
 
 
-def natural_pictures() -> list[Path]:
-    """Photographs of nature. Textures and slides, whose features are far stronger, would take a loss on features over:
-    networks learn to draw stripes."""
-    return [photograph("rocket"), *pictures_in(NATURE)] if NATURE.is_dir() else training_photographs()
+def style_picture() -> Tensor:
+    """Paint brushes, or a micrograph where nothing was fetched, (1, 3, H, W) in [0, 1]."""
+    return read_image(STYLE if STYLE.exists() else photograph("tissue"), STYLE_SIDE)
 
 
 def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:

@@ -7,11 +7,10 @@ from typing import Any
 from perceptual_ops.cli.terminal import progress_bar
 from perceptual_ops.images import read_image
 from perceptual_ops.recipes import invert
-from perceptual_ops.recipes.photographs import photograph
 from perceptual_ops.recipes.report import contact_sheet
 
-from .common import DEVICE, RESULTS, WEIGHTS, held_out, picture, publish, square
-from .super_resolution import CROP, CROPS, model_file, restored, scored
+from .common import DEVICE, RESULTS, WEIGHTS, held_out, picture, publish, square, style_picture
+from .super_resolution import CROP, CROPS, TRAINED_WITH, model_file, restored, scored
 
 CONTENT_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # the paper's figure 2
 STYLE_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # and 3
@@ -22,7 +21,7 @@ STEPS = 200
 def inversion() -> None:
     """A photograph from the features of each level, a style's texture from the Gram matrix of each."""
     content = held_out(256)["cat"]
-    style = square(read_image(photograph("tissue")), 256)
+    style = square(style_picture(), 256)
     rows = []
     for kind, target, levels in (("content", content, CONTENT_LEVELS), ("style", style, STYLE_LEVELS)):
         row = [(kind, target)]
@@ -46,7 +45,7 @@ def inversion() -> None:
 
 def table() -> dict[str, Any]:
     """Scores of super-resolution x4 trained on the features of each level alone."""
-    found = {level: scored(model_file(4, "feature", 0, (level,)), 4) for level in LEVELS}
+    found = {level: scored(model_file(4, "feature", (level,), 0), 4) for level in LEVELS}
     return {"scores": found}
 
 
@@ -54,8 +53,8 @@ def sheet() -> None:
     name = "astronaut"
     (top, left), image = CROPS[name], held_out()[name]
     results = {"bicubic": restored(None, image, 4)}
-    results |= {level: restored(model_file(4, "feature", 0, (level,)), image, 4) for level in LEVELS}
-    results |= {"pixel loss": restored(model_file(4, "pixel", 0), image, 4), "original": image}
+    results |= {level: restored(model_file(4, "feature", (level,), 0), image, 4) for level in LEVELS}
+    results |= {"pixel loss": restored(model_file(4, *TRAINED_WITH["pixel"], 0), image, 4), "original": image}
     crops = [(label, whole[..., top : top + CROP, left : left + CROP]) for label, whole in results.items()]
     half = len(crops) // 2
     contact_sheet(RESULTS / "levels.jpg", [crops[:half], crops[half:]], width=1400)

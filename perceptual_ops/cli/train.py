@@ -58,7 +58,7 @@ def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, n
     add("--steps", type=int, default=defaults.steps, help="batches")
     add("--batch", type=int, default=defaults.batch, help="crops of a batch, of all processes together")
     add("--size", type=int, default=defaults.size, help="pixels of a crop")
-    add("--lr", type=float, default=defaults.lr, help="Adam's first step size; it falls to 0")
+    add("--lr", type=float, default=defaults.lr, help="Adam's largest step size; it rises at first, then falls to 0")
     add("--precision", choices=PRECISIONS, default=defaults.precision, help="of autocast")
     add("--contiguous", action="store_true", help="memory layout NCHW in place of channels_last")
     add("--compile", action="store_true", help="use torch.compile on the network")

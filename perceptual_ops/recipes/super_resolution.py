@@ -22,8 +22,8 @@ from .transform_net import SCALES, SuperResolutionNet, check_sizes, module_by_pa
 
 LOSSES = ("pixel", "feature", "combined")
 FEATURE_LAYERS = ("relu2_2",)  # the paper's
-OPTIONS = TrainingOptions(batch=8, size=128, lr=2e-4)
-ZOOM = 4  # full-size photographs are soft pixel by pixel, a quarter of the size is sharp
+OPTIONS = TrainingOptions(batch=8, size=128)
+ZOOM = 8  # full-size photographs are soft pixel by pixel, an eighth of the size is sharp
 EXAMPLES = 16  # crops that say how far a bicubic enlargement is off
 
 

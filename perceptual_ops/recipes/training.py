@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import os
 import random
 import traceback
@@ -27,6 +28,7 @@ from .training_log import Log
 SUFFIX = ".pt2"
 ANEW = "remove it to begin anew"
 BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
+WARM_UP = 0.1  # of all steps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,7 +40,7 @@ class TrainingOptions:
         steps: Batches.
         batch: Crops of a batch, of all processes together.
         size: Pixels of a side of a crop.
-        lr: Adam's first step size; it falls to 0 along a cosine.
+        lr: Adam's largest step size; it rises over the first tenth of the steps, then falls to 0 along a cosine.
         seed: Of weights, crops and whatever the network draws.
         precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" needs a GPU.
         channels_last: Memory layout of network and images.
@@ -65,6 +67,12 @@ class TrainingOptions:
             checks.check_whole(name, getattr(self, name), 0)
         checks.check_positive("lr", self.lr)
         checks.check_choice("precision", self.precision, tuple(PRECISIONS))
+
+    def lr_factor(self, done: int) -> float:
+        """The share of `lr` of the step after as many. Adam's first steps have a gradient or two to go by, and all
+        weights move at once: at full size they would throw a network that starts near the solution far off."""
+        rising = (done + 1) / math.ceil(WARM_UP * self.steps)
+        return min(rising, 1.0) * (1 + math.cos(math.pi * done / self.steps)) / 2
 
 
 class Training:
@@ -128,7 +136,7 @@ class Training:
         if options.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, options.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, options.lr_factor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
         self.done = 0  # steps
         self.log = Log(self.out.with_suffix(".log.csv"), self.rank, self.processes)

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 SCALES = (2, 4, 8)  # of super-resolution
 BORDER = 16  # pixels that `StyleNet` adds on each side
+RESIDUE = 0.1  # what each addition of `SuperResolutionNet` is multiplied with
+CONTRAST = 0.5  # standard deviation, before tanh, that `StyleNet` starts with
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -19,17 +21,24 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.C
 
 
 class ResidualBlock(nn.Module):
-    """(N, C, H, W) -> the same: the input plus what two convolutions make of it, no ReLU (Gross and Wilber 2016)."""
+    """(N, C, H, W) -> the same: the input plus what two convolutions make of it, no ReLU (Gross and Wilber 2016).
 
-    def __init__(self, channels: int, normalized: bool) -> None:
+    Args:
+        channels: C.
+        normalized: Whether instance normalisation follows the convolutions.
+        share: What the addition is multiplied with.
+    """
+
+    def __init__(self, channels: int, normalized: bool, share: float = 1.0) -> None:
         super().__init__()
+        self.share = share
         self.body = nn.Sequential(
             *_layer(channels, channels, 3, normalized=normalized),
             *_layer(channels, channels, 3, normalized=normalized)[:-1],
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return x + self.share * self.body(x)
 
 
 class Enlarge(nn.Module):
@@ -52,7 +61,8 @@ class StyleNet(nn.Module):
 
     The paper's: mirrored at the border once, 9x9, two of stride 2, residual blocks, twice up, 9x9, tanh; with instance
     normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch normalisation, and `Enlarge` for transposed
-    convolutions.
+    convolutions. It adds to the image in a palette that is learned, where training starts: noise has Grams of a
+    thousand times the style's, whose gradients would fill Adam's averages for the rest of a short training.
 
     Args:
         width: Channels at full size; twice and four times as many further in.
@@ -67,7 +77,9 @@ class StyleNet(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(4 * width, normalized=True) for _ in range(blocks)))
         self.to_half = Enlarge(4 * width, 2 * width, normalized=True)
         self.to_full = Enlarge(2 * width, width, normalized=True)
-        self.last = convolution(width, 3, 9)
+        self.last = _zeroed(convolution(width, 3, 9))
+        self.palette = nn.InstanceNorm2d(3, affine=True)  # a mean and a deviation for each channel
+        nn.init.constant_(self.palette.weight, CONTRAST)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -78,7 +90,7 @@ class StyleNet(nn.Module):
         # To the sizes on the way in: those of odd ones are no multiples.
         x = self.to_half(x, (half.shape[2], half.shape[3]))
         x = self.to_full(x, (images.shape[2], images.shape[3]))
-        x = self.last(x)[..., BORDER : BORDER + height, BORDER : BORDER + width]
+        x = (self.palette(images) + self.last(x))[..., BORDER : BORDER + height, BORDER : BORDER + width]
         return (x.tanh() + 1) / 2
 
 
@@ -87,7 +99,8 @@ class SuperResolutionNet(nn.Module):
 
     The paper's: 9x9, residual blocks at the small size, log2(scale) times up, 9x9. It adds to a bicubic enlargement,
     where training starts (Kim et al. 2016, VDSR), and normalises nothing: statistics of a picture are part of what is
-    to be restored (Lim et al. 2017, EDSR). The result may overshoot [0, 1] by a little.
+    to be restored (Lim et al. 2017, EDSR). So its weights begin as He et al. 2015 draw them, and a tenth of each
+    residue is added, as in EDSR. The result may overshoot [0, 1] by a little.
 
     Args:
         scale: 2, 4 or 8.
@@ -104,20 +117,18 @@ class SuperResolutionNet(nn.Module):
             raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
         self.scale = scale
         self.first = nn.Sequential(*_layer(3, width, 9, normalized=False))
-        self.blocks = nn.Sequential(*(ResidualBlock(width, normalized=False) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(width, normalized=False, share=RESIDUE) for _ in range(blocks)))
         self.doublings = nn.ModuleList(Enlarge(width, width, normalized=False) for _ in range(int(math.log2(scale))))
-        self.last = convolution(width, 3, 9)
-        nn.init.zeros_(self.last.weight)
-        if self.last.bias is not None:
-            nn.init.zeros_(self.last.bias)
+        self.apply(_he_initialized)
+        self.last = _zeroed(convolution(width, 3, 9))
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        x = self.blocks(self.first(images))
+        x = self.blocks(self.first(images - 0.5))
         for times, doubling in enumerate(self.doublings, 1):
             x = doubling(x, (2**times * height, 2**times * width))
         large = F.interpolate(images, (self.scale * height, self.scale * width), mode="bicubic", align_corners=False)
-        return large + self.last(x)
+        return large + RESIDUE * self.last(x)
 
 
 def module_by_path(path: str) -> nn.Module:
@@ -171,6 +182,20 @@ def check_sizes(network: nn.Module, side: int, scale: int) -> None:
         network.train(was_training)
     if got != wanted:
         raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {got}")
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, with results of 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _he_initialized(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, normalized: bool = True) -> list[nn.Module]:
