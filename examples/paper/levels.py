@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from perceptual_ops.cli.terminal import progress_bar
 from perceptual_ops.images import read_image
+from perceptual_ops.networks import load_network
 from perceptual_ops.recipes import invert
 from perceptual_ops.recipes.report import contact_sheet
 
-from .common import DEVICE, RESULTS, WEIGHTS, held_out, picture, publish, square, style_picture
+from .common import DEVICE, RESULTS, WEIGHTS, held_out, once, picture, publish, square, style_picture
 from .super_resolution import CROP, CROPS, TRAINED_WITH, model_file, restored, scored
 
 CONTENT_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # the paper's figure 2
@@ -43,10 +46,22 @@ def inversion() -> None:
     contact_sheet(RESULTS / "inversion.jpg", rows, width=1400)
 
 
+@torch.no_grad()
+def loudest() -> dict[str, float]:
+    """Of the squared error of bicubic enlargements at each level, the share of the four filters that make the most."""
+    network = load_network("vgg16", WEIGHTS, layers=LEVELS).to(DEVICE)
+    errors: dict[str, Any] = dict.fromkeys(LEVELS, 0.0)
+    for image in held_out().values():
+        wanted, got = network(image.to(DEVICE)), network(restored(None, image, 4).to(DEVICE))
+        for level in LEVELS:
+            errors[level] = errors[level] + (got[level] - wanted[level]).square().mean((0, 2, 3))  # (C,)
+    return {level: (error.topk(4).values.sum() / error.sum()).item() for level, error in errors.items()}
+
+
 def table() -> dict[str, Any]:
     """Scores of super-resolution x4 trained on the features of each level alone."""
     found = {level: scored(model_file(4, "feature", (level,), 0), 4) for level in LEVELS}
-    return {"scores": found}
+    return {"scores": found, "loudest": once("loudest", loudest)}
 
 
 def sheet() -> None:

@@ -104,12 +104,16 @@ def super_resolution_table(scale: int) -> str:
 
 
 def levels_table() -> str:
-    found = json.loads((RESULTS / "levels.json").read_text())["scores"]
+    levels = json.loads((RESULTS / "levels.json").read_text())
+    found, loudest = levels["scores"], levels["loudest"]
     others = json.loads((RESULTS / "sr-x4.json").read_text())["scores"]
     named = {"bicubic": others["bicubic"][:1], "pixel loss": others["pixel"][:1]}
     named |= {level: [one] for level, one in found.items()}
     names, rows = score_rows(named)
-    return markdown(["trained on", *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)], rows)
+    for row in rows:
+        row.append(f"{loudest[row[0]]:.0%}" if row[0] in loudest else "")
+    header = ["trained on", *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)]
+    return markdown([*header, "four loudest filters"], rows)
 
 
 def checks_table() -> str:
