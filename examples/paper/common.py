@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
 RESULTS = ROOT / "docs" / "paper"
 PHOTOGRAPHS, STYLE = ROOT / "build" / "photographs", ROOT / "build" / "style" / "brushes.jpg"  # of fetch_photographs.sh
-STYLE_SIDE = 512  # pixels of the longer
+STYLE_SIDE = 384  # pixels
 WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -34,8 +34,12 @@ def training_pictures() -> list[Path]:
 
 
 def style_picture() -> Tensor:
-    """Paint brushes, or a micrograph where nothing was fetched, (1, 3, H, W) in [0, 1]."""
-    return read_image(STYLE if STYLE.exists() else photograph("tissue"), STYLE_SIDE)
+    """Bristles full of paint, or a micrograph where nothing was fetched, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]."""
+    if not STYLE.exists():
+        return square(read_image(photograph("tissue")), STYLE_SIDE)
+    image = read_image(STYLE)
+    height, width = image.shape[2:]
+    return square(image[..., height // 20 : height // 20 + width // 2, : width // 2], STYLE_SIDE)
 
 
 def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
