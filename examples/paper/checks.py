@@ -30,15 +30,12 @@ PATIENCE = 300  # seconds that a run may take to its first checkpoint
 
 
 def run(out: Path) -> None:
-    """The run that is compared; its gradients (of the first process, all have the same) lie in `out`.gradient."""
-    gradients: list[list[Tensor]] = []
+    """The run that is compared. It leaves its first gradient, which all processes share, beside `out`."""
 
     def note(optimizer: Optimizer, *_: Any) -> None:
-        if not gradients:
-            parameters = optimizer.param_groups[0]["params"]
-            gradients.append([parameter.grad.detach().clone() for parameter in parameters])
-            if not dist.is_initialized() or dist.get_rank() == 0:
-                torch.save(gradients[0], out.with_suffix(".gradient"))
+        file, first = out.with_suffix(".gradient"), not dist.is_initialized() or dist.get_rank() == 0
+        if first and not file.exists():
+            torch.save([parameter.grad for parameter in optimizer.param_groups[0]["params"]], file)
 
     hook = register_optimizer_step_pre_hook(note)
     train_super_resolution(training_pictures(), out, loss="combined", weights=WEIGHTS, options=OPTIONS, device=DEVICE)

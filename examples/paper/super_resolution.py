@@ -81,7 +81,7 @@ def table(scale: int) -> dict[str, Any]:
 
 
 def sheet(scale: int) -> None:
-    """Crops side by side, four times as large as they are, so that pixels show."""
+    """Crops side by side, enlarged, so that pixels show."""
     rows = []
     for name, (top, left) in CROPS.items():
         image = held_out()[name]

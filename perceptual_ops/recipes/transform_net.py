@@ -124,7 +124,7 @@ class SuperResolutionNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        x = self.blocks(self.first(images - 0.5))
+        x = self.blocks(self.first(images - 0.5))  # about zero, as He et al. suppose
         for times, doubling in enumerate(self.doublings, 1):
             x = doubling(x, (2**times * height, 2**times * width))
         large = F.interpolate(images, (self.scale * height, self.scale * width), mode="bicubic", align_corners=False)
