@@ -47,6 +47,23 @@ def test_crops_are_squares_of_pictures_that_are_large_enough(pictures):
     assert max(spans) > 0.9 and min(spans) < 0.5  # whole pictures, and parts of them
 
 
+def test_a_share_of_1_takes_the_whole_shorter_side(pictures):
+    crops = RandomCrops(pictures[:1], 32, share=1.0)
+    for i in range(8):
+        assert abs(float(crops[i][1, -1, 0] - crops[i][1, 0, 0])) > 0.9  # of a ramp from 0 to 1
+
+
+def test_a_share_narrows_how_large_crops_are(pictures):
+    def spans(share):
+        crops = RandomCrops(pictures[:1], 32, share=share)
+        return [abs(float(crops[i][1, -1, 0] - crops[i][1, 0, 0])) for i in range(40)]
+
+    assert min(spans(0.0)) < 0.6 < 0.7 < min(spans(0.75))
+    assert max(spans(0.75)) - min(spans(0.75)) > 0.1
+    zoomed = RandomCrops(pictures[:1], 32, zoom=1, share=1.0)[0]  # the smaller of both bounds
+    assert float(zoomed[1, -1, 0] - zoomed[1, 0, 0]) == pytest.approx(31 / 59, abs=0.01)
+
+
 def test_zoom_1_takes_pixels_as_they_are(pictures):
     crop = RandomCrops(pictures[:1], 32, zoom=1)[3]
     whole = read_image(pictures[0])[0]
@@ -70,6 +87,8 @@ def test_errors(pictures):
         RandomCrops(pictures, 61)
     with pytest.raises(ValueError, match=r"zoom: expected a number of at least 1, got 0\.5"):
         RandomCrops(pictures, 32, zoom=0.5)
+    with pytest.raises(ValueError, match=r"share: expected a number in \[0, 1\], got 1\.5"):
+        RandomCrops(pictures, 32, share=1.5)
     with pytest.raises(FileNotFoundError, match="no such file"):
         RandomCrops(["missing.png"], 32)
 

@@ -39,12 +39,12 @@ def speed_table() -> str:
     for size, times in found["sizes"].items():
         counts = [count for count in times if count != "one pass"]
         steps = [times[count] for count in counts]
-        ratios = " ".join(f"{step / times['one pass']:.0f}x" for step in steps)
+        ratios = " ".join(f"{step / times['one pass']:.0f}x" if step else "-" for step in steps)
         *quoted, once = QUOTED_SPEED[size]
         rows.append(
             [
                 f"{size} x {size}",
-                *map(seconds, steps),
+                *(seconds(step) if step else "converged before" for step in steps),
                 seconds(times["one pass"]),
                 ratios,
                 f"{', '.join(map(str, quoted))}; {once}: {' '.join(f'{step / once:.0f}x' for step in quoted)}",

@@ -16,7 +16,7 @@ from perceptual_ops.images import read_image
 from perceptual_ops.losses import PerceptualLoss
 from perceptual_ops.recipes import Model, TrainingOptions, load_model, style_transfer_loss, stylize, train_style
 from perceptual_ops.recipes.crops import RandomCrops
-from perceptual_ops.recipes.feed_forward import EXAMPLES
+from perceptual_ops.recipes.feed_forward import EXAMPLES, SHARE
 from perceptual_ops.recipes.report import contact_sheet, curve_picture
 
 from .common import (
@@ -61,7 +61,7 @@ def model_file() -> Path:
 
 def objective() -> PerceptualLoss:
     """The loss that the model was trained with."""
-    crops = RandomCrops(training_pictures(), OPTIONS.size, seed=OPTIONS.seed)
+    crops = RandomCrops(training_pictures(), OPTIONS.size, share=SHARE, seed=OPTIONS.seed)
     examples = torch.stack([crops[i] for i in range(EXAMPLES)])
     return style_transfer_loss(examples.to(DEVICE), style_picture().to(DEVICE), weights=WEIGHTS, **LAYERS)
 
@@ -129,7 +129,7 @@ def speed() -> dict[str, Any]:
     """Table 1: seconds of optimisation and of one pass, both in bf16."""
     model, whole = load_model(model_file(), DEVICE), held_out(1024)["astronaut"]
 
-    def timed(size: int) -> dict[str, float]:
+    def timed(size: int) -> dict[str, float | None]:
         content = interpolate(whole, (size, size), mode="area").to(DEVICE)
         return {"one pass": one_pass_seconds(model, content), **optimisation_seconds(content)}
 
@@ -148,11 +148,11 @@ def one_pass_seconds(model: Model, content: Tensor) -> float:
     return statistics.median(seconds[2:])
 
 
-def optimisation_seconds(content: Tensor) -> dict[str, float]:
-    """Seconds until each of ITERATIONS evaluations were made."""
+def optimisation_seconds(content: Tensor) -> dict[str, float | None]:
+    """Seconds until each of ITERATIONS evaluations were made; None where L-BFGS found no better picture before."""
     loss = style_transfer_loss(content, style_picture().to(DEVICE), weights=WEIGHTS, **LAYERS)
     loss.compute_dtype = torch.bfloat16
-    reached: dict[str, float] = {}
+    reached: dict[str, float | None] = dict.fromkeys(map(str, ITERATIONS))
 
     def note(step: int, terms: dict[str, float]) -> None:
         if step + 1 in ITERATIONS:

@@ -22,12 +22,14 @@ CACHE_BYTES = 1 << 30  # of decoded pictures, in each process
 class RandomCrops(Dataset[Tensor]):
     """Square crops (3, size, size) in [0, 1] of pictures, without end: crop `i` depends on the seed and on i alone.
 
-    A crop is a square of `size` to `zoom * size` pixels at a random place, half of them mirrored, brought to `size`.
+    A crop is a square at a random place, half of them mirrored, brought to `size`. Its side is between `size` pixels,
+    or `share` of the picture's shorter side where that is more, and `zoom * size`.
 
     Args:
         pictures: Files that Pillow reads. Those with a side below `size` are left out, with a warning.
         size: Pixels of a side.
         zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
+        share: Of the shorter side that the smallest square has, in [0, 1].
         seed: Of the choice of crops.
 
     Raises:
@@ -35,10 +37,18 @@ class RandomCrops(Dataset[Tensor]):
     """
 
     def __init__(
-        self, pictures: Sequence[str | os.PathLike[str]], size: int, *, zoom: float = math.inf, seed: int = 0
+        self,
+        pictures: Sequence[str | os.PathLike[str]],
+        size: int,
+        *,
+        zoom: float = math.inf,
+        share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         if not zoom >= 1:
             raise ValueError(f"zoom: expected a number of at least 1, got {zoom!r}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share: expected a number in [0, 1], got {share!r}")
         self.pictures = [Path(path) for path in pictures if min(side_lengths(path)) >= size]
         if not self.pictures:
             raise ValueError(
@@ -47,7 +57,7 @@ class RandomCrops(Dataset[Tensor]):
         if left_out := len(pictures) - len(self.pictures):
             told = f"{left_out} of {len(pictures)} pictures have a side below {size} pixels and are left out"
             warnings.warn(told, RuntimeWarning, stacklevel=2)
-        self.size, self.zoom, self.seed = size, zoom, seed
+        self.size, self.zoom, self.share, self.seed = size, zoom, share, seed
         self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
         self._bytes = 0
 
@@ -57,7 +67,8 @@ class RandomCrops(Dataset[Tensor]):
         pixels = self._picture(int(draws[0] * len(self.pictures)))
         height, width = pixels.shape[1:]
         largest = min(height, width, self.zoom * self.size)
-        side = round(self.size * (largest / self.size) ** draws[1])  # evenly over the logarithm
+        smallest = min(largest, max(self.size, self.share * min(height, width)))
+        side = round(smallest * (largest / smallest) ** draws[1])  # evenly over the logarithm
         top, left = int(draws[2] * (height - side + 1)), int(draws[3] * (width - side + 1))
         crop = pixels[:, top : top + side, left : left + side] / 255
         if draws[4] < 0.5:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Border = Literal["zeros", "reflect"]  # what a convolution sees beyond its input
 SCALES = (2, 4, 8)  # of super-resolution
-BORDER = 16  # pixels that `StyleNet` adds on each side
+BORDER = 16  # pixels that `StyleNet` adds on each side: more than the 7 of zeros that its last layers see
 RESIDUE = 0.1  # what each addition of `SuperResolutionNet` is multiplied with
-CONTRAST = 0.5  # standard deviation, before tanh, that `StyleNet` starts with
+STROKE = 0.06  # what `StyleNet` multiplies its addition with
+DARKEST = 0.02  # and 1 - DARKEST the brightest: how near the ends `StyleNet` starts, where a sigmoid has no slope left
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, border: Border = "zeros") -> nn.Conv2d:
     """(N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode=border)
 
 
 class ResidualBlock(nn.Module):
@@ -27,14 +30,15 @@ class ResidualBlock(nn.Module):
         channels: C.
         normalized: Whether instance normalisation follows the convolutions.
         share: What the addition is multiplied with.
+        border: Of its convolutions.
     """
 
-    def __init__(self, channels: int, normalized: bool, share: float = 1.0) -> None:
+    def __init__(self, channels: int, normalized: bool, share: float = 1.0, border: Border = "zeros") -> None:
         super().__init__()
         self.share = share
         self.body = nn.Sequential(
-            *_layer(channels, channels, 3, normalized=normalized),
-            *_layer(channels, channels, 3, normalized=normalized)[:-1],
+            *_layer(channels, channels, 3, normalized=normalized, border=border),
+            *_layer(channels, channels, 3, normalized=normalized, border=border)[:-1],
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,10 +63,12 @@ class Enlarge(nn.Module):
 class StyleNet(nn.Module):
     """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 17 pixels.
 
-    The paper's: mirrored at the border once, 9x9, two of stride 2, residual blocks, twice up, 9x9, tanh; with instance
-    normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch normalisation, and `Enlarge` for transposed
-    convolutions. It adds to the image in a palette that is learned, where training starts: noise has Grams of a
-    thousand times the style's, whose gradients would fill Adam's averages for the rest of a short training.
+    The paper's: mirrored at the border, 9x9, two of stride 2, residual blocks, twice up, 9x9, tanh (here as the
+    sigmoid that it is for [0, 1]); with instance normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch
+    normalisation, and `Enlarge` for transposed convolutions. What it paints is added to the image before the sigmoid,
+    so training starts at the image: noise has Grams of a thousand times the style's, whose gradients would fill Adam's
+    averages for the rest of a short training. And it is added in small measure: Adam's first steps move all 2,592
+    weights of a 9x9 filter at once, which would drive whole regions to where the sigmoid is flat, and there they stay.
 
     Args:
         width: Channels at full size; twice and four times as many further in.
@@ -71,27 +77,28 @@ class StyleNet(nn.Module):
 
     def __init__(self, width: int = 32, blocks: int = 5) -> None:
         super().__init__()
-        self.first = nn.Sequential(*_layer(3, width, 9))
-        self.halve = nn.Sequential(*_layer(width, 2 * width, 3, stride=2))
-        self.quarter = nn.Sequential(*_layer(2 * width, 4 * width, 3, stride=2))
-        self.blocks = nn.Sequential(*(ResidualBlock(4 * width, normalized=True) for _ in range(blocks)))
+        # The blocks see far: from zeros a network learns where borders are, and lays the style's colours in bars there.
+        mirrored: Border = "reflect"
+        self.first = nn.Sequential(*_layer(3, width, 9, border=mirrored))
+        self.halve = nn.Sequential(*_layer(width, 2 * width, 3, stride=2, border=mirrored))
+        self.quarter = nn.Sequential(*_layer(2 * width, 4 * width, 3, stride=2, border=mirrored))
+        residual = [ResidualBlock(4 * width, normalized=True, border=mirrored) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*residual)
         self.to_half = Enlarge(4 * width, 2 * width, normalized=True)
         self.to_full = Enlarge(2 * width, width, normalized=True)
         self.last = _zeroed(convolution(width, 3, 9))
-        self.palette = nn.InstanceNorm2d(3, affine=True)  # a mean and a deviation for each channel
-        nn.init.constant_(self.palette.weight, CONTRAST)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        # Zeros that a convolution sees beyond the border would show as a frame: so they lie farther out.
+        # What the last layers see beyond the border would show as a frame: so it lies farther out.
         images = F.pad(images, (BORDER,) * 4, mode="reflect")
         half = self.halve(self.first(images))
         x = self.blocks(self.quarter(half))
         # To the sizes on the way in: those of odd ones are no multiples.
         x = self.to_half(x, (half.shape[2], half.shape[3]))
         x = self.to_full(x, (images.shape[2], images.shape[3]))
-        x = (self.palette(images) + self.last(x))[..., BORDER : BORDER + height, BORDER : BORDER + width]
-        return (x.tanh() + 1) / 2
+        x = images.logit(DARKEST) + STROKE * self.last(x)
+        return x[..., BORDER : BORDER + height, BORDER : BORDER + width].sigmoid()
 
 
 class SuperResolutionNet(nn.Module):
@@ -198,6 +205,8 @@ def _he_initialized(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, normalized: bool = True) -> list[nn.Module]:
+def _layer(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, normalized: bool = True, border: Border = "zeros"
+) -> list[nn.Module]:
     normalization = [nn.InstanceNorm2d(outputs, affine=True)] if normalized else []
-    return [convolution(inputs, outputs, kernel, stride), *normalization, nn.ReLU(inplace=True)]
+    return [convolution(inputs, outputs, kernel, stride, border), *normalization, nn.ReLU(inplace=True)]
