@@ -17,7 +17,7 @@
 
 PYTHON ?= python3
 PARTS ?= build test sanitize bench
-EXPERIMENTS ?= style speed sr-x4 sr-x8 inversion levels checks report
+EXPERIMENTS ?= style objective speed sr-x4 sr-x8 inversion levels checks report
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two files of tests at a time; threads that wait leave their core to the other process.

@@ -135,7 +135,7 @@ def test_experiments_fill_their_pages(small_experiments, capsys):
     (docs / "paper").mkdir(parents=True)
     for page in ("paper.md", "levels.md"):
         (docs / page).write_text((ROOT / "docs" / page).read_text())
-    for experiment in ("style", "speed", "sr-x4", "sr-x8", "inversion", "levels", "report"):
+    for experiment in ("style", "objective", "speed", "sr-x4", "sr-x8", "inversion", "levels", "report"):
         experiments.main([experiment])
     assert "checks stays as it is, not run" in capsys.readouterr().err
     for page in ("paper.md", "levels.md"):

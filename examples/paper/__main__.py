@@ -1,7 +1,7 @@
 """`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be stopped and goes on.
 
-style, speed, sr-x4, sr-x8, inversion, levels, checks; report writes what they found into the pages of docs. Models and
-what was measured stay in build/paper: without that folder all is made anew.
+style, objective, speed, sr-x4, sr-x8, inversion, levels, checks; report writes what they found into the pages of docs.
+Models and what was measured stay in build/paper: without that folder all is made anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import partial
 from . import checks, levels, report, style, super_resolution
 
 EXPERIMENTS = {
-    "style": style.main,
+    "style": style.model_file,
+    "objective": style.main_objective,
     "speed": style.main_speed,
     "sr-x4": partial(super_resolution.main, 4),
     "sr-x8": partial(super_resolution.main, 8),

@@ -18,7 +18,7 @@ from perceptual_ops.recipes.photographs import held_out_photographs, photograph,
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
 RESULTS = ROOT / "docs" / "paper"
-PHOTOGRAPHS, STYLE = ROOT / "build" / "photographs", ROOT / "build" / "style" / "brushes.jpg"  # of fetch_photographs.sh
+PHOTOGRAPHS = ROOT / "build" / "photographs"  # of fetch_photographs.sh
 STYLE_SIDE = 384  # pixels
 WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,12 +34,8 @@ def training_pictures() -> list[Path]:
 
 
 def style_picture() -> Tensor:
-    """Bristles full of paint, or a micrograph where nothing was fetched, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]."""
-    if not STYLE.exists():
-        return square(read_image(photograph("tissue")), STYLE_SIDE)
-    image = read_image(STYLE)
-    height, width = image.shape[2:]
-    return square(image[..., height // 20 : height // 20 + width // 2, : width // 2], STYLE_SIDE)
+    """Grass, in grey, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]: alike everywhere, and strong at every layer."""
+    return square(read_image(photograph("grass")), STYLE_SIDE)
 
 
 def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ from perceptual_ops.recipes.report import contact_sheet
 from .common import DEVICE, RESULTS, WEIGHTS, held_out, once, picture, publish, square, style_picture
 from .super_resolution import CROP, CROPS, TRAINED_WITH, model_file, restored, scored
 
-CONTENT_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")  # the paper's figure 2
-STYLE_LEVELS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")  # and 3
+# As figures 2 and 3 of the paper, but the first layer of each block (see LAYERS in style.py).
+CONTENT_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+STYLE_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 LEVELS = ("relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3")
-STEPS = 200
+STEPS, TV_WEIGHT = 200, 1.0  # of inversion
 
 
 def inversion() -> None:
@@ -37,6 +38,7 @@ def inversion() -> None:
                         level,
                         kind=kind,
                         weights=WEIGHTS,
+                        tv_weight=TV_WEIGHT,
                         steps=STEPS,
                         on_step=lambda step, terms, bar=bar: bar.update(),
                     )

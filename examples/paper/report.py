@@ -60,7 +60,7 @@ def objective_text() -> str:
         [
             name,
             *(f"{one[key]:.3f}" for key in ("content", "one pass")),
-            f"{one['optimised'][-1]:.3f}",
+            f"{one['optimised']:.3f}",
             str(one["overtaken"]),
         ]
         for name, one in found.items()

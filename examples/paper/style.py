@@ -37,7 +37,7 @@ from .common import (
 LAYERS = {"content_layers": ("relu4_2",), "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1")}
 SIZES = (256, 512, 1024)
 ITERATIONS = (100, 300, 500)
-OPTIONS = TrainingOptions(steps=1500, batch=4, size=256, precision="bf16")
+OPTIONS = TrainingOptions(steps=800, batch=4, size=256, precision="bf16")
 
 
 def model_file() -> Path:
@@ -67,13 +67,13 @@ def objective() -> PerceptualLoss:
 
 
 def pictures() -> None:
-    """Held-out photographs, what the model makes of them in one pass, and optimisation in 500 evaluations."""
-    model = load_model(model_file(), DEVICE)
-    rows = []
+    """The style; held-out photographs, what the model makes of them in one pass, and optimisation, two in a row."""
+    picture("style", style_picture())
+    model, cells = load_model(model_file(), DEVICE), []
     for name, image in held_out(256).items():
-        optimised = RESULTS / f"optimised-{name}.jpg"
-        rows.append([(name, image), ("one pass", model(image.to(DEVICE)).cpu()), ("optimised", read_image(optimised))])
-    contact_sheet(RESULTS / "style.jpg", [[("style", style_picture())], *rows], width=800)
+        optimised = read_image(RESULTS / f"optimised-{name}.jpg")
+        cells += [(name, image), ("one pass", model(image.to(DEVICE)).cpu()), ("optimised", optimised)]
+    contact_sheet(RESULTS / "stylised.jpg", [cells[i : i + 6] for i in range(0, len(cells), 6)], width=1400)
 
 
 def curve() -> dict[str, Any]:
@@ -168,10 +168,12 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
+def main_objective() -> None:
     found = curve()
-    publish("objective", found)
     draw(found)
+    for one in found["pictures"].values():
+        one["optimised"] = one["optimised"][-1]
+    publish("objective", found)
     pictures()
 
 
