@@ -7,7 +7,7 @@ from torch import nn
 from perceptual_ops.recipes import StyleNet, SuperResolutionNet, load_model, save_model
 from perceptual_ops.recipes.models import FACTS
 from perceptual_ops.recipes.super_resolution import enlarged, shrunk
-from perceptual_ops.recipes.transform_net import DARKEST, check_sizes
+from perceptual_ops.recipes.transform_net import BOLDEST, DARKEST, check_sizes
 
 
 def painter() -> StyleNet:
@@ -71,6 +71,13 @@ def test_the_first_step_of_adam_drives_style_net_nowhere():
     (1 - net(images)).square().mean().backward()
     optimizer.step()
     assert (net(images) - images).abs().max() < 0.1
+
+
+def test_style_net_can_hide_no_picture():
+    net, images = painter(), 0.1 + 0.8 * torch.rand(1, 3, 32, 32)
+    nn.init.normal_(net.last.weight, std=1e3)
+    painted = net(images).logit() - images.logit()
+    assert BOLDEST * 0.9 < painted.abs().max() < BOLDEST * 1.001
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

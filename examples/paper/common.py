@@ -18,7 +18,7 @@ from perceptual_ops.recipes.photographs import held_out_photographs, photograph,
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
 RESULTS = ROOT / "docs" / "paper"
-PHOTOGRAPHS = ROOT / "build" / "photographs"  # of fetch_photographs.sh
+PHOTOGRAPHS, STYLE = ROOT / "build" / "photographs", ROOT / "build" / "style" / "brushes.jpg"  # of fetch_photographs.sh
 STYLE_SIDE = 384  # pixels
 WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,24 +34,28 @@ def training_pictures() -> list[Path]:
 
 
 def style_picture() -> Tensor:
-    """Grass, in grey, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]: alike everywhere, and strong at every layer."""
-    return square(read_image(photograph("grass")), STYLE_SIDE)
+    """Bristles full of paint, or a micrograph where nothing was fetched, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]."""
+    if not STYLE.exists():
+        return square(read_image(photograph("tissue")), STYLE_SIDE)
+    image = read_image(STYLE)
+    height, width = image.shape[2:]
+    return square(image[..., height // 20 : height // 20 + width // 2, : width // 2], STYLE_SIDE)
 
 
-def held_out(sides: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
+def held_out(side: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
     """Photographs that nothing was trained on, (1, 3, H, W) in [0, 1].
 
     Args:
-        sides: The middle square, brought to as many pixels. None: as it is.
+        side: The middle square, brought to as many pixels. None: as it is.
         multiple: What height and width are cut to a multiple of.
     """
     pictures = {name: read_image(path) for name, path in held_out_photographs().items()}
-    if sides is None:
+    if side is None:
         return {
             name: image[..., : image.shape[2] // multiple * multiple, : image.shape[3] // multiple * multiple]
             for name, image in pictures.items()
         }
-    return {name: square(image, sides) for name, image in pictures.items()}
+    return {name: square(image, side) for name, image in pictures.items()}
 
 
 def square(image: Tensor, side: int) -> Tensor:
@@ -72,8 +76,10 @@ def once(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def publish(name: str, found: dict[str, Any]) -> None:
-    """Writes what an experiment found to docs/paper, with the machine it ran on."""
-    write_json(RESULTS / f"{name}.json", {"machine": machine(), **found})
+    """Writes what an experiment found to docs/paper, with what it was trained on and the machine."""
+    source = "Debian's wallpapers" if PHOTOGRAPHS.is_dir() else "scikit-image"
+    trained_on = f"{len(training_pictures())} pictures of {source}"
+    write_json(RESULTS / f"{name}.json", {"machine": machine(), "trained on": trained_on, **found})
 
 
 def write_json(path: Path, found: Any) -> None:
@@ -82,10 +88,15 @@ def write_json(path: Path, found: Any) -> None:
         file.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def picture(name: str, image: Tensor) -> None:
-    """Writes an image (1, 3, H, W) to docs/paper."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_image(RESULTS / f"{name}.jpg", image)
+def keep(name: str, image: Tensor) -> None:
+    """Writes an image (1, 3, H, W) beside the models."""
+    MODELS.mkdir(parents=True, exist_ok=True)
+    write_image(MODELS / f"{name}.png", image)
+
+
+def kept(name: str) -> Tensor:
+    """That image."""
+    return read_image(MODELS / f"{name}.png")
 
 
 def machine() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..images import check_size, check_writable, read_image, write_image
 from ..recipes.optimization import OPTIMIZERS
-from ..recipes.style_transfer import INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
+from ..recipes.style_transfer import CONTENT_LAYERS, INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
 from .terminal import check_weights, checked_device, default_device, names, step_bar
 
 
@@ -34,6 +34,7 @@ def register(commands: Any) -> None:
     add("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, separated by commas")
+    add("--content-layers", type=names, default=",".join(CONTENT_LAYERS), help="separated by commas")
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--init", choices=INITS, default="content", help="what to start from, in the style's palette")
     add("--device", default=default_device(), help="where to compute")
@@ -54,6 +55,7 @@ def _stylize(arguments: argparse.Namespace) -> int:
     make_loss = partial(
         style_transfer_loss,
         weights=arguments.weights,
+        content_layers=arguments.content_layers,
         style_layers=arguments.layers,
         style_weight=arguments.style_weight,
         tv_weight=arguments.tv_weight,

@@ -14,7 +14,7 @@ from ..picture_folder import pictures_in
 from ..recipes import feed_forward, super_resolution
 from ..recipes.feed_forward import train_style
 from ..recipes.photographs import training_photographs
-from ..recipes.style_transfer import STYLE_LAYERS
+from ..recipes.style_transfer import CONTENT_LAYERS, STYLE_LAYERS
 from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
 from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.transform_net import SCALES
@@ -34,6 +34,7 @@ def register(commands: Any) -> None:
     style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
     style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
+    style.add_argument("--content-layers", type=names, default=",".join(CONTENT_LAYERS), help="by commas")
     _add_training(style, feed_forward.OPTIONS, "images (N, 3, H, W) -> the same")
     style.set_defaults(command=_train_style)
 
@@ -101,6 +102,7 @@ def _train_style(arguments: argparse.Namespace) -> int:
             read_image(arguments.style, arguments.style_size),
             style_weight=arguments.style_weight,
             tv_weight=arguments.tv_weight,
+            content_layers=arguments.content_layers,
             style_layers=arguments.layers,
         ),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..losses import PerceptualLoss
 from ..networks.weights import WeightSource
 from .crops import RandomCrops
 from .models import export, save_model
@@ -57,7 +59,7 @@ def train_style(
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
     """
     check_apart(out, [Path(path) for path in pictures])
-    crops = RandomCrops(pictures, options.size, share=SHARE, seed=options.seed)
+    crops = training_crops(pictures, options)
 
     def make_network() -> nn.Module:
         if network is None:
@@ -79,8 +81,8 @@ def train_style(
         "weights": fingerprint(weights),
     }
     with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
-        criterion = style_transfer_loss(
-            torch.stack([crops[i] for i in range(EXAMPLES)]).to(training.device),
+        criterion = training_loss(
+            crops,
             style.to(training.device),
             weights=weights,
             content_layers=content_layers,
@@ -88,9 +90,21 @@ def train_style(
             style_weight=style_weight,
             tv_weight=tv_weight,
         )
-        criterion.set_style(style.to(training.device))
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
                 loss, terms = criterion(training.network(images), images, return_terms=True)
             training.update(loss, {name: terms[name] for name in ("content", "style", "tv") if name in terms})
         training.finish(lambda model: save_model(out, model, "style"))
+
+
+def training_crops(pictures: Sequence[str | os.PathLike[str]], options: TrainingOptions) -> RandomCrops:
+    """What a style is learned on."""
+    return RandomCrops(pictures, options.size, share=SHARE, seed=options.seed)
+
+
+def training_loss(crops: RandomCrops, style: Tensor, **settings: Any) -> PerceptualLoss:
+    """`style_transfer_loss` of a style (1, 3, H, W), its target, for what these crops excite; on the style's device."""
+    examples = torch.stack([crops[i] for i in range(EXAMPLES)]).to(style.device)
+    criterion = style_transfer_loss(examples, style, **settings)
+    criterion.set_style(style)
+    return criterion

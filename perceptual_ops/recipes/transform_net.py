@@ -14,7 +14,8 @@ Border = Literal["zeros", "reflect"]  # what a convolution sees beyond its input
 SCALES = (2, 4, 8)  # of super-resolution
 BORDER = 16  # pixels that `StyleNet` adds on each side: more than the 7 of zeros that its last layers see
 RESIDUE = 0.1  # what each addition of `SuperResolutionNet` is multiplied with
-STROKE = 0.06  # what `StyleNet` multiplies its addition with
+STROKE = 0.06  # what `StyleNet` multiplies its addition with: a step of Adam can move what is multiplied by about 1
+BOLDEST = 2.0  # the most that it adds, as a logit: a pixel of 0.5 comes to 0.12 at least and 0.88 at most
 DARKEST = 0.02  # and 1 - DARKEST the brightest: how near the ends `StyleNet` starts, where a sigmoid has no slope left
 
 
@@ -69,6 +70,7 @@ class StyleNet(nn.Module):
     so training starts at the image: noise has Grams of a thousand times the style's, whose gradients would fill Adam's
     averages for the rest of a short training. And it is added in small measure: Adam's first steps move all 2,592
     weights of a 9x9 filter at once, which would drive whole regions to where the sigmoid is flat, and there they stay.
+    And it is bounded: Grams are means, which a few places painted over would reach at the least cost of content.
 
     Args:
         width: Channels at full size; twice and four times as many further in.
@@ -97,7 +99,7 @@ class StyleNet(nn.Module):
         # To the sizes on the way in: those of odd ones are no multiples.
         x = self.to_half(x, (half.shape[2], half.shape[3]))
         x = self.to_full(x, (images.shape[2], images.shape[3]))
-        x = images.logit(DARKEST) + STROKE * self.last(x)
+        x = images.logit(DARKEST) + BOLDEST * (STROKE / BOLDEST * self.last(x)).tanh()
         return x[..., BORDER : BORDER + height, BORDER : BORDER + width].sigmoid()
 
 
