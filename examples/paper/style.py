@@ -32,7 +32,7 @@ from .common import (
     training_pictures,
 )
 
-# Of those of Gatys et al. 2015, without relu4_1, whose Gram some photographs make ten times that of others, and relu5_1.
+# Those of Gatys et al. 2015 without relu4_1, whose Gram in some photographs is ten times that in others, and relu5_1.
 # The last layers of the blocks, which the paper takes, are where ST-LPIPS reads its VGG16: a few filters there are far
 # louder than all others (docs/levels.md).
 LAYERS = {"content_layers": ("relu4_2",), "style_layers": ("relu1_1", "relu2_1", "relu3_1")}
