@@ -77,6 +77,7 @@ def test_as_a_module(folder):
         (("--style-weight", "0"), {}, "--style-weight: expected"),
         (("--tv-weight", "nan"), {}, "--tv-weight: expected"),
         (("--layers", "relu9_9"), {}, "relu9_9"),
+        (("--content-layers", "relu8_8"), {}, "relu8_8"),
         (("--weights", "nonsense"), {}, "nonsense"),
         (("--weights", "missing.pth"), {}, "missing.pth"),
         (("--device", "nonsense"), {}, "--device: expected"),

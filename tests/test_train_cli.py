@@ -139,6 +139,7 @@ def test_invert(folder, kind):
         (("--size", "61"), "pictures: expected one with sides of at least 61 pixels"),
         (("--data", "missing"), "no such folder"),
         (("--layers", "relu9_9"), "relu9_9"),
+        (("--content-layers", "relu8_8"), "relu8_8"),
         (("--weights", "nonsense"), "nonsense"),
         (("--network", "nonsense"), "network: expected package.module:name"),
         (("-o", "model.png"), "out: expected a name that ends with .pt2"),
