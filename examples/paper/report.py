@@ -45,7 +45,7 @@ def speed_table() -> str:
         rows.append(
             [
                 f"{size} x {size}",
-                *(seconds(step) for step in steps),
+                *(f"{step:,.1f} s" for step in steps),
                 seconds(times["one pass"]),
                 ratios,
                 f"{', '.join(map(str, quoted))}; {once}: {' '.join(f'{step / once:.0f}x' for step in quoted)}",
