@@ -7,62 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from tiny_training import TINY, Stop, Tiny, losses, run, write_pictures
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from perceptual_ops.images import write_image
-from perceptual_ops.recipes import Training, TrainingOptions, load_model, train_style, train_super_resolution
+from perceptual_ops.recipes import Training, TrainingOptions
 from perceptual_ops.recipes.crops import RandomCrops
 from perceptual_ops.recipes.training import fingerprint
-from perceptual_ops.recipes.training_log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = TrainingOptions(steps=6, batch=2, size=32, save_every=2)
-
-
-class Tiny(nn.Module):
-    """(N, 3, H, W) -> the same, with random numbers in training."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, images):
-        return images + self.dropout(self.convolution(images))
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(3):
-        blocks = torch.rand(3, 12, 10, generator=generator).repeat_interleave(5, 1).repeat_interleave(5, 2)
-        write_image(folder / f"{number}.png", blocks)
-    return sorted(folder.iterdir())
-
-
-def run(pictures, out, options=TINY, stop_after=None, on_step=None, **settings):
-    """Trains `Tiny` to give back its input; raises Stop in the middle of a step."""
-    with Training(
-        Tiny, RandomCrops(pictures, options.size), out, options, torch.device("cpu"), settings, on_step
-    ) as training:
-        for images in training.batches():
-            if training.done == stop_after:
-                raise Stop
-            with training.autocast():
-                loss = (training.network(images).float() - images).square().mean()
-            training.update(loss, {"error": loss.detach().sqrt()})
-        return training.model
-
-
-def losses(out):
-    return [row["loss"] for row in read_log(out.with_suffix(".log.csv"))]
+    return write_pictures(tmp_path / "pictures")
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
@@ -225,7 +182,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from test_training import Tiny, run
+from tiny_training import Tiny, run
 from perceptual_ops.recipes import TrainingOptions
 
 Tiny.forward = lambda self, images: images + self.convolution(images)  # dropout differs by process
@@ -261,79 +218,3 @@ def test_errors_on_two_processes_end_them(pictures, tmp_path):
     done = torchrun(tmp_path, tmp_path / "model.pt2", pictures, 2, 2)
     assert done.returncode != 0
     assert "its steps is 1, not 2" in done.stderr
-
-
-@pytest.mark.parametrize("network", [None, "test_training:Tiny"])
-def test_style_model(pictures, tmp_path, network):
-    style = torch.rand(1, 3, 40, 36, generator=torch.Generator().manual_seed(1))
-    options = TrainingOptions(steps=3, batch=2, size=32)
-    layers = {"content_layers": ["relu2_2"], "style_layers": ["relu1_1", "relu2_2"]}
-    out = tmp_path / "model.pt2"
-    train_style(style, pictures, out, weights="random", network=network, options=options, **layers)
-    rows = read_log(out.with_suffix(".log.csv"))
-    assert [row["step"] for row in rows] == [1, 2, 3]
-    assert rows[0]["loss"] == pytest.approx(rows[0]["content"] + rows[0]["style"] + rows[0]["tv"], rel=1e-5)
-    assert not out.with_suffix(".checkpoint").exists()
-    model = load_model(out)
-    assert (model.kind, model.scale) == ("style", 1)
-    for shape in [(1, 3, 61, 43), (3, 3, 32, 90)]:
-        images = torch.rand(shape)
-        result = model(images)
-        assert result.shape == shape and result.min() >= 0 and result.max() <= 1
-
-
-@pytest.mark.parametrize("loss", ["pixel", "feature", "combined"])
-def test_super_resolution_model(pictures, tmp_path, loss):
-    out = tmp_path / "model.pt2"
-    options = TrainingOptions(steps=3, batch=2, size=32)
-    train_super_resolution(pictures, out, scale=2, loss=loss, weights="random", options=options)
-    rows = read_log(out.with_suffix(".log.csv"))
-    parts = {"pixel": ["pixel"], "feature": ["feature"], "combined": ["pixel", "feature"]}[loss]
-    assert set(rows[0]) == {"step", "seconds", "loss", *parts}
-    # Training starts at the bicubic enlargement, whose loss is 1 by definition; the batch is not the examples.
-    assert all(0.3 < rows[0][part] < 3 for part in parts)
-    model = load_model(out)
-    assert (model.kind, model.scale) == ("super-resolution", 2)
-    assert model(torch.rand(2, 3, 17, 30)).shape == (2, 3, 34, 60)
-
-
-def test_weights_decide_the_curve(pictures, tmp_path):
-    options = TrainingOptions(steps=2, batch=2, size=32, save_every=1)
-
-    def stop(done, numbers):
-        if done == 2:  # after the checkpoint of the first
-            raise Stop
-
-    common = {"scale": 2, "options": options}
-    with pytest.raises(Stop):
-        train_super_resolution(pictures, tmp_path / "model.pt2", weights="random", on_step=stop, **common)
-    with pytest.raises(ValueError, match="its weights is"):
-        train_super_resolution(pictures, tmp_path / "model.pt2", weights="stlpips", **common)
-
-
-def test_flat_pictures_have_nothing_to_restore(tmp_path):
-    (tmp_path / "flat").mkdir()
-    write_image(tmp_path / "flat" / "flat.png", torch.zeros(3, 40, 40))
-    with pytest.raises(ValueError, match="expected some that a bicubic enlargement blurs"):
-        train_super_resolution([tmp_path / "flat" / "flat.png"], tmp_path / "m.pt2", loss="pixel", options=TINY)
-
-
-def test_networks_that_do_not_fit(pictures, tmp_path):
-    options = TrainingOptions(steps=1, batch=2, size=32)
-    common = {"weights": "random", "options": options, "loss": "pixel"}
-    for module, error, sentence in [
-        ("test_training:Tiny", ValueError, r"expected images \(1, 3, 32, 32\) from images \(1, 3, 16, 16\)"),
-        ("test_training", ValueError, "expected package.module:name"),
-        ("test_training:Missing", ValueError, "has no such 'Missing'"),
-        ("nowhere:Tiny", ModuleNotFoundError, "is its folder on PYTHONPATH"),
-        ("test_training:run", ValueError, "without arguments"),
-        ("test_training:ROOT", ValueError, "has no such 'ROOT'"),
-    ]:
-        with pytest.raises(error, match=sentence):
-            train_super_resolution(pictures, tmp_path / "model.pt2", scale=2, network=module, **common)
-    with pytest.raises(ValueError, match="out: expected a folder other than that of the pictures"):
-        train_super_resolution(pictures, pictures[0].parent / "model.pt2", scale=2, **common)
-    with pytest.raises(ValueError, match="size: expected a multiple of the scale 8, got 36"):
-        train_super_resolution(pictures, tmp_path / "m.pt2", scale=8, options=TrainingOptions(size=36))
-    with pytest.raises(ValueError, match="scale: expected 2, 4, 8, got 3"):
-        train_super_resolution(pictures, tmp_path / "m.pt2", scale=3, options=options)

@@ -18,28 +18,25 @@ from perceptual_ops.recipes.photographs import held_out_photographs, photograph,
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "build" / "paper"
 RESULTS = ROOT / "docs" / "paper"
-PHOTOGRAPHS, STYLE = ROOT / "build" / "photographs", ROOT / "build" / "style" / "brushes.jpg"  # of fetch_photographs.sh
+# Of fetch_photographs.sh.
+PHOTOGRAPHS, SCENES, STYLE = (ROOT / "build" / name for name in ("photographs", "scenes", "style/cafe.webp"))
 STYLE_SIDE = 384  # pixels
 WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def training_pictures() -> list[Path]:
+def training_pictures(folder: Path = PHOTOGRAPHS) -> list[Path]:
     """Photographs that were fetched, else those in scikit-image.
 
     Its textures and slides are left out where there are others: their features are far stronger than those of
     photographs, and networks learn to draw stripes.
     """
-    return pictures_in(PHOTOGRAPHS) if PHOTOGRAPHS.is_dir() else training_photographs()
+    return pictures_in(folder) if folder.is_dir() else training_photographs()
 
 
 def style_picture() -> Tensor:
-    """Bristles full of paint, or a micrograph where nothing was fetched, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]."""
-    if not STYLE.exists():
-        return square(read_image(photograph("tissue")), STYLE_SIDE)
-    image = read_image(STYLE)
-    height, width = image.shape[2:]
-    return square(image[..., height // 20 : height // 20 + width // 2, : width // 2], STYLE_SIDE)
+    """Van Gogh's Cafe Terrace at Night, else a micrograph in scikit-image, (1, 3, STYLE_SIDE, STYLE_SIDE) in [0, 1]."""
+    return square(read_image(STYLE if STYLE.exists() else photograph("tissue")), STYLE_SIDE)
 
 
 def held_out(side: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
@@ -75,10 +72,10 @@ def once(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
     return json.loads(path.read_text())
 
 
-def publish(name: str, found: dict[str, Any]) -> None:
+def publish(name: str, found: dict[str, Any], learned_from: Path = PHOTOGRAPHS) -> None:
     """Writes what an experiment found to docs/paper, with what it was trained on and the machine."""
-    source = "Debian's wallpapers" if PHOTOGRAPHS.is_dir() else "scikit-image"
-    trained_on = f"{len(training_pictures())} pictures of {source}"
+    source = f"build/{learned_from.name}" if learned_from.is_dir() else "scikit-image"
+    trained_on = f"{len(training_pictures(learned_from))} pictures of {source}"
     write_json(RESULTS / f"{name}.json", {"machine": machine(), "trained on": trained_on, **found})
 
 

@@ -43,7 +43,8 @@ def train_style(
 ) -> None:
     """Trains a network that paints any picture in one style, and writes it to a file that `load_model` reads.
 
-    What is minimised is the loss of `style_transfer_loss`, as `stylize` minimises it for one picture.
+    What is minimised is the loss of `style_transfer_loss`, as `stylize` minimises it for one picture, in the geometric
+    mean over pictures. Grams of some are many times the style's; in the arithmetic mean, these few would decide.
 
     Args:
         style: Picture (1, 3, H, W) in [0, 1] whose manner is taken; strokes keep their size in pixels.
@@ -63,7 +64,7 @@ def train_style(
 
     def make_network() -> nn.Module:
         if network is None:
-            return StyleNet()
+            return StyleNet(style=style)
         own = module_by_path(network)
         check_sizes(own, options.size, scale=1)
         export(own)  # what cannot be written at the end is refused at the beginning
@@ -92,8 +93,9 @@ def train_style(
         )
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
-                loss, terms = criterion(training.network(images), images, return_terms=True)
-            training.update(loss, {name: terms[name] for name in ("content", "style", "tv") if name in terms})
+                losses, terms = criterion(training.network(images), images, return_terms=True)  # (n,), dict of (n,)
+            logged = {name: terms[name].mean() for name in ("content", "style", "tv") if name in terms}
+            training.update(losses.log().mean(), {"loss": losses.detach().mean(), **logged})
         training.finish(lambda model: save_model(out, model, "style"))
 
 
@@ -103,8 +105,10 @@ def training_crops(pictures: Sequence[str | os.PathLike[str]], options: Training
 
 
 def training_loss(crops: RandomCrops, style: Tensor, **settings: Any) -> PerceptualLoss:
-    """`style_transfer_loss` of a style (1, 3, H, W), its target, for what these crops excite; on the style's device."""
+    """`style_transfer_loss` of a style (1, 3, H, W), its target, for what these crops excite, of each picture by
+    itself (N,); on the style's device."""
     examples = torch.stack([crops[i] for i in range(EXAMPLES)]).to(style.device)
     criterion = style_transfer_loss(examples, style, **settings)
     criterion.set_style(style)
+    criterion.reduction = "none"
     return criterion

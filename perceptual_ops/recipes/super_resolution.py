@@ -152,7 +152,7 @@ def train_super_resolution(
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
                 value, terms = criterion(training.network(shrunk(images, scale)), images)
-            training.update(value, terms)
+            training.update(value, {"loss": value.detach(), **terms})
         training.finish(lambda model: save_model(out, model, "super-resolution", scale=scale))
 
 

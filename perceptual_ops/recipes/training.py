@@ -82,7 +82,7 @@ class Training:
             for images in training.batches():
                 with training.autocast():
                     loss = criterion(training.network(images), images)
-                training.update(loss, {})
+                training.update(loss, {"loss": loss.detach()})
 
     Beside `out` lie the log (.log.csv), its plot (.log.png) and, until the end, the checkpoint (.checkpoint) from which
     the same call goes on after a kill. A step is a function of the seed, its number and the weights, so the curve is
@@ -193,8 +193,8 @@ class Training:
         dtype = PRECISIONS[self.options.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def update(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """One step of the optimizer; logs the loss and its terms, all scalars."""
+    def update(self, loss: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        """One step of the optimizer down the loss, a scalar; logs the numbers, detached scalars."""
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         scale = self.scaler.get_scale()
@@ -203,7 +203,7 @@ class Training:
         if self.scaler.get_scale() >= scale:  # it falls where the step was left out
             self.schedule.step()
         self.done += 1
-        self.log.add(self.done, {"loss": loss.detach(), **terms})
+        self.log.add(self.done, numbers)
         if self._on_step is not None and self.rank == 0:
             self._on_step(self.done, self.log.rows[-1] if self.log.rows else {})
         if self.done == self.options.steps or self.done % self.options.save_every == 0:

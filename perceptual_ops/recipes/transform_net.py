@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 Border = Literal["zeros", "reflect"]  # what a convolution sees beyond its input
 SCALES = (2, 4, 8)  # of super-resolution
-BORDER = 16  # pixels that `StyleNet` adds on each side: more than the 7 of zeros that its last layers see
+BORDER = 8  # pixels that `StyleNet` adds on each side: more than the 7 of zeros that its last layers see
 RESIDUE = 0.1  # what each addition of `SuperResolutionNet` is multiplied with
-STROKE = 0.06  # what `StyleNet` multiplies its addition with: a step of Adam can move what is multiplied by about 1
-BOLDEST = 2.0  # the most that it adds, as a logit: a pixel of 0.5 comes to 0.12 at least and 0.88 at most
-DARKEST = 0.02  # and 1 - DARKEST the brightest: how near the ends `StyleNet` starts, where a sigmoid has no slope left
+STROKE = 0.02  # what `StyleNet` multiplies its addition with: a step of Adam can move what is multiplied by about 1
+FLAT = 0.01  # variance of a picture's channel that `StyleNet` takes for half noise: contrast is not made of nothing
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, border: Border = "zeros") -> nn.Conv2d:
@@ -62,23 +61,24 @@ class Enlarge(nn.Module):
 
 
 class StyleNet(nn.Module):
-    """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 17 pixels.
+    """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 17 pixels. A little may lie beyond.
 
-    The paper's: mirrored at the border, 9x9, two of stride 2, residual blocks, twice up, 9x9, tanh (here as the
-    sigmoid that it is for [0, 1]); with instance normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch
-    normalisation, and `Enlarge` for transposed convolutions. What it paints is added to the image before the sigmoid,
-    so training starts at the image: noise has Grams of a thousand times the style's, whose gradients would fill Adam's
-    averages for the rest of a short training. And it is added in small measure: Adam's first steps move all 2,592
-    weights of a 9x9 filter at once, which would drive whole regions to where the sigmoid is flat, and there they stay.
-    And it is bounded: Grams are means, which a few places painted over would reach at the least cost of content.
+    The paper's: mirrored at the border, 9x9, two of stride 2, residual blocks, twice up, 9x9; with instance
+    normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch normalisation, and `Enlarge` for transposed
+    convolutions. What it paints is added to the image in the style's palette, each channel with the style's mean and
+    deviation, where `stylize` starts too: training does not have to find colours and contrast, nor the image. And it is
+    added in small measure: Adam's first steps move all 2,592 weights of a 9x9 filter at once, which would drive whole
+    regions far off.
 
     Args:
         width: Channels at full size; twice and four times as many further in.
         blocks: Residual blocks.
+        style: Picture (1, 3, H, W) in [0, 1] whose palette it starts with. None: grey, with a deviation of 0.25.
     """
 
-    def __init__(self, width: int = 32, blocks: int = 5) -> None:
+    def __init__(self, width: int = 32, blocks: int = 5, style: Tensor | None = None) -> None:
         super().__init__()
+        self.palette = _palette(style)
         # The blocks see far: from zeros a network learns where borders are, and lays the style's colours in bars there.
         mirrored: Border = "reflect"
         self.first = nn.Sequential(*_layer(3, width, 9, border=mirrored))
@@ -92,6 +92,7 @@ class StyleNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
+        start = self.palette(images)
         # What the last layers see beyond the border would show as a frame: so it lies farther out.
         images = F.pad(images, (BORDER,) * 4, mode="reflect")
         half = self.halve(self.first(images))
@@ -99,8 +100,7 @@ class StyleNet(nn.Module):
         # To the sizes on the way in: those of odd ones are no multiples.
         x = self.to_half(x, (half.shape[2], half.shape[3]))
         x = self.to_full(x, (images.shape[2], images.shape[3]))
-        x = images.logit(DARKEST) + BOLDEST * (STROKE / BOLDEST * self.last(x)).tanh()
-        return x[..., BORDER : BORDER + height, BORDER : BORDER + width].sigmoid()
+        return start + STROKE * self.last(x)[..., BORDER : BORDER + height, BORDER : BORDER + width]
 
 
 class SuperResolutionNet(nn.Module):
@@ -191,6 +191,16 @@ def check_sizes(network: nn.Module, side: int, scale: int) -> None:
         network.train(was_training)
     if got != wanted:
         raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {got}")
+
+
+def _palette(style: Tensor | None) -> nn.InstanceNorm2d:
+    """(N, 3, H, W) -> the same, each channel with the mean and nearly the deviation of the style's."""
+    palette = nn.InstanceNorm2d(3, eps=FLAT, affine=True)
+    deviation, mean = (0.25, 0.5) if style is None else torch.std_mean(style, dim=(0, 2, 3), correction=0)
+    with torch.no_grad():
+        palette.weight.copy_(torch.as_tensor(deviation))
+        palette.bias.copy_(torch.as_tensor(mean))
+    return palette
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
