@@ -6,8 +6,9 @@ from torch import nn
 
 from perceptual_ops.recipes import StyleNet, SuperResolutionNet, load_model, save_model
 from perceptual_ops.recipes.models import FACTS
+from perceptual_ops.recipes.own_network import check_sizes
 from perceptual_ops.recipes.super_resolution import enlarged, shrunk
-from perceptual_ops.recipes.transform_net import FLAT, check_sizes
+from perceptual_ops.recipes.transform_net import FLAT
 
 
 def painter() -> StyleNet:
@@ -112,9 +113,51 @@ def test_a_file_gives_the_network_back_for_any_size(tmp_path, network, scale):
     assert network.training
     model = load_model(tmp_path / "model.pt2")
     assert model.scale == scale
+    assert model.multiple == 1
     for shape in [(1, 3, 17, 17), (2, 3, 33, 70), (5, 3, 21, 18)]:
         images = torch.rand(shape)
         torch.testing.assert_close(model(images), network(images).clamp(0, 1).detach())
+    scale = model.scale
+    assert model(torch.rand(1, 3, 1, 9)).shape == (1, 3, scale, 9 * scale)
+    for shape, told in [
+        ((1, 3, 20, 8193), "sides of 1 to 8192 pixels, got"),
+        ((1, 1, 20, 20), "got"),
+        ((3, 20, 20), "got"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            model(torch.empty(shape))
+
+
+class UNet(nn.Module):
+    """What most image-to-image networks are: down and up again, for sides that can be halved."""
+
+    def __init__(self, levels=2):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(levels))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(3, 3, 2, stride=2) for _ in range(levels))
+
+    def forward(self, images):
+        kept, x = [], images
+        for layer in self.down:
+            kept.append(x)
+            x = nn.functional.max_pool2d(layer(x), 2)
+        for layer in self.up:
+            x = (layer(x) + kept.pop()) / 2
+        return x
+
+
+def test_networks_for_multiples_of_pixels(tmp_path):
+    torch.manual_seed(0)
+    network = UNet()
+    check_sizes(network, 32, scale=1)
+    save_model(tmp_path / "model.pt2", network, "style")
+    model = load_model(tmp_path / "model.pt2")
+    assert model.multiple == 4
+    images = torch.rand(2, 3, 32, 44)
+    torch.testing.assert_close(model(images), network(images).clamp(0, 1).detach())
+    odd = model(images[..., :29, :42])
+    assert odd.shape == (2, 3, 29, 42)
+    torch.testing.assert_close(odd[..., :16, :16], network(images).clamp(0, 1)[..., :16, :16].detach())
 
 
 class DependsOnValues(nn.Module):

@@ -5,14 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_training
 import torch
-from tiny_training import TINY, Stop, Tiny, losses, run, write_pictures
+from tiny_training import TINY, Stop, Tiny, losses, run, seeded, write_pictures
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from perceptual_ops.recipes import Training, TrainingOptions
+from perceptual_ops.picture_folder import pictures_in
+from perceptual_ops.recipes import (
+    Training,
+    TrainingOptions,
+    load_model,
+    save_model,
+    train_super_resolution,
+)
+from perceptual_ops.recipes.checkpoint import fingerprint
 from perceptual_ops.recipes.crops import RandomCrops
-from perceptual_ops.recipes.training import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +32,7 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_killed_run_goes_on_with_the_same_bits(pictures, tmp_path, stop_after, precision):
     options = TrainingOptions(steps=6, batch=2, size=32, save_every=2, precision=precision)
     whole = run(pictures, tmp_path / "whole.pt2", options).state_dict()
@@ -104,8 +113,6 @@ def test_what_is_refused_before_training(pictures, tmp_path):
         run(pictures, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="in a folder that is there"):
         run(pictures, tmp_path / "missing" / "model.pt2")
-    with pytest.raises(ValueError, match="fp32 or bf16 without a GPU"):
-        run(pictures, tmp_path / "model.pt2", TrainingOptions(size=32, precision="fp16"))
 
 
 @pytest.mark.parametrize(("steps", "save_every"), [(20, 100), (5, 100), (20, 3)])
@@ -151,12 +158,113 @@ def test_an_update_for_each_batch(pictures, tmp_path):
         Training(Tiny, crops, tmp_path / "model.pt2", TINY, torch.device("cpu"), {}).finish(lambda model: None)
 
 
-@pytest.mark.parametrize("change", [{"compile": True}, {"channels_last": False}])
-def test_other_ways_to_train(pictures, tmp_path, change):
+class Watched(Tiny):
+    """Notes how it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def forward(self, images):
+        nhwc = all(x.is_contiguous(memory_format=torch.channels_last) for x in (images, self.convolution.weight))
+        self.found.append((torch.compiler.is_compiling(), nhwc, torch.is_autocast_enabled("cpu")))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_layout_and_precision_reach_the_network(pictures, tmp_path, monkeypatch, precision, channels_last):
+    monkeypatch.setattr(tiny_training, "Tiny", Watched)
+    options = TrainingOptions(steps=1, batch=2, size=32, precision=precision, channels_last=channels_last)
+    model = run(pictures, tmp_path / "model.pt2", options)
+    assert model.found == [(False, channels_last, precision == "bf16")]
+
+
+def test_a_compiled_network_trains_and_can_be_written(pictures, tmp_path, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend=backend))
+    options = TrainingOptions(steps=2, batch=2, size=32, compile=True)
+    model = run(pictures, tmp_path / "model.pt2", options)
+    assert len(graphs) == 1
+    save_model(tmp_path / "model.pt2", model, "style")
+    assert load_model(tmp_path / "model.pt2")(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
+
+
+def test_other_ways_to_train(pictures, tmp_path):
+    """Inductor's dropout draws otherwise, a layout sums in another order."""
     run(pictures, tmp_path / "plain.pt2")
-    run(pictures, tmp_path / "other.pt2", TrainingOptions(steps=6, batch=2, size=32, save_every=2, **change))
-    # Dropout draws otherwise.
-    assert losses(tmp_path / "other.pt2") == pytest.approx(losses(tmp_path / "plain.pt2"), rel=0.1)
+    for name, change in (("compiled", {"compile": True}), ("nchw", {"channels_last": False})):
+        run(pictures, tmp_path / f"{name}.pt2", TrainingOptions(steps=6, batch=2, size=32, save_every=2, **change))
+        assert losses(tmp_path / f"{name}.pt2") == pytest.approx(losses(tmp_path / "plain.pt2"), rel=0.1)
+
+
+def test_a_step_that_fp16_cannot_hold_is_left_out(pictures, tmp_path):
+    """The gradient overflows at the scale that GradScaler begins with: neither weights nor step size move."""
+    out = tmp_path / "model.pt2"
+    options = TrainingOptions(steps=4, batch=2, size=32, precision="fp16", save_every=1)
+    before = {name: value.clone() for name, value in seeded(options).state_dict().items()}
+    with pytest.raises(Stop):
+        run(pictures, out, options, stop_after=1, weight=1e4)
+    state = torch.load(out.with_suffix(".checkpoint"))
+    assert state["done"] == 1 and state["scaler"]["scale"] < 65536
+    assert state["schedule"]["last_epoch"] == 0
+    assert all(torch.equal(state["model"][name], value) for name, value in before.items())
+
+
+def test_readers_are_processes_of_their_own(pictures, tmp_path, monkeypatch):
+    read = RandomCrops.__getitem__
+    found = tmp_path / "readers"
+    found.mkdir()
+
+    def noted(crops, index):
+        (found / str(os.getpid())).touch()
+        return read(crops, index)
+
+    monkeypatch.setattr(RandomCrops, "__getitem__", noted)
+    run(pictures, tmp_path / "model.pt2", TrainingOptions(steps=2, batch=2, size=32, workers=1))
+    assert [path.name for path in found.iterdir()] != [str(os.getpid())]
+
+
+def test_the_plot_is_no_picture(pictures, tmp_path):
+    """A run whose model lies among the pictures leaves its plot there, and goes on."""
+    out = pictures[0].parent / "model.pt2"
+    options = TrainingOptions(steps=2, batch=2, size=32, save_every=1)
+
+    def stop(done, numbers):
+        if done == 2:  # after the checkpoint of the first
+            raise Stop
+
+    common = {"scale": 2, "loss": "pixel", "options": options}
+    with pytest.raises(Stop):
+        train_super_resolution(pictures, out, on_step=stop, **common)
+    assert out.with_suffix(".log.png") in pictures_in(out.parent)
+    train_super_resolution(pictures_in(out.parent), out, **common)
+    assert len(losses(out)) == 2
+
+
+def test_a_plot_that_cannot_be_drawn_stops_nothing(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.warns(RuntimeWarning, match="no plot of the log: .*matplotlib"):
+        run(pictures, tmp_path / "model.pt2")
+    assert (tmp_path / "model.checkpoint").exists() and len(losses(tmp_path / "model.pt2")) == 6
+
+
+def test_an_error_in_a_loop_keeps_its_variables(pictures, tmp_path):
+    with pytest.raises(Stop) as caught:
+        run(pictures, tmp_path / "model.pt2", stop_after=1)
+    assert caught.traceback[-1].frame.f_locals["stop_after"] == 1
+
+
+def test_a_step_size_of_numpy_can_be_resumed(pictures, tmp_path):
+    options = TrainingOptions(steps=2, batch=2, size=32, lr=np.float64(1e-3))
+    run(pictures, tmp_path / "model.pt2", options)
+    assert run(pictures, tmp_path / "model.pt2", options) is not None
 
 
 def test_fingerprints():
@@ -172,6 +280,7 @@ def test_fingerprints():
             "random",
             {"a": picture},
             {"a": -picture},
+            {"a": picture.bfloat16(), "b": torch.tensor(3)},
         )
     ]
     assert len(set(found)) == len(found)

@@ -37,7 +37,13 @@ def write_pictures(folder):
     return sorted(folder.iterdir())
 
 
-def run(pictures, out, options=TINY, stop_after=None, on_step=None, **settings):
+def seeded(options):
+    """The network as training begins with it."""
+    torch.manual_seed(options.seed)
+    return Tiny()
+
+
+def run(pictures, out, options=TINY, stop_after=None, on_step=None, weight=1.0, **settings):
     """Trains `Tiny` to give back its input; raises Stop in the middle of a step."""
     with Training(
         Tiny, RandomCrops(pictures, options.size), out, options, torch.device("cpu"), settings, on_step
@@ -46,7 +52,7 @@ def run(pictures, out, options=TINY, stop_after=None, on_step=None, **settings):
             if training.done == stop_after:
                 raise Stop
             with training.autocast():
-                loss = (training.network(images).float() - images).square().mean()
+                loss = weight * (training.network(images).float() - images).square().mean()
             training.update(loss, {"loss": loss.detach(), "error": loss.detach().sqrt()})
         return training.model
 

@@ -20,7 +20,6 @@ CONTENT_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 LEVELS = ("relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3")
 STEPS = 200  # of inversion
-TV_WEIGHT = 1.0  # of inversion: with the default of 0.01 what a deep level does not know is left as noise
 
 
 def inversion() -> None:
@@ -45,7 +44,6 @@ def inverted(target: Tensor, level: str, kind: str) -> float:
             level,
             kind=kind,
             weights=WEIGHTS,
-            tv_weight=TV_WEIGHT,
             steps=STEPS,
             on_step=lambda step, terms, bar=bar: bar.update(),
         )

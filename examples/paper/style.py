@@ -38,11 +38,11 @@ from .common import (
 LOSS = {
     "content_layers": ("relu3_1",),
     "style_layers": ("relu1_1", "relu2_1", "relu3_1"),
-    "style_weight": 5.0,
+    "style_weight": 3.0,
 }
 SIZES = (256, 512, 1024)
 ITERATIONS = (100, 300, 500)
-OPTIONS = TrainingOptions(steps=2400, batch=2, size=128, precision="bf16")
+OPTIONS = TrainingOptions(steps=4000, batch=2, size=128, precision="bf16")
 
 
 def model_file() -> Path:

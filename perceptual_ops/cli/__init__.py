@@ -12,6 +12,7 @@ import torch
 from . import apply, compare, doctor, invert, stylize, train
 from .terminal import PROGRAM
 
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it
 COMMANDS = (stylize, train, apply, invert, compare, doctor)  # each adds its own
 
 
@@ -29,11 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = str(interruption) or "nothing was written"
         print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
         return 130
-    except torch.OutOfMemoryError:
-        print(
-            f"{PROGRAM}: the device has too little memory for this picture; choose a smaller --size or --batch",
-            file=sys.stderr,
-        )
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)):
+            raise
+        print(f"{PROGRAM}: the device has too little memory for this; choose a smaller --size", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)

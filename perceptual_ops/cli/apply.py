@@ -47,14 +47,15 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.model}: expected a model for {arguments.kind}, this is for {model.kind}; {other} runs it"
         )
-    done = 0
+    done, failed = 0, list[str]()  # pictures that were written, reasons why others were not
     with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
         try:
-            for images, pairs in _batches(places, arguments.size, arguments.batch):
+            for images, pairs in _batches(places, arguments.size, arguments.batch, failed):
                 try:
                     results = model(images.to(device))
-                except ValueError as error:  # too small or too large
-                    raise ValueError(f"{pairs[0][0]}: {error}; {done} of {len(places)} pictures were written") from None
+                except ValueError as error:  # too large
+                    failed += [f"{source}: {error}" for source, _ in pairs]
+                    continue
                 for result, (_, place) in zip(results, pairs, strict=True):
                     place.parent.mkdir(parents=True, exist_ok=True)
                     write_image(place, result)
@@ -63,6 +64,8 @@ def _apply(arguments: argparse.Namespace) -> int:
                     bar.update(len(pairs))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{done} of {len(places)} pictures were written") from None
+    if failed:
+        raise ValueError(f"{'; '.join(failed)}; {done} of {len(places)} pictures were written")
     print(target)
     return 0
 
@@ -88,16 +91,24 @@ def _places(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _batches(
-    places: Sequence[tuple[Path, Path]], size: int | None, batch: int
+    places: Sequence[tuple[Path, Path]], size: int | None, batch: int, failed: list[str]
 ) -> Iterator[tuple[Tensor, list[tuple[Path, Path]]]]:
-    """Images (at most `batch`, 3, H, W) of pictures that follow each other with one size, and the places of each."""
+    """Images (at most `batch`, 3, H, W) of pictures that follow each other with one size, and the places of each.
+
+    Why a picture cannot be read is added to `failed`: one must not keep a folder of them from being done.
+    """
     images: list[Tensor] = []
     pairs: list[tuple[Path, Path]] = []
     for pair in places:
-        image = read_image(pair[0], size)
+        try:
+            image = read_image(pair[0], size)
+        except (OSError, ValueError) as error:
+            failed.append(str(error))
+            continue
         if images and (len(images) == batch or image.shape != images[0].shape):
             yield torch.cat(images), pairs
             images, pairs = [], []
         images.append(image)
         pairs.append(pair)
-    yield torch.cat(images), pairs
+    if images:
+        yield torch.cat(images), pairs

@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
     add("--kind", choices=KINDS, default="content", help="from features, or from their Gram matrix")
     add("--size", type=int, default=256, help="pixels of the longer side")
     add("--steps", type=int, default=200, help="evaluations of the loss for each layer")
-    add("--tv-weight", type=float, default=0.01, help="weight of smoothness (total variation)")
+    add("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--device", default=default_device(), help="where to compute")

@@ -30,7 +30,7 @@ def register(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     style.add_argument("style", metavar="STYLE", help="the picture whose manner is taken")
-    style.add_argument("--style-size", type=int, help="pixels of its longer side; None: as it is")
+    style.add_argument("--style-size", type=int, default=512, help="pixels of its longer side: strokes keep theirs")
     style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
     style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")

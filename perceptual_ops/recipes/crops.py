@@ -26,7 +26,8 @@ class RandomCrops(Dataset[Tensor]):
     or `share` of the picture's shorter side where that is more, and `zoom * size`.
 
     Args:
-        pictures: Files that Pillow reads. Those with a side below `size` are left out, with a warning.
+        pictures: Files that Pillow reads. Those with a side below `size`, or that are no pictures, are left out, with
+            a warning.
         size: Pixels of a side.
         zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
         share: Of the shorter side that the smallest square has, in [0, 1].
@@ -49,13 +50,14 @@ class RandomCrops(Dataset[Tensor]):
             raise ValueError(f"zoom: expected a number of at least 1, got {zoom!r}")
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected a number in [0, 1], got {share!r}")
-        self.pictures = [Path(path) for path in pictures if min(side_lengths(path)) >= size]
+        self.pictures = [Path(path) for path in pictures if _least_side(path) >= size]
         if not self.pictures:
             raise ValueError(
-                f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} smaller ones"
+                f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} that are smaller or "
+                f"no pictures"
             )
         if left_out := len(pictures) - len(self.pictures):
-            told = f"{left_out} of {len(pictures)} pictures have a side below {size} pixels and are left out"
+            told = f"{left_out} of {len(pictures)} pictures are left out: a side below {size} pixels, or no picture"
             warnings.warn(told, RuntimeWarning, stacklevel=2)
         self.size, self.zoom, self.share, self.seed = size, zoom, share, seed
         self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
@@ -95,3 +97,11 @@ class RandomCrops(Dataset[Tensor]):
                 self._bytes += pixels.numel()
             return pixels
         raise ValueError(f"pictures: expected one that can be read, none of the {len(self.pictures)} can")
+
+
+def _least_side(path: str | os.PathLike[str]) -> int:
+    """In pixels; 0 of a file that is no picture."""
+    try:
+        return min(side_lengths(path))
+    except ValueError:
+        return 0

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ..losses import PerceptualLoss
 from ..networks.weights import WeightSource
+from .checkpoint import fingerprint
 from .crops import RandomCrops
-from .models import export, save_model
+from .models import SMALLEST, save_model
 from .optimization import StepCallback
+from .own_network import own_network
 from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
-from .training import Training, TrainingOptions, check_apart, fingerprint
-from .transform_net import StyleNet, check_sizes, module_by_path
+from .training import Training, TrainingOptions, without_plot
+from .transform_net import StyleNet
 
 OPTIONS = TrainingOptions()
 EXAMPLES = 16  # crops that say how strong the features of pictures are
@@ -59,16 +61,12 @@ def train_style(
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
     """
-    check_apart(out, [Path(path) for path in pictures])
-    crops = training_crops(pictures, options)
+    if options.size < SMALLEST:
+        raise ValueError(f"size: expected at least {SMALLEST} pixels, got {options.size}")
+    crops = training_crops(without_plot(pictures, out), options)
 
     def make_network() -> nn.Module:
-        if network is None:
-            return StyleNet(style=style)
-        own = module_by_path(network)
-        check_sizes(own, options.size, scale=1)
-        export(own)  # what cannot be written at the end is refused at the beginning
-        return own
+        return StyleNet(style=style) if network is None else own_network(network, options.size, scale=1)
 
     settings = {
         "task": "style",

@@ -26,7 +26,7 @@ def invert(
     kind: str = "content",
     network: str = "vgg16",
     weights: WeightSource = "imagenet",
-    tv_weight: float = 0.01,
+    tv_weight: float = 1.0,
     steps: int = 200,
     optimizer: str = "lbfgs",
     lr: float = 0.02,
@@ -43,7 +43,7 @@ def invert(
         layer: Of the network, by name.
         kind: "content": the features, which know where everything is. "style": their Gram matrix, which does not.
         network, weights: As in `load_network`.
-        tv_weight: Of smoothness. The less a layer knows, the more of the result is left to it.
+        tv_weight: Of smoothness, at least 0. What a layer does not know is left to it; with 0.01 it is left as noise.
         steps, optimizer, lr, on_step: As in `stylize`.
         seed: Of the noise.
 
@@ -54,6 +54,8 @@ def invert(
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
     checks.check_whole("steps", steps, 1)
+    if checks.check_number("tv_weight", tv_weight) < 0:
+        raise ValueError(f"tv_weight: expected a number of at least 0, got {tv_weight!r}")
     trunk = load_network(network, weights, layers=[layer]).to(picture.device)
     statistic = gram_matrix if kind == "style" else torch.Tensor.float
     share = {name: 1 / energy for name, energy in energies_of("layer", trunk, picture, [layer], statistic).items()}

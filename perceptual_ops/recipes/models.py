@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.export.passes import move_to_device_pass
@@ -18,9 +22,9 @@ from .. import _checks as checks
 from ..images import written_whole
 
 KINDS = ("style", "super-resolution")
-SMALLEST, LARGEST = 17, 8192  # pixels of a side
+SMALLEST, LARGEST = 17, 8192  # pixels of a side that a program is given; smaller images are extended
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # of pixels, which networks that halve and double want
 MAX_BATCH = 1024
-SIDES = ((2, "height"), (3, "width"))
 FACTS = "perceptual_ops.json"  # the file inside
 
 
@@ -31,25 +35,37 @@ class Model:
     Attributes:
         kind: "style" or "super-resolution".
         scale: How many times larger its results are.
+        multiple: Of pixels that the sides of what the network is given have to be.
         network: Images (N, 3, H, W) in [0, 1] -> (N, 3, scale H, scale W); a little may lie beyond [0, 1].
     """
 
     kind: str
     scale: int
+    multiple: int
     network: Callable[[Tensor], Tensor]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], on the model's device -> (N, 3, scale H, scale W) in [0, 1].
 
+        Sides that the network cannot take are extended by their last pixels, and the result is cut.
+
         Raises:
-            ValueError: A side is too small or too large.
+            ValueError: A side is too large, or it is no batch of images.
         """
         if images.dim() != 4 or images.shape[1] != 3 or not 1 <= images.shape[0] <= MAX_BATCH:
             raise ValueError(f"images: expected (1 to {MAX_BATCH}, 3, H, W), got {tuple(images.shape)}")
-        if not all(SMALLEST <= side <= LARGEST for side in images.shape[2:]):
-            raise ValueError(f"images: expected sides of {SMALLEST} to {LARGEST} pixels, got {tuple(images.shape[2:])}")
-        return self.network(images).clamp(0, 1)
+        height, width = images.shape[2:]
+        if not 1 <= min(height, width) <= max(height, width) <= LARGEST:
+            raise ValueError(f"images: expected sides of 1 to {LARGEST} pixels, got {(height, width)}")
+        bottom, right = (_taken(side, self.multiple) - side for side in (height, width))
+        result = self.network(F.pad(images, (0, right, 0, bottom), mode="replicate"))
+        return result[..., : self.scale * height, : self.scale * width].clamp(0, 1)
+
+
+def _taken(side: int, multiple: int) -> int:
+    """The least side of at least as many pixels that a network takes."""
+    return math.ceil(max(side, SMALLEST) / multiple) * multiple
 
 
 def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1) -> None:
@@ -65,24 +81,38 @@ def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scal
         ValueError: torch.export cannot take the network, or not for any size.
     """
     checks.check_choice("kind", kind, KINDS)
-    program = export(network)
+    program, multiple = export(network)
+    facts = json.dumps({"kind": kind, "scale": scale, "multiple": multiple})
     with written_whole(Path(path)) as file, file.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={FACTS: json.dumps({"kind": kind, "scale": scale})})
+        torch.export.save(program, stream, extra_files={FACTS: facts})
 
 
-def export(network: nn.Module) -> torch.export.ExportedProgram:
-    """The network for any batch and any size of images, on the CPU in fp32. ValueError where that cannot be."""
+def export(network: nn.Module) -> tuple[torch.export.ExportedProgram, int]:
+    """The network for any batch and any size of images, on the CPU in fp32, and what the sides are to be a multiple of.
+
+    ValueError where that cannot be.
+    """
     network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in its stubs
-    example = torch.rand(2, 3, 48, 64)
-    sizes = {0: Dim("batch", min=1, max=MAX_BATCH), **{i: Dim(name, min=SMALLEST, max=LARGEST) for i, name in SIDES}}
-    try:
-        return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
-    except Exception as error:  # whatever torch.export stumbles over: it has many kinds of errors and no common one
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"network: expected one that torch.export takes for any size of images, "
-            f"{type(network).__name__} is not ({reason})"
-        ) from error
+    errors = []
+    for multiple in MULTIPLES:
+        try:
+            return _exported(network, multiple), multiple
+        except Exception as error:  # whatever torch.export stumbles over: it has many kinds of errors and no common one
+            errors.append(error)
+    reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0]
+    raise ValueError(
+        f"network: expected one that torch.export takes for any size of images, or for sides that are multiples of "
+        f"{MULTIPLES[-1]} pixels at most, {type(network).__name__} is not ({reason})"
+    ) from errors[0]
+
+
+def _exported(network: nn.Module, multiple: int) -> torch.export.ExportedProgram:
+    sizes: dict[int, Any] = {0: Dim("batch", min=1, max=MAX_BATCH)}
+    for axis, name in ((2, "height"), (3, "width")):
+        sizes[axis] = multiple * Dim(name, min=math.ceil(SMALLEST / multiple), max=LARGEST // multiple)
+    height = _taken(48, multiple)
+    example = torch.rand(2, 3, height, height + _taken(SMALLEST, multiple))
+    return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
@@ -92,16 +122,26 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         FileNotFoundError: No such file.
         ValueError: It is no model of these recipes.
     """
+    name = os.fspath(path)
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{os.fspath(path)}: expected a model, there is no such file")
+        raise FileNotFoundError(f"{name}: expected a model, there is no such file")
+    if not _has_facts(path):  # what torch.export cannot load, it prints with a traceback
+        raise ValueError(f"{name}: expected a model of train-style or train-sr, this file is none")
     facts = {FACTS: ""}
     try:
         program = torch.export.load(path, extra_files=facts)
         found = json.loads(facts[FACTS])
-        kind, scale = found["kind"], found["scale"]
+        kind, scale, multiple = found["kind"], found["scale"], found["multiple"]
     except Exception as error:  # torch.export.load has no error of its own
         raise ValueError(
-            f"{os.fspath(path)}: expected a model of train-style or train-sr, this file cannot be read as one ({error})"
+            f"{name}: expected a model of train-style or train-sr, this file cannot be read as one ({error})"
         ) from error
     program = move_to_device_pass(program, device)
-    return Model(kind, scale, program.module())
+    return Model(kind, scale, multiple, program.module())
+
+
+def _has_facts(path: str | os.PathLike[str]) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(FACTS) for name in archive.namelist())

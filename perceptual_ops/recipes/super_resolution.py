@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from ..losses import PerceptualLoss
+from ..networks import load_network
 from ..networks.weights import WeightSource
+from .checkpoint import fingerprint
 from .crops import RandomCrops
-from .models import export, save_model
+from .models import save_model
 from .optimization import StepCallback
-from .training import Training, TrainingOptions, check_apart, fingerprint
-from .transform_net import SCALES, SuperResolutionNet, check_sizes, module_by_path
+from .own_network import own_network
+from .training import Training, TrainingOptions, without_plot
+from .transform_net import SCALES, SuperResolutionNet
 
 LOSSES = ("pixel", "feature", "combined")
 FEATURE_LAYERS = ("relu2_2",)  # the paper's
@@ -74,11 +77,11 @@ class SuperResolutionLoss(nn.Module):
         self.pixel_weight = 1 / _positive("pixels", F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
         self.features: PerceptualLoss | None = None
         if loss != "pixel":
-            plain = PerceptualLoss(network, weights=weights, content_layers=list(layers)).to(examples.device)
+            trunk = load_network(network, weights, layers=list(layers)).to(examples.device)
             with torch.no_grad():
-                _, terms = plain(bicubic, examples, return_terms=True)
+                _, terms = PerceptualLoss(trunk, content_layers=list(layers))(bicubic, examples, return_terms=True)
             shares = {layer: 1 / (len(layers) * _positive(layer, terms[f"content/{layer}"])) for layer in layers}
-            self.features = PerceptualLoss(network, weights=weights, content_layers=shares).to(examples.device)
+            self.features = PerceptualLoss(trunk, content_layers=shares).to(examples.device)
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of images (N, 3, H, W), a scalar, and its parts, detached."""
@@ -126,16 +129,10 @@ def train_super_resolution(
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
     if options.size % scale:
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
-    check_apart(out, [Path(path) for path in pictures])
-    crops = RandomCrops(pictures, options.size, zoom=ZOOM, seed=options.seed)
+    crops = RandomCrops(without_plot(pictures, out), options.size, zoom=ZOOM, seed=options.seed)
 
     def make_network() -> nn.Module:
-        if network is None:
-            return SuperResolutionNet(scale)
-        own = module_by_path(network)
-        check_sizes(own, options.size // scale, scale)
-        export(own)  # what cannot be written at the end is refused at the beginning
-        return own
+        return SuperResolutionNet(scale) if network is None else own_network(network, options.size // scale, scale)
 
     settings = {
         "task": "super-resolution",

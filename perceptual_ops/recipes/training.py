@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import math
 import os
 import random
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import _checks as checks
-from ..images import written_whole
+from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .optimization import StepCallback
-from .training_log import Log
+from .training_log import PLOT, Log
 
 SUFFIX = ".pt2"
-ANEW = "remove it to begin anew"
 BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
 WARM_UP = 0.1  # of all steps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,7 +40,7 @@ class TrainingOptions:
         size: Pixels of a side of a crop.
         lr: Adam's largest step size; it rises over the first tenth of the steps, then falls to 0 along a cosine.
         seed: Of weights, crops and whatever the network draws.
-        precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" needs a GPU.
+        precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" with a loss scale that finds itself.
         channels_last: Memory layout of network and images.
         compile: Whether torch.compile is used on the network.
         workers: Processes that read pictures; 0: the training process itself.
@@ -66,6 +64,7 @@ class TrainingOptions:
         for name in ("workers", "seed"):
             checks.check_whole(name, getattr(self, name), 0)
         checks.check_positive("lr", self.lr)
+        object.__setattr__(self, "lr", float(self.lr))  # of numpy it would be nothing that a checkpoint may hold
         checks.check_choice("precision", self.precision, tuple(PRECISIONS))
 
     def lr_factor(self, done: int) -> float:
@@ -83,10 +82,11 @@ class Training:
                 with training.autocast():
                     loss = criterion(training.network(images), images)
                 training.update(loss, {"loss": loss.detach()})
+            training.finish(lambda network: save_model("model.pt2", network, "style"))
 
-    Beside `out` lie the log (.log.csv), its plot (.log.png) and, until the end, the checkpoint (.checkpoint) from which
-    the same call goes on after a kill. A step is a function of the seed, its number and the weights, so the curve is
-    the same as without the kill.
+    Beside `out` lie the log (.log.csv), its plot (.log.png) and, until `finish`, the checkpoint (.checkpoint) from
+    which the same call goes on after a kill. A step is a function of the seed, its number and what a checkpoint holds,
+    so the curve is the same as without the kill.
 
     Args:
         make_network: Makes the network, after torch's random numbers were seeded.
@@ -99,8 +99,8 @@ class Training:
             one that was logged.
 
     Raises:
-        ValueError: A batch that the processes cannot share evenly; "fp16" without a GPU; a checkpoint of other
-            settings; a loss that is no number any more.
+        ValueError: A batch that the processes cannot share evenly; a checkpoint of other settings; a loss that is no
+            number any more.
     """
 
     def __init__(
@@ -129,8 +129,6 @@ class Training:
         options = self.options
         if options.batch % self.processes:
             raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
-        if options.precision == "fp16" and self.device.type != "cuda":
-            raise ValueError("precision: expected fp32 or bf16 without a GPU, got 'fp16'")
         torch.manual_seed(options.seed)
         self.model = make_network().to(self.device)
         if options.channels_last:
@@ -153,7 +151,7 @@ class Training:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if trace is not None:
+        if trace is not None and self._joined:
             traceback.clear_frames(trace)  # one may hold DDP
         self._leave()
         if isinstance(error, KeyboardInterrupt) and self.checkpoint.exists():
@@ -238,27 +236,12 @@ class Training:
     def _save(self) -> None:
         self.log.write()
         if self.rank == 0:  # of several processes, which are alike, one writes
-            states = {name: part.state_dict() for name, part in self._parts().items()}
-            with written_whole(self.checkpoint) as file:
-                torch.save({"done": self.done, "settings": self.settings, **states}, file)
+            save_checkpoint(self.checkpoint, self.done, self.settings, self._parts())
+            self.log.draw()
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
-            try:
-                state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-                found = state["settings"]
-            except Exception as error:  # of many kinds, for a file that is damaged or of another program
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"{self.checkpoint}: expected a checkpoint ({reason}); {ANEW}") from error
-            _check_same(self.checkpoint, found, self.settings)
-            try:
-                for name, part in self._parts().items():
-                    part.load_state_dict(state[name])
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"{self.checkpoint}: expected a checkpoint of this network ({error}); {ANEW}"
-                ) from error
-            self.done = state["done"]
+            self.done = load_checkpoint(self.checkpoint, self.settings, self._parts())
             self.log.resume(self.done)
         elif self.out.exists():
             raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {ANEW}")
@@ -269,22 +252,10 @@ class Training:
                 raise ValueError(f"{self.checkpoint}: expected the same one for all processes; put it on a shared disk")
 
 
-def fingerprint(source: object) -> str:
-    """Tells one picture (1, 3, H, W), state dict, list of files or source of weights from another."""
-    if isinstance(source, Tensor):
-        data = source.cpu().contiguous().numpy().tobytes()
-    elif isinstance(source, Mapping):
-        data = "".join(fingerprint(source[name]) for name in source).encode()
-    else:
-        data = str([path.name for path in source] if isinstance(source, list) else source).encode()
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def check_apart(out: str | os.PathLike[str], pictures: Sequence[Path]) -> None:
-    """The plot beside the model must not become one of the pictures."""
-    folder = Path(out).resolve().parent
-    if any(folder == path.resolve().parent for path in pictures):
-        raise ValueError(f"out: expected a folder other than that of the pictures, got {folder}")
+def without_plot(pictures: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[Path]:
+    """The pictures, but the plot that an earlier part of the run left among them."""
+    plot = Path(out).resolve().with_suffix(PLOT)
+    return [Path(path) for path in pictures if Path(path).resolve() != plot]
 
 
 def _joined(device: torch.device) -> tuple[torch.device, int, int, bool]:
@@ -306,12 +277,3 @@ def _checked_place(out: Path) -> Path:
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"out: expected a folder to write to, there is no permission for {out.parent}")
     return out
-
-
-def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise ValueError(
-                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, "
-                f"not {wanted[name]!r}; {ANEW}"
-            )

@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
+PLOT = ".log.png"  # in place of the suffix of the model
 
 
 class Log:
@@ -59,11 +59,14 @@ class Log:
             writer = csv.DictWriter(file, self.rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: f"{number:.9g}" for name, number in row.items()} for row in self.rows)
-        if find_spec("matplotlib"):
-            history = {name: [row[name] for row in self.rows] for name in self.rows[0] if name not in COUNTS}
+
+    def draw(self) -> None:
+        """The plot of what was written. Without matplotlib there is none, and a warning says so."""
+        history = {name: [row[name] for row in self.rows] for name in self.rows[0] if name not in COUNTS}
+        try:
             loss_curve(self.path.with_suffix(".png"), history, self.path.stem, step="step")
-        else:
-            warnings.warn("no plot of the log: matplotlib is not installed", RuntimeWarning, stacklevel=2)
+        except ImportError as error:
+            warnings.warn(f"no plot of the log: {error}", RuntimeWarning, stacklevel=2)
 
     def _read(self) -> None:
         if not self._unread:

@@ -1,8 +1,7 @@
-"""The image transformation networks of Johnson, Alahi and Fei-Fei 2016, and any other by its import path."""
+"""The image transformation networks of Johnson, Alahi and Fei-Fei 2016."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Literal
 
@@ -61,7 +60,7 @@ class Enlarge(nn.Module):
 
 
 class StyleNet(nn.Module):
-    """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 17 pixels. A little may lie beyond.
+    """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 9 pixels. A little may lie beyond.
 
     The paper's: mirrored at the border, 9x9, two of stride 2, residual blocks, twice up, 9x9; with instance
     normalisation (Ulyanov, Vedaldi and Lempitsky 2016) for batch normalisation, and `Enlarge` for transposed
@@ -138,59 +137,6 @@ class SuperResolutionNet(nn.Module):
             x = doubling(x, (2**times * height, 2**times * width))
         large = F.interpolate(images, (self.scale * height, self.scale * width), mode="bicubic", align_corners=False)
         return large + RESIDUE * self.last(x)
-
-
-def module_by_path(path: str) -> nn.Module:
-    """A module from "package.module:name", where name is a class or function that makes one without arguments.
-
-    Raises:
-        ValueError: The path is not of that form, has no such name, or what it names makes no module.
-        ModuleNotFoundError: There is no such package or module.
-    """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"network: expected package.module:name, such as my_networks:Generator, got {path!r}")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"network: {path!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
-        ) from None
-    factory = getattr(found, name, None)
-    if not callable(factory):
-        raise ValueError(f"network: expected a class or function in {module}, which has no such {name!r}")
-    try:
-        network = factory()
-    except TypeError as error:
-        raise ValueError(f"network: expected {path} to make a module without arguments ({error})") from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"network: expected {path} to make a torch.nn.Module, it made {type(network).__name__}")
-    return network
-
-
-@torch.no_grad()
-def check_sizes(network: nn.Module, side: int, scale: int) -> None:
-    """Whether a network of one's own does what its recipe needs.
-
-    Args:
-        network: (N, 3, H, W) -> (N, 3, scale H, scale W).
-        side: Of the images that it will be trained with.
-        scale: How many times larger its results are to be.
-
-    Raises:
-        ValueError: Its result has another shape.
-    """
-    wanted, was_training = (1, 3, scale * side, scale * side), network.training
-    parameter = next(network.parameters(), torch.zeros(()))
-    try:
-        # In training, batch normalisation would count the noise.
-        got = tuple(network.eval()(torch.rand(1, 3, side, side, device=parameter.device)).shape)
-    except Exception as error:  # it is the caller's network
-        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}) ({error})") from error
-    finally:
-        network.train(was_training)
-    if got != wanted:
-        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {got}")
 
 
 def _palette(style: Tensor | None) -> nn.InstanceNorm2d:

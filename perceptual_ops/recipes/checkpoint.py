@@ -1,0 +1,62 @@
+"""Checkpoints of a training: what makes two runs the same, and states of all parts in one file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..images import written_whole
+
+ANEW = "remove it to begin anew"
+
+
+def save_checkpoint(path: Path, done: int, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Writes how many steps are done, what decides the curve, and the state of each part, whole or not at all."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    with written_whole(path) as file:
+        torch.save({"done": done, "settings": dict(settings), **states}, file)
+
+
+def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> int:
+    """Brings the parts to the states in the file.
+
+    Returns:
+        How many steps are done.
+
+    Raises:
+        ValueError: The file is damaged, or of a run with other settings or another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found, done = state["settings"], state["done"]
+    except Exception as error:  # of many kinds, for a file that is damaged or of another program
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: expected a checkpoint ({reason}); {ANEW}") from error
+    for name in settings:
+        if found.get(name) != settings[name]:
+            raise ValueError(
+                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, "
+                f"not {settings[name]!r}; {ANEW}"
+            )
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a checkpoint of this network ({error}); {ANEW}") from error
+    return done
+
+
+def fingerprint(source: object) -> str:
+    """Tells one picture (1, 3, H, W), state dict, list of files or source of weights from another."""
+    if isinstance(source, Tensor):
+        data = source.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(source, Mapping):
+        data = "".join(fingerprint(source[name]) for name in source).encode()
+    else:
+        data = str([path.name for path in source] if isinstance(source, list) else source).encode()
+    return hashlib.sha256(data).hexdigest()[:16]
