@@ -17,7 +17,8 @@
 
 PYTHON ?= python3
 PARTS ?= build test sanitize bench
-EXPERIMENTS ?= style objective speed sr-x4 sr-x8 inversion levels checks report
+EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversion \
+    levels-1 levels-2 levels-3 levels-4 levels checks report
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two files of tests at a time; threads that wait leave their core to the other process.

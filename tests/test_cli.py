@@ -56,6 +56,15 @@ def test_the_same_command_writes_the_same_bytes(folder):
     assert (folder / "a.png").read_bytes() != (folder / "c.png").read_bytes()
 
 
+def test_stylize_at_several_sizes(folder, capsys):
+    for scales in ("1", "2"):
+        size = ("--size", "96", "--optimizer", "adam", "--scales", scales)
+        assert stylize(folder, *size, out=f"{scales}.png") == 0
+        assert Image.open(folder / f"{scales}.png").size == (96, 72)
+    assert (folder / "1.png").read_bytes() != (folder / "2.png").read_bytes()
+    assert "6/6" in capsys.readouterr().err  # three steps at each size
+
+
 def test_as_a_module(folder):
     command = [sys.executable, "-m", "perceptual_ops", "stylize", "content.png", "style.png", "-o", "out.jpg"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

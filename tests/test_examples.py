@@ -22,26 +22,44 @@ from perceptual_ops.recipes.training_log import read_log
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_basicsr_loop():
-    torch.manual_seed(0)
-    losses = basicsr_loop.train("random", steps=3, size=32, batch=1)
-    assert len(losses) == 3 and all(0 < loss < float("inf") for loss in losses)
+def without_steps(monkeypatch):
+    """Optimizers that leave the weights alone: a run whose loss has no gradient is like this."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda optimizer, closure=None: closure() if closure else None)
+
+
+def test_basicsr_loop(monkeypatch):
+    """What the perceptual loss alone changes in the weights shows in the next step's loss."""
+    monkeypatch.setattr(basicsr_loop.nn, "L1Loss", lambda: lambda output, gt: 0 * output.mean())
+
+    def losses():
+        torch.manual_seed(0)
+        return basicsr_loop.train("random", steps=3, size=32, batch=1)
+
+    trained = losses()
+    without_steps(monkeypatch)
+    left = losses()
+    assert len(trained) == 3 and all(0 < loss < float("inf") for loss in trained)
+    assert trained[0] == left[0] and trained[1] != left[1] and trained[2] != left[2]
 
 
 def test_vae():
-    losses = vae.train(LPIPS(net="vgg", weights="stlpips"), steps=25, size=32)
+    metric = LPIPS(net="vgg", weights="stlpips")
+    losses = vae.train(metric, steps=25, size=32)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    without = vae.train(lambda output, images: metric(output.detach(), images), steps=2, size=32)
+    assert without[0] == losses[0] and without[1] != losses[1]
 
 
-def test_lightning_module():
+def test_lightning_module(monkeypatch):
     import_torchvision()  # which Lightning imports
     pytest.importorskip("pytorch_lightning", reason="Lightning is not installed")
     lightning_module = importlib.import_module("examples.drop_in.lightning_module")
-    trainer = lightning_module.train(
-        "random", steps=2, size=32, batch=2, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
-    )
-    found = trainer.callback_metrics
-    assert found["content"] > 0 and 0 < found["lpips"] < 2
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trained = lightning_module.train("random", steps=2, size=32, batch=2, **quiet).callback_metrics
+    assert trained["content"] > 0 and 0 < trained["lpips"] < 2
+    without_steps(monkeypatch)
+    left = lightning_module.train("random", steps=2, size=32, batch=2, **quiet).callback_metrics
+    assert trained["content"] != left["content"]  # of the second step
 
 
 @pytest.mark.parametrize("name", ["basicsr_loop", "vae", "lightning_module"])
@@ -112,7 +130,9 @@ def small_experiments(tmp_path, monkeypatch):
         "MODELS": tmp_path / "models",
         "RESULTS": tmp_path / "docs" / "paper",
         "ROOT": tmp_path,
-        "OPTIONS": replace(style.OPTIONS, **options),
+        "PHOTOGRAPHS": tmp_path / "nowhere",
+        "SCENES": tmp_path / "nowhere",
+        "STYLE": tmp_path / "nowhere",
         "TRAINED": replace(super_resolution.TRAINED, **options),
         "ITERATIONS": (2, 3, 5),
         "SIZES": (144,),
@@ -126,10 +146,14 @@ def small_experiments(tmp_path, monkeypatch):
         "held_out": lambda side=None: images,
         "QUOTED_SPEED": {"144": report.QUOTED_SPEED["256"]},
     }
-    for module in (common, style, super_resolution, levels, checks, report):
-        for name, value in replacements.items():
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
+    modules = (common, style, super_resolution, levels, checks, report)
+    for name, value in replacements.items():
+        places = [module for module in modules if hasattr(module, name)]
+        assert places, name
+        for module in places:
+            monkeypatch.setattr(module, name, value)
+    for module in (style, checks):
+        monkeypatch.setattr(module, "OPTIONS", replace(module.OPTIONS, **options))
     return tmp_path / "docs"
 
 
@@ -141,8 +165,9 @@ def test_experiments_fill_their_pages(small_experiments, capsys):
         for name in report.TABLES:
             text = report.filled(text, name, "") if f"<!-- {name} -->" in text else text
         (docs / page).write_text(text)
-    for experiment in ("style", "objective", "speed", "sr-x4", "sr-x8", "inversion", "levels", "report"):
-        experiments.main([experiment])
+    names = ["style", "objective", "speed", "sr-x4-1", "sr-x4", "sr-x8", "inversion", "levels-2", "levels", "report"]
+    for name in names:
+        experiments.main([name])
     assert "checks stays as it is, not run" in capsys.readouterr().err
     for page in ("paper.md", "levels.md"):
         text = (docs / page).read_text()

@@ -44,6 +44,7 @@ class SuperResolution(lightning.LightningModule):
     def __init__(self, weights: str = "imagenet") -> None:
         super().__init__()
         self.network = SuperResolutionNet(4)
+        # Which weights is this example's own option; the drop-in classes begin with ImageNet's, like the others.
         self.content = ContentLoss(layers=("relu2_2",), network_weights=weights)
         self.lpips = LearnedPerceptualImagePatchSimilarity("vgg", normalize=True, weights=weights)
 

@@ -1,6 +1,7 @@
 """`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be stopped and goes on.
 
 style, objective, speed, sr-x4, sr-x8, inversion, levels, checks; report writes what they found into the pages of docs.
+sr-x4-0 to sr-x4-2 train the models of one seed, levels-1 to levels-4 those of one block of VGG16, an hour at most each.
 Models and what was measured stay in build/paper: without that folder all is made anew.
 """
 
@@ -17,9 +18,11 @@ EXPERIMENTS = {
     "style": style.model_file,
     "objective": style.main_objective,
     "speed": style.main_speed,
+    **{f"sr-x4-{seed}": partial(super_resolution.train, 4, seed) for seed in super_resolution.SEEDS[4]},
     "sr-x4": partial(super_resolution.main, 4),
     "sr-x8": partial(super_resolution.main, 8),
     "inversion": levels.inversion,
+    **{f"levels-{block}": partial(levels.train, block) for block in (1, 2, 3, 4)},
     "levels": levels.main,
     "checks": checks.main,
     "report": report.main,

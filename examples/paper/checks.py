@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from perceptual_ops.recipes import TrainingOptions, train_super_resolution
 from perceptual_ops.recipes.training_log import read_log
 
-from .common import DEVICE, ROOT, WEIGHTS, publish, training_pictures
+from .common import DEVICE, PHOTOGRAPHS, ROOT, WEIGHTS, publish, training_pictures
 
 OPTIONS = TrainingOptions(steps=20, batch=4, size=96, lr=2e-4, save_every=5)
 PATIENCE = 300  # seconds that a run may take to its first checkpoint
@@ -38,7 +38,9 @@ def run(out: Path) -> None:
             torch.save([parameter.grad for parameter in optimizer.param_groups[0]["params"]], file)
 
     hook = register_optimizer_step_pre_hook(note)
-    train_super_resolution(training_pictures(), out, loss="combined", weights=WEIGHTS, options=OPTIONS, device=DEVICE)
+    train_super_resolution(
+        training_pictures(PHOTOGRAPHS), out, loss="combined", weights=WEIGHTS, options=OPTIONS, device=DEVICE
+    )
     hook.remove()
 
 
@@ -110,7 +112,7 @@ def main() -> None:
         found = differences(Path(folder))
     for name, value in found.items():
         print(f"{name}: {value:.3g}")
-    publish("checks", {"steps": OPTIONS.steps, "differences": found})
+    publish("checks", {"steps": OPTIONS.steps, "differences": found}, PHOTOGRAPHS)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ WEIGHTS = "stlpips"  # real VGG16 weights that a package brings
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def training_pictures(folder: Path = PHOTOGRAPHS) -> list[Path]:
-    """Photographs that were fetched, else those in scikit-image.
+def training_pictures(folder: Path) -> list[Path]:
+    """Photographs that were fetched, PHOTOGRAPHS or SCENES, else those in scikit-image.
 
     Its textures and slides are left out where there are others: their features are far stronger than those of
     photographs, and networks learn to draw stripes.
@@ -39,20 +39,23 @@ def style_picture() -> Tensor:
     return square(read_image(STYLE if STYLE.exists() else photograph("tissue")), STYLE_SIDE)
 
 
-def held_out(side: int | None = None, multiple: int = 8) -> dict[str, Tensor]:
+def held_out(side: int | None = None) -> dict[str, Tensor]:
     """Photographs that nothing was trained on, (1, 3, H, W) in [0, 1].
 
     Args:
-        side: The middle square, brought to as many pixels. None: as it is.
-        multiple: What height and width are cut to a multiple of.
+        side: The middle square, brought to as many pixels. None: as it is, but for a multiple of 8.
     """
     pictures = {name: read_image(path) for name, path in held_out_photographs().items()}
     if side is None:
         return {
-            name: image[..., : image.shape[2] // multiple * multiple, : image.shape[3] // multiple * multiple]
-            for name, image in pictures.items()
+            name: image[..., : image.shape[2] // 8 * 8, : image.shape[3] // 8 * 8] for name, image in pictures.items()
         }
     return {name: square(image, side) for name, image in pictures.items()}
+
+
+def _divisible(image: Tensor) -> Tensor:
+    height, width = (side // 8 * 8 for side in image.shape[2:])
+    return image[..., :height, :width]
 
 
 def square(image: Tensor, side: int) -> Tensor:
@@ -72,7 +75,7 @@ def once(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
     return json.loads(path.read_text())
 
 
-def publish(name: str, found: dict[str, Any], learned_from: Path = PHOTOGRAPHS) -> None:
+def publish(name: str, found: dict[str, Any], learned_from: Path) -> None:
     """Writes what an experiment found to docs/paper, with what it was trained on and the machine."""
     source = f"build/{learned_from.name}" if learned_from.is_dir() else "scikit-image"
     trained_on = f"{len(training_pictures(learned_from))} pictures of {source}"

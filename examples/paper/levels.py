@@ -12,7 +12,7 @@ from perceptual_ops.networks import load_network
 from perceptual_ops.recipes import invert
 from perceptual_ops.recipes.report import contact_sheet
 
-from .common import DEVICE, RESULTS, WEIGHTS, held_out, keep, kept, once, publish, square, style_picture
+from .common import DEVICE, PHOTOGRAPHS, RESULTS, WEIGHTS, held_out, keep, kept, once, publish, square, style_picture
 from .super_resolution import CROP, CROPS, TRAINED_WITH, model_file, restored, scored
 
 # As figures 2 and 3 of the paper, but the first layer of each block (see LOSS in style.py).
@@ -63,6 +63,13 @@ def loudest() -> dict[str, float]:
     return {level: (error.topk(4).values.sum() / error.sum()).item() for level, error in errors.items()}
 
 
+def train(block: int) -> None:
+    """The models of the layers of one block."""
+    for level in LEVELS:
+        if level.startswith(f"relu{block}_"):
+            model_file(4, "feature", (level,), 0)
+
+
 def table() -> dict[str, Any]:
     """Scores of super-resolution x4 trained on the features of each level alone."""
     found = {level: scored(model_file(4, "feature", (level,), 0), 4) for level in LEVELS}
@@ -81,5 +88,5 @@ def sheet() -> None:
 
 
 def main() -> None:
-    publish("levels", table())
+    publish("levels", table(), PHOTOGRAPHS)
     sheet()

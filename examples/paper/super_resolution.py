@@ -15,7 +15,7 @@ from perceptual_ops.recipes import load_model, train_super_resolution
 from perceptual_ops.recipes.report import contact_sheet
 from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, OPTIONS, enlarged, shrunk
 
-from .common import DEVICE, MODELS, RESULTS, WEIGHTS, held_out, once, publish, training_pictures
+from .common import DEVICE, MODELS, PHOTOGRAPHS, RESULTS, WEIGHTS, held_out, once, publish, training_pictures
 from .scores import scores
 
 # Name -> loss and layers. relu2_2 is the paper's; relu2_1 suits the weights that are at hand (docs/levels.md).
@@ -41,7 +41,7 @@ def model_file(scale: int, loss: str, layers: Sequence[str], seed: int) -> Path:
         print(out.stem, flush=True)
         with step_bar(options.steps) as show:
             train_super_resolution(
-                training_pictures(),
+                training_pictures(PHOTOGRAPHS),
                 out,
                 scale=scale,
                 loss=loss,
@@ -52,6 +52,12 @@ def model_file(scale: int, loss: str, layers: Sequence[str], seed: int) -> Path:
                 on_step=show,
             )
     return out
+
+
+def train(scale: int, seed: int) -> None:
+    """The models of one seed."""
+    for loss, layers in TRAINED_WITH.values():
+        model_file(scale, loss, layers, seed)
 
 
 def restored(file: Path | None, image: Tensor, scale: int) -> Tensor:
@@ -96,5 +102,5 @@ def sheet(scale: int) -> None:
 
 
 def main(scale: int) -> None:
-    publish(f"sr-x{scale}", table(scale))
+    publish(f"sr-x{scale}", table(scale), PHOTOGRAPHS)
     sheet(scale)
