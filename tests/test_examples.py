@@ -193,15 +193,15 @@ def test_the_model_and_the_optimiser_minimise_the_same(small_experiments, monkey
 def test_what_is_said_of_the_objective(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     rows = {
-        "a": {"photograph": 5.0, "one pass": 2.0, "optimised": 1.0, "overtaken": 20},
-        "b": {"photograph": 5.0, "one pass": 6.0, "optimised": 1.0, "overtaken": 1},
-        "c": {"photograph": 5.0, "one pass": 0.5, "optimised": 1.0, "overtaken": None},
+        "a": {"photograph": 5.0, "palette": 4.0, "one pass": 2.0, "optimised": 1.0, "overtaken": 20},
+        "b": {"photograph": 5.0, "palette": 4.0, "one pass": 6.0, "optimised": 1.0, "overtaken": 1},
+        "c": {"photograph": 5.0, "palette": 4.0, "one pass": 0.5, "optimised": 1.0, "overtaken": None},
     }
     (tmp_path / "objective.json").write_text(json.dumps({"pictures": rows}))
     said, _, table = report.objective_text().partition("\n\n")
     assert "the loss of 2 of 3 photographs" in said
     assert "after 1 evaluations at the earliest, never at the latest, after 20 evaluations in the middle" in said
-    assert "| c | 5.000 | 0.500 | 1.000 | never |" in table
+    assert "| c | 5.000 | 4.000 | 0.500 | 1.000 | never |" in table
 
 
 def test_checks_see_a_difference(small_experiments, tmp_path, monkeypatch):

@@ -179,7 +179,10 @@ def _wait() -> None:
 def main_objective() -> None:
     found = curve()
     draw(found)
-    summary = {name: one | {"optimised": one["optimised"][-1]} for name, one in found["pictures"].items()}
+    summary = {
+        name: one | {"palette": one["optimised"][0], "optimised": one["optimised"][-1]}
+        for name, one in found["pictures"].items()
+    }
     publish("objective", {"pictures": summary}, SCENES)
     pictures()
 
