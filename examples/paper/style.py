@@ -183,6 +183,10 @@ def main_objective() -> None:
         name: one | {"palette": one["optimised"][0], "optimised": one["optimised"][-1]}
         for name, one in found["pictures"].items()
     }
+    for name, one in summary.items():
+        print(
+            f"{name}: one pass {one['one pass']:.3f}, the optimiser is below at evaluation {one['overtaken'] or 'none'}"
+        )
     publish("objective", {"pictures": summary}, SCENES)
     pictures()
 
