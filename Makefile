@@ -32,7 +32,7 @@ demo: build
 
 # Each goes on where it was stopped. Without apt it learns from fewer photographs.
 paper: build
-	examples/paper/fetch_photographs.sh || echo "no photographs of nature: those of scikit-image and scikit-learn alone"
+	examples/paper/fetch_photographs.sh || echo "what was not fetched is replaced by pictures of scikit-image"
 	for experiment in $(EXPERIMENTS); do $(RUN) -m examples.paper $$experiment || exit 1; done
 
 test: build

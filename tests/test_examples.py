@@ -135,6 +135,7 @@ def small_experiments(tmp_path, monkeypatch):
         "STYLE": tmp_path / "nowhere",
         "TRAINED": replace(super_resolution.TRAINED, **options),
         "ITERATIONS": (2, 3, 5),
+        "SHOWN": 32,
         "SIZES": (144,),
         "SEEDS": {4: (0, 1), 8: (0,)},
         "CROPS": dict.fromkeys(images, (0, 0)),
@@ -188,6 +189,16 @@ def test_the_model_and_the_optimiser_minimise_the_same(small_experiments, monkey
     images = torch.stack([crops[i] for i in range(style.OPTIONS.batch)])
     begun = StyleNet(style=style.style_picture())(images)
     assert logged == pytest.approx(style.objective()(begun, images).item(), rel=1e-3)
+
+
+def test_smoothness_counts_the_same_at_every_size(small_experiments, monkeypatch):
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for side in (32, 64):
+        monkeypatch.setattr(style, "SHOWN", side)
+        image = noise[..., :side, :side]
+        found.append(style.objective()(image, image, return_terms=True)[1]["tv"].item())
+    assert found[0] > 0 and found[1] == pytest.approx(found[0], rel=0.1)
 
 
 def test_what_is_said_of_the_objective(tmp_path, monkeypatch):

@@ -57,6 +57,7 @@ def test_style_net_does_not_see_where_a_picture_ends():
 
 
 def test_style_net_begins_at_the_image_in_the_palette_of_the_style():
+    torch.manual_seed(0)
     images, style = torch.rand(2, 3, 32, 40), torch.rand(1, 3, 16, 24) ** 2
     net = StyleNet(width=4, blocks=1, style=style)
     result = net(images)
@@ -144,6 +145,26 @@ class UNet(nn.Module):
         for layer in self.up:
             x = (layer(x) + kept.pop()) / 2
         return x
+
+
+class Halving(nn.Module):
+    """Takes any size and gives a multiple of 4."""
+
+    def forward(self, images):
+        return nn.functional.interpolate(nn.functional.max_pool2d(images, 4), scale_factor=4.0)
+
+
+@pytest.mark.parametrize(("network", "multiple"), [(Halving(), 4), (UNet(1), 2), (UNet(6), 64)])
+def test_the_least_multiple_is_found(tmp_path, network, multiple):
+    save_model(tmp_path / "model.pt2", network, "style")
+    model = load_model(tmp_path / "model.pt2")
+    assert model.multiple == multiple
+    assert model(torch.rand(1, 3, 61, 43)).shape == (1, 3, 61, 43)
+
+
+def test_a_style_that_is_no_picture():
+    with pytest.raises(ValueError, match=r"style: expected a picture \(1, 3, H, W\), got \(3, 8, 8\)"):
+        StyleNet(style=torch.rand(3, 8, 8))
 
 
 def test_networks_for_multiples_of_pixels(tmp_path):

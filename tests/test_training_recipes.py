@@ -7,7 +7,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from perceptual_ops.images import write_image
 from perceptual_ops.recipes import TrainingOptions, load_model, train_style, train_super_resolution
-from perceptual_ops.recipes.feed_forward import training_crops, training_loss
+from perceptual_ops.recipes.feed_forward import _log_mean, training_crops, training_loss
 from perceptual_ops.recipes.training_log import read_log
 from perceptual_ops.recipes.transform_net import StyleNet
 
@@ -61,6 +61,12 @@ def test_a_style_is_learned_from_all_pictures_alike(pictures, tmp_path):
     for number in moved:
         error = (found[number] - wanted[number]).norm() / wanted[number].norm()
         assert error < 1e-4
+
+
+def test_a_perfect_picture_has_no_say():
+    losses = torch.tensor([0.0, 2.0], requires_grad=True)
+    _log_mean(losses).backward()
+    assert losses.grad.tolist() == [0.0, 0.25]
 
 
 @pytest.mark.parametrize("loss", ["pixel", "feature", "combined"])

@@ -47,9 +47,7 @@ def held_out(side: int | None = None) -> dict[str, Tensor]:
     """
     pictures = {name: read_image(path) for name, path in held_out_photographs().items()}
     if side is None:
-        return {
-            name: image[..., : image.shape[2] // 8 * 8, : image.shape[3] // 8 * 8] for name, image in pictures.items()
-        }
+        return {name: _divisible(image) for name, image in pictures.items()}
     return {name: square(image, side) for name, image in pictures.items()}
 
 

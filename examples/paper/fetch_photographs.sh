@@ -7,7 +7,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 here=$PWD/examples/paper
 [ -d build/photographs ] && [ -d build/scenes ] && [ -d build/style ] && exit 0
-work=$(mktemp -d)
+mkdir -p build
+work=$(mktemp -d "$PWD/build/fetch.XXXXXX") # beside its target: what is moved is there whole or not at all
 trap 'rm -rf "$work"' EXIT
 (
     cd "$work"
@@ -25,6 +26,5 @@ trap 'rm -rf "$work"' EXIT
     find . -maxdepth 1 -type f -name '*.jpg' -exec mv {} "$work/photographs" ';'
     mv mate/nature/*.jpg "$work/photographs"
 )
-mkdir -p build
 rm -rf build/photographs build/scenes build/style
 mv "$work/photographs" "$work/scenes" "$work/style" build

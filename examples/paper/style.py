@@ -41,6 +41,7 @@ LOSS = {
     "style_layers": ("relu1_1", "relu2_1", "relu3_1"),
     "style_weight": 3.0,
 }
+SHOWN = 256  # pixels of a side
 SIZES = (256, 512, 1024)
 ITERATIONS = (100, 300, 500)
 OPTIONS = TrainingOptions(steps=4000, batch=2, size=128, precision="bf16")
@@ -68,10 +69,11 @@ def model_file() -> Path:
 
 
 def objective() -> PerceptualLoss:
-    """The loss that the model was trained with, a mean over pictures."""
+    """The loss that the model was trained with, a mean over pictures (N, 3, SHOWN, SHOWN)."""
     crops = training_crops(training_pictures(SCENES), OPTIONS)
     loss = training_loss(crops, style_picture().to(DEVICE), weights=WEIGHTS, **LOSS)
     loss.reduction = "mean"
+    loss.tv_weight *= (OPTIONS.size / SHOWN) ** 2  # total variation is a sum over pixels, all else a mean
     return loss
 
 
@@ -79,7 +81,7 @@ def pictures() -> None:
     """The style; held-out photographs, what the model makes of them in one pass, and optimisation, two in a row."""
     write_image(RESULTS / "style.jpg", style_picture())
     model, cells = load_model(model_file(), DEVICE), []
-    for name, image in held_out(256).items():
+    for name, image in held_out(SHOWN).items():
         cells += [(name, image), ("one pass", model(image.to(DEVICE)).cpu()), ("optimised", kept(f"optimised-{name}"))]
     contact_sheet(RESULTS / "stylised.jpg", [cells[i : i + 6] for i in range(0, len(cells), 6)], width=1400)
 
@@ -102,7 +104,7 @@ def curve() -> dict[str, Any]:
             "overtaken": overtaken(history, one_pass),
         }
 
-    images = held_out(256).items()
+    images = held_out(SHOWN).items()
     return {"pictures": {name: once(f"objective-{name}", compared, name, image) for name, image in images}}
 
 

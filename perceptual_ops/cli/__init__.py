@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)):
             raise
-        print(f"{PROGRAM}: the device has too little memory for this; choose a smaller --size", file=sys.stderr)
+        print(f"{PROGRAM}: the device has too little memory; choose a smaller --size or --batch", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)

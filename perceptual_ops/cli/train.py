@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..images import read_image
+from ..images import read_image, side_lengths
 from ..picture_folder import pictures_in
 from ..recipes import feed_forward, super_resolution
 from ..recipes.feed_forward import train_style
@@ -30,7 +30,7 @@ def register(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     style.add_argument("style", metavar="STYLE", help="the picture whose manner is taken")
-    style.add_argument("--style-size", type=int, default=512, help="pixels of its longer side: strokes keep theirs")
+    style.add_argument("--style-size", type=int, default=512, help="pixels of its longer side at most")
     style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
     style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
     style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
@@ -99,7 +99,7 @@ def _train_style(arguments: argparse.Namespace) -> int:
         arguments,
         partial(
             train_style,
-            read_image(arguments.style, arguments.style_size),
+            read_image(arguments.style, min(arguments.style_size, max(side_lengths(arguments.style)))),
             style_weight=arguments.style_weight,
             tv_weight=arguments.tv_weight,
             content_layers=arguments.content_layers,

@@ -26,7 +26,7 @@ class RandomCrops(Dataset[Tensor]):
     or `share` of the picture's shorter side where that is more, and `zoom * size`.
 
     Args:
-        pictures: Files that Pillow reads. Those with a side below `size`, or that are no pictures, are left out, with
+        pictures: Files that Pillow reads. Those with a side below `size`, or that cannot be read, are left out, with
             a warning.
         size: Pixels of a side.
         zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
@@ -54,10 +54,10 @@ class RandomCrops(Dataset[Tensor]):
         if not self.pictures:
             raise ValueError(
                 f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} that are smaller or "
-                f"no pictures"
+                f"cannot be read"
             )
         if left_out := len(pictures) - len(self.pictures):
-            told = f"{left_out} of {len(pictures)} pictures are left out: a side below {size} pixels, or no picture"
+            told = f"{left_out} of {len(pictures)} pictures are left out: a side below {size} pixels, or not to be read"
             warnings.warn(told, RuntimeWarning, stacklevel=2)
         self.size, self.zoom, self.share, self.seed = size, zoom, share, seed
         self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES

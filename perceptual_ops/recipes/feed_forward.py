@@ -18,7 +18,8 @@ from .models import SMALLEST, save_model
 from .optimization import StepCallback
 from .own_network import own_network
 from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
-from .training import Training, TrainingOptions, without_plot
+from .training import Training, TrainingOptions
+from .training_log import without_plots
 from .transform_net import StyleNet
 
 OPTIONS = TrainingOptions()
@@ -63,7 +64,7 @@ def train_style(
     """
     if options.size < SMALLEST:
         raise ValueError(f"size: expected at least {SMALLEST} pixels, got {options.size}")
-    crops = training_crops(without_plot(pictures, out), options)
+    crops = training_crops(pictures, options)
 
     def make_network() -> nn.Module:
         return StyleNet(style=style) if network is None else own_network(network, options.size, scale=1)
@@ -93,13 +94,18 @@ def train_style(
             with training.autocast():
                 losses, terms = criterion(training.network(images), images, return_terms=True)  # (n,), dict of (n,)
             logged = {name: terms[name].mean() for name in ("content", "style", "tv") if name in terms}
-            training.update(losses.log().mean(), {"loss": losses.detach().mean(), **logged})
+            training.update(_log_mean(losses), {"loss": losses.detach().mean(), **logged})
         training.finish(lambda model: save_model(out, model, "style"))
+
+
+def _log_mean(losses: Tensor) -> Tensor:
+    """The logarithm of the geometric mean of losses (n,). One of 0 is perfect and has no gradient."""
+    return losses.clamp_min(torch.finfo(losses.dtype).tiny).log().mean()
 
 
 def training_crops(pictures: Sequence[str | os.PathLike[str]], options: TrainingOptions) -> RandomCrops:
     """What a style is learned on."""
-    return RandomCrops(pictures, options.size, share=SHARE, seed=options.seed)
+    return RandomCrops(without_plots(pictures), options.size, share=SHARE, seed=options.seed)
 
 
 def training_loss(crops: RandomCrops, style: Tensor, **settings: Any) -> PerceptualLoss:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import logging
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,9 @@ class Model:
 
 
 def _taken(side: int, multiple: int) -> int:
-    """The least side of at least as many pixels that a network takes."""
-    return math.ceil(max(side, SMALLEST) / multiple) * multiple
+    """The least side of at least as many pixels that a network takes; of two multiples, as one may end as a map of one
+    pixel, which torch.export takes for a constant."""
+    return math.ceil(max(side, SMALLEST, 2 * multiple) / multiple) * multiple
 
 
 def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1) -> None:
@@ -81,13 +84,13 @@ def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scal
         ValueError: torch.export cannot take the network, or not for any size.
     """
     checks.check_choice("kind", kind, KINDS)
-    program, multiple = export(network)
+    program, multiple = export(network, scale)
     facts = json.dumps({"kind": kind, "scale": scale, "multiple": multiple})
     with written_whole(Path(path)) as file, file.open("wb") as stream:
         torch.export.save(program, stream, extra_files={FACTS: facts})
 
 
-def export(network: nn.Module) -> tuple[torch.export.ExportedProgram, int]:
+def export(network: nn.Module, scale: int) -> tuple[torch.export.ExportedProgram, int]:
     """The network for any batch and any size of images, on the CPU in fp32, and what the sides are to be a multiple of.
 
     ValueError where that cannot be.
@@ -96,22 +99,40 @@ def export(network: nn.Module) -> tuple[torch.export.ExportedProgram, int]:
     errors = []
     for multiple in MULTIPLES:
         try:
-            return _exported(network, multiple), multiple
+            with _silenced():
+                return _exported(network, scale, multiple), multiple
         except Exception as error:  # whatever torch.export stumbles over: it has many kinds of errors and no common one
             errors.append(error)
-    reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0]
+    reason = (str(errors[-1]).strip() or type(errors[-1]).__name__).splitlines()[0]
     raise ValueError(
         f"network: expected one that torch.export takes for any size of images, or for sides that are multiples of "
         f"{MULTIPLES[-1]} pixels at most, {type(network).__name__} is not ({reason})"
-    ) from errors[0]
+    ) from errors[-1]
 
 
-def _exported(network: nn.Module, multiple: int) -> torch.export.ExportedProgram:
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """torch logs a traceback for each size that a network does not take."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def _exported(network: nn.Module, scale: int, multiple: int) -> torch.export.ExportedProgram:
     sizes: dict[int, Any] = {0: Dim("batch", min=1, max=MAX_BATCH)}
     for axis, name in ((2, "height"), (3, "width")):
-        sizes[axis] = multiple * Dim(name, min=math.ceil(SMALLEST / multiple), max=LARGEST // multiple)
-    height = _taken(48, multiple)
-    example = torch.rand(2, 3, height, height + _taken(SMALLEST, multiple))
+        sizes[axis] = multiple * Dim(name, min=_taken(1, multiple) // multiple, max=LARGEST // multiple)
+    # Odd counts of multiples: a network that halves and doubles loses a pixel of sides that it should not be given.
+    count = max(3, 32 // multiple + 1)
+    height, width = count * multiple, (count + 2) * multiple
+    example = torch.rand(2, 3, height, width)
+    got, wanted = tuple(network(example).shape), (2, 3, scale * height, scale * width)
+    if got != wanted:
+        raise ValueError(f"expected images {wanted} from images {tuple(example.shape)}, got {got}")
     return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
 
 

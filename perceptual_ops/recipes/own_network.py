@@ -19,7 +19,7 @@ def own_network(path: str, side: int, scale: int) -> nn.Module:
     """
     network = module_by_path(path)
     check_sizes(network, side, scale)
-    export(network)
+    export(network, scale)
     return network
 
 

@@ -20,7 +20,8 @@ from .crops import RandomCrops
 from .models import save_model
 from .optimization import StepCallback
 from .own_network import own_network
-from .training import Training, TrainingOptions, without_plot
+from .training import Training, TrainingOptions
+from .training_log import without_plots
 from .transform_net import SCALES, SuperResolutionNet
 
 LOSSES = ("pixel", "feature", "combined")
@@ -129,7 +130,7 @@ def train_super_resolution(
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
     if options.size % scale:
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
-    crops = RandomCrops(without_plot(pictures, out), options.size, zoom=ZOOM, seed=options.seed)
+    crops = RandomCrops(without_plots(pictures), options.size, zoom=ZOOM, seed=options.seed)
 
     def make_network() -> nn.Module:
         return SuperResolutionNet(scale) if network is None else own_network(network, options.size // scale, scale)

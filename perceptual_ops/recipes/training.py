@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from .. import _checks as checks
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .optimization import StepCallback
-from .training_log import PLOT, Log
+from .training_log import Log
 
 SUFFIX = ".pt2"
 BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
@@ -115,9 +116,8 @@ class Training:
     ) -> None:
         self.out, self.options, self.crops = _checked_place(out), options, crops
         self._on_step = on_step
-        self.settings = {**asdict(options), **settings}
-        for name in BESIDE_THE_CURVE:
-            del self.settings[name]
+        kept = {name: value for name, value in asdict(options).items() if name not in BESIDE_THE_CURVE}
+        self.settings = json.loads(json.dumps({**kept, **settings}, default=float))  # numbers of numpy as Python's
         self.device, self.rank, self.processes, self._joined = _joined(device)
         try:
             self._begin(make_network)
@@ -250,12 +250,6 @@ class Training:
             dist.all_reduce(done, dist.ReduceOp.MAX)
             if done.sum() != 0:
                 raise ValueError(f"{self.checkpoint}: expected the same one for all processes; put it on a shared disk")
-
-
-def without_plot(pictures: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[Path]:
-    """The pictures, but the plot that an earlier part of the run left among them."""
-    plot = Path(out).resolve().with_suffix(PLOT)
-    return [Path(path) for path in pictures if Path(path).resolve() != plot]
 
 
 def _joined(device: torch.device) -> tuple[torch.device, int, int, bool]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
-PLOT = ".log.png"  # in place of the suffix of the model
 
 
 class Log:
@@ -80,6 +80,12 @@ class Log:
                 raise ValueError(f"the loss is no number any more at step {step}: try a smaller learning rate")
             self.rows.append({"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))})
         self._unread.clear()
+
+
+def without_plots(pictures: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The pictures, but the plots that trainings left among them."""
+    paths = [Path(path) for path in pictures]
+    return [path for path in paths if not (path.name.endswith(".log.png") and path.with_suffix(".csv").exists())]
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -73,6 +73,9 @@ class StyleNet(nn.Module):
         width: Channels at full size; twice and four times as many further in.
         blocks: Residual blocks.
         style: Picture (1, 3, H, W) in [0, 1] whose palette it starts with. None: grey, with a deviation of 0.25.
+
+    Raises:
+        ValueError: The style is no picture.
     """
 
     def __init__(self, width: int = 32, blocks: int = 5, style: Tensor | None = None) -> None:
@@ -141,6 +144,8 @@ class SuperResolutionNet(nn.Module):
 
 def _palette(style: Tensor | None) -> nn.InstanceNorm2d:
     """(N, 3, H, W) -> the same, each channel with the mean and nearly the deviation of the style's."""
+    if style is not None and (style.dim() != 4 or style.shape[:2] != (1, 3)):
+        raise ValueError(f"style: expected a picture (1, 3, H, W), got {tuple(style.shape)}")
     palette = nn.InstanceNorm2d(3, eps=FLAT, affine=True)
     deviation, mean = (0.25, 0.5) if style is None else torch.std_mean(style, dim=(0, 2, 3), correction=0)
     with torch.no_grad():
