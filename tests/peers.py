@@ -142,7 +142,7 @@ class Difference:
         value: Of the values, in fp32; the largest value is each sample's own.
         gradient: Of our gradient in fp32 from the peer's in fp64.
         naive_gradient: The same of the peer's own, the worst of several ways to run it.
-        value_fp64, gradient_fp64: Of both in fp64.
+        value_fp64, gradient_fp64: Of both in fp64, of a picture without ties.
     """
 
     value: float
@@ -159,6 +159,9 @@ class Difference:
         assert self.gradient_fp64 <= 1e-9, self
 
 
+# Share of noise in pictures in fp64. In flat ones all pixels tie, and which of them max-pooling takes is a matter of
+# rounding: some processors' products in fp64 depend on the place, and layouts differ.
+UNTIED = 1e-6
 Call = Callable[[Any, Tensor, Tensor], Tensor]
 SetInputMap = Callable[[Any, Tensor, Tensor], None]  # peer, center and deviation (1, 3, 1, 1)
 
@@ -188,8 +191,11 @@ def difference(
     with threads(1):
         value, gradient = run(ours, x, y, call)
         their_value, their_gradient = run(theirs, x, y, call)
-        exact_value, exact_gradient = run(exact, x.double(), y.double(), call)
-        double_value, double_gradient = run(double, x.double(), y.double(), call)
+        exact_gradient = run(exact, x.double(), y.double(), call)[1]
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(4))
+        untied = x.double() + UNTIED * noise * (0.4 - x.double())  # inwards: some peers refuse what is out of range
+        exact_value, untied_gradient = run(exact, untied, y.double(), call)
+        double_value, double_gradient = run(double, untied, y.double(), call)
     assert value.shape == their_value.shape
     assert value.dtype == their_value.dtype
     assert double_value.dtype == exact_value.dtype == torch.float64
@@ -199,7 +205,7 @@ def difference(
         relative_error(gradient, exact_gradient),
         max(relative_error(one, exact_gradient) for one in naive),
         relative_error(double_value, exact_value),
-        relative_error(double_gradient, exact_gradient),
+        relative_error(double_gradient, untied_gradient),
     )
 
 
