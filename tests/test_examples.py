@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from peer_torchvision import import_torchvision
 
 from examples.drop_in import basicsr_loop, vae
 from examples.paper import __main__ as experiments
-from examples.paper import checks, common, levels, report, style, super_resolution
+from examples.paper import checks, common, levels, qt_resources, report, style, super_resolution
 from perceptual_ops.compat.lpips import LPIPS
 from perceptual_ops.recipes import StyleNet
 from perceptual_ops.recipes.feed_forward import training_crops
@@ -98,6 +99,28 @@ def test_tables_are_filled_in_and_again():
     for broken in (page.replace("speed", "levels"), page.replace("end", "")):
         with pytest.raises(ValueError, match="speed: expected the marks"):
             report.filled(broken, "speed", "")
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_pictures_in_qt_resources(version):
+    """A root with a folder that holds two files, one of them packed."""
+    names, offsets = b"", {}
+    for name in ("art", "a.webp", "packed.webp"):
+        offsets[name] = len(names)
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    time = b"" if version == 1 else bytes(8)
+    tree = [
+        struct.pack(">IHII", 0, 2, 1, 1),
+        struct.pack(">IHII", offsets["art"], 2, 2, 2),
+        struct.pack(">IHII", offsets["a.webp"], 0, 0, 0),
+        struct.pack(">IHII", offsets["packed.webp"], 1, 0, 8),
+    ]
+    tree = b"".join(entry + time for entry in tree)
+    contents = struct.pack(">I", 4) + b"RIFF" + struct.pack(">I", 2) + b"zz"
+    head = struct.pack(">4s4I", b"qres", version, 20, 20 + len(tree), 20 + len(tree) + len(contents))
+    assert list(qt_resources.entries(head + tree + contents + names)) == [("a.webp", b"RIFF")]
+    with pytest.raises(ValueError, match="expected Qt resources of version 1 to 3"):
+        qt_resources.entries(b"RIFF" + head[4:])
 
 
 def test_results_are_made_once(tmp_path, monkeypatch):
