@@ -1,0 +1,45 @@
+"""Attributes of modules that users set at any time: checked when set and read at each call, or fixed.
+
+A plain attribute of a module takes any value, and is believed only where the forward happens to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+def setting(
+    name: str, check: Callable[[str, Any], Any], changed: Callable[[Any], None] | None = None
+) -> Any:  # a property, typed as what it holds
+    """A setting of a module, at construction as later.
+
+    Args:
+        name: Of the attribute; its value is kept as `_<name>`.
+        check: (name, value) -> what is kept; raises TypeError or ValueError where the value is not as described.
+        changed: Called with the module when a value replaced another: what was derived from it is made again.
+    """
+    kept = f"_{name}"
+
+    def set_value(module: nn.Module, value: object) -> None:
+        value, is_first = check(name, value), kept not in module.__dict__
+        # Past nn.Module.__setattr__, which would register a module or a parameter.
+        object.__setattr__(module, kept, value)
+        if changed and not is_first:
+            changed(module)
+
+    return property(lambda module: getattr(module, kept), set_value, doc=f"Setting {name}.")
+
+
+def fixed(name: str) -> Any:
+    """An attribute that is decided when the module is made, as `_<name>`, and refused afterwards."""
+    kept = f"_{name}"
+
+    def refuse(module: nn.Module, value: object) -> None:
+        raise AttributeError(
+            f"{name}: fixed when the {type(module).__name__} is made, got {value!r} later; make another one with it"
+        )
+
+    return property(lambda module: getattr(module, kept), refuse, doc=f"{name}, as the module was made with.")
