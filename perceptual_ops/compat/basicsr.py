@@ -11,6 +11,7 @@ from .. import _checks as checks
 from .. import ops, reference
 from ..losses import PerceptualLoss as _PerceptualLoss
 from ..networks.weights import WeightSource
+from ._images import check_pair
 
 NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
 DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the root of a sum of squares
@@ -98,6 +99,8 @@ class PerceptualLoss(nn.Module):
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
         x, gt = (self._loss._images(name, images, self.layer_weights) for name, images in (("x", x), ("gt", gt)))
+        # Grams are as large as there are channels.
+        check_pair({"x": x, "gt": gt}, same_size=self.perceptual_weight > 0)
         gt = gt.detach()
         if self._is_whole:
             return self._both(x, gt)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ... import _checks as checks
 from ... import ops, reference
 from ...losses import PerceptualLoss
-from ...losses.targets import check_partner
 from ...metric_ops import lpips_terms
 from ...networks import IMAGENET_MEAN, IMAGENET_STD
 from ...networks.weights import WeightSource
+from .._images import check_pair
 from .networks import order_of, trunk_for
 
 DISTANCES = {"mse": "mse", "mae": "l1"}
@@ -110,7 +110,7 @@ class ContentLoss(nn.Module):
         if isinstance(x, Tensor) and x.device != loss._device:
             self.to(x.device)
         x, y = loss._images("x", x, layers), loss._images("y", y, layers)
-        check_partner("y", x.shape, y.shape, "x")
+        check_pair({"x": x, "y": y})
         wants_y = torch.is_grad_enabled() and y.requires_grad
         if self._is_simple and not (wants_y and self._part == "style"):  # no gradient flows to a style
             return loss(x, **{"target" if self._part == "content" else "style": y if wants_y else y.detach()})
