@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from ._failures import is_out_of_memory, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +32,17 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+# What is read: those, and others that data sets come in. No more, as some of Pillow's readers start other programs
+# (Ghostscript, for PostScript). The phones' MPO is read as the JPEG that it begins with.
+READ_FORMATS = {
+    **FORMATS,
+    ".avif": "AVIF",
+    ".gif": "GIF",
+    ".jp2": "JPEG2000",
+    ".pgm": "PPM",
+    ".ppm": "PPM",
+    ".tga": "TGA",
+}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     # Full-resolution chroma: stylised pictures carry their detail in the colour too.
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -45,7 +58,7 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
     channels, and 16 bits of grey keep their precision.
 
     Args:
-        path: A file of any format Pillow reads.
+        path: A file of one of `READ_FORMATS`, whatever its suffix.
         size: Pixels of the longer side; the other keeps the aspect (Lanczos filter). Or both, (H, W). None: as it is.
 
     Raises:
@@ -60,11 +73,11 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
 
     with _opened(path) as file:
         image = ImageOps.exif_transpose(file)
-    image = _plain(image, path)
-    if size is not None:
-        fitted = (size[1], size[0]) if isinstance(size, tuple) else _fitted(image.size, size)
-        image = image.resize(fitted, Image.Resampling.LANCZOS)
-    return _to_tensor(image)
+        image = _plain(image)
+        if size is not None:
+            fitted = (size[1], size[0]) if isinstance(size, tuple) else _fitted(image.size, size)
+            image = image.resize(fitted, Image.Resampling.LANCZOS)
+        return _to_tensor(image)
 
 
 def side_lengths(path: PathLike) -> tuple[int, int]:
@@ -140,26 +153,56 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+class _Unsuitable(Exception):
+    """What is wrong with a picture that is whole."""
+
+
 @contextlib.contextmanager
 def _opened(path: PathLike) -> Iterator[Image.Image]:
-    """The picture, lazily read, with one sentence for whatever is wrong with its file."""
+    """The picture, lazily read; one sentence for whatever is wrong with its file or comes up while it is used."""
     from PIL import Image, UnidentifiedImageError
 
+    name, formats, sides = os.fspath(path), _readable_formats(), ""
+    with _open_file(path) as stream, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(stream, formats=formats) as picture:
+                sides = f" ({picture.width} x {picture.height} pixels)"
+                yield picture
+        except _Unsuitable as error:
+            raise ValueError(f"{name}: {error}") from None
+        except UnidentifiedImageError:
+            known = f"{', '.join(formats[:-1])} or {formats[-1]}"
+            raise ValueError(f"{name}: expected a picture in {known}, this file is in none of them") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(f"{name}: expected a picture of a usual size; {error}") from None
+        except Exception as error:  # damaged bytes make decoders raise whatever they like
+            if is_out_of_memory(error):
+                wanted = "expected a picture that fits into memory"
+                raise ValueError(f"{name}: {wanted}, this one{sides} does not") from None
+            raise ValueError(f"{name}: expected a picture, this one is damaged ({reason(error)})") from None
+
+
+def _open_file(path: PathLike) -> BinaryIO:
+    name = os.fspath(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                yield file
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{os.fspath(path)}: expected a picture, there is no such file") from None
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: expected a picture, there is no such file") from None
+    except IsADirectoryError:
+        raise FileNotFoundError(f"{name}: expected a picture, this is a folder") from None
     except PermissionError:
-        raise PermissionError(f"{os.fspath(path)}: expected a picture, there is no permission to read it") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{os.fspath(path)}: expected a picture, got a file of no format Pillow knows") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{os.fspath(path)}: expected a picture of a usual size; {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # how Pillow's readers report damaged bytes
-        raise ValueError(f"{os.fspath(path)}: expected a picture, this one is damaged ({error})") from None
+        raise PermissionError(f"{name}: expected a picture, there is no permission to read it") from None
+    except (OSError, ValueError) as error:
+        raise OSError(f"{name}: expected a picture, it cannot be opened ({reason(error)})") from None
+
+
+def _readable_formats() -> list[str]:
+    """Of `READ_FORMATS` those that this Pillow reads, once each."""
+    from PIL import Image
+
+    Image.init()  # loads the plugins, so that OPEN is complete
+    return [name for name in dict.fromkeys(READ_FORMATS.values()) if name in Image.OPEN]
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -185,7 +228,7 @@ def _format_of(path: PathLike) -> str:
     return FORMATS[suffix]
 
 
-def _plain(image: Image.Image, path: PathLike) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as "RGB", or as "F" in [0, 1] for grey of 16 bits."""
     import numpy as np
     from PIL import Image
@@ -193,12 +236,10 @@ def _plain(image: Image.Image, path: PathLike) -> Image.Image:
     if image.mode.startswith("I"):  # "I;16" and its kin; some 16-bit files come as 32-bit "I"
         values = np.asarray(image).astype(np.float32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{os.fspath(path)}: expected 8 or 16 bits a channel, got 32; save it as one of those")
+            raise _Unsuitable("expected 8 or 16 bits a channel, got 32; save it as one of those")
         return Image.fromarray(values / 65535)
     if image.mode == "F":
-        raise ValueError(
-            f"{os.fspath(path)}: expected 8 or 16 bits a channel, got floating point; save it as one of those"
-        )
+        raise _Unsuitable("expected 8 or 16 bits a channel, got floating point; save it as one of those")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

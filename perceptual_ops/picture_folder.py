@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .images import FORMATS
+from .images import READ_FORMATS
 
-# What is taken for a picture in a folder: those that are written, and others that data sets come in.
-SUFFIXES = (*FORMATS, ".avif", ".gif", ".jp2", ".pgm", ".ppm", ".tga")
+SUFFIXES = tuple(READ_FORMATS)  # what is taken for a picture in a folder
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:

@@ -164,7 +164,7 @@ def test_each_error_is_one_sentence(folder, capsys, monkeypatch, options, senten
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("missing.png", "no such file"), ("text.png", "no format")])
+@pytest.mark.parametrize(("name", "sentence"), [("missing.png", "no such file"), ("text.png", "in none of them")])
 def test_what_is_no_picture(folder, capsys, name, sentence):
     assert run(folder, *LPIPS, target=name) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -83,7 +83,7 @@ def test_what_is_no_picture_is_refused(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tiff")
-    for name, message in [("text.png", "no format"), ("half.png", "damaged"), ("float.tiff", "8 or 16 bits")]:
+    for name, message in [("text.png", "in none of them"), ("half.png", "damaged"), ("float.tiff", "8 or 16 bits")]:
         with pytest.raises(ValueError, match=message):
             images.read_image(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no such file"):

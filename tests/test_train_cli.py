@@ -201,7 +201,7 @@ def test_what_apply_refuses(folder, capsys):
         (["apply", "sr.pt2", "style.png", "out.png"], "this is for super-resolution; upscale runs it"),
         (["upscale", "style.pt2", "style.png", "out.png"], "this is for style; apply runs it"),
         (["apply", "style.pt2", "missing.png", "out.png"], "no such file"),
-        (["apply", "style.pt2", "text.png", "out.png"], "no format Pillow knows"),
+        (["apply", "style.pt2", "text.png", "out.png"], "this file is in none of them"),
         (["apply", "style.pt2", "style.png", "out.txt"], "expected a name that ends with"),
         (["apply", "style.pt2", "data", "text.png"], "expected a folder for the results of a folder"),
         (["apply", "style.pt2", "style.png", "style.png"], "expected a place where no input is"),
