@@ -6,6 +6,7 @@ Each peer is imported by `peer(...)`, which skips the calling test or test file 
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from peer_torchvision import import_torchvision
 from torch import Tensor, nn
 
 from perceptual_ops.losses.frozen import FrozenLoss
+from perceptual_ops.networks.weights import IMAGENET_FILES
 
 Pair = tuple[Tensor, Tensor]
 
@@ -270,14 +272,18 @@ def assert_equal(actual: Any, expected: Any) -> None:
 
 @contextmanager
 def hub_cache(folder: Any, **files: str) -> Iterator[None]:
-    """A torch hub cache that holds `state(name)` of each name as the file called so."""
+    """A torch hub cache that holds `state(name)` of each name as the file called so, and ours by its own hash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.hub, "_hub_dir", None)
         patch.setenv("TORCH_HOME", str(folder))
         checkpoints = folder / "hub" / "checkpoints"
         checkpoints.mkdir(parents=True)
         for name, file in files.items():
-            torch.save(state(name), checkpoints / file)
+            path = checkpoints / file
+            torch.save(state(name), path)
+            ours = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+            (checkpoints / ours).hardlink_to(path)
+            patch.setitem(IMAGENET_FILES, name, ours)
         yield
 
 

@@ -96,21 +96,38 @@ def test_imagenet_files_are_torchvisions() -> None:
         assert url == f"{weights_module.IMAGENET_URL}/{file}"
 
 
-def test_imagenet_from_the_cache(own: State, cache: Path) -> None:
-    path = cache / "vgg16-397923af.pth"
-    cache.mkdir(parents=True)
+def named_by_hash(own: State, folder: Path) -> Path:
+    """A file of weights of VGG16 in torchvision's layout, named as torchvision names its own."""
+    path = folder / "vgg16.pth"
     torch.save(renamed(own, "vgg16", "torchvision"), path)
+    return path.rename(folder / f"vgg16-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+
+
+def test_imagenet_from_the_cache(own: State, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir(parents=True)
+    path = named_by_hash(own, cache)
+    monkeypatch.setitem(weights_module.IMAGENET_FILES, "vgg16", path.name)
     assert_loaded(load_network("vgg16"), own)
-    path.write_bytes(path.read_bytes()[:5000])
-    remedy = "delete it and it is downloaded again at the next call"
-    assert failure(ValueError, "imagenet").endswith(remedy)
+    monkeypatch.setattr("hashlib.sha256", lambda: pytest.fail("hashed again"))
+    assert_loaded(load_network("vgg16"), own)
+
+
+def test_imagenet_in_the_cache_of_another_hash(own: State, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    path = named_by_hash(own, cache).rename(cache / "vgg16-397923af.pth")
+    for _ in range(2):  # once as it was written, once changed
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert failure(ValueError, "imagenet") == (
+            f"{path} ({path.stat().st_size} bytes) must be the file whose SHA-256 begins with 397923af, "
+            f"got one with {digest}: delete it and it is downloaded again at the next call, "
+            "or pass weights=<its path> to use it as it is"
+        )
+        load_network("vgg16", path, layers=LAYERS)
+        torch.save(renamed(own, "vgg16", "lpips"), path)
 
 
 def test_imagenet_by_download(own: State, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(renamed(own, "vgg16", "torchvision"), tmp_path / "vgg16.pth")
-    digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()
-    file = f"vgg16-{digest[:8]}.pth"
-    (tmp_path / "vgg16.pth").rename(tmp_path / file)
+    file = named_by_hash(own, tmp_path).name
     monkeypatch.setattr(weights_module, "IMAGENET_URL", tmp_path.as_uri())
     monkeypatch.setitem(weights_module.IMAGENET_FILES, "vgg16", file)
     assert_loaded(load_network("vgg16", progress=False), own)

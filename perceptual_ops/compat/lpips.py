@@ -17,8 +17,9 @@ from .. import _checks as checks
 from .. import images, reference
 from ..losses import LPIPS as _LPIPS
 from ..losses.lpips import TRUNKS
+from ..networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
 from ..networks.metric_weights import LinearSource
-from ..networks.weights import OTHER_FILE, WeightSource, checked_path, read_checkpoint
+from ..networks.weights import WeightSource
 from ._images import check_images
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import _checks as checks
 from ..networks import FeatureNetwork, ModuleFeatures, load_network
+from ..networks.checkpoint_files import check_finite
 from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
@@ -44,9 +45,25 @@ def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str])
             return load_network(network, weights, layers=layers)
     if weights != "imagenet":
         raise ValueError("weights: expected none beside a network that is a module, which has its own")
+    if isinstance(network, nn.Module):
+        _check_module(network)
+    if isinstance(network, nn.Module):
+        _check_module(network)
     if isinstance(network, FeatureNetwork):
         network.smallest_size(layers)  # raises for layers that the network does not have
         return copy.deepcopy(network)
     if isinstance(network, nn.Module):
         return ModuleFeatures(network, layers)
     raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
+
+
+def _check_module(network: nn.Module) -> None:
+    """Refuses parameters with NaN or infinity, and buffers with NaN; a mask's infinities are meant."""
+    weights = {name: weight for name, weight in network.named_parameters() if _is_plain(weight)}
+    buffers = {name: buffer[~buffer.isinf()] for name, buffer in network.named_buffers() if _is_plain(buffer)}
+    check_finite({**weights, **buffers}, f"the network {type(network).__name__}")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it has numbers to look at: no meta tensor, and none of a quantised class, which may not add up."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.dtype in checks.DTYPES and not tensor.is_meta

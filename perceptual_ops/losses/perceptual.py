@@ -31,7 +31,7 @@ class PerceptualLoss(FrozenLoss):
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1", or any module: a network of
             `load_network`, or your own, whose features are taken by submodule name (see `networks.ModuleFeatures`). A
-            module is copied and frozen.
+            module is copied and frozen; NaN in it is refused, and infinity in its parameters.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
         content_weight, style_weight, tv_weight: Weights of the parts.

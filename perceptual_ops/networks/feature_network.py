@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..reference import l2_pool
+from .checkpoint_files import check_finite
 from .layers import BLUR_PADDING, POOLINGS, Conv, Fire, Layer, Pool, Pooling, Relu, smallest_sizes
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class FeatureNetwork(nn.Module):
     A tap gives what its name says: `conv1_1` the convolution before its ReLU, `relu1_1` after it, `pool1` the pooled
     map. Layers beyond the deepest tap are neither built nor run. The network is frozen: no parameter requires a
     gradient and `.train()` changes nothing. Its state dict holds the convolutions only (`conv1_1.weight`, ...); they
-    start at zero, `load_network` or `load_state_dict` fills them. A forward keeps no state, so threads may share it.
+    start at zero, `load_network` or `load_state_dict` fills them and refuses NaN and infinity. A forward keeps no
+    state, so threads may share it.
 
     Args:
         name: what errors call the network, such as "vgg16".
@@ -86,6 +88,13 @@ class FeatureNetwork(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Changes nothing: a frozen network is always in eval mode."""
         return super().train(False)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # Not load_state_dict: torch calls this one for a network that is part of another module too.
+        loaded = {prefix + name: state_dict.get(prefix + name) for name in self.state_dict()}
+        weights = {name: value.to(self.dtype) for name, value in loaded.items() if isinstance(value, Tensor)}
+        check_finite(weights, "the state dict")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def smallest_size(self, layers: Iterable[str] | None = None) -> int:
         """The smallest H = W of images that reach the deepest of `layers` (default: the taps)."""

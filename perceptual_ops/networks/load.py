@@ -32,9 +32,10 @@ def load_network(
 
     Args:
         name: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet" or "squeezenet1_1".
-        weights: "imagenet": torchvision's file, from the torch hub cache, else downloaded and checked against the hash
-            in its name; "stlpips": the blur-pool VGG16 or AlexNet of the installed package stlpips-pytorch; "random";
-            the path of a .pth, .pt or .safetensors file; or a state dict (layouts: `convolution_weights`).
+        weights: "imagenet": torchvision's file, from the torch hub cache, else downloaded; checked against the hash in
+            its name once a process (half a second for the 553 MB of VGG16); "stlpips": the blur-pool VGG16 or AlexNet
+            of the installed package stlpips-pytorch; "random"; the path of a .pth, .pt or .safetensors file; or a state
+            dict (layouts: `convolution_weights`).
         layers: the layers wanted, such as ["relu1_2", "relu3_3"]; those beyond the deepest are not built. Default: all.
         pooling: "max", "average", "blur" or "l2"; default: what the weights were trained with, "blur" for "stlpips" and
             "max" for all others. With "blur", the first convolution of AlexNet has stride 1 and a blur of its own.
@@ -43,7 +44,8 @@ def load_network(
         progress: whether a download draws a progress bar on stderr.
 
     Raises:
-        ValueError: unknown network, layer, pooling or source; weights that are damaged or of another network.
+        ValueError: unknown network, layer, pooling or source; weights that are damaged, not finite, or of another
+            network.
         OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .weights import OTHER_FILE, WeightSource, checked_path, read_checkpoint, read_weights
+from .checkpoint_files import OTHER_FILE, check_finite, checked_path, read_checkpoint
+from .weights import WeightSource, read_weights
 
 LinearSource = bool | str | os.PathLike[str] | Mapping[str, Tensor] | Sequence[Tensor]
 DistsSource = str | os.PathLike[str] | Mapping[str, Tensor] | None
@@ -146,6 +147,6 @@ def _numbers(name: str, value: object, count: int, origin: str) -> Tensor:
             f"{name} in {origin} must be a float tensor of shape (1, {count}, 1, 1), "
             f"got {value.dtype} {tuple(value.shape)}"
         )
-    if not value.isfinite().all():
-        raise ValueError(f"{name} in {origin} must hold finite numbers, got NaN or inf")
-    return value.detach().to("cpu", torch.float32, copy=True).flatten()
+    numbers = value.detach().to("cpu", torch.float32, copy=True).flatten()
+    check_finite({name: numbers}, origin)
+    return numbers

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from .checkpoint_files import check_finite
 from .layers import Conv, Layer, Pool, convolutions_of
 
 # features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips; the
@@ -33,10 +35,11 @@ def convolution_weights(
         origin: what errors call the state dict, such as its path.
 
     Returns:
-        For each convolution `<name>.weight` (out, in, k, k) and `<name>.bias` (out,), in the dtype they came in.
+        For each convolution `<name>.weight` (out, in, k, k) and `<name>.bias` (out,), in fp32.
 
     Raises:
-        ValueError: no key in a known layout, a convolution where the network has none, a missing or misshapen tensor.
+        ValueError: no key in a known layout, a convolution where the network has none, a tensor that is missing,
+            misshapen or not finite in fp32.
     """
     prefixes = _named_prefixes(state, network, forms[0], origin)
     if not prefixes:
@@ -122,4 +125,6 @@ def _checked(value: object, shape: tuple[int, ...], what: str, origin: str) -> T
         raise ValueError(
             f"{what} in {origin} must be a float tensor of shape {shape}, got {value.dtype} {tuple(value.shape)}"
         )
-    return value
+    weight = value.to(torch.float32)
+    check_finite({what: weight}, origin)
+    return weight

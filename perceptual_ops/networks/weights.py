@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoint_files import OTHER_FILE, check_hash, checked_path, read_checkpoint
 from .layers import Conv
 
 WeightSource = str | os.PathLike[str] | Mapping[str, Tensor]
 
 SOURCES = ("imagenet", "stlpips", "random")
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
-OTHER_FILE = "pass a file that torch.save or safetensors wrote"
 
 # torchvision's files (torchvision/models/); the name ends with the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models"
@@ -71,14 +70,16 @@ def read_weights(weights: WeightSource, network: str, progress: bool = True) -> 
     """The state dict behind `weights`, as it came, and what errors call it.
 
     Args:
-        weights: "imagenet" (torch hub's cache, else a download), "stlpips" (the installed wheel), the path of a
-            .pth, .pt or .safetensors file, or a state dict. ("random" is made from the layers: `random_weights`.)
+        weights: "imagenet" (torch hub's cache, else a download, checked against the hash in its name), "stlpips" (the
+            installed wheel), the path of a .pth, .pt or .safetensors file, or a state dict. ("random" is made from the
+            layers: `random_weights`.)
         network: name of the network, for the sources that hold several.
         progress: whether a download draws its progress bar.
 
     Raises:
         TypeError: weights of another type.
-        ValueError: unknown source, a network the source does not have, a wrong hash, a file that holds no state dict.
+        ValueError: unknown source, a network the source does not have, a wrong hash, a file that is damaged or holds
+            no state dict.
         FileNotFoundError: no file at the path.
         ModuleNotFoundError: the package that holds or reads the weights is not installed.
         OSError: the download failed.
@@ -94,32 +95,6 @@ def read_weights(weights: WeightSource, network: str, progress: bool = True) -> 
         raise TypeError(f"weights must be a source, a path or a state dict, got {type(weights).__name__}{hint}")
     path = checked_path("weights", weights, f"one of {', '.join(SOURCES)}")
     return _read_state_dict(path, OTHER_FILE), str(path)
-
-
-def checked_path(argument: str, given: str | os.PathLike[str], names: str) -> Path:
-    """The path of a checkpoint that is there; `names` says what else the argument may be."""
-    path = Path(given).expanduser()
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise ValueError(
-            f"{argument} must be {names}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
-            f"or a state dict, got {os.fspath(given)!r}"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"{argument}: there is no file at {path.absolute()}, pass the path of one")
-    return path
-
-
-def read_checkpoint(path: Path, remedy: str) -> object:
-    """What a .pth, .pt or .safetensors file holds; the remedy ends the error of one that cannot be read."""
-    try:
-        return _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except (ImportError, PermissionError):  # their own sentence says it
-        raise
-    except Exception as error:  # damaged bytes can raise anything on their way through the two readers
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or holds no state dict, "
-            f"reading it failed with {type(error).__name__}: {remedy}"
-        ) from error
 
 
 def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]:
@@ -167,7 +142,9 @@ def _read_imagenet(network: str, progress: bool) -> tuple[Mapping[str, object], 
     path = _imagenet_path(network)
     if not path.is_file():
         _download(_imagenet_url(network), path, progress)
-    return _read_state_dict(path, "delete it and it is downloaded again at the next call"), str(path)
+    remedy = "delete it and it is downloaded again at the next call"
+    check_hash(path, _expected_digits(path), f"{remedy}, or pass weights=<its path> to use it as it is")
+    return _read_state_dict(path, remedy), str(path)
 
 
 def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
@@ -183,9 +160,14 @@ def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
     return _read_state_dict(path, f"reinstall its package with {STLPIPS_INSTALL} --force-reinstall"), str(path)
 
 
+def _expected_digits(path: Path) -> str:
+    """The first digits of the SHA-256 of the file, as torchvision names its files by them."""
+    return path.stem.rpartition("-")[2]
+
+
 def _download(url: str, path: Path, progress: bool) -> None:
     """Fetches the file and checks its hash; what fails the check is never left at `path`."""
-    expected = path.stem.rpartition("-")[2]
+    expected = _expected_digits(path)
     by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,17 +186,3 @@ def _read_state_dict(path: Path, remedy: str) -> Mapping[str, object]:
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}: {remedy}")
     return state
-
-
-def _load_torch(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_safetensors(path: Path) -> object:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"reading {path} needs the package safetensors: pip install safetensors, or pass the state dict itself"
-        ) from error
-    return load_file(path)
