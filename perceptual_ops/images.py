@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ._failures import is_out_of_memory, reason
+from .files import PathLike, check_apart, check_writable_file, is_taken, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
-
-PathLike = str | os.PathLike[str]
 
 # What a picture may be written as. Pillow knows more suffixes, but those either lose most of the picture (GIF, ICO) or
 # are no picture (PDF).
@@ -96,7 +95,7 @@ def write_image(path: PathLike, image: Tensor) -> None:
 
     Raises:
         TypeError, ValueError: Not a picture, or an unknown suffix.
-        OSError: The folder is missing or cannot be written.
+        OSError: As `write_whole`.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
         raise TypeError(
@@ -119,19 +118,48 @@ def to_picture(image: Tensor) -> Image.Image:
 
 def save_picture(path: PathLike, picture: Image.Image) -> None:
     """Writes Pillow's image as `write_image` does."""
-    picture_format = _format_of(path)
-    with written_whole(Path(path)) as temporary:
-        picture.save(temporary, picture_format, **SAVE_OPTIONS.get(picture_format, {}))
+    picture_format, encoded = _format_of(path), io.BytesIO()
+    picture.save(encoded, picture_format, **SAVE_OPTIONS.get(picture_format, {}))
+    write_whole(path, encoded.getbuffer())
 
 
-def check_writable(path: PathLike) -> None:
-    """Raises what writing a picture to `path` would raise, before minutes are spent on it."""
+def check_writable(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
+    """Raises what writing a picture to `path` would raise, before minutes are spent on it.
+
+    Also where it would take the place of one of the inputs, or of a file that is no picture: what a command writes may
+    replace an earlier picture of that name, and nothing else.
+    """
     _check_installed()
     _format_of(path)
     if Path(path).is_dir():
         raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a picture, this is a folder")
-    temporary = _temporary_beside(Path(path))
-    temporary.unlink()
+    check_apart([path], inputs)
+    check_writable_file(path)
+    _check_replaceable(path)
+
+
+def check_writable_below(places: Sequence[Path], inputs: Iterable[PathLike]) -> None:
+    """As `check_writable`, for pictures of a folder; folders that are missing are left to be made."""
+    check_apart(places, inputs)
+    for place in {place.parent: place for place in places}.values():  # one of each folder
+        if place.parent.is_dir():
+            check_writable_file(place)
+    for place in places:
+        _check_replaceable(place)
+
+
+def _check_replaceable(path: PathLike) -> None:
+    if is_taken(path) and not _is_picture(path):
+        raise FileExistsError(
+            f"{os.fspath(path)}: expected a new name or a picture to replace, this file is none; choose another name"
+        )
+
+
+def _is_picture(path: PathLike) -> bool:
+    try:
+        return min(side_lengths(path)) > 0
+    except ValueError:
+        return False
 
 
 def check_size(size: object) -> int:
@@ -139,18 +167,6 @@ def check_size(size: object) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_SIDE:
         raise ValueError(f"size: expected 1 to {MAX_SIDE} pixels for the longer side, got {size!r}")
     return size
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, and is removed if anything goes wrong."""
-    temporary = _temporary_beside(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class _Unsuitable(Exception):
@@ -203,18 +219,6 @@ def _readable_formats() -> list[str]:
 
     Image.init()  # loads the plugins, so that OPEN is complete
     return [name for name in dict.fromkeys(READ_FORMATS.values()) if name in Image.OPEN]
-
-
-def _temporary_beside(path: Path) -> Path:
-    """A new empty file in the folder of `path`: only there is os.replace sure to be atomic."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.touch(exist_ok=False)  # with the user's umask, which tempfile would ignore
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: expected an existing folder, there is no {path.parent}; create it") from None
-    except OSError as error:
-        raise OSError(f"{path}: expected a folder to write to, {path.parent} is not one ({error.strerror})") from None
-    return temporary
 
 
 def _format_of(path: PathLike) -> str:

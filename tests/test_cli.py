@@ -128,6 +128,25 @@ def test_out_is_checked_before_the_work(folder, monkeypatch):
     assert stylize(folder, out="no/out.png") == 2
 
 
+@pytest.mark.parametrize("onto", ["content.png", "style.png", "symbolic.png", "hard.png", "notes.png"])
+def test_out_replaces_no_input_and_nothing_but_a_picture(folder, capsys, onto):
+    (folder / "symbolic.png").symlink_to("content.png")
+    (folder / "hard.png").hardlink_to(folder / "style.png")
+    (folder / "notes.png").write_text("no picture")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert stylize(folder, out=onto) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{onto}: expected a " in line
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_earlier_result_is_replaced_through_its_link(folder):
+    write_image(folder / "earlier.png", torch.zeros(3, 5, 5))
+    (folder / "latest.png").symlink_to("earlier.png")
+    assert stylize(folder, out="latest.png") == 0
+    assert (folder / "latest.png").is_symlink() and Image.open(folder / "earlier.png").size == (24, 18)
+
+
 def test_interruption_leaves_nothing(folder, capsys, monkeypatch):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt

@@ -164,6 +164,33 @@ def test_each_error_is_one_sentence(folder, capsys, monkeypatch, options, senten
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_tables_and_maps_replace_no_input_and_no_other_file(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "link.csv").symlink_to("a.png")
+    (folder / "hard.csv").hardlink_to(folder / "b.png")
+    (folder / "notes.csv").write_text("name,price\n")
+    (folder / "map.png").write_text("no picture")
+    (folder / "copy.png").hardlink_to(folder / "a.png")
+    (folder / "new.csv").symlink_to("new.png")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.exists()}
+    for options, sentence in [
+        (("--csv", "link.csv"), "link.csv: expected a place where no input is"),
+        (("--csv", "hard.csv"), "hard.csv: expected a place where no input is"),
+        (("--csv", "notes.csv"), "--csv: expected a new name or a table of compare to replace, notes.csv is none"),
+        (("--map", "map.png"), "map.png: expected a new name or a picture to replace"),
+        (("--map", "copy.png"), "copy.png: expected a place where no input is"),
+        (("--map", "new.png", "--csv", "new.csv"), "new.csv: expected a place of its own, new.png is to be written"),
+    ]:
+        assert run(folder, *LPIPS, *options) == 2
+        assert sentence in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.exists()} == before
+    (folder / "link.csv").unlink()
+    (folder / "link.csv").symlink_to("table.csv")
+    for _ in range(2):
+        assert run(folder, *LPIPS, "--csv", "link.csv") == 0
+    assert (folder / "link.csv").is_symlink() and len(rows(folder / "table.csv")) == 2
+
+
 @pytest.mark.parametrize(("name", "sentence"), [("missing.png", "no such file"), ("text.png", "in none of them")])
 def test_what_is_no_picture(folder, capsys, name, sentence):
     assert run(folder, *LPIPS, target=name) == 2

@@ -120,6 +120,17 @@ def test_maps_of_folders_lie_elsewhere(folders, capsys, place):
     assert "--map: expected" in line
 
 
+def test_maps_of_a_folder_replace_no_other_file(folders, capsys):
+    (folders / "maps").mkdir()
+    (folders / "maps/two.png").write_text("no picture")
+    (folders / "maps/one.png").hardlink_to(folders / "B/one.png")
+    for name, sentence in (("one", "expected a place where no input is"), ("two", "expected a new name or a picture")):
+        assert run(folders, *LPIPS, "--map", folders / "maps", output="A", target="B") == 2
+        assert f"maps/{name}.png: {sentence}" in capsys.readouterr().err
+        (folders / f"maps/{name}.png").unlink()
+    assert run(folders, *LPIPS, "--map", folders / "maps", output="A", target="B") == 0
+
+
 def test_one_pair_has_no_deviation(folders, capsys):
     for name in ("one.png", "deep/x.v1.PNG"):
         (folders / "A" / name).unlink()

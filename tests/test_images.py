@@ -112,7 +112,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, fault):
     (tmp_path / "out.png").write_bytes(b"old")
 
     def half_written(self, file, *arguments, **options):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise fault
 
     monkeypatch.setattr(Image.Image, "save", half_written)
@@ -130,3 +130,19 @@ def test_checking_leaves_nothing(tmp_path):
         with pytest.raises(error, match="expected"):
             images.check_writable(tmp_path / path)
     assert [file.name for file in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_an_output_replaces_a_picture_and_nothing_else(tmp_path):
+    images.write_image(tmp_path / "in.png", torch.zeros(3, 2, 2))
+    images.write_image(tmp_path / "earlier.png", torch.zeros(3, 2, 2))
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "link.png").symlink_to("in.png")
+    (tmp_path / "dangling.png").symlink_to("new.png")
+    for name in ("new.png", "earlier.png", "empty.png", "dangling.png"):
+        images.check_writable(tmp_path / name, [tmp_path / "in.png"])
+    with pytest.raises(FileExistsError, match=r"notes\.png: expected a new name or a picture to replace"):
+        images.check_writable(tmp_path / "notes.png")
+    for name in ("in.png", "link.png"):
+        with pytest.raises(ValueError, match=f"{name}: expected a place where no input is"):
+            images.check_writable(tmp_path / name, [tmp_path / "in.png"])

@@ -130,6 +130,16 @@ def test_invert(folder, kind):
     assert Image.open(folder / "two.png").width == 1200
 
 
+def test_invert_replaces_no_input(folder, capsys):
+    (folder / "link.png").symlink_to("style.png")
+    before = (folder / "style.png").read_bytes()
+    for name in ("style.png", "link.png"):
+        command = ["invert", str(folder / "style.png"), "-o", str(folder / name), "--weights", "random", "--steps", "1"]
+        assert cli.main(command) == 2
+        assert "expected a place where no input is" in capsys.readouterr().err
+    assert (folder / "style.png").read_bytes() == before and (folder / "link.png").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

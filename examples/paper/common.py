@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perceptual_ops.images import read_image, write_image, written_whole
+from perceptual_ops.files import write_whole
+from perceptual_ops.images import read_image, write_image
 from perceptual_ops.picture_folder import pictures_in
 from perceptual_ops.recipes.photographs import held_out_photographs, photograph, training_photographs
 
@@ -82,8 +83,7 @@ def publish(name: str, found: dict[str, Any], learned_from: Path) -> None:
 
 def write_json(path: Path, found: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
-        file.write_text(json.dumps(found, indent=1) + "\n")
+    write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def keep(name: str, image: Tensor) -> None:

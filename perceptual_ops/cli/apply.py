@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images import check_size, check_writable, read_image, write_image
+from ..images import check_size, check_writable, check_writable_below, read_image, write_image
 from ..picture_folder import pictures_in
 from ..recipes.models import MAX_BATCH, load_model
 from .terminal import checked_device, default_device, progress_bar
@@ -40,6 +40,7 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--batch: expected 1 to {MAX_BATCH}, got {arguments.batch}")
     source, target = Path(arguments.input), Path(arguments.output)
     places = _places(source, target)
+    _check_places(places, source, target, arguments.model)
     device = checked_device(arguments.device)
     model = load_model(arguments.model, device)
     if model.kind != arguments.kind:
@@ -73,21 +74,24 @@ def _apply(arguments: argparse.Namespace) -> int:
 def _places(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Each picture and where its result goes: for folders, under the same path, as PNG."""
     if not source.is_dir():
-        check_writable(target)
-        places = [(source, target)]
-    elif target.exists() and not target.is_dir():
+        return [(source, target)]
+    if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder for the results of a folder, this is a file")
-    else:
-        places = [(path, target / path.relative_to(source).with_suffix(".png")) for path in pictures_in(source)]
-    sources = {path.resolve() for path, _ in places}
     taken: dict[Path, Path] = {}
-    for path, place in places:
+    for path in pictures_in(source):
+        place = target / path.relative_to(source).with_suffix(".png")
         if place in taken:
             raise ValueError(f"{source}: expected one picture of a name, got {taken[place]} and {path}; rename one")
-        if place.resolve() in sources:
-            raise ValueError(f"{target}: expected a place where no input is, {place} is one; choose another")
         taken[place] = path
-    return places
+    return [(path, place) for place, path in taken.items()]
+
+
+def _check_places(places: Sequence[tuple[Path, Path]], source: Path, target: Path, model: str) -> None:
+    inputs = [*(path for path, _ in places), Path(model)]
+    if source.is_dir():
+        check_writable_below([place for _, place in places], inputs)
+    else:
+        check_writable(target, inputs)
 
 
 def _batches(

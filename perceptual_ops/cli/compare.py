@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files import append_whole, check_apart, check_writable_file, is_taken, write_whole
 from ..heat_map import heat_map
-from ..images import check_size, check_writable, read_image, save_picture
+from ..images import check_size, check_writable, check_writable_below, read_image, save_picture
 from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
 from .picture_pairs import PicturePair, picture_pairs
 from .terminal import PROGRAM, checked_device, default_device, names, progress_bar
@@ -49,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     output, target = Path(arguments.output), Path(arguments.target)
     of_folder = output.is_dir()
     pairs, left_out = picture_pairs(output, target, arguments.skip_unpaired)
-    _check_places(arguments, output, target)
+    _check_places(arguments, pairs, of_folder)
     device = checked_device(arguments.device)
     measure = comparison(
         arguments.metric, network=arguments.network, weights=arguments.weights, layers=arguments.layers, device=device
@@ -117,22 +120,40 @@ def _check_options(arguments: argparse.Namespace) -> None:
         )
 
 
-def _check_places(arguments: argparse.Namespace, output: Path, target: Path) -> None:
+def _check_places(arguments: argparse.Namespace, pairs: Sequence[PicturePair], of_folder: bool) -> None:
     """Raises what writing would raise, before minutes are spent, and keeps what is read from being written over."""
+    inputs = [path for pair in pairs for path in (pair.output, pair.target)]
+    maps = [place for pair in pairs if (place := _map_place(arguments.map, pair.name if of_folder else ""))]
+    if arguments.map:
+        _check_map(Path(arguments.map), Path(arguments.output), Path(arguments.target))
+        if of_folder:
+            check_writable_below(maps, inputs)
+        else:
+            check_writable(arguments.map, inputs)
     if arguments.csv:
         path = Path(arguments.csv)
         if path.suffix.lower() != ".csv" or path.is_dir() or not path.parent.is_dir():
             raise ValueError(f"--csv: expected a name that ends with .csv, in a folder that is there; got {path}")
-    if not arguments.map:
-        return
-    path = Path(arguments.map)
-    if not output.is_dir():
-        check_writable(path)
-    elif path.exists() and not path.is_dir():
+        check_apart([*maps, path], inputs)
+        check_writable_file(path)
+        if is_taken(path) and not _is_table(path):
+            raise FileExistsError(
+                f"--csv: expected a new name or a table of compare to replace, {path} is none; choose another name"
+            )
+
+
+def _check_map(path: Path, output: Path, target: Path) -> None:
+    if output.is_dir() and path.exists() and not path.is_dir():
         raise ValueError(f"--map: expected a folder for the maps of a folder, {path} is a file")
     for given in (output, target):
         if path.resolve().is_relative_to(given.resolve()):
             raise ValueError(f"--map: expected a place other than what is compared, {path} is {given} or in it")
+
+
+def _is_table(path: Path) -> bool:
+    header = (",".join(COLUMNS) + "\n").encode()
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
 
 
 def _map_place(given: str | None, name: str) -> Path | None:
@@ -144,8 +165,7 @@ def _map_place(given: str | None, name: str) -> Path | None:
 
 def _write_row(path: str, row: tuple[str, ...], first: bool) -> None:
     """Adds a row, which is complete in the file before the next pair; the first begins the file anew."""
-    with open(path, "w" if first else "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        if first:
-            rows.writerow(COLUMNS)
-        rows.writerow(row)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerows([COLUMNS, row] if first else [row])
+    (write_whole if first else append_whole)(path, text.getvalue().encode(errors="surrogateescape"))

@@ -38,7 +38,7 @@ def register(commands: Any) -> None:
 
 
 def _invert(arguments: argparse.Namespace) -> int:
-    check_writable(arguments.output)
+    check_writable(arguments.output, [arguments.picture, arguments.weights])
     check_size(arguments.size)
     picture = read_image(arguments.picture, arguments.size).to(checked_device(arguments.device))
     for layer in arguments.layers:  # all are refused before the first is made

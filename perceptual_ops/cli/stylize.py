@@ -44,7 +44,7 @@ def register(commands: Any) -> None:
 
 def _stylize(arguments: argparse.Namespace) -> int:
     # Everything that can be refused is refused before minutes are spent.
-    check_writable(arguments.output)
+    check_writable(arguments.output, [arguments.content, arguments.style, arguments.weights])
     check_size(arguments.size)
     if arguments.steps < 1:
         raise ValueError(f"--steps: expected a whole number above 0, got {arguments.steps}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images import written_whole
+from ..files import write_whole
 
 ANEW = "remove it to begin anew"
 
@@ -18,8 +19,9 @@ ANEW = "remove it to begin anew"
 def save_checkpoint(path: Path, done: int, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Writes how many steps are done, what decides the curve, and the state of each part, whole or not at all."""
     states = {name: part.state_dict() for name, part in parts.items()}
-    with written_whole(path) as file:
-        torch.save({"done": done, "settings": dict(settings), **states}, file)
+    encoded = io.BytesIO()
+    torch.save({"done": done, "settings": dict(settings), **states}, encoded)
+    write_whole(path, encoded.getbuffer())
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ from torch.export import Dim
 from torch.export.passes import move_to_device_pass
 
 from .. import _checks as checks
-from ..images import written_whole
+from ..files import write_whole
 
 KINDS = ("style", "super-resolution")
 SMALLEST, LARGEST = 17, 8192  # pixels of a side that a program is given; smaller images are extended
@@ -86,8 +87,9 @@ def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scal
     checks.check_choice("kind", kind, KINDS)
     program, multiple = export(network, scale)
     facts = json.dumps({"kind": kind, "scale": scale, "multiple": multiple})
-    with written_whole(Path(path)) as file, file.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={FACTS: facts})
+    encoded = io.BytesIO()
+    torch.export.save(program, encoded, extra_files={FACTS: facts})
+    write_whole(path, encoded.getbuffer())
 
 
 def export(network: nn.Module, scale: int) -> tuple[torch.export.ExportedProgram, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import time
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..images import written_whole
+from ..files import write_whole
 from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
@@ -55,10 +56,11 @@ class Log:
         self._read()
         if self.rank != 0:
             return
-        with written_whole(self.path) as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: f"{number:.9g}" for name, number in row.items()} for row in self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{number:.9g}" for name, number in row.items()} for row in self.rows)
+        write_whole(self.path, text.getvalue().encode())
 
     def draw(self) -> None:
         """The plot of what was written. Without matplotlib there is none, and a warning says so."""
