@@ -1,8 +1,10 @@
 """What training loops share: the same curve after a kill and on two processes, logs, and what is refused."""
 
+import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -142,8 +144,21 @@ def test_damaged_checkpoints_and_logs(pictures, tmp_path):
     torch.save(state, out.with_suffix(".checkpoint"))
     with pytest.raises(ValueError, match="expected a checkpoint of this network"):
         run(pictures, out)
+    state["model"]["convolution.bias"] = torch.full((3,), math.nan)
+    torch.save(state, out.with_suffix(".checkpoint"))
+    with pytest.raises(ValueError, match=r"^convolution.bias in .*model.checkpoint must hold finite numbers"):
+        run(pictures, out)
+    whole = out.with_suffix(".checkpoint").read_bytes()
+    with zipfile.ZipFile(out.with_suffix(".checkpoint")) as archive:
+        weight = archive.read("model/data/0")
+    out.with_suffix(".checkpoint").write_bytes(whole.replace(weight, bytes(len(weight))))
+    with pytest.raises(ValueError, match=r"is damaged, its record .*/data/0 has a wrong CRC: remove it to begin anew"):
+        run(pictures, out)
     out.with_suffix(".checkpoint").write_text("damaged")
-    with pytest.raises(ValueError, match=r"expected a checkpoint .*remove it to begin anew"):
+    with pytest.raises(ValueError, match=r"is damaged or holds no state dict, .*: remove it to begin anew"):
+        run(pictures, out)
+    torch.save({"done": 6}, out.with_suffix(".checkpoint"))
+    with pytest.raises(ValueError, match=r"expected a checkpoint of a training, this file holds none; remove it"):
         run(pictures, out)
 
 
@@ -296,6 +311,7 @@ def test_fingerprints():
 
 PROGRAM = """
 import sys
+import zipfile
 from pathlib import Path
 import torch
 from tiny_training import Tiny, run

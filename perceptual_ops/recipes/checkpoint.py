@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..files import write_whole
+from ..networks.checkpoint_files import check_finite, read_checkpoint
 
 ANEW = "remove it to begin anew"
 
@@ -31,14 +32,15 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
         How many steps are done.
 
     Raises:
-        ValueError: The file is damaged, or of a run with other settings or another network.
+        ValueError: The file is damaged or holds weights that are not finite, or it is of a run with other settings or
+            another network.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found, done = state["settings"], state["done"]
-    except Exception as error:  # of many kinds, for a file that is damaged or of another program
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: expected a checkpoint ({reason}); {ANEW}") from error
+    state = read_checkpoint(path, ANEW)
+    if not isinstance(state, Mapping) or not {"settings", "done", *parts} <= state.keys():
+        raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {ANEW}")
+    for part in parts:
+        check_finite({name: value for name, value in state[part].items() if isinstance(value, Tensor)}, str(path))
+    found, done = state["settings"], state["done"]
     for name in settings:
         if found.get(name) != settings[name]:
             raise ValueError(
@@ -48,7 +50,7 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
     try:
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: expected a checkpoint of this network ({error}); {ANEW}") from error
     return done
 
