@@ -26,9 +26,16 @@ def accumulator_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
+
+
+def check_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def check_whole(name: str, value: object, least: int) -> int:
@@ -186,9 +193,8 @@ def check_channel_weights(name: str, values: object, features: list[Tensor]) -> 
 def check_lpips_settings(eps: object, eps_inside: object, reduction: str, spatial: object) -> float:
     """The settings of lpips_distance; its eps."""
     check_choice("reduction", reduction, REDUCTIONS)
-    for name, flag in (("eps_inside", eps_inside), ("spatial", spatial)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name}: expected True or False, got {flag!r}")
+    check_flag("eps_inside", eps_inside)
+    check_flag("spatial", spatial)
     if spatial and reduction != "none":
         raise ValueError(
             f'reduction: expected "none" with spatial=True, which gives a map per layer; got {reduction!r}'

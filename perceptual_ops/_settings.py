@@ -1,6 +1,6 @@
 """Attributes of modules that users set at any time: checked when set and read at each call, or fixed.
 
-A plain attribute of a module takes any value, and is believed only where the forward happens to read it.
+A plain attribute of a module takes any value, and counts only where the forward happens to read it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+
+class ModuleWithSettings(nn.Module):
+    """A module whose `setting` and `fixed` attributes see every value, a module or a parameter as well."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attribute = getattr(type(self), name, None)
+        if isinstance(attribute, property):  # nn.Module would register a module under the name, past the property
+            attribute.__set__(self, value)
+        else:
+            super().__setattr__(name, value)
 
 
 def setting(
@@ -25,7 +36,6 @@ def setting(
 
     def set_value(module: nn.Module, value: object) -> None:
         value, is_first = check(name, value), kept not in module.__dict__
-        # Past nn.Module.__setattr__, which would register a module or a parameter.
         object.__setattr__(module, kept, value)
         if changed and not is_first:
             changed(module)
@@ -33,9 +43,9 @@ def setting(
     return property(lambda module: getattr(module, kept), set_value, doc=f"Setting {name}.")
 
 
-def fixed(name: str) -> Any:
-    """An attribute that is decided when the module is made, as `_<name>`, and refused afterwards."""
-    kept = f"_{name}"
+def fixed(name: str, kept: str = "") -> Any:
+    """An attribute that is decided when the module is made, as `_<name>` or `kept`, and refused afterwards."""
+    kept = kept or f"_{name}"
 
     def refuse(module: nn.Module, value: object) -> None:
         raise AttributeError(

@@ -1,34 +1,77 @@
-"""BasicSR's PerceptualLoss (basicsr/losses/basic_loss.py, basicsr/archs/vgg_arch.py)."""
+"""BasicSR's PerceptualLoss and WeightedTVLoss (basicsr/losses/basic_loss.py, basicsr/archs/vgg_arch.py)."""
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops, reference
+from .._settings import ModuleWithSettings, setting
 from ..losses import PerceptualLoss as _PerceptualLoss
+from ..losses.terms import Part, Terms
 from ..networks.weights import WeightSource
+from ._checkpoint import DropsPeerState
 from ._images import check_pair
+from ._missing import SaysWhatIsMissing, missing_names
 
 NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
 DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the root of a sum of squares
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
+WEIGHTS_FILE = "experiments/pretrained_models/vgg19-dcbb9e9d.pth"
+
+_PIXEL_LOSS = "holds no network; import BasicSR's own from basicsr.losses.basic_loss"
+__getattr__ = missing_names(
+    __name__,
+    {
+        "L1Loss": _PIXEL_LOSS,
+        "MSELoss": _PIXEL_LOSS,
+        "CharbonnierLoss": _PIXEL_LOSS,
+        "VGGFeatureExtractor": "use perceptual_ops.load_network(vgg_type, weights, layers=layer_name_list); images in "
+        "[0, 1] give a dict of maps by layer name",
+    },
+)
 
 
-class PerceptualLoss(nn.Module):
+def register(registry: Any = None, suffix: str = "perceptual_ops") -> None:
+    """Makes these losses known to BasicSR's `build_loss`, so that one word of an options file switches to them.
+
+    After `register()`, somewhere before the model is built, `type: PerceptualLoss` of the options becomes
+    `type: PerceptualLoss_perceptual_ops`, likewise `WeightedTVLoss`. A second call changes nothing.
+
+    Args:
+        registry: A registry of BasicSR's. None: `basicsr.utils.registry.LOSS_REGISTRY`.
+        suffix: What follows the name and an underscore.
+
+    Raises:
+        ModuleNotFoundError: No registry was given and BasicSR is not installed.
+    """
+    if registry is None:
+        registry = importlib.import_module("basicsr.utils.registry").LOSS_REGISTRY
+    for loss in (PerceptualLoss, WeightedTVLoss):
+        if f"{loss.__name__}_{suffix}" not in registry:
+            registry.register(loss, suffix=suffix)
+
+
+class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     """BasicSR's `PerceptualLoss`: (perceptual loss, style loss), each a scalar, or None if its weight is not above 0.
 
     "l1" and "l2" are means over the batch. "fro" is the norm of the whole batch's difference, so it grows with the
     batch; the gradient of a norm that is 0 is 0. Grams are divided by C H W. A conv layer is taken before its ReLU.
 
+    As in BasicSR, `layer_weights`, `perceptual_weight`, `style_weight` and `criterion_type` are read at each call.
     Otherwise than in BasicSR: every `vgg_type` gets its own weights, by default torchvision's, and no file is looked
     for under `experiments/pretrained_models` (BasicSR loads VGG19's from there whatever the type; name the path as
     `weights` to use it); batch-norm variants are refused; `layer_weights` must name a layer.
 
     Args:
-        layer_weights: Layer name -> weight, for both losses.
+        layer_weights: Layer name -> weight, for both losses. It may change later, to layers no deeper than the deepest.
         vgg_type: "vgg11", "vgg13", "vgg16" or "vgg19".
         use_input_norm: Whether images in [0, 1] are normalised by ImageNet's mean and standard deviation.
         range_norm: Whether images come in [-1, 1].
@@ -36,12 +79,24 @@ class PerceptualLoss(nn.Module):
         criterion: "l1", "l2" or "fro".
         weights: Weights of the network, see `perceptual_ops.load_network`.
         compute_dtype, chunk_size, backend: As of `perceptual_ops.PerceptualLoss`; chunk_size serves the lean engine.
+            compute_dtype may be a word, as options files have it: "bfloat16".
         engine: "lean", "autograd", or None: "lean" for one of the two losses. Both together, and "fro", take one pass
             of ordinary autograd, since their gradients are weighted by numbers that only the backward knows.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
     """
+
+    peer_keys = re.compile(r"vgg\.(?:mean|std|vgg_net\..+)")
+    missing: ClassVar[dict[str, str]] = {
+        "vgg": "the network has nothing to train or to move on its own; for maps use perceptual_ops.load_network",
+        "criterion": 'criterion_type names the distance, "l1", "l2" or "fro"',
+    }
+
+    perceptual_weight = setting("perceptual_weight", checks.check_number)
+    style_weight = setting("style_weight", checks.check_number)
+    layer_weights = setting("layer_weights", lambda name, layers: _checked_layers(name, layers))
+    criterion_type = setting("criterion_type", partial(checks.check_choice, choices=tuple(DISTANCES)))
 
     def __init__(
         self,
@@ -54,7 +109,7 @@ class PerceptualLoss(nn.Module):
         criterion: str = "l1",
         *,
         weights: WeightSource = "imagenet",
-        compute_dtype: torch.dtype | None = None,
+        compute_dtype: torch.dtype | str | None = None,
         chunk_size: int | None = None,
         engine: str | None = None,
         backend: str = "auto",
@@ -62,55 +117,78 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         checks.check_choice("vgg_type", vgg_type, NETWORKS)
         checks.check_choice("criterion", criterion, tuple(DISTANCES))
-        self.layer_weights = dict(layer_weights)
-        self.perceptual_weight = checks.check_number("perceptual_weight", perceptual_weight)
-        self.style_weight = checks.check_number("style_weight", style_weight)
+        self.layer_weights = layer_weights
+        self.perceptual_weight = perceptual_weight
+        self.style_weight = style_weight
         self.criterion_type = criterion
-        self._distance = DISTANCES[criterion]
-        self._is_whole = criterion == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
-        if engine == "lean" and self._is_whole:
-            raise ValueError(
-                'engine: expected None or "autograd" for two losses at once or criterion="fro", whose gradients are '
-                'weighted in the backward; got "lean"'
+        self._engine = engine
+        self._check_engine()
+        try:
+            self._loss = _PerceptualLoss(
+                vgg_type,
+                weights=weights,
+                content_layers=list(self.layer_weights),
+                input_range=(-1.0, 1.0) if range_norm else (0.0, 1.0),
+                mean=None if use_input_norm else (0.0, 0.0, 0.0),
+                std=None if use_input_norm else (1.0, 1.0, 1.0),
+                compute_dtype=_dtype(compute_dtype),
+                chunk_size=chunk_size,
+                engine=engine or "lean",
+                backend=backend,
             )
-        self._loss = _PerceptualLoss(
-            vgg_type,
-            weights=weights,
-            content_layers=self.layer_weights if self.perceptual_weight > 0 else None,
-            style_layers=self.layer_weights if self.perceptual_weight <= 0 else None,
-            content_distance=self._distance,
-            style_distance=self._distance,
-            input_range=(-1.0, 1.0) if range_norm else (0.0, 1.0),
-            mean=None if use_input_norm else (0.0, 0.0, 0.0),
-            std=None if use_input_norm else (1.0, 1.0, 1.0),
-            compute_dtype=compute_dtype,
-            chunk_size=chunk_size,
-            engine=engine or "lean",
-            backend=backend,
-        )
+        except OSError as error:
+            raise type(error)(f"{error}; BasicSR's own file for VGG19 is named by weights={WEIGHTS_FILE!r}") from error
 
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The perceptual and the style loss of a batch of images.
 
         Args:
-            x: Images (N, 3, H, W); the gradient flows to them.
+            x: Images (N, 3, H, W), or one (3, H, W), also with one channel for grey; the gradient flows to them.
             gt: Their targets, of the same shape; no gradient flows to them.
         """
+        self._check_engine()
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
-        x, gt = (self._loss._images(name, images, self.layer_weights) for name, images in (("x", x), ("gt", gt)))
+        pair = {name: self._loss._images(name, _batch(images), self.layer_weights)
+                for name, images in (("x", x), ("gt", gt))}  # fmt: skip
         # Grams are as large as there are channels.
-        check_pair({"x": x, "gt": gt}, same_size=self.perceptual_weight > 0)
-        gt = gt.detach()
-        if self._is_whole:
-            return self._both(x, gt)
+        check_pair(pair, same_size=self.perceptual_weight > 0)
+        x, gt = pair["x"], pair["gt"].detach()
+        if self._is_whole or not self._loss._is_lean(x=x):
+            return self._by_autograd(x, gt)
         if self.perceptual_weight > 0:
-            return self.perceptual_weight * self._loss(x, gt), None
-        return None, self.style_weight * self._loss(x, style=gt)
+            return self.perceptual_weight * self._lean(x, gt, is_style=False), None
+        return None, self.style_weight * self._lean(x, gt, is_style=True)
 
-    def _both(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    @property
+    def _is_whole(self) -> bool:
+        """Whether a loss is more than a mean of its samples', or there are two."""
+        return self.criterion_type == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
+
+    def _check_engine(self) -> None:
+        if self._engine == "lean" and self._is_whole:
+            raise ValueError(
+                'engine: expected None or "autograd" for two losses at once or criterion="fro", whose gradients are '
+                'weighted in the backward; got "lean"'
+            )
+
+    def _lean(self, x: Tensor, gt: Tensor, is_style: bool) -> Tensor:
+        """One of the two losses, with its gradient made at once."""
+        loss, layers = self._loss, _checked_layers("layer_weights", self.layer_weights)
+        part = Part(tuple(layers), tuple(layers.values()), DISTANCES[self.criterion_type], 0.0)
+        none = Part((), (), "mse", 0.0)
+        if not is_style:
+            values, _ = loss._lean_loss(Terms(part, none, "chw", 0.0), x, gt, [], [])
+        else:
+            with torch.no_grad():
+                targets = loss._target_features(gt, list(layers))
+                grams = [ops.gram_matrix(target, backend=loss.backend) for target in targets]
+            values, _ = loss._lean_loss(Terms(none, part, "chw", 0.0), x, None, [], grams)
+        return checks.reduce(values, "mean")
+
+    def _by_autograd(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Every loss asked for, of one pass of the network over x and one over gt."""
-        layers, loss = list(self.layer_weights), self._loss
+        loss, layers = self._loss, list(self.layer_weights)
         maps = loss._features(x, layers)
         with torch.no_grad():  # the same way as x, so that an x like gt is at 0, where a norm is steep
             targets = loss._features(gt, layers)
@@ -124,7 +202,8 @@ class PerceptualLoss(nn.Module):
 
     def _total(self, maps: list[Tensor], targets: list[Tensor]) -> Tensor:  # L x (N, C, H, W), or Grams (N, 1, C, C)
         """The weighted sum over the layers."""
-        weights, distance, backend = list(self.layer_weights.values()), self._distance, self._loss.backend
+        weights = list(_checked_layers("layer_weights", self.layer_weights).values())
+        distance, backend = DISTANCES[self.criterion_type], self._loss.backend
         if distance != "sse":
             return ops.feature_loss(maps, targets, weights, distance, backend=backend)
         squares = [
@@ -134,3 +213,71 @@ class PerceptualLoss(nn.Module):
         return torch.stack(
             [weight * reference.root(square) for weight, square in zip(weights, squares, strict=True)]
         ).sum()
+
+
+class WeightedTVLoss(ModuleWithSettings):
+    """BasicSR's `WeightedTVLoss`: L1 between neighbours, down plus across, each with a mean or sum of its own.
+
+    As in BasicSR, a mean with weights is divided by their sum, and is NaN where that is 0.
+
+    Args:
+        loss_weight: Factor of the loss.
+        reduction: "mean" or "sum".
+
+    Raises:
+        TypeError, ValueError: An argument is not as described.
+    """
+
+    loss_weight = setting("loss_weight", checks.check_number)
+    reduction = setting("reduction", partial(checks.check_choice, choices=("mean", "sum")))
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, pred: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The total variation of images, a scalar.
+
+        Args:
+            pred: Images (N, C, H, W), any range.
+            weight: Of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W).
+        """
+        checks.check_map("pred", pred)
+        if weight is not None and (weight.dim() != 4 or weight.shape[1] not in (1, pred.shape[1])):
+            raise ValueError(
+                f"weight: expected (N, 1, H, W) or the shape of pred, {tuple(pred.shape)}; got {tuple(weight.shape)}"
+            )
+        variation = torch.zeros((), dtype=checks.accumulator_dtype(pred), device=pred.device)
+        for axis in (2, 3):
+            length = pred.shape[axis] - 1
+            steps = pred.narrow(axis, 1, length) - pred.narrow(axis, 0, length)
+            variation = variation + self._reduced(steps, None if weight is None else weight.narrow(axis, 0, length))
+        return self.loss_weight * variation
+
+    def _reduced(self, steps: Tensor, weight: Tensor | None) -> Tensor:  # (N, C, H, W) -> ()
+        distances = steps.abs() if weight is None else steps.abs() * weight
+        total = distances.sum(dtype=checks.accumulator_dtype(steps))
+        if self.reduction == "sum":
+            return total
+        return total / (steps.numel() if weight is None else weight.sum() * (steps.shape[1] // weight.shape[1]))
+
+
+def _checked_layers(name: str, layers: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(layers, Mapping) or not layers:
+        raise TypeError(
+            f"{name}: expected a dict of layer names and weights, such as {{'conv5_4': 1.0}}; got {layers!r}"
+        )
+    return {layer: checks.check_number(f"{name}[{layer!r}]", weight) for layer, weight in layers.items()}
+
+
+def _dtype(compute_dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if not isinstance(compute_dtype, str):
+        return compute_dtype
+    checks.check_choice("compute_dtype", compute_dtype, tuple(DTYPES))
+    return DTYPES[compute_dtype]
+
+
+def _batch(images: Tensor) -> Tensor:
+    """One image (C, H, W) as a batch of it."""
+    return images[None] if isinstance(images, Tensor) and images.dim() == 3 else images
