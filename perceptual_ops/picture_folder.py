@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from .images import READ_FORMATS
@@ -15,18 +16,31 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         ValueError: No picture in it.
-        FileNotFoundError: No such folder.
+        FileNotFoundError, PermissionError: No such folder, or one that must not be read. One below it is left out with
+            a warning.
     """
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder with pictures, there is no such folder")
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    ]
+
+    def unlisted(error: OSError) -> None:
+        if error.filename == str(root):
+            raise PermissionError(f"{root}: expected a folder that may be read ({error.strerror})") from None
+        warnings.warn(f"{error.filename}: left out, it cannot be read ({error.strerror})", RuntimeWarning, stacklevel=3)
+
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(folder, name) for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES and _may_be_read(path)]
     if not found:
         raise ValueError(f"{root}: expected a folder with pictures ({', '.join(SUFFIXES)}), found none")
-    return found
+    return sorted(found)
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether it is a file; one that must not be looked at counts, as its reader says why."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True

@@ -2,9 +2,11 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from comparing import LPIPS, by_hand, lpips, picture, rows, run
 from PIL import Image
 
@@ -104,12 +106,71 @@ def test_interruption_leaves_complete_rows(folders, capsys, monkeypatch):
     assert [len(row) for row in rows(folders / "out.csv")] == [3, 3, 3]
 
 
-def test_a_pair_that_fails_keeps_the_rows_before(folders, capsys):
+def test_a_pair_that_fails_is_left_out(folders, capsys, monkeypatch):
+    """A text, a damaged picture, one of another size, one without memory, one whose distance is no number."""
     (folders / "A/two.png").write_text("no picture")
-    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B") == 2
+    for number, name in enumerate(("half", "odd", "large", "nan", "last")):
+        write_image(folders / f"A/{name}.png", picture(20 + number))
+        write_image(folders / f"B/{name}.png", picture(9))
+    (folders / "B/half.png").write_bytes((folders / "B/half.png").read_bytes()[:-60])
+    write_image(folders / "B/odd.png", picture(9, 64, 71))
+    compared = compare._compared
+
+    def with_little_memory(pair, *arguments):
+        return torch.empty(1 << 50) if pair.name == "large.png" else compared(pair, *arguments)
+
+    def comparison(*arguments, **settings):
+        measure = made(*arguments, **settings)
+
+        def distance(output, target):
+            found = measure.distance(output, target)
+            return found * math.nan if torch.equal(output, read_image(folders / "A/nan.png")) else found
+
+        return replace(measure, distance=distance)
+
+    made = compare.comparison
+    monkeypatch.setattr(compare, "_compared", with_little_memory)
+    monkeypatch.setattr(compare, "comparison", comparison)
+    places = ("--csv", folders / "out.csv", "--map", folders / "maps")
+    assert run(folders, *LPIPS, *places, output="A", target="B") == 1
+    captured = capsys.readouterr()
+    done = ["deep/x.v1.PNG", "last.png", "one.png"]
+    assert ", 3 pairs: " in captured.out and "nan" not in captured.out
+    assert [row[0] for row in rows(folders / "out.csv")[1:]] == done
+    assert sorted(path.stem for path in (folders / "maps").rglob("*.png")) == ["last", "one", "x.v1"]
+    told = [line for line in captured.err.splitlines() if line.startswith("perceptual-ops: ")]
+    for name, sentence in (
+        ("A/two.png", "in none of them"),
+        ("B/half.png", "damaged"),
+        ("A/odd.png", "expected pictures of one size"),
+        ("large.png", "too little memory"),
+        ("A/nan.png", "expected a distance that is a number, got nan"),
+    ):
+        assert sum(name in line and sentence in line for line in told) == 1, (name, *told)
+    assert len(told) == 6 and told[-1] == "perceptual-ops: 3 of 8 pairs were compared, 5 left out"
+
+
+def test_strict_stops_at_the_first(folders, capsys):
+    (folders / "A/two.png").write_text("no picture")
+    assert run(folders, *LPIPS, "--strict", "--csv", folders / "out.csv", output="A", target="B") == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "A/two.png: expected a picture" in captured.err.splitlines()[-1]
     assert [row[0] for row in rows(folders / "out.csv")] == ["name", "deep/x.v1.PNG", "one.png"]
+
+
+def test_nothing_that_can_be_compared(folders, capsys):
+    for path in (folders / "A").rglob("*.[pP]*"):
+        path.write_text("no picture")
+    assert run(folders, *LPIPS, output="A", target="B") == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "none of the 3 can" in captured.err.splitlines()[-1]
+
+
+def test_a_damaged_picture_for_all_is_said_once(folders, capsys):
+    (folders / "bad.png").write_bytes((folders / "A/two.png").read_bytes()[:-60])
+    assert run(folders, *LPIPS, output="A", target="bad.png") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bad.png: expected a picture, this one is damaged" in line
 
 
 @pytest.mark.parametrize("place", ["A", "A/maps", "B/deep", "out.csv"])

@@ -164,16 +164,52 @@ def test_what_train_style_refuses(folder, capsys, options, sentence):
     assert not list(folder.glob("model.*"))
 
 
-def test_a_damaged_picture_does_not_keep_others_from_being_done(folder, capsys):
+def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys, monkeypatch):
+    """A damaged picture, a text, one too large for the model, one too large for the memory; in batches too."""
     torch.manual_seed(0)
     save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
-    (folder / "data" / "aa.png").write_bytes((folder / "data" / "a.png").read_bytes()[:-40])
-    (folder / "data" / "zz.png").write_text("no picture")
-    command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out"), "--batch", "8"]
-    assert cli.main(command) == 2
+    data = folder / "data"
+    (data / "aa.png").write_bytes((data / "a.png").read_bytes()[:-40])
+    (data / "zz.png").write_text("no picture")
+    write_image(data / "long.png", torch.rand(3, 1, 8193))
+    write_image(data / "wide.png", torch.rand(3, 60, 71))
+    called = Model.__call__
+
+    def with_little_memory(model, images):
+        return torch.empty(1 << 50) if images.shape[3] == 71 or len(images) > 1 else called(model, images)
+
+    monkeypatch.setattr(Model, "__call__", with_little_memory)
+    command = ["apply", str(folder / "model.pt2"), str(data), str(folder / "out"), "--batch", "2"]
+    assert cli.main(command) == 1
     assert sorted(path.name for path in (folder / "out").rglob("*.png")) == ["a.png", "b.png", "c.png"]
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "aa.png" in error and "zz.png" in error and "3 of 5 pictures were written" in error
+    captured = capsys.readouterr()
+    assert captured.out == f"{folder / 'out'}\n"
+    told = [line for line in captured.err.splitlines() if line.startswith("perceptual-ops: ")]
+    for name, sentence in (
+        ("aa", "damaged"),
+        ("zz", "in none of them"),
+        ("long", "8192"),
+        ("wide", "too little memory"),
+    ):
+        assert sum(f"{name}.png" in line and sentence in line for line in told) == 1, told
+    assert len(told) == 5 and told[-1] == "perceptual-ops: 3 of 7 pictures were written, 4 left out"
+
+
+def test_strict_stops_at_the_first(folder, capsys):
+    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    (folder / "data" / "aa.png").write_text("no picture")
+    command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]
+    assert cli.main([*command, "--strict"]) == 2
+    assert [path.name for path in (folder / "out").rglob("*.png")] == ["a.png"]
+    assert "aa.png" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_one_picture_that_can_be_used(folder, capsys):
+    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    for path in (folder / "data").rglob("*.*"):
+        path.write_text("no picture")
+    assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]) == 2
+    assert "expected a picture that can be used, none of the 3 can" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_too_little_memory(folder, capsys, monkeypatch):

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import torch
-
+from .._failures import is_out_of_memory, reason
 from . import apply, compare, doctor, invert, stylize, train
 from .terminal import PROGRAM
 
-NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it
 COMMANDS = (stylize, train, apply, invert, compare, doctor)  # each adds its own
 
 
@@ -20,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        Its exit code: 0, 2 after one sentence on stderr for anything the user can mend, 130 for Ctrl-C.
+        Its exit code: 0; 1 where some pictures could not be used and the rest is done; 2 after one sentence on stderr
+        for anything the user can mend; 130 for Ctrl-C.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -30,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = str(interruption) or "nothing was written"
         print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         print(f"{PROGRAM}: the device has too little memory; choose a smaller --size or --batch", file=sys.stderr)
         return 2
     except (ValueError, OSError, ImportError) as error:
-        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{PROGRAM}: {reason(error)}", file=sys.stderr)
         return 2
 
 

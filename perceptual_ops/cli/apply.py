@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._failures import is_out_of_memory
 from ..images import check_size, check_writable, check_writable_below, read_image, write_image
 from ..picture_folder import pictures_in
-from ..recipes.models import MAX_BATCH, load_model
+from ..recipes.models import MAX_BATCH, Model, load_model
+from .skipping import STRICT_HELP, Skipped
 from .terminal import checked_device, default_device, progress_bar
 
 
@@ -29,6 +31,7 @@ def register(commands: Any) -> None:
         add("output", metavar="OUT", help="the picture to write; for a folder, a folder")
         add("--size", type=int, help="pixels of the longer side of what the model is given; None: as it is")
         add("--batch", type=int, default=1, help="pictures of a folder that go through together, if of one size")
+        add("--strict", action="store_true", help=STRICT_HELP)
         add("--device", default=default_device(), help="where to compute")
         command.set_defaults(command=_apply, kind=kind)
 
@@ -48,27 +51,22 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.model}: expected a model for {arguments.kind}, this is for {model.kind}; {other} runs it"
         )
-    done, failed = 0, list[str]()  # pictures that were written, reasons why others were not
+    done, skipped = 0, Skipped(arguments.strict or not source.is_dir())
     with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
         try:
-            for images, pairs in _batches(places, arguments.size, arguments.batch, failed):
-                try:
-                    results = model(images.to(device))
-                except ValueError as error:  # too large
-                    failed += [f"{source}: {error}" for source, _ in pairs]
-                    continue
-                for result, (_, place) in zip(results, pairs, strict=True):
+            for images, pairs in _batches(places, arguments.size, arguments.batch, skipped):
+                for result, (_, place) in _applied(model, images, pairs, device, skipped):
                     place.parent.mkdir(parents=True, exist_ok=True)
                     write_image(place, result)
-                done += len(pairs)
-                if bar is not None:
-                    bar.update(len(pairs))
+                    done += 1
+                    if bar is not None:
+                        bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{done} of {len(places)} pictures were written") from None
-    if failed:
-        raise ValueError(f"{'; '.join(failed)}; {done} of {len(places)} pictures were written")
+    if not done:
+        raise ValueError(f"{source}: expected a picture that can be used, none of the {len(places)} can")
     print(target)
-    return 0
+    return skipped.exit_code(f"{done} of {len(places)} pictures were written")
 
 
 def _places(source: Path, target: Path) -> list[tuple[Path, Path]]:
@@ -95,24 +93,50 @@ def _check_places(places: Sequence[tuple[Path, Path]], source: Path, target: Pat
 
 
 def _batches(
-    places: Sequence[tuple[Path, Path]], size: int | None, batch: int, failed: list[str]
+    places: Sequence[tuple[Path, Path]], size: int | None, batch: int, skipped: Skipped
 ) -> Iterator[tuple[Tensor, list[tuple[Path, Path]]]]:
-    """Images (at most `batch`, 3, H, W) of pictures that follow each other with one size, and the places of each.
-
-    Why a picture cannot be read is added to `failed`: one must not keep a folder of them from being done.
-    """
+    """Images (at most `batch`, 3, H, W) of pictures that follow each other with one size, and the places of each."""
     images: list[Tensor] = []
     pairs: list[tuple[Path, Path]] = []
     for pair in places:
-        try:
-            image = read_image(pair[0], size)
-        except (OSError, ValueError) as error:
-            failed.append(str(error))
+        image = skipped.attempt(pair[0], read_image, pair[0], size)
+        if image is None:
             continue
-        if images and (len(images) == batch or image.shape != images[0].shape):
+        if images and image.shape != images[0].shape:
             yield torch.cat(images), pairs
             images, pairs = [], []
         images.append(image)
         pairs.append(pair)
+        if len(images) == batch:
+            yield torch.cat(images), pairs
+            images, pairs = [], []
     if images:
         yield torch.cat(images), pairs
+
+
+def _applied(
+    model: Model, images: Tensor, pairs: Sequence[tuple[Path, Path]], device: torch.device, skipped: Skipped
+) -> Iterator[tuple[Tensor, tuple[Path, Path]]]:
+    """Results (3, H, W) of images (N, 3, H, W), and the places of each; one by one where N are too many at once."""
+    results = None
+    if len(pairs) > 1:
+        try:
+            results = model(images.to(device))
+        except Exception as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
+    if results is not None:
+        yield from zip(results, pairs, strict=True)
+        return
+    for image, pair in zip(images.split(1), pairs, strict=True):
+        result = skipped.attempt(pair[0], _applied_to_one, model, image, pair[0], device)
+        if result is not None:
+            yield result, pair
+
+
+def _applied_to_one(model: Model, image: Tensor, path: Path, device: torch.device) -> Tensor:
+    """(1, 3, H, W) -> (3, H, W); the error of an image that is too large names its file."""
+    try:
+        return model(image.to(device))[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -8,10 +8,9 @@ import csv
 import io
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +19,11 @@ from ..heat_map import heat_map
 from ..images import check_size, check_writable, check_writable_below, read_image, save_picture
 from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
 from .picture_pairs import PicturePair, picture_pairs
-from .terminal import PROGRAM, checked_device, default_device, names, progress_bar
+from .skipping import STRICT_HELP, Skipped
+from .terminal import checked_device, default_device, names, progress_bar, say
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLUMNS = ("name", "metric", "distance")
 
@@ -42,6 +45,7 @@ def register(commands: Any) -> None:
     add("--max", type=float, help="where the map's scale ends (default: its largest distance)")
     add("--csv", metavar="OUT.csv", help="write a row for each pair")
     add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
+    add("--strict", action="store_true", help=STRICT_HELP)
     add("--device", default=default_device(), help=f"where to compute (default: {default_device()})")
     command.set_defaults(command=_compare)
 
@@ -58,13 +62,22 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.metric, network=arguments.network, weights=arguments.weights, layers=arguments.layers, device=device
     )
     if left_out:
-        print(f"{PROGRAM}: {left_out}", file=sys.stderr)
+        say(left_out)
+    if of_folder and not target.is_dir():
+        read_image(target, arguments.size)  # the one picture for all has to be good
     distances: list[float] = []
+    skipped = Skipped(arguments.strict or not of_folder)
     with progress_bar(len(pairs), "pair") if of_folder else contextlib.nullcontext() as bar:
         try:
             for pair in pairs:
+                found = skipped.attempt(pair.name, _compared, pair, measure, arguments, device)
+                if found is None:
+                    continue
+                distance, sheet = found
                 place = _map_place(arguments.map, pair.name if of_folder else "")
-                distance = _compared(pair, measure, arguments, device, place)
+                if place and sheet:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    save_picture(place, sheet)
                 if arguments.csv:
                     _write_row(arguments.csv, (pair.name, measure.label, f"{distance:.9g}"), first=not distances)
                 distances.append(distance)
@@ -72,19 +85,21 @@ def _compare(arguments: argparse.Namespace) -> int:
                     bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{len(distances)} of {len(pairs)} pairs were compared") from None
+    if not distances:
+        raise ValueError(f"{output}, {target}: expected a pair that can be compared, none of the {len(pairs)} can")
     if of_folder:
         mean, deviation = statistics.fmean(distances), statistics.pstdev(distances)
         print(f"{measure.label}, {len(distances)} pairs: mean {mean:.6g} std {deviation:.6g}")
     else:
         print(f"{measure.label}: {distances[0]:.6g}")
-    return 0
+    return skipped.exit_code(f"{len(distances)} of {len(pairs)} pairs were compared")
 
 
 @torch.no_grad()
 def _compared(
-    pair: PicturePair, measure: Comparison, arguments: argparse.Namespace, device: torch.device, place: Path | None
-) -> float:
-    """The distance of a pair, whose map is written to `place`."""
+    pair: PicturePair, measure: Comparison, arguments: argparse.Namespace, device: torch.device
+) -> tuple[float, Image.Image | None]:
+    """The distance of a pair, and its map where one is wanted."""
     output = read_image(pair.output, arguments.size)
     size = (output.shape[2], output.shape[3])
     # At once from the file: resized twice, it would lose twice.
@@ -98,13 +113,14 @@ def _compared(
     images = output.to(device), target.to(device)
     try:
         distance = measure.distance(*images).item()
-        pixels = measure.pixels(*images) if place and measure.pixels else None
+        pixels = measure.pixels(*images) if arguments.map and measure.pixels else None
     except ValueError as error:  # too small for the network
         raise ValueError(f"{pair.output}, {pair.target}: {error}") from None
-    if place and pixels is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(place, heat_map(output, pixels, arguments.max, f"{measure.label}: {distance:.4g}"))
-    return distance
+    if not math.isfinite(distance):
+        raise ValueError(f"{pair.output}, {pair.target}: expected a distance that is a number, got {distance}")
+    if pixels is None:
+        return distance, None
+    return distance, heat_map(output, pixels, arguments.max, f"{measure.label}: {distance:.4g}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

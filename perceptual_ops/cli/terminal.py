@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,15 @@ from ..recipes.optimization import StepCallback
 from ..recipes.training_log import COUNTS
 
 PROGRAM = "perceptual-ops"
+
+
+def say(sentence: str) -> None:
+    """Writes a sentence to stderr, above a progress bar that is there."""
+    line, tqdm = f"{PROGRAM}: {sentence}", sys.modules.get("tqdm")
+    if tqdm is None:
+        print(line, file=sys.stderr)
+    else:
+        tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def progress_bar(steps: int, unit: str = "it") -> Any:

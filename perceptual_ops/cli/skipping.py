@@ -1,0 +1,55 @@
+"""What a job on a folder leaves out: each picture is named at once and counted, and the rest is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from .._failures import is_out_of_memory, reason
+from .terminal import say
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+STRICT_HELP = "stop at the first picture that cannot be used, in place of leaving it out"
+
+
+class Skipped:
+    """The count of pictures that were left out.
+
+    Args:
+        strict: Whether the first ends the job, as an error.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.count, self._strict = 0, strict
+
+    def attempt(
+        self,
+        name: str | os.PathLike[str],
+        make: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result | None:
+        """What `make` makes of the picture called `name`; None where the picture is at fault and was left out."""
+        try:
+            return make(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            failure: Exception = error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = ValueError(f"{os.fspath(name)}: the device has too little memory for it; choose a smaller --size")
+        if self._strict:
+            raise failure
+        self.count += 1
+        say(reason(failure))
+        return None
+
+    def exit_code(self, done: str) -> int:
+        """0, or after a summary 1. `done` says what was made of the others."""
+        if not self.count:
+            return 0
+        say(f"{done}, {self.count} left out")
+        return 1
