@@ -7,12 +7,15 @@ the maps. autocast changes nothing here; fp32 matrix products on the CPU are tor
 `torch.set_float32_matmul_precision`.
 
 `backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the
-input), "native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`).
+input), "native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`). Under torch.export and
+torch.jit.trace "auto" is the reference: the program then runs where this library is not installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -33,7 +36,7 @@ def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = Fals
     forward_mode: whether the caller answers for inputs with a tangent.
     """
     checks.check_choice("backend", backend, checks.BACKENDS)
-    if backend == "reference":
+    if backend == "reference" or (backend == "auto" and makes_program()):
         return False
     refusal = native.refusal(inputs[0].device)
     if not refusal and not forward_mode and not torch.compiler.is_compiling() and any(map(has_tangent, inputs)):
@@ -44,6 +47,16 @@ def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = Fals
         raise RuntimeError(f'backend="native": {refusal}')
     fall_back(refusal)
     return False
+
+
+def makes_program() -> bool:
+    """Whether torch.export or torch.jit.trace is at work, whose programs are to run where this library is not."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def grad_mode(enabled: bool) -> AbstractContextManager:
+    """torch.set_grad_enabled; nothing in a program, where whoever runs it decides."""
+    return contextlib.nullcontext() if makes_program() else torch.set_grad_enabled(enabled)
 
 
 def has_tangent(x: Tensor) -> bool:

@@ -65,7 +65,7 @@ BAD_SETTINGS = {
     "chunk_size: .*got True": {"chunk_size": True},
     "engine: .*'fast'": {"engine": "fast"},
     "backend: .*'cuda'": {"backend": "cuda"},
-    "mean: expected three finite numbers": {"mean": (0.5,)},
+    "mean: expected 3 numbers": {"mean": (0.5, 0.5)},
     "std: expected numbers above 0": {"std": (0.0, 1.0, 1.0)},
     "content_layers.*at least one": {"content_layers": None, "style_layers": None},
     "has no layer 'relu9_9'": {"content_layers": ["relu9_9"]},

@@ -1,9 +1,10 @@
-"""Networks, layers and weights as users write them, as the losses hold them."""
+"""Networks, layers and weights as users write them, and as the losses hold them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,72 @@ from ..networks.weights import WeightSource
 LayerWeights = Mapping[str, float] | Sequence[str]
 
 
-def scaled_layers(name: str, layers: LayerWeights | None, weight_name: str, weight: object) -> dict[str, float]:
-    """Layer -> its weight times the weight of its part; empty where the part is not wanted."""
-    factor = checks.check_number(weight_name, weight)
-    if layers is None or not factor:
+def checked_layers(name: str, layers: LayerWeights | None) -> dict[str, float]:
+    """Layer -> its weight."""
+    if layers is None:
         return {}
     if isinstance(layers, str) or not isinstance(layers, (Mapping, Sequence)):
         raise TypeError(
             f"{name}: expected a dict of layer names and weights, such as {{'relu3_3': 1.0}}; got {layers!r}"
         )
     weights = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
-    return {layer: factor * checks.check_number(f"{name}[{layer!r}]", number) for layer, number in weights.items()}
+    return {layer: checks.check_number(f"{name}[{layer!r}]", number) for layer, number in weights.items()}
+
+
+def wanted_layers(part: str, layers: LayerWeights | None, weight: object) -> dict[str, float]:
+    """Layer -> its weight; empty where the part has none."""
+    factor = checks.check_number(f"{part}_weight", weight)
+    return checked_layers(f"{part}_layers", layers) if factor else {}
+
+
+def part_layers(part: str, changed: Callable[[Any], None]) -> Any:
+    """The layers of "content" or "style" as a property: given as to the constructor, read as their names.
+
+    Args:
+        part: The loss keeps the layers and the weight of each as `_<part>_layers`.
+        changed: Called with the loss when others replaced them.
+    """
+    name, kept = f"{part}_layers", f"_{part}_layers"
+
+    def set_layers(loss: nn.Module, layers: LayerWeights | None) -> None:
+        is_first = kept not in loss.__dict__
+        object.__setattr__(loss, kept, checked_layers(name, layers))
+        if not is_first:
+            changed(loss)
+
+    return property(lambda loss: tuple(getattr(loss, kept)), set_layers, doc=f"Names of the {part} layers.")
+
+
+def part_weight(part: str) -> Any:
+    """The weight of a part as a property; one of a part that the loss was made without is refused."""
+    name, kept, layers = f"{part}_weight", f"_{part}_weight", f"_{part}_layers"
+
+    def set_weight(loss: nn.Module, value: object) -> None:
+        weight = checks.check_number(name, value)
+        if weight and kept in loss.__dict__ and not getattr(loss, layers):
+            raise ValueError(
+                f"{name}: expected 0, since this loss has no {part} part; got {value!r}; give {part}_layers and {name} "
+                "when it is made"
+            )
+        object.__setattr__(loss, kept, weight)
+
+    return property(lambda loss: getattr(loss, kept), set_weight, doc=f"Weight of the {part} part.")
+
+
+def part_weights(part: str) -> Any:
+    """The weights of a part's layers as a property, each times the weight of the part; given, they hold as they are."""
+    layers, kept, factor = f"{part}_layers", f"_{part}_layers", f"{part}_weight"
+
+    def weights(loss: nn.Module) -> tuple[float, ...]:
+        return tuple(getattr(loss, factor) * number for number in getattr(loss, kept).values())
+
+    def set_weights(loss: nn.Module, values: Sequence[float]) -> None:
+        names = getattr(loss, layers)
+        numbers = checks.check_weights(values, len(names))
+        setattr(loss, layers, dict(zip(names, numbers, strict=True)))
+        setattr(loss, factor, 1.0)
+
+    return property(weights, set_weights, doc=f"Weights of the {part} layers.")
 
 
 def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float]:
@@ -38,11 +94,11 @@ def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float
     return [share / sum(shares) for share in shares]
 
 
+@torch.inference_mode(False)  # or the network could not serve in training later
 def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
     """A network of the loss's own, no deeper than the layers ask."""
     if isinstance(network, str):
-        with torch.inference_mode(False):  # or it could not serve in training later
-            return load_network(network, weights, layers=layers)
+        return load_network(network, weights, layers=layers)
     if weights != "imagenet":
         raise ValueError("weights: expected none beside a network that is a module, which has its own")
     if isinstance(network, nn.Module):

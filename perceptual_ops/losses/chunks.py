@@ -31,6 +31,8 @@ def _pixels(dtype: torch.dtype, device_type: str) -> int:
     return (CPU_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize
 
 
-def chunks(batch: int, size: int) -> list[slice]:
-    """The rows of each chunk; an empty batch is one empty chunk."""
+def chunks(batch: int, size: int | None) -> list[slice]:
+    """The rows of each chunk; an empty batch is one empty chunk. None: one chunk, of a batch whatever its size."""
+    if size is None:
+        return [slice(None)]
     return [slice(first, first + size) for first in range(0, max(batch, 1), size)]

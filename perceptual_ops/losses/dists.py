@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import metric_ops
+from .._settings import fixed
 from ..networks import load_network
 from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
-from .frozen import checked_range
 from .metric import MetricLoss
 from .pair import IMAGE
 
@@ -44,6 +44,8 @@ class DISTS(MetricLoss):
     """
 
     metric = "dists"
+
+    alpha_beta, normalize_weights = fixed("alpha_beta"), fixed("normalize_weights")
 
     def __init__(
         self,
@@ -79,9 +81,8 @@ class DISTS(MetricLoss):
                 numbers = [number / total for number in numbers]
         super().__init__(
             trunk, [IMAGE, *LAYERS], numbers, trunk.mean if mean is None else mean, trunk.std if std is None else std,
-            (0.0, 1.0), reduction, compute_dtype, chunk_size, engine, backend,
+            input_range, reduction, compute_dtype, chunk_size, engine, backend,
         )  # fmt: skip
-        self.input_range = checked_range(input_range)  # forward brings images to [0, 1], where they are compared
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
@@ -106,6 +107,9 @@ class DISTS(MetricLoss):
         pairs = self._graph_pairs(output, target)
         by_features = torch.cat([self._distance(slice(1, None), *maps) for maps in pairs])
         return checks.reduce(by_images + by_features, self.reduction)
+
+    def _range_of_input(self) -> tuple[float, float]:
+        return 0.0, 1.0  # to which `forward` brings images, since they are compared there
 
     def _in_unit_range(self, images: Tensor) -> Tensor:
         low, high = self.input_range

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from .._settings import ModuleWithSettings, fixed, setting
 from ..networks import FeatureNetwork, ModuleFeatures
 from ..networks.trunk import Trunk
+from .chunks import chunks
+from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
 from .lean import trunk_features
 
 if TYPE_CHECKING:
@@ -22,7 +25,19 @@ if TYPE_CHECKING:
 ENGINES = ("lean", "autograd")
 
 
-class FrozenLoss(nn.Module):
+def _checked_dtype(name: str, dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and dtype not in checks.DTYPES[:3]:
+        raise ValueError(f"{name}: expected None, torch.float32, float16 or bfloat16, got {dtype!r}")
+    return dtype
+
+
+def _checked_chunk_size(name: str, size: int | None) -> int | None:
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"{name}: expected None or a whole number above 0, got {size!r}")
+    return size
+
+
+class FrozenLoss(ModuleWithSettings):
     """A loss whose network is part of it and yet none of its parameters, buffers or submodules.
 
     An optimizer, a checkpoint or DistributedDataParallel over a model that holds the loss sees no tensor of it. The
@@ -31,7 +46,8 @@ class FrozenLoss(nn.Module):
 
     Args:
         network: The frozen trunk.
-        mean, std: Normalisation of an image in [0, 1], or None where the network takes that as it is.
+        mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all; None where the
+            network takes that as it is.
         input_range: Values of black and white in the images.
         compute_dtype: dtype of the arithmetic of an fp32 trunk; None follows autocast, and without it the trunk's own.
         chunk_size: Samples that go through the network at a time; None: see `PerceptualLoss`.
@@ -40,6 +56,16 @@ class FrozenLoss(nn.Module):
     """
 
     _network: FeatureNetwork | ModuleFeatures
+
+    input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
+    compute_dtype = setting("compute_dtype", _checked_dtype)
+    chunk_size = setting("chunk_size", _checked_chunk_size)
+    engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
+    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+    network = fixed("network")
+    weights = fixed("weights")
+    mean = fixed("mean")
+    std = fixed("std")
 
     def __init__(
         self,
@@ -53,13 +79,7 @@ class FrozenLoss(nn.Module):
         backend: str,
     ) -> None:
         super().__init__()
-        checks.check_choice("engine", engine, ENGINES)
-        checks.check_choice("backend", backend, checks.BACKENDS)
-        if compute_dtype is not None and compute_dtype not in checks.DTYPES[:3]:
-            raise ValueError(f"compute_dtype: expected None, torch.float32, float16 or bfloat16, got {compute_dtype!r}")
-        if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
-            raise ValueError(f"chunk_size: expected None or a whole number above 0, got {chunk_size!r}")
-        self.input_range = checked_range(input_range)
+        self.input_range = input_range
         self.compute_dtype = compute_dtype
         self.chunk_size = chunk_size
         self.engine = engine
@@ -67,16 +87,28 @@ class FrozenLoss(nn.Module):
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
         self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None
-        scale, shift = _input_map(self.input_range, _three_numbers("mean", mean, 0.0), _three_numbers("std", std, 1.0))
+        centers, deviations = checked_numbers("mean", mean), checked_numbers("std", std)
+        self._channels = channels_of(network, centers, deviations)
+        self._mean = for_each_channel("mean", centers, 0.0, self._channels)
+        self._std = for_each_channel("std", deviations, 1.0, self._channels)
         self._constants: dict[str, list[Tensor]] = {}
         self._kept: dict[str, list[Tensor]] = {}
-        self._keep_constants("input", [scale, shift])
+        self._keep_input_map()
+
+    def _keep_input_map(self) -> None:
+        with torch.inference_mode(False):
+            self._keep_constants("input", [*input_map(self._range_of_input(), self._mean, self._std)])
+
+    def _range_of_input(self) -> tuple[float, float]:
+        """The range of what `_features` and the lean engine are given."""
+        return self.input_range
 
     def _keep_constants(self, name: str, tensors: list[Tensor]) -> None:
         """Keeps fp64 tensors of the CPU, and as `_kept[name]` what goes with the network: on its device, in fp32."""
-        self._constants[name] = tensors
-        device = next((parameter.device for parameter in self._network.parameters()), tensors[0].device)
-        self._kept[name] = self._served(tensors, device)
+        with torch.inference_mode(False):  # or they could not serve in training later
+            self._constants[name] = [x.clone() if x.is_inference() else x for x in tensors]
+            device = next((parameter.device for parameter in self._network.parameters()), tensors[0].device)
+            self._kept[name] = self._served(self._constants[name], device)
 
     def _served(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
         dtype = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
@@ -98,18 +130,8 @@ class FrozenLoss(nn.Module):
         return self._kept["input"][0].device
 
     def _images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
-        """Checks a batch of images (N, 3, H, W) or (N, 1, H, W), and repeats grey to three channels."""
-        if not isinstance(images, Tensor):
-            raise TypeError(f"{name}: expected a tensor of images (N, 3, H, W), got {type(images).__name__}")
-        if images.dtype not in checks.DTYPES:
-            raise TypeError(
-                f"{name}: expected a floating-point tensor in the range {self.input_range}, got {images.dtype}; "
-                f"convert 8-bit images by images.float() / 255"
-            )
-        if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"{name}: expected shape (N, 3, H, W), or (N, 1, H, W) for grey; got {tuple(images.shape)}"
-            )
+        """Checks a batch of images (N, C, H, W) of the network's channels; where it takes three, grey is repeated."""
+        images = check_images(name, images, self._channels, self.input_range)
         if images.device != self._device:
             raise ValueError(
                 f"{name}: expected images on {self._device}, where the loss is; got {images.device}; "
@@ -122,13 +144,17 @@ class FrozenLoss(nn.Module):
                 f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "
                 f"got {height} x {width}"
             )
-        return images.expand(-1, 3, -1, -1)
+        return images
 
     def _is_lean(self, **images: Tensor | None) -> bool:
-        """Whether the lean engine runs for the images; raises where it is asked for what it cannot give."""
+        """Whether the lean engine runs for the images; raises where it is asked for what it cannot give.
+
+        Never in a program of torch.export or torch.jit.trace: its operators know the network by a key, and a program
+        is to hold the weights.
+        """
         given = {name: tensor for name, tensor in images.items() if tensor is not None}
         lean = self._trunk is not None and self.engine == "lean"
-        if not lean or not ops.use_native(list(given.values()), self.backend, forward_mode=True):
+        if not lean or ops.makes_program() or not ops.use_native(list(given.values()), self.backend, forward_mode=True):
             return False
         if not torch.compiler.is_compiling():
             for name, tensor in given.items():
@@ -152,11 +178,10 @@ class FrozenLoss(nn.Module):
 
     def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""
-        with torch.no_grad():
+        with ops.grad_mode(False):
             if self._is_lean(images=images):
                 return trunk_features(images, *self._entry(images), "\n".join(layers))
-            size = self.chunk_size or max(images.shape[0], 1)
-            parts = [self._features(chunk, layers) for chunk in images.split(size)]
+            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], self.chunk_size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
     def _trunk_dtype(self) -> torch.dtype:
@@ -169,7 +194,7 @@ class FrozenLoss(nn.Module):
         return trunk
 
     def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        """Images (N, 3, H, W) in input_range -> the features of each layer."""
+        """Images (N, C, H, W) in input_range -> the features of each layer."""
         trunk = self._trunk_dtype()
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
@@ -191,39 +216,3 @@ class FrozenLoss(nn.Module):
         if self.compute_dtype == torch.float32:
             return torch.autocast(device_type, enabled=False)
         return torch.autocast(device_type, dtype=self.compute_dtype)
-
-
-def checked_range(input_range: Iterable[float]) -> tuple[float, float]:
-    try:
-        low, high = (checks.check_number("input_range", float(value)) for value in input_range)
-    except (TypeError, ValueError):
-        raise ValueError(f"input_range: expected two numbers (low, high), got {input_range!r}") from None
-    if not low < high:
-        raise ValueError(f"input_range: expected low < high, got {input_range!r}")
-    return low, high
-
-
-def _three_numbers(name: str, values: Sequence[float] | None, default: float) -> list[float]:
-    if values is None:
-        return [default] * 3
-    try:
-        numbers = [checks.check_number(name, float(value)) for value in values]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 3:
-        raise ValueError(f"{name}: expected three finite numbers, one per channel, got {values!r}")
-    return numbers
-
-
-def _input_map(input_range: tuple[float, float], mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Scale and shift (1, 3, 1, 1), from input_range to [0, 1] to the network's input."""
-    if min(std) <= 0:
-        raise ValueError(f"std: expected numbers above 0, got {std!r}")
-    low, high = input_range
-    scale = [1 / ((high - low) * deviation) for deviation in std]
-    shift = [-low * factor - center / deviation for factor, center, deviation in zip(scale, mean, std, strict=True)]
-    with torch.inference_mode(False):
-        tensors = [
-            torch.tensor(values, dtype=torch.float64, device="cpu").view(1, 3, 1, 1) for values in (scale, shift)
-        ]
-    return tensors[0], tensors[1]

@@ -38,7 +38,7 @@ def graph_loss(
         chunk_size: Samples that go through the network at a time; None: all.
         backend: See `perceptual_ops.ops`.
     """
-    rows_of_chunks = chunks(output.shape[0], chunk_size or max(output.shape[0], 1))
+    rows_of_chunks = chunks(output.shape[0], chunk_size)
     if target is not None and target.shape[0] == 1:
         contents, target = _target_features(features_of, target, terms), None
     found = []
@@ -52,7 +52,7 @@ def graph_loss(
 
 def _target_features(features_of: FeaturesOf, images: Tensor, terms: Terms) -> list[Tensor]:
     """The pass keeps nothing unless a gradient is to flow to the images."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+    with ops.grad_mode(torch.is_grad_enabled() and images.requires_grad):
         return features_of(images, terms.content.layers)
 
 

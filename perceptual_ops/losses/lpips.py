@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import metric_ops
+from .._settings import fixed, setting
 from ..networks import load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
@@ -57,6 +58,10 @@ class LPIPS(MetricLoss):
 
     metric = "lpips"
 
+    spatial = setting("spatial", checks.check_flag)
+    eps, eps_inside = setting("eps", checks.check_positive), setting("eps_inside", checks.check_flag)
+    version, linear = fixed("version", "_linear_version"), fixed("linear")
+
     def __init__(
         self,
         network: str = "alex",
@@ -78,7 +83,7 @@ class LPIPS(MetricLoss):
     ) -> None:
         checks.check_choice("network", network, tuple(TRUNKS))
         checks.check_choice("version", version, LPIPS_VERSIONS)
-        eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
+        checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
         if version != "0.1" and isinstance(weights, str) and weights == "stlpips":
             raise ValueError(f'version: expected "0.1" with weights="stlpips", whose input it is; got {version!r}')
         name, channels = TRUNKS[network]
@@ -91,6 +96,7 @@ class LPIPS(MetricLoss):
             trunk, list(channels), numbers, own_mean if mean is None else mean, own_std if std is None else std,
             input_range, reduction, compute_dtype, chunk_size, engine, backend,
         )  # fmt: skip
+        self._linear_version = version
         self.spatial = spatial
         self.eps, self.eps_inside = eps, eps_inside
 
@@ -114,6 +120,7 @@ class LPIPS(MetricLoss):
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
+        checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
         output, target = self._pair(output, target)
         lean = self._is_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
         if lean and not self.spatial and not return_layers:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
+from .. import ops
+from .._settings import fixed, setting
 from ..networks import FeatureNetwork
 from .chunks import chunks
 from .frozen import FrozenLoss
@@ -29,6 +32,9 @@ class MetricLoss(FrozenLoss):
     eps = 0.0
     eps_inside = False
 
+    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    layers = fixed("layers")
+
     def __init__(
         self,
         network: FeatureNetwork,
@@ -43,9 +49,8 @@ class MetricLoss(FrozenLoss):
         engine: str,
         backend: str,
     ) -> None:
-        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
         super().__init__(network, mean, std, input_range, compute_dtype, chunk_size, engine, backend)
-        self.layers = tuple(layers)
+        self._layers = tuple(layers)
         self.reduction = reduction
         self._keep_constants("numbers", [number.double() for number in numbers])
 
@@ -84,14 +89,13 @@ class MetricLoss(FrozenLoss):
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""
-        batch = output.shape[0]
         found = []
-        for rows in chunks(batch, self.chunk_size or max(batch, 1)):
+        for rows in chunks(output.shape[0], self.chunk_size):
             own = target if target.shape[0] == 1 else target[rows]
             found.append((self._layer_maps(output[rows]), self._layer_maps(own)))
         return found
 
     def _layer_maps(self, images: Tensor) -> list[Tensor]:
         """Features of one of the two; the pass keeps nothing unless a gradient is to flow to the images."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+        with ops.grad_mode(torch.is_grad_enabled() and images.requires_grad):
             return self._features(images, self._trunk_layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +11,18 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from .. import ops
+from .._settings import setting
 from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
-from .arguments import LayerWeights, normalized_shares, scaled_layers, trunk_of
+from .arguments import (
+    LayerWeights,
+    normalized_shares,
+    part_layers,
+    part_weight,
+    part_weights,
+    trunk_of,
+    wanted_layers,
+)
 from .frozen import FrozenLoss
 from .graph import graph_loss
 from .lean import perceptual_loss
@@ -61,6 +71,23 @@ class PerceptualLoss(FrozenLoss):
         OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
     """
 
+    _content_layers: dict[str, float]
+    _style_layers: dict[str, float]
+    content_layers = part_layers("content", changed=lambda loss: loss._forget_target("content"))
+    style_layers = part_layers("style", changed=lambda loss: loss._forget_target("style"))
+    content_weights, style_weights = part_weights("content"), part_weights("style")
+    content_weight, style_weight = part_weight("content"), part_weight("style")
+    tv_weight = setting("tv_weight", checks.check_number)
+    content_distance = setting("content_distance", partial(checks.check_choice, choices=checks.DISTANCES))
+    style_distance = setting("style_distance", partial(checks.check_choice, choices=checks.DISTANCES))
+    gram_normalize = setting(
+        "gram_normalize",
+        partial(checks.check_choice, choices=checks.NORMALIZATIONS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
+
     def __init__(
         self,
         network: str | nn.Module = "vgg16",
@@ -85,17 +112,12 @@ class PerceptualLoss(FrozenLoss):
         eps: float = 1e-6,
         delta: float = 1.0,
     ) -> None:
-        content = scaled_layers("content_layers", content_layers, "content_weight", content_weight)
-        style = scaled_layers("style_layers", style_layers, "style_weight", style_weight)
-        tv_weight = checks.check_number("tv_weight", tv_weight)
+        content = wanted_layers("content", content_layers, content_weight)
+        style = wanted_layers("style", style_layers, style_weight)
         if not content and not style:
             raise ValueError(
                 "content_layers, style_layers: expected at least one layer whose part has a weight, got none"
             )
-        for name, distance in (("content_distance", content_distance), ("style_distance", style_distance)):
-            checks.check_choice(name, distance, checks.DISTANCES)
-        checks.check_choice("gram_normalize", gram_normalize, checks.NORMALIZATIONS)
-        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
         trunk = trunk_of(network, weights, list(dict.fromkeys([*content, *style])))
         super().__init__(
             trunk,
@@ -107,16 +129,22 @@ class PerceptualLoss(FrozenLoss):
             engine,
             backend,
         )
-        self.content_layers, self.content_weights = list(content), list(content.values())
-        self.style_layers, self.style_weights = list(style), list(style.values())
+        self.content_layers, self.content_weight = content, content_weight
+        self.style_layers, self.style_weight = style, style_weight
         self.tv_weight = tv_weight
-        self.eps = checks.check_positive("eps", eps)
-        self.delta = checks.check_positive("delta", delta)
+        self.eps, self.delta = eps, delta
         self.content_distance = content_distance
         self.style_distance = style_distance
         self.gram_normalize = gram_normalize
         self.reduction = reduction
-        self._layers = list(dict.fromkeys([*content, *style]))
+
+    @property
+    def _layers(self) -> list[str]:
+        return list(dict.fromkeys([*self._content_layers, *self._style_layers]))
+
+    def _forget_target(self, part: str) -> None:
+        """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
+        self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> PerceptualLoss:
@@ -212,8 +240,8 @@ class PerceptualLoss(FrozenLoss):
         content = checks.check_distance(self.content_distance, self.eps, self.delta)
         style = checks.check_distance(self.style_distance, self.eps, self.delta)
         return Terms(
-            Part(tuple(self.content_layers), tuple(self.content_weights), self.content_distance, content),
-            Part(tuple(self.style_layers), tuple(self.style_weights), self.style_distance, style),
+            Part(self.content_layers, self.content_weights, self.content_distance, content),
+            Part(self.style_layers, self.style_weights, self.style_distance, style),
             self.gram_normalize,
             self.tv_weight / (high - low) ** 2,
         )
@@ -261,7 +289,7 @@ class PerceptualLoss(FrozenLoss):
                 )
             return []
         if style is not None:
-            with torch.no_grad():
+            with ops.grad_mode(False):
                 grams = self._style_grams("style", style, None)
         elif "style" in self._kept:
             grams = self._kept["style"]
@@ -286,7 +314,8 @@ class PerceptualLoss(FrozenLoss):
         if not styles:
             raise ValueError(f"{name}: expected at least one style, got an empty list")
         shares = normalized_shares(weights, len(styles))
-        batch = max((style.shape[0] for style in styles if isinstance(style, Tensor)), default=1)
+        # No generator with a default, which torch.compile cannot trace.
+        batch = max([style.shape[0] if isinstance(style, Tensor) and style.dim() else 0 for style in styles])
         blended: list[Tensor] = []
         for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
             argument = name if len(styles) == 1 else f"{name}[{i}]"

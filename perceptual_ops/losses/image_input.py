@@ -1,0 +1,91 @@
+"""How images enter a network: their channels, their range, and the map to what the network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks as checks
+from ..networks import FeatureNetwork, ModuleFeatures
+
+
+def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[float] | None) -> int | None:
+    """The channels of the images that a network takes; None: any.
+
+    Args:
+        network: Your own module takes what its first convolution does; where it has none, nothing is known.
+        numbers: mean and std. As many as there are channels settle it for your own module; one serves every channel.
+    """
+    if isinstance(network, FeatureNetwork):
+        return 3
+    counts = [len(values) for values in numbers if values is not None and len(values) > 1]
+    if counts:
+        return counts[0]
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return next((first.in_channels for first in convolutions if first.in_channels), None)
+
+
+def check_images(name: str, images: object, channels: int | None, input_range: tuple[float, float]) -> Tensor:
+    """A batch (N, C, H, W) as a network of `channels` takes it: grey is repeated where it takes three."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"{name}: expected a tensor of images (N, {channels or 'C'}, H, W), got {type(images).__name__}"
+        )
+    if images.dtype not in checks.DTYPES:
+        raise TypeError(
+            f"{name}: expected a floating-point tensor in the range {input_range}, got {images.dtype}; "
+            f"convert 8-bit images by images.float() / 255"
+        )
+    if images.dim() == 4 and channels in (None, images.shape[1]):
+        return images
+    if images.dim() == 4 and channels == 3 and images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    grey = ", or (N, 1, H, W) for grey" if channels == 3 else ""
+    raise ValueError(f"{name}: expected shape (N, {channels or 'C'}, H, W){grey}; got {tuple(images.shape)}")
+
+
+def checked_range(name: str, input_range: object) -> tuple[float, float]:
+    """Values of black and white."""
+    try:
+        low, high = (checks.check_number(name, float(value)) for value in input_range)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected two numbers (low, high), got {input_range!r}") from None
+    if not low < high:
+        raise ValueError(f"{name}: expected low < high, got {input_range!r}")
+    return low, high
+
+
+def checked_numbers(name: str, values: Iterable[float] | None) -> list[float] | None:
+    """mean or std, as a list."""
+    if values is None:
+        return None
+    try:
+        numbers = [checks.check_number(name, float(value)) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers:
+        raise ValueError(f"{name}: expected finite numbers, one per channel or one for all, got {values!r}")
+    return numbers
+
+
+def for_each_channel(name: str, numbers: list[float] | None, default: float, channels: int | None) -> list[float]:
+    """A number for each channel, or a single one where the channels are not known."""
+    numbers, count = numbers or [default], channels or 1
+    if len(numbers) not in (1, count):
+        raise ValueError(f"{name}: expected {count} numbers, one per channel, or one for all; got {numbers!r}")
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def input_map(
+    input_range: tuple[float, float], mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:  # (1, C, 1, 1) each, fp64 on the CPU
+    """Scale and shift from input_range to [0, 1] to the network's input."""
+    if min(std) <= 0:
+        raise ValueError(f"std: expected numbers above 0, got {std!r}")
+    low, high = input_range
+    scale = [1 / ((high - low) * deviation) for deviation in std]
+    shift = [-low * factor - center / deviation for factor, center, deviation in zip(scale, mean, std, strict=True)]
+    tensors = [torch.tensor(values, dtype=torch.float64, device="cpu").view(1, -1, 1, 1) for values in (scale, shift)]
+    return tensors[0], tensors[1]
