@@ -135,7 +135,7 @@ def test_module_compiles_in_one_graph_for_all_threads() -> None:
     assert len(graphs) == 1
 
 
-MEETING = threading.Barrier(2, timeout=20)
+MEETING = threading.Barrier(2, timeout=600)
 
 
 class Meet(nn.Module):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,21 +83,35 @@ def test_train_sr_and_upscale(folder, loss):
     assert Image.open(folder / "large.png").size == (140, 120)
 
 
+# The command, whose process ends between two checkpoints as by a SIGKILL from outside.
+KILLED = """
+import os, signal, sys
+from perceptual_ops import cli
+from perceptual_ops.recipes import Training
+
+update = Training.update
+
+def update_and_die(training, *arguments):
+    update(training, *arguments)
+    if training.done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Training.update = update_and_die
+cli.main(sys.argv[1:])
+"""
+
+
 def test_a_killed_command_goes_on_with_the_same_curve(folder):
     """SIGKILL in the middle; the same command again; and once without interruption. All in processes alike."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "12"]
-    command += ["--save-every", "2", *QUICK, "-o"]
-    process = subprocess.Popen([*command, "killed.pt2"], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-    checkpoint = folder / "killed.checkpoint"
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert checkpoint.exists() and not (folder / "killed.pt2").exists()
-    for name in ("killed", "whole"):
-        done = subprocess.run([*command, f"{name}.pt2"], cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    arguments = ["train-sr", "--data", "data", "--scale", "2", "--steps", "12", "--save-every", "2", *QUICK, "-o"]
+    as_usual = ["-m", "perceptual_ops"]
+    for start, name in ((["-c", KILLED], "killed"), (as_usual, "killed"), (as_usual, "whole")):
+        command = [sys.executable, *start, *arguments, f"{name}.pt2"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == (0 if start == as_usual else -signal.SIGKILL), done.stderr
+        assert (folder / "killed.checkpoint").exists() == (start != as_usual)
+        assert (folder / "killed.pt2").exists() == (start == as_usual)
     curves = [[row["loss"] for row in read_log(folder / f"{name}.log.csv")] for name in ("whole", "killed")]
     assert len(curves[0]) == 12
     assert curves[0] == curves[1]
@@ -222,14 +235,22 @@ def test_too_little_memory(folder, capsys, monkeypatch):
 def test_two_processes_train_by_the_command(folder):
     """As README says: one of them speaks, and the model can be used."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "2", *QUICK, "-o"]
-    done = subprocess.run([*command, "sr.pt2"], cwd=folder, env=environment, capture_output=True, text=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    apart = ["--log-dir", "logs", "--redirects", "3"]  # a file for what each process says
+    command = ["-m", "perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "2", *QUICK, "-o"]
+    done = subprocess.run(
+        [*launcher, *apart, *command, "sr.pt2"], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["sr.pt2"] and done.stderr.count("2/2") == 1
+    said = [
+        [next((folder / "logs").glob(f"*/*/{rank}/{stream}.log")).read_text() for stream in ("stdout", "stderr")]
+        for rank in (0, 1)
+    ]
+    assert said[0][0].split() == ["sr.pt2"] and "2/2" in said[0][1]
+    assert said[1][0] == "" and "/2" not in said[1][1]
     assert load_model(folder / "sr.pt2").scale == 2
     done = subprocess.run(
-        [*command, "x.pt2", "--batch", "3"], cwd=folder, env=environment, capture_output=True, text=True
+        [*launcher, *command, "x.pt2", "--batch", "3"], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode != 0 and "batch: expected a multiple of the 2 processes, got 3" in done.stderr
 

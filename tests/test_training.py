@@ -329,7 +329,7 @@ def torchrun(tmp_path, out, pictures, steps, processes):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
     command = [sys.executable, *launcher, str(tmp_path / "program.py"), str(out), str(pictures[0].parent), str(steps)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
