@@ -43,8 +43,11 @@ def setting(
     return property(lambda module: getattr(module, kept), set_value, doc=f"Setting {name}.")
 
 
-def fixed(name: str, kept: str = "") -> Any:
-    """An attribute that is decided when the module is made, as `_<name>` or `kept`, and refused afterwards."""
+def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -> Any:
+    """An attribute that is decided when the module is made, as `_<name>` or `kept`, and refused afterwards.
+
+    `read` makes it of the module where nothing is kept.
+    """
     kept = kept or f"_{name}"
 
     def refuse(module: nn.Module, value: object) -> None:
@@ -52,4 +55,21 @@ def fixed(name: str, kept: str = "") -> Any:
             f"{name}: fixed when the {type(module).__name__} is made, got {value!r} later; make another one with it"
         )
 
-    return property(lambda module: getattr(module, kept), refuse, doc=f"{name}, as the module was made with.")
+    get = read or (lambda module: getattr(module, kept))
+    return property(get, refuse, doc=f"{name}, as the module was made with.")
+
+
+def passed_on(name: str, to: str = "_loss", known_as: str = "") -> Any:
+    """A setting that a module within holds, checks and reads.
+
+    Args:
+        name: Of the attribute.
+        to: The attribute that is the module within.
+        known_as: Name of the setting there, if another.
+    """
+    known_as = known_as or name
+
+    def set_value(module: nn.Module, value: object) -> None:
+        setattr(getattr(module, to), known_as, value)
+
+    return property(lambda module: getattr(getattr(module, to), known_as), set_value, doc=f"Setting {name}.")

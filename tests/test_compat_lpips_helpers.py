@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +18,10 @@ from perceptual_ops.compat import lpips
 
 np = pytest.importorskip("numpy")
 
-HELPERS = ("normalize_tensor", "spatial_average", "upsample", "load_image", "im2tensor", "tensor2im")
+HELPERS = (
+    "normalize_tensor", "spatial_average", "upsample", "load_image", "im2tensor", "tensor2im", "tensor2np", "np2tensor",
+    "tensor2vec", "l2", "psnr", "dssim",
+)  # fmt: skip
 
 
 def picture() -> np.ndarray:  # (H, W, 3)
@@ -80,3 +88,69 @@ def test_load_image(tmp_path: Path) -> None:
     found[0, 0] = 0  # one's own
     with pytest.raises(FileNotFoundError, match=r"none.png: expected a picture"):
         lpips.load_image(tmp_path / "none.png")
+
+
+def test_arrays() -> None:
+    theirs = peer("lpips")
+    first, second = picture(), picture()[::-1].copy()
+    for name, values in (
+        ("tensor2np", (torch.rand(2, 3, 4, 5).double(),)),
+        ("np2tensor", (first,)),
+        ("np2tensor", (first / 255,)),
+        ("tensor2vec", (torch.rand(2, 3, 1, 1),)),
+        ("l2", (first, second)),
+        ("l2", (first / 255, second / 255, 1.0)),
+        ("psnr", (first, second)),
+        ("psnr", (first / 255, second / 255, 1.0)),
+    ):
+        found, expected = (getattr(module, name)(*values) for module in (lpips, theirs))
+        assert type(found) is type(expected)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    graph = torch.rand(1, 3, 4, 5, requires_grad=True)
+    np.testing.assert_array_equal(lpips.tensor2np(graph), theirs.tensor2np(graph.detach()))
+
+
+def test_dssim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of lpips asks scikit-image for a function of before 0.18, here as its successor."""
+    metrics = pytest.importorskip("skimage.metrics")
+
+    def compare_ssim(p0: Any, p1: Any, data_range: float, multichannel: bool) -> float:
+        assert multichannel
+        return metrics.structural_similarity(p0, p1, data_range=data_range, channel_axis=-1)
+
+    measure = ModuleType("skimage.measure")
+    measure.compare_ssim = compare_ssim  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "skimage.measure", measure)
+    first, second = picture(), picture()[::-1].copy()
+    assert lpips.dssim(first, second) == peer("lpips").dssim(first, second)
+    assert lpips.dssim(first / 255, second / 255, 1.0) == peer("lpips").dssim(first / 255, second / 255, 1.0)
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    with pytest.raises(ModuleNotFoundError, match="dssim needs the package scikit-image: pip install scikit-image"):
+        lpips.dssim(first, second)
+
+
+def test_the_module_within_the_package() -> None:
+    assert lpips.lpips.LPIPS is lpips.LPIPS
+    assert importlib.import_module("perceptual_ops.compat.lpips.lpips").upsample is lpips.upsample
+
+
+def test_every_name_of_lpips_is_here_or_says_what_to_use() -> None:
+    theirs = peer("lpips")
+    for module, other in ((lpips, theirs), (lpips.lpips, peer("lpips.lpips"))):
+        own = {
+            name
+            for name, value in vars(other).items()
+            if getattr(value, "__module__", "").startswith("lpips.lpips")  # imported from elsewhere: torch, os, ...
+        }
+        for name in own | {"pn", *({"Trainer", *HELPERS, "rgb2lab"} if other is theirs else ())}:
+            try:
+                getattr(module, name)
+            except ImportError as error:
+                assert re.match(
+                    rf"perceptual_ops\.compat\.lpips[.\w]*\.{name}: not here; (use|train|print) ", str(error)
+                )
+    with pytest.raises(ImportError, match=r"lpips\.Trainer: not here; train linear weights with the package lpips"):
+        from perceptual_ops.compat.lpips import Trainer  # noqa: F401
+    with pytest.raises(AttributeError, match="has no attribute 'Traner'"):
+        lpips.Traner  # noqa: B018

@@ -35,7 +35,12 @@ _LINEAR = re.compile(r"(?:.*\.)?lin(?:s\.)?(\d+)\.(?:model\.[01]\.)?weight")
 
 @torch.inference_mode(False)  # what is made in that mode could not serve in training later
 def linear_weights(
-    linear: LinearSource, network: str, version: str, weights: WeightSource, channels: Sequence[int]
+    linear: LinearSource,
+    network: str,
+    version: str,
+    weights: WeightSource,
+    channels: Sequence[int],
+    origin: str = "what was passed as linear",
 ) -> list[Tensor]:
     """The weights of LPIPS's layers by channel, L x (C,) fp32 on the CPU.
 
@@ -48,6 +53,7 @@ def linear_weights(
         version: "0.1" or "0.0", of the official ones.
         weights: the trunk's weights, see `load_network`.
         channels: of each layer.
+        origin: what errors call a state dict or list of tensors.
 
     Raises:
         TypeError: linear of another type.
@@ -65,7 +71,7 @@ def linear_weights(
         path = checked_path("linear", linear, "True, False")
         held, origin = read_checkpoint(path, OTHER_FILE), str(path)
     else:
-        held, origin = linear, "what was passed as linear"
+        held = linear
     layers = _layers(held, origin)
     for index in range(len(channels)):
         if index not in layers:

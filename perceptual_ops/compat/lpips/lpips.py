@@ -1,39 +1,46 @@
-"""The package lpips (lpips/lpips.py and the helpers of lpips/__init__.py that scripts use, 0.1.4).
-
-Left out are its baselines L2 and DSSIM, its trainer, and the conversions to Lab, which serve only those.
-"""
+"""lpips' LPIPS (lpips/lpips.py, 0.1.4)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _checks as checks
-from .. import images, reference
-from ..losses import LPIPS as _LPIPS
-from ..losses.lpips import TRUNKS
-from ..networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
-from ..networks.metric_weights import LinearSource
-from ..networks.weights import WeightSource
-from ._images import check_images
+from ... import _checks as checks
+from ..._settings import fixed, passed_on
+from ...losses import LPIPS as _LPIPS
+from ...losses.lpips import TRUNKS
+from ...networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
+from ...networks.metric_weights import LinearSource
+from ...networks.weights import WeightSource
+from .._lpips import LpipsModule, pair_of
+from .._missing import missing_names
+from .helpers import spatial_average, upsample
 
-if TYPE_CHECKING:
-    import numpy as np
+__all__ = ["LPIPS", "spatial_average", "upsample"]
 
 NETWORKS = {"alex": "alex", "vgg": "vgg16", "vgg16": "vgg16", "squeeze": "squeeze"}
 
 
-class LPIPS(nn.Module):
+class LPIPS(LpipsModule):
     """lpips's `LPIPS`: (N, 1, 1, 1), or maps (N, 1, H, W) for spatial, from images in [-1, 1].
 
     Otherwise than in lpips: nothing is trainable (there the linear weights are, unless one freezes them) and dropout
     never runs, so `eval_mode` and `verbose` change nothing; the gradient at features that are all zero is 0, not NaN;
     `use_dropout=False` loads the linear weights like any other call (there they silently stay random).
+
+    Its state dict is empty. One of lpips loads all the same, alone or within a checkpoint of a model that held lpips':
+    the linear weights and the network in it become the loss's, with a warning where a model's are others than those it
+    was made with (lpips trains the linear weights unless they are frozen), since they are not saved again. What becomes
+    of an optimizer's state, `perceptual_ops.compat` says.
+
+    Attributes:
+        spatial: As given; may be set, and counts from the next call on. So may `compute_dtype`, `chunk_size`, `engine`
+            and `backend`.
+        net, scaling_layer, lins, lin0, ...: lpips' parts for forwards of one's own: copies that nothing trains.
+        chns, L, pnet_type, pnet_rand, pnet_tune, lpips, version: As in lpips; fixed.
 
     Args:
         pretrained: Whether the linear weights are the learned ones; else they are drawn as `torch.nn.Conv2d` draws its
@@ -54,6 +61,10 @@ class LPIPS(nn.Module):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`; ValueError for pnet_tune.
     """
+
+    spatial = passed_on("spatial")
+    lpips, version = fixed("lpips"), fixed("version", "_linear_version")
+    pnet_type, pnet_rand, pnet_tune = fixed("pnet_type"), fixed("pnet_rand"), fixed("pnet_tune")
 
     def __init__(
         self,
@@ -76,7 +87,6 @@ class LPIPS(nn.Module):
         engine: str = "lean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
         checks.check_choice("net", net, tuple(NETWORKS))
         if pnet_tune:
             raise ValueError("pnet_tune: expected False, since the network is frozen; train it with the package lpips")
@@ -89,11 +99,13 @@ class LPIPS(nn.Module):
             linear = _random_linear(network)
         elif linear is None:
             linear = lpips  # the learned ones, or none
-        self.spatial = spatial
-        self._loss = _LPIPS(
+        loss = _LPIPS(
             network, weights=weights, version=version, linear=linear, spatial=spatial, compute_dtype=compute_dtype,
             chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
+        super().__init__(loss)
+        self._lpips, self._linear_version = lpips, version  # nn.Module has a `_version`
+        self._pnet_type, self._pnet_rand, self._pnet_tune = net, pnet_rand, pnet_tune
 
     def forward(
         self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
@@ -101,11 +113,12 @@ class LPIPS(nn.Module):
         """The distance of image pairs.
 
         Args:
-            in0, in1: Images (N, 3, H, W); either may be a batch of 1. Gradients flow to those that require them.
+            in0, in1: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W), too,
+                is. Gradients flow to those that require them.
             retPerLayer: Whether to return the layers' shares too, as a list of the same shape.
             normalize: Whether the images are in [0, 1] instead of [-1, 1].
         """
-        check_images(self._loss, in0=in0, in1=in1)
+        in0, in1 = pair_of(self._loss, in0=in0, in1=in1)
         if normalize:
             in0, in1 = 2 * in0 - 1, 2 * in1 - 1
         if not retPerLayer:
@@ -115,6 +128,14 @@ class LPIPS(nn.Module):
 
     def _shaped(self, value: Tensor) -> Tensor:  # (N) or (N, 1, H, W)
         return value if self.spatial else value.view(-1, 1, 1, 1)
+
+    def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
+        if not self.lpips and any(key.startswith("lin") for key in state):
+            raise ValueError(
+                f"{place or 'the state dict'}: expected no linear weights for a loss made with lpips=False, got "
+                f"{min(key for key in state if key.startswith('lin'))}; make it with lpips=True"
+            )
+        super()._take_peer_state(state, place)
 
 
 def _checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
@@ -128,45 +149,17 @@ def _random_linear(network: str) -> list[Tensor]:
     return [nn.Conv2d(count, 1, 1, bias=False).weight.detach() for count in TRUNKS[network][1].values()]
 
 
-# ---- helpers ----
-
-
-def normalize_tensor(in_feat: Tensor, eps: float = 1e-10) -> Tensor:
-    """Each pixel's channels of in_feat (N, C, H, W) divided by their length + eps; no gradient where all are 0."""
-    return reference.unit_features(in_feat, eps, False)
-
-
-def spatial_average(in_tens: Tensor, keepdim: bool = True) -> Tensor:
-    """The mean of in_tens (N, C, H, W) over its pixels: (N, C, 1, 1), or (N, C) without keepdim."""
-    return in_tens.mean((2, 3), keepdim=keepdim)
-
-
-def upsample(in_tens: Tensor, out_HW: tuple[int, int] = (64, 64)) -> Tensor:
-    """in_tens (N, C, H, W) resized bilinearly to out_HW."""
-    return F.interpolate(in_tens, size=out_HW, mode="bilinear", align_corners=False)
-
-
-def load_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture in a file, (H, W, 3) of uint8, as `perceptual_ops.images.read_image` reads it.
-
-    Otherwise than in lpips: transparency is composited on white, and raw files ("dng") are refused.
-    """
-    import numpy as np
-
-    return np.array(images.to_picture(images.read_image(path)))
-
-
-def im2tensor(image: np.ndarray, imtype: Any = "uint8", cent: float = 1.0, factor: float = 255.0 / 2.0) -> Tensor:
-    """image (H, W, C), in [0, 255] by default, as (1, C, H, W) fp32: image / factor - cent. imtype changes nothing."""
-    return torch.as_tensor(image / factor - cent, dtype=torch.float32).permute(2, 0, 1)[None].contiguous()
-
-
-def tensor2im(
-    image_tensor: Tensor, imtype: Any = "uint8", cent: float = 1.0, factor: float = 255.0 / 2.0
-) -> np.ndarray:
-    """The first of image_tensor (N, C, H, W), in [-1, 1] by default, as (H, W, C) of imtype, a dtype of numpy.
-
-    Its value is (image + cent) * factor, cut to an integer, not rounded; clamp images that may lie outside first.
-    """
-    pixels = image_tensor[0].detach().cpu().float().permute(1, 2, 0).numpy()
-    return ((pixels + cent) * factor).astype(imtype)
+_BASELINE = "use the functions l2 and dssim of perceptual_ops.compat.lpips, for one pair as well"
+TRAINED = "train linear weights with the package lpips, and pass its file as linear="
+MISSING = {
+    "L2": _BASELINE,
+    "DSSIM": _BASELINE,
+    "FakeNet": _BASELINE,
+    "BCERankingLoss": TRAINED,
+    "Dist2LogitLayer": TRAINED,
+    "NetLinLayer": "use the copies that an LPIPS has as lins, lin0, ...",
+    "ScalingLayer": "use what an LPIPS has as scaling_layer",
+    "pn": "use perceptual_ops.load_network, or what an LPIPS has as net",
+    "print_network": "print the loss itself, which has no parameters to count",
+}
+__getattr__ = missing_names(__name__, MISSING)

@@ -1,0 +1,143 @@
+"""What drop-ins for LPIPS in the layout of the package lpips share."""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._settings import ModuleWithSettings, fixed, passed_on
+from ..losses import LPIPS
+from ..networks import FeatureNetwork
+from ..networks.metric_weights import linear_weights
+from ._checkpoint import DropsPeerState
+from ._images import check_images
+from ._peer_weights import dtype_of, refuse_others, take_numbers, take_trunk, tell
+
+# The normalisation of images in [-1, 1], as lpips rounds it, and the networks as its files and maps are called.
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+NETWORKS = {"alex": "alex", "vgg": "vgg16", "squeeze": "squeeze"}
+
+
+def _linear_layer(index: int) -> Any:
+    def read(module: LpipsModule) -> NetLinLayer:
+        if index >= module.L:
+            raise AttributeError  # a network of fewer layers; nn.Module says it
+        return NetLinLayer(module._linear()[index])
+
+    return fixed(f"lin{index}", read=read)
+
+
+class LpipsModule(DropsPeerState, ModuleWithSettings):
+    """A module that has what lpips' has beside its distance, over a loss of this library.
+
+    Its parts, for forwards of one's own, run by autograd: `net` (normalised images -> named tuple of maps), `lins`,
+    `lin0`, ... (linear layers, copies that nothing trains), `scaling_layer` (the normalisation), `chns` and `L`. None
+    can be set, but `compute_dtype`, `chunk_size`, `engine` and `backend` can.
+
+    Args:
+        loss: Without reduction, for images in [-1, 1].
+    """
+
+    peer_keys = re.compile(
+        r"scaling_layer\.(shift|scale)|net\.slice\d+\.[\w.]+\.(weight|bias)|lin(s\.)?\d+\.model\.[01]\.weight"
+    )
+
+    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    engine, backend = passed_on("engine"), passed_on("backend")
+    chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear()])
+    L = fixed("L", read=lambda module: len(module.chns))
+    net = fixed("net", read=lambda module: Maps(module._loss))
+    scaling_layer = fixed("scaling_layer", read=lambda module: ScalingLayer(module._loss._device, module._dtype()))
+    lins = fixed("lins", read=lambda module: nn.ModuleList(map(NetLinLayer, module._linear())))
+    lin0, lin1, lin2, lin3, lin4, lin5, lin6 = map(_linear_layer, range(7))
+
+    def __init__(self, loss: LPIPS) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def _linear(self) -> list[Tensor]:  # L x (C)
+        return self._loss._numbers(self._dtype())
+
+    def _dtype(self) -> torch.dtype:
+        return self._loss._trunk_dtype()
+
+    def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
+        origin = place or "the state dict"
+        refuse_others(state, {"scaling_layer.shift": SHIFT, "scaling_layer.scale": SCALE}, origin)
+        taken, saved = {}, dtype_of(state)
+        if any(key.startswith("lin") for key in state):
+            numbers = linear_weights(state, "", "0.1", "", self.chns, origin)
+            taken["linear weights"] = take_numbers(self._loss, numbers, saved)
+        if any(key.startswith("net.") for key in state):
+            taken["network"] = take_trunk(self._loss, state, saved, origin)
+        tell(place, taken, "linear= and weights=, which take a state dict of lpips")
+
+
+def pair_of(loss: LPIPS, **images: object) -> tuple[Tensor, Tensor]:
+    """Two batches of images, checked; (C, H, W) and (H, W) are a batch of 1, as where the shift has four axes."""
+    batches = {
+        name: x[(None,) * (4 - x.dim())] if isinstance(x, Tensor) and x.dim() in (2, 3) else x
+        for name, x in images.items()
+    }
+    check_images(loss, **batches)
+    first, second = batches.values()
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    return first, second
+
+
+class Maps(nn.Module):
+    """lpips' `net`: the maps of a frozen network that LPIPS compares, by autograd."""
+
+    _network: FeatureNetwork
+
+    def __init__(self, loss: LPIPS) -> None:
+        super().__init__()
+        object.__setattr__(self, "_network", loss._network)  # none of its parameters is to be this module's
+        self._layers = loss.layers
+        names = loss.layers if "_" in loss.layers[0] else [f"relu{i}" for i in range(1, len(loss.layers) + 1)]
+        self._named = _named(names)
+        self.N_slices = len(names)
+
+    def forward(self, X: Tensor) -> Any:
+        """Normalised images (N, 3, H, W) -> a named tuple of maps (N, C, H', W')."""
+        return self._named(*self._network.features(X, self._layers).values())
+
+
+def _named(names: Sequence[str]) -> Callable[..., Any]:
+    return namedtuple("Maps", names)
+
+
+class ScalingLayer(ModuleWithSettings):
+    """lpips' `scaling_layer`: the normalisation of images in [-1, 1]."""
+
+    shift, scale = fixed("shift"), fixed("scale")
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._shift, self._scale = (
+            torch.tensor(numbers, dtype=dtype, device=device).view(1, 3, 1, 1) for numbers in (SHIFT, SCALE)
+        )
+
+    def forward(self, inp: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the same."""
+        return (inp - self.shift) / self.scale
+
+
+class NetLinLayer(nn.Module):
+    """lpips' `lin0`, ...: one number a channel, (C), as a 1x1 convolution (N, C, H, W) -> (N, 1, H, W)."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.utils.skip_init(nn.Conv2d, len(numbers), 1, 1, bias=False))
+        self.model[1].weight = nn.Parameter(numbers.detach().clone().view(1, -1, 1, 1), requires_grad=False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 1, H, W)."""
+        return self.model(x)

@@ -1,0 +1,89 @@
+"""The package lpips_pytorch, in Gaussian splatting lpipsPyTorch (lpips_pytorch/__init__.py, modules/lpips.py)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from .._settings import ModuleWithSettings, passed_on
+from ..losses import LPIPS as _LPIPS
+from ..networks.weights import WeightSource
+from ._checkpoint import DropsPeerState
+from ._lpips import NETWORKS, pair_of
+
+
+class LPIPS(DropsPeerState, ModuleWithSettings):
+    """lpips_pytorch's `LPIPS`: (1, 1, 1, 1), **summed over the batch**, from images in [-1, 1].
+
+    Otherwise than there: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
+    checkpoint of a model that held lpips_pytorch's, whose weights are frozen as well, those are dropped.
+
+    Args:
+        net_type: "alex", "vgg" or "squeeze".
+        version: "0.1".
+        weights: Of the network, see `perceptual_ops.LPIPS`.
+        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`; may be set later, too.
+
+    Raises:
+        TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
+    """
+
+    peer_keys = re.compile(r"net\.(mean|std)|net\.layers\.[\w.]+\.(weight|bias)|lin\.\d+\.1\.weight")
+
+    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    engine, backend = passed_on("engine"), passed_on("backend")
+
+    def __init__(
+        self,
+        net_type: str = "alex",
+        version: str = "0.1",
+        *,
+        weights: WeightSource = "imagenet",
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_choice("net_type", net_type, tuple(NETWORKS))
+        checks.check_choice("version", version, ("0.1",))
+        self._loss = _LPIPS(
+            NETWORKS[net_type], weights=weights, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
+            backend=backend,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the distances of image pairs.
+
+        Args:
+            x, y: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W), too, is.
+                Gradients flow to those that require them.
+        """
+        return self._loss(*pair_of(self._loss, x=x, y=y)).sum().view(1, 1, 1, 1)
+
+
+def lpips(
+    x: Tensor, y: Tensor, net_type: str = "alex", version: str = "0.1", *, weights: WeightSource = "imagenet"
+) -> Tensor:
+    """lpips_pytorch's function, (1, 1, 1, 1); the network is kept for the next call unless weights is a state dict.
+
+    Args:
+        x, y: Images (N, 3, H, W) in [-1, 1]. The network follows them to their device, and to fp64.
+        net_type, version, weights: As of `LPIPS`.
+    """
+    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
+    is_double = isinstance(x, Tensor) and x.dtype == torch.float64
+    if isinstance(weights, str):
+        return _kept(net_type, version, weights, device, is_double)(x, y)
+    return _made(net_type, version, weights, device, is_double)(x, y)
+
+
+def _made(net_type: str, version: str, weights: WeightSource, device: torch.device, is_double: bool) -> LPIPS:
+    return LPIPS(net_type, version, weights=weights).to(device, torch.float64 if is_double else None)
+
+
+_kept = lru_cache(maxsize=4)(_made)

@@ -1,0 +1,70 @@
+"""piqa's LPIPS (piqa/lpips.py, 1.3.2)."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from .._settings import ModuleWithSettings, passed_on
+from ..losses import LPIPS as _LPIPS
+from ..networks.weights import WeightSource
+from ._checkpoint import DropsPeerState
+from ._images import check_images
+from ._lpips import NETWORKS
+
+
+class LPIPS(DropsPeerState, ModuleWithSettings):
+    """piqa's `LPIPS`: a scalar, or (N,) for reduction="none", from images in [0, 1], whose range is not checked.
+
+    Otherwise than in piqa: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
+    checkpoint of a model that held piqa's, whose weights are frozen as well, those are dropped.
+
+    Args:
+        network: "alex", "vgg" or "squeeze".
+        epsilon: Beside the length of a pixel's channels.
+        reduction: "mean" or "sum" over the batch, or "none".
+        weights: Of the network, see `perceptual_ops.LPIPS`.
+        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`. They, `epsilon` and `reduction` may be
+            set later, too.
+
+    Raises:
+        TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
+    """
+
+    peer_keys = re.compile(r"normalize\.(shift|scale)|net\.blocks\.[\w.]+\.(weight|bias)|weights\.\d+")
+
+    epsilon, reduction = passed_on("epsilon", known_as="eps"), passed_on("reduction")
+    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    engine, backend = passed_on("engine"), passed_on("backend")
+
+    def __init__(
+        self,
+        network: str = "alex",
+        epsilon: float = 1e-10,
+        reduction: str = "mean",
+        *,
+        weights: WeightSource = "imagenet",
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.check_choice("network", network, tuple(NETWORKS))
+        self._loss = _LPIPS(
+            NETWORKS[network], weights=weights, input_range=(0.0, 1.0), reduction=reduction, eps=epsilon,
+            compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The distance of image pairs.
+
+        Args:
+            x, y: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1. Gradients flow to those
+                that require them.
+        """
+        check_images(self._loss, x=x, y=y)
+        return self._loss(x, y)

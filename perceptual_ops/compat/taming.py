@@ -1,0 +1,56 @@
+"""The LPIPS of taming-transformers and latent-diffusion (taming/modules/losses/lpips.py)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..losses import LPIPS as _LPIPS
+from ..networks.metric_weights import LinearSource
+from ..networks.weights import WeightSource
+from ._lpips import LpipsModule, pair_of
+
+
+class LPIPS(LpipsModule):
+    """taming's `LPIPS`: (N, 1, 1, 1) from images in [-1, 1], by **VGG16** (that of `compat.lpips` is AlexNet's).
+
+    Otherwise than in taming: dropout never runs, so `use_dropout` changes nothing; the gradient at features that are
+    all zero is 0, not NaN; its file of linear weights, which is that of lpips 0.1, comes with this library.
+
+    Its state dict is empty. A checkpoint of a model that held taming's loads all the same, see `compat.lpips.LPIPS`,
+    which has the attributes, too.
+
+    Args:
+        use_dropout: Changes nothing.
+        weights, linear: Of the network and its linear layers, see `perceptual_ops.LPIPS`.
+        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`.
+
+    Raises:
+        TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
+    """
+
+    def __init__(
+        self,
+        use_dropout: bool = True,
+        *,
+        weights: WeightSource = "imagenet",
+        linear: LinearSource = True,
+        compute_dtype: torch.dtype | None = None,
+        chunk_size: int | None = None,
+        engine: str = "lean",
+        backend: str = "auto",
+    ) -> None:
+        loss = _LPIPS(
+            "vgg16", weights=weights, linear=linear, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
+            backend=backend,
+        )  # fmt: skip
+        super().__init__(loss)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The distance of image pairs.
+
+        Args:
+            input, target: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W),
+                too, is. Gradients flow to those that require them.
+        """
+        return self._loss(*pair_of(self._loss, input=input, target=target)).view(-1, 1, 1, 1)
