@@ -102,10 +102,12 @@ def _told(path: PathLike, size: int) -> Iterator[None]:
         name, reason = os.fspath(path), error.strerror
         if error.errno not in NO_ROOM:
             raise type(error)(f"{name}: expected a file that can be written, it cannot ({reason})") from error
-        free = shutil.disk_usage(Path(os.path.realpath(path)).parent).free
-        raise OSError(
-            f"{name}: expected room for {size:,} bytes, {free:,} are free ({reason}); make room or choose another place"
-        ) from error
+        if error.errno == errno.EFBIG:
+            lack = f"the system's limit is below that ({reason}, see ulimit -f)"
+        else:
+            free = shutil.disk_usage(Path(os.path.realpath(path)).parent).free
+            lack = f"{free:,} are free ({reason}); make room or choose another place"
+        raise OSError(f"{name}: expected room for {size:,} bytes, {lack}") from error
 
 
 @contextlib.contextmanager

@@ -116,11 +116,24 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def save_picture(path: PathLike, picture: Image.Image) -> None:
-    """Writes Pillow's image as `write_image` does."""
+def save_picture(path: PathLike, picture: Image.Image, software: str = "") -> None:
+    """Writes Pillow's image as `write_image` does; a PNG can note what made it, for `software_of`."""
     picture_format, encoded = _format_of(path), io.BytesIO()
-    picture.save(encoded, picture_format, **SAVE_OPTIONS.get(picture_format, {}))
+    options = dict(SAVE_OPTIONS.get(picture_format, {}))
+    if software:
+        from PIL.PngImagePlugin import PngInfo
+
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Software", software)
+    picture.save(encoded, picture_format, **options)
     write_whole(path, encoded.getbuffer())
+
+
+def software_of(path: PathLike) -> str:
+    """What a PNG says made it, if it does. Raises as `read_image`."""
+    _check_installed()
+    with _opened(path) as file:
+        return str(file.info.get("Software", ""))
 
 
 def check_writable(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:

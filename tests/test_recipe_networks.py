@@ -1,11 +1,13 @@
 """Transformation networks and their files: shapes, ranges, any size, and what cannot be exported."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from perceptual_ops.recipes import StyleNet, SuperResolutionNet, load_model, save_model
-from perceptual_ops.recipes.models import FACTS
+from perceptual_ops.recipes import StyleNet, SuperResolutionNet, export_model, load_model, save_model
+from perceptual_ops.recipes.exported import FACTS
 from perceptual_ops.recipes.own_network import check_sizes
 from perceptual_ops.recipes.super_resolution import enlarged, shrunk
 from perceptual_ops.recipes.transform_net import FLAT
@@ -110,9 +112,9 @@ def test_shrunk_pictures_are_such_as_files_hold():
 def test_a_file_gives_the_network_back_for_any_size(tmp_path, network, scale):
     nn.init.normal_(network.last.weight, std=1.0 if scale == 1 else 0.05)
     network.train()
-    save_model(tmp_path / "model.pt2", network, "style" if scale == 1 else "super-resolution", scale)
+    save_model(tmp_path / "model.safetensors", network, "style" if scale == 1 else "super-resolution", scale)
     assert network.training
-    model = load_model(tmp_path / "model.pt2")
+    model = load_model(tmp_path / "model.safetensors")
     assert model.scale == scale
     assert model.multiple == 1
     for shape in [(1, 3, 17, 17), (2, 3, 33, 70), (5, 3, 21, 18)]:
@@ -156,8 +158,8 @@ class Halving(nn.Module):
 
 @pytest.mark.parametrize(("network", "multiple"), [(Halving(), 4), (UNet(1), 2), (UNet(6), 64)])
 def test_the_least_multiple_is_found(tmp_path, network, multiple):
-    save_model(tmp_path / "model.pt2", network, "style")
-    model = load_model(tmp_path / "model.pt2")
+    save_model(tmp_path / "model.safetensors", network, "style")
+    model = load_model(tmp_path / "model.safetensors", network=network)
     assert model.multiple == multiple
     assert model(torch.rand(1, 3, 61, 43)).shape == (1, 3, 61, 43)
 
@@ -171,8 +173,8 @@ def test_networks_for_multiples_of_pixels(tmp_path):
     torch.manual_seed(0)
     network = UNet()
     check_sizes(network, 32, scale=1)
-    save_model(tmp_path / "model.pt2", network, "style")
-    model = load_model(tmp_path / "model.pt2")
+    save_model(tmp_path / "model.safetensors", network, "style")
+    model = load_model(tmp_path / "model.safetensors", network=network)
     assert model.multiple == 4
     images = torch.rand(2, 3, 32, 44)
     torch.testing.assert_close(model(images), network(images).clamp(0, 1).detach())
@@ -198,19 +200,30 @@ class OneSize(nn.Module):
 @pytest.mark.parametrize("network", [DependsOnValues(), OneSize()])
 def test_networks_that_torch_export_does_not_take(tmp_path, network):
     with pytest.raises(ValueError, match=rf"network: expected one that torch.export takes.*{type(network).__name__}"):
-        save_model(tmp_path / "model.pt2", network, "style")
+        export_model(tmp_path / "program.pt2", network, "style")
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_are_no_models(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
-        load_model(tmp_path / "missing.pt2")
-    program = torch.export.export(nn.Conv2d(3, 3, 1), (torch.rand(1, 3, 8, 8),))
-    torch.export.save(program, tmp_path / "other.pt2", extra_files={FACTS: "{}"})
-    torch.save({"a": 1}, tmp_path / "checkpoint.pt2")
-    for name in ("other.pt2", "checkpoint.pt2"):
-        with pytest.raises(ValueError, match="expected a model of train-style or train-sr, this file"):
-            load_model(tmp_path / name)
+def test_a_network_that_cannot_be_exported_can_be_saved(tmp_path):
+    save_model(tmp_path / "model.safetensors", DependsOnValues(), "style")
+    images = torch.rand(1, 3, 20, 31)
+    assert torch.equal(load_model(tmp_path / "model.safetensors", network=DependsOnValues())(images), images)
+
+
+def test_a_network_for_one_size_cannot_be_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"network: expected one for any size of images, .* OneSize is not \(expected"):
+        save_model(tmp_path / "model.safetensors", OneSize(), "style")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("network", "scale", "multiple"), [(SuperResolutionNet(2, 4, 1), 2, 1), (UNet(2), 1, 4)])
+def test_a_program_runs_without_this_library(tmp_path, network, scale, multiple):
+    export_model(tmp_path / "program.pt2", network, "super-resolution", scale)
+    facts = {FACTS: ""}
+    program = torch.export.load(tmp_path / "program.pt2", extra_files=facts)
+    assert json.loads(facts[FACTS]) == {"kind": "super-resolution", "scale": scale, "multiple": multiple}
+    images = torch.rand(3, 3, 20, 36)
+    torch.testing.assert_close(program.module()(images), network.eval()(images))
 
 
 def test_sizes_of_a_network_of_ones_own():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perceptual_ops import cli
 from perceptual_ops.images import read_image, write_image
-from perceptual_ops.recipes import Model, SuperResolutionNet, load_model, save_model
+from perceptual_ops.recipes import Model, StyleNet, SuperResolutionNet, load_model, save_model
 from perceptual_ops.recipes.training_log import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def test_train_and_apply(folder, capsys):
 
 def test_a_folder_is_applied_in_batches(folder, capsys):
     torch.manual_seed(0)
-    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     for batch, out in (("1", "one"), ("3", "three")):
         command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / out), "--batch", batch]
         assert cli.main([*command, "--size", "32"]) == 0
@@ -165,7 +165,7 @@ def test_invert_replaces_no_input(folder, capsys):
         (("--content-layers", "relu8_8"), "relu8_8"),
         (("--weights", "nonsense"), "nonsense"),
         (("--network", "nonsense"), "network: expected package.module:name"),
-        (("-o", "model.png"), "out: expected a name that ends with .pt2"),
+        (("-o", "model.png"), "out: expected a name that ends with .safetensors"),
         (("--size", "16"), "size: expected at least 17 pixels"),
         (("--lr", "-1"), "lr: expected"),
     ],
@@ -180,7 +180,7 @@ def test_what_train_style_refuses(folder, capsys, options, sentence):
 def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys, monkeypatch):
     """A damaged picture, a text, one too large for the model, one too large for the memory; in batches too."""
     torch.manual_seed(0)
-    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     data = folder / "data"
     (data / "aa.png").write_bytes((data / "a.png").read_bytes()[:-40])
     (data / "zz.png").write_text("no picture")
@@ -209,7 +209,7 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
 
 
 def test_strict_stops_at_the_first(folder, capsys):
-    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     (folder / "data" / "aa.png").write_text("no picture")
     command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]
     assert cli.main([*command, "--strict"]) == 2
@@ -218,7 +218,7 @@ def test_strict_stops_at_the_first(folder, capsys):
 
 
 def test_a_folder_without_one_picture_that_can_be_used(folder, capsys):
-    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     for path in (folder / "data").rglob("*.*"):
         path.write_text("no picture")
     assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]) == 2
@@ -226,7 +226,7 @@ def test_a_folder_without_one_picture_that_can_be_used(folder, capsys):
 
 
 def test_too_little_memory(folder, capsys, monkeypatch):
-    save_model(folder / "model.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     monkeypatch.setattr(Model, "__call__", lambda model, images: torch.empty(1 << 50))
     assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "style.png"), str(folder / "out.png")]) == 2
     assert "too little memory" in capsys.readouterr().err
@@ -257,7 +257,7 @@ def test_two_processes_train_by_the_command(folder):
 
 def test_what_apply_refuses(folder, capsys):
     torch.manual_seed(0)
-    save_model(folder / "style.pt2", torch.nn.Conv2d(3, 3, 1), "style")
+    save_model(folder / "style.pt2", StyleNet(4, 1), "style")
     save_model(folder / "sr.pt2", SuperResolutionNet(2), "super-resolution", scale=2)
     program = torch.export.export(torch.nn.Conv2d(3, 3, 1), (torch.rand(1, 3, 8, 8),))
     torch.export.save(program, folder / "other.pt2")

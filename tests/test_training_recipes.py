@@ -29,7 +29,7 @@ def test_style_model(pictures, tmp_path, network):
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["loss"] == pytest.approx(rows[0]["content"] + rows[0]["style"] + rows[0]["tv"], rel=1e-5)
     assert not out.with_suffix(".checkpoint").exists()
-    model = load_model(out)
+    model = load_model(out, network=network)
     assert (model.kind, model.scale) == ("style", 1)
     for shape in [(1, 3, 61, 43), (3, 3, 32, 90)]:
         images = torch.rand(shape)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
@@ -77,7 +78,7 @@ def curve(out: Path) -> Tensor:  # (steps,)
 
 def weights(out: Path) -> Tensor:
     """All numbers of a model in one row."""
-    return _row([*torch.export.load(out).state_dict.values()])
+    return _row([*load_file(out).values()])
 
 
 def gradient(out: Path) -> Tensor:
@@ -90,7 +91,7 @@ def _row(tensors: Sequence[Tensor]) -> Tensor:
 
 def differences(folder: Path) -> dict[str, float]:
     """Of a killed run and of one that two processes shared, against an uninterrupted one of one process."""
-    whole, killed, shared = (folder / f"{name}.pt2" for name in ("whole", "killed", "shared"))
+    whole, killed, shared = (folder / f"{name}.safetensors" for name in ("whole", "killed", "shared"))
     start(command(whole))
     start_and_kill(killed)
     start(command(killed))

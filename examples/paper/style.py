@@ -51,7 +51,7 @@ if DEVICE == "cuda":  # the paper's size
 
 def model_file() -> Path:
     """Trains the model if it is not there; goes on where a run was stopped."""
-    out = MODELS / "style.pt2"
+    out = MODELS / "style.safetensors"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
         with step_bar(OPTIONS.steps) as show:

@@ -34,7 +34,7 @@ CROP = 128
 
 def model_file(scale: int, loss: str, layers: Sequence[str], seed: int) -> Path:
     """Trains the model if it is not there; goes on where a run was stopped."""
-    out = MODELS / f"{'-'.join([f'sr-x{scale}', loss, *layers, str(seed)])}.pt2"
+    out = MODELS / f"{'-'.join([f'sr-x{scale}', loss, *layers, str(seed)])}.safetensors"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
         options = replace(TRAINED, seed=seed)

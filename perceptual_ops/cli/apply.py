@@ -29,6 +29,7 @@ def register(commands: Any) -> None:
         add("model", metavar="MODEL", help="the file of the model")
         add("input", metavar="IN", help="a picture, or a folder of them")
         add("output", metavar="OUT", help="the picture to write; for a folder, a folder")
+        add("--network", metavar="MODULE:NAME", help="what the model is for, if it was trained with your own")
         add("--size", type=int, help="pixels of the longer side of what the model is given; None: as it is")
         add("--batch", type=int, default=1, help="pictures of a folder that go through together, if of one size")
         add("--strict", action="store_true", help=STRICT_HELP)
@@ -45,7 +46,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     places = _places(source, target)
     _check_places(places, source, target, arguments.model)
     device = checked_device(arguments.device)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, device, arguments.network)
     if model.kind != arguments.kind:
         other = "upscale" if arguments.kind == "style" else "apply"
         raise ValueError(

@@ -13,7 +13,7 @@ from .. import __version__, gram_matrix, reference
 from .._native import LIBRARY, native
 from ..networks.weights import available
 
-EXTRAS = {"cli": ("numpy", "pillow", "tqdm"), "demo": ("matplotlib", "scikit-image")}
+EXTRAS = {"cli": ("numpy", "pillow", "safetensors", "tqdm"), "demo": ("matplotlib", "scikit-image")}
 
 
 def register(commands: Any) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import check_apart
 from ..images import read_image, side_lengths
 from ..picture_folder import pictures_in
 from ..recipes import feed_forward, super_resolution
@@ -17,8 +19,9 @@ from ..recipes.photographs import training_photographs
 from ..recipes.style_transfer import CONTENT_LAYERS, STYLE_LAYERS
 from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
 from ..recipes.training import PRECISIONS, TrainingOptions
+from ..recipes.training_files import PROGRAM_SUFFIX, TrainingFiles
 from ..recipes.transform_net import SCALES
-from .terminal import check_weights, checked_device, default_device, names, step_bar
+from .terminal import PROGRAM, check_weights, checked_device, default_device, names, step_bar
 
 PHOTOGRAPHS = "photographs"
 
@@ -52,7 +55,14 @@ def register(commands: Any) -> None:
 
 def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, network: str) -> None:
     add = command.add_argument
-    add("-o", "--output", metavar="MODEL", required=True, help="the model to write, .pt2; beside it log and checkpoint")
+    add(
+        "-o",
+        "--output",
+        metavar="MODEL",
+        required=True,
+        help="the model to write, .safetensors; beside it log and checkpoint",
+    )
+    add("--export", metavar="PROGRAM", help="write the network as a program of torch.export too, .pt2")
     add("--data", metavar="DIR", default=PHOTOGRAPHS, help="a folder of pictures, or those in scikit-image")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--network", metavar="MODULE:NAME", help=f"your own, {network}; None: the paper's")
@@ -95,6 +105,9 @@ def _pictures(data: str) -> list[Path]:
 
 def _train_style(arguments: argparse.Namespace) -> int:
     check_weights(arguments)
+    check_apart(
+        TrainingFiles(Path(arguments.output), arguments.export and Path(arguments.export)).all, [arguments.style]
+    )
     return _train(
         arguments,
         partial(
@@ -125,7 +138,14 @@ def _train(arguments: argparse.Namespace, train: Callable[..., None]) -> int:
             options=options,
             device=checked_device(arguments.device),
             on_step=show,
+            export=arguments.export,
         )
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks
+        if Path(arguments.output).suffix == PROGRAM_SUFFIX:
+            print(
+                f"{PROGRAM}: {arguments.output} is a safetensors file, whatever its name; "
+                f"--export PROGRAM.pt2 writes a program of torch.export",
+                file=sys.stderr,
+            )
         print(arguments.output)
     return 0

@@ -1,5 +1,6 @@
 """Complete uses of the losses: what a user would otherwise write around them."""
 
+from .exported import export_model
 from .feed_forward import train_style
 from .inversion import invert
 from .models import Model, load_model, save_model
@@ -16,6 +17,7 @@ __all__ = [
     "SuperResolutionNet",
     "Training",
     "TrainingOptions",
+    "export_model",
     "invert",
     "load_model",
     "save_model",

@@ -14,11 +14,14 @@ from ..losses import PerceptualLoss
 from ..networks.weights import WeightSource
 from .checkpoint import fingerprint
 from .crops import RandomCrops
-from .models import SMALLEST, save_model
+from .exported import export_model
+from .model_file import SMALLEST
+from .models import save_model
 from .optimization import StepCallback
 from .own_network import own_network
 from .style_transfer import CONTENT_LAYERS, STYLE_LAYERS, style_transfer_loss
 from .training import Training, TrainingOptions
+from .training_files import TrainingFiles, input_files
 from .training_log import without_plots
 from .transform_net import StyleNet
 
@@ -43,6 +46,7 @@ def train_style(
     options: TrainingOptions = OPTIONS,
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
+    export: str | os.PathLike[str] | None = None,
 ) -> None:
     """Trains a network that paints any picture in one style, and writes it to a file that `load_model` reads.
 
@@ -52,22 +56,32 @@ def train_style(
     Args:
         style: Picture (1, 3, H, W) in [0, 1] whose manner is taken; strokes keep their size in pixels.
         pictures: Files; the network learns on random squares of them, brought to options.size.
-        out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
+        out: The model, with suffix .safetensors; log, plot and checkpoint lie beside it (see `Training`).
         style_weight, tv_weight, content_layers, style_layers, weights: As in `style_transfer_loss`.
         network: As package.module:name, (N, 3, H, W) in [0, 1] -> the same. None: `StyleNet`.
         options: How.
         device: Where.
         on_step: As in `Training`.
+        export: A program of torch.export to write besides, with suffix .pt2, as `export_model` does.
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
     """
     if options.size < SMALLEST:
         raise ValueError(f"size: expected at least {SMALLEST} pixels, got {options.size}")
+    files = TrainingFiles(Path(out), None if export is None else Path(export))
+    files.check(input_files(without_plots(pictures), weights))
     crops = training_crops(pictures, options)
 
     def make_network() -> nn.Module:
-        return StyleNet(style=style) if network is None else own_network(network, options.size, scale=1)
+        if network is None:
+            return StyleNet(style=style)
+        return own_network(network, options.size, scale=1, export=export is not None)
+
+    def save(model: nn.Module) -> None:
+        save_model(files.model, model, "style", source=network)
+        if files.program is not None:
+            export_model(files.program, model, "style")
 
     settings = {
         "task": "style",
@@ -80,7 +94,7 @@ def train_style(
         "network": network,
         "weights": fingerprint(weights),
     }
-    with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
+    with Training(make_network, crops, files.model, options, torch.device(device), settings, on_step) as training:
         criterion = training_loss(
             crops,
             style.to(training.device),
@@ -95,7 +109,7 @@ def train_style(
                 losses, terms = criterion(training.network(images), images, return_terms=True)  # (n,), dict of (n,)
             logged = {name: terms[name].mean() for name in ("content", "style", "tv") if name in terms}
             training.update(_log_mean(losses), {"loss": losses.detach().mean(), **logged})
-        training.finish(lambda model: save_model(out, model, "style"))
+        training.finish(save)
 
 
 def _log_mean(losses: Tensor) -> Tensor:

@@ -1,34 +1,30 @@
-"""Trained networks as files: programs of torch.export, which run without the code that made them."""
+"""Trained networks and their files, which hold weights and no code."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import json
-import logging
-import math
 import os
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim
-from torch.export.passes import move_to_device_pass
 
-from .. import _checks as checks
 from ..files import write_whole
-
-KINDS = ("style", "super-resolution")
-SMALLEST, LARGEST = 17, 8192  # pixels of a side that a program is given; smaller images are extended
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # of pixels, which networks that halve and double want
-MAX_BATCH = 1024
-FACTS = "perceptual_ops.json"  # the file inside
+from .model_file import (
+    BY_NAME,
+    LARGEST,
+    MAX_BATCH,
+    ModelFacts,
+    blank_network,
+    check_weights,
+    encoded,
+    read_model_file,
+    side_taken,
+    weights_of,
+)
+from .own_network import check_shape, least_multiple, module_by_path
 
 
 @dataclass(frozen=True)
@@ -61,110 +57,95 @@ class Model:
         height, width = images.shape[2:]
         if not 1 <= min(height, width) <= max(height, width) <= LARGEST:
             raise ValueError(f"images: expected sides of 1 to {LARGEST} pixels, got {(height, width)}")
-        bottom, right = (_taken(side, self.multiple) - side for side in (height, width))
+        bottom, right = (side_taken(side, self.multiple) - side for side in (height, width))
         result = self.network(F.pad(images, (0, right, 0, bottom), mode="replicate"))
         return result[..., : self.scale * height, : self.scale * width].clamp(0, 1)
 
 
-def _taken(side: int, multiple: int) -> int:
-    """The least side of at least as many pixels that a network takes; of two multiples, as one may end as a map of one
-    pixel, which torch.export takes for a constant."""
-    return math.ceil(max(side, SMALLEST, 2 * multiple) / multiple) * multiple
-
-
-def save_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1) -> None:
-    """Writes a network for any batch and any size of images.
+def save_model(
+    path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1, *, source: str | None = None
+) -> None:
+    """Writes a network for any batch and any size of images, as a safetensors file.
 
     Args:
-        path: With suffix .pt2.
+        path: With suffix .safetensors.
         network: (N, 3, H, W) -> (N, 3, scale H, scale W); left as it is.
         kind: "style" or "super-resolution".
         scale: How many times larger its results are.
+        source: What makes a network of your own, package.module:name. It is noted in the file, to be compared with
+            what `load_model` is given. None: the network's class.
 
     Raises:
-        ValueError: torch.export cannot take the network, or not for any size.
+        ValueError: The network is not for any size, or its weights cannot be written.
+        OSError: As `write_whole`.
     """
-    checks.check_choice("kind", kind, KINDS)
-    program, multiple = export(network, scale)
-    facts = json.dumps({"kind": kind, "scale": scale, "multiple": multiple})
-    encoded = io.BytesIO()
-    torch.export.save(program, encoded, extra_files={FACTS: facts})
-    write_whole(path, encoded.getbuffer())
+    weights = weights_of(network)
+    arguments = _arguments(network, weights)
+    if arguments is not None:
+        facts = ModelFacts(kind, scale, 1, type(network).__name__, arguments)
+    else:
+        source = source or f"{type(network).__module__}:{type(network).__qualname__}"
+        facts = ModelFacts(kind, scale, least_multiple(network, scale), source, {})
+    write_whole(path, encoded(weights, facts))
 
 
-def export(network: nn.Module, scale: int) -> tuple[torch.export.ExportedProgram, int]:
-    """The network for any batch and any size of images, on the CPU in fp32, and what the sides are to be a multiple of.
-
-    ValueError where that cannot be.
-    """
-    network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in its stubs
-    errors = []
-    for multiple in MULTIPLES:
-        try:
-            with _silenced():
-                return _exported(network, scale, multiple), multiple
-        except Exception as error:  # whatever torch.export stumbles over: it has many kinds of errors and no common one
-            errors.append(error)
-    reason = (str(errors[-1]).strip() or type(errors[-1]).__name__).splitlines()[0]
-    raise ValueError(
-        f"network: expected one that torch.export takes for any size of images, or for sides that are multiples of "
-        f"{MULTIPLES[-1]} pixels at most, {type(network).__name__} is not ({reason})"
-    ) from errors[-1]
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """torch logs a traceback for each size that a network does not take."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+def _arguments(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, int] | None:
+    """What one of our networks was made with; None of any other, and of one of ours that was changed since."""
+    name = type(network).__name__
+    if BY_NAME.get(name) is not type(network):
+        return None
+    arguments = dict(network.arguments)  # type: ignore[arg-type]  # a dict, as each network in the table has it
     try:
-        yield
-    finally:
-        logging.disable(before)
+        check_weights(weights, blank_network(ModelFacts("style", arguments.get("scale", 1), 1, name, arguments)))
+    except ValueError:
+        return None
+    return arguments
 
 
-@torch.no_grad()
-def _exported(network: nn.Module, scale: int, multiple: int) -> torch.export.ExportedProgram:
-    sizes: dict[int, Any] = {0: Dim("batch", min=1, max=MAX_BATCH)}
-    for axis, name in ((2, "height"), (3, "width")):
-        sizes[axis] = multiple * Dim(name, min=_taken(1, multiple) // multiple, max=LARGEST // multiple)
-    # Odd counts of multiples: a network that halves and doubles loses a pixel of sides that it should not be given.
-    count = max(3, 32 // multiple + 1)
-    height, width = count * multiple, (count + 2) * multiple
-    example = torch.rand(2, 3, height, width)
-    got, wanted = tuple(network(example).shape), (2, 3, scale * height, scale * width)
-    if got != wanted:
-        raise ValueError(f"expected images {wanted} from images {tuple(example.shape)}, got {got}")
-    return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
+def load_model(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu", network: str | nn.Module | None = None
+) -> Model:
+    """A network that `save_model` wrote. Nothing in the file is executed, and nothing that it names is imported.
 
-
-def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
-    """A network that `save_model` wrote.
+    Args:
+        path: The file.
+        device: Where the network is to run.
+        network: What the weights are for, if that is a network of your own: package.module:name, as the file names it,
+            or a module, of which a copy is taken. None: one of ours, as the file says.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no model of these recipes.
+        ValueError: It is no model of these recipes, or of another network.
+        ModuleNotFoundError: safetensors or the package of the network is not installed.
     """
     name = os.fspath(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{name}: expected a model, there is no such file")
-    if not _has_facts(path):  # what torch.export cannot load, it prints with a traceback
-        raise ValueError(f"{name}: expected a model of train-style or train-sr, this file is none")
-    facts = {FACTS: ""}
+    facts, weights = read_model_file(path)
+    module = _unfilled(name, facts, network)
     try:
-        program = torch.export.load(path, extra_files=facts)
-        found = json.loads(facts[FACTS])
-        kind, scale, multiple = found["kind"], found["scale"], found["multiple"]
-    except Exception as error:  # torch.export.load has no error of its own
+        check_weights(weights, module)
+        if facts.of_ones_own:
+            module.load_state_dict(weights)
+            check_shape(module, (1, 3, *2 * (side_taken(1, facts.multiple),)), facts.scale)
+        else:  # copies: a file that changes later must not change the network
+            module.load_state_dict({key: value.float().clone() for key, value in weights.items()}, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{name}: expected a model of {facts.network}, this file is none ({error})") from error
+    return Model(facts.kind, facts.scale, facts.multiple, module.to(device).eval().requires_grad_(False))
+
+
+def _unfilled(name: str, facts: ModelFacts, network: str | nn.Module | None) -> nn.Module:
+    """The module that the weights of the file `name` go into."""
+    if not facts.of_ones_own:
+        if network is not None:
+            raise ValueError(f"network: expected none, as {name} is a model of {facts.network}; leave it out")
+        return blank_network(facts)
+    if network is None:
         raise ValueError(
-            f"{name}: expected a model of train-style or train-sr, this file cannot be read as one ({error})"
-        ) from error
-    program = move_to_device_pass(program, device)
-    return Model(kind, scale, multiple, program.module())
-
-
-def _has_facts(path: str | os.PathLike[str]) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(FACTS) for name in archive.namelist())
+            f"{name}: expected to be told the network too, as a model file brings no code; it names {facts.network}, "
+            f"so pass network={facts.network!r}, or --network {facts.network}, if you trust that"
+        )
+    if isinstance(network, nn.Module):
+        return copy.deepcopy(network).cpu()
+    if network != facts.network:
+        raise ValueError(f"network: expected {facts.network}, which {name} names, got {network!r}")
+    return module_by_path(network)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 
 import torch
 from torch import nn
 
-from .models import export
+from .._failures import reason
+from .exported import exported
+from .model_file import MULTIPLES, weights_of
 
 
-def own_network(path: str, side: int, scale: int) -> nn.Module:
+def own_network(path: str, side: int, scale: int, export: bool = False) -> nn.Module:
     """The module that a recipe trains; what it cannot do, and what cannot be written at the end, is refused here.
 
     Args:
         path: package.module:name, see `module_by_path`.
         side, scale: As in `check_sizes`.
+        export: Whether it is to be a program of torch.export too.
     """
     network = module_by_path(path)
     check_sizes(network, side, scale)
-    export(network, scale)
+    least_multiple(network, scale)
+    weights_of(network)
+    if export:
+        exported(network, scale)
     return network
 
 
@@ -51,7 +58,6 @@ def module_by_path(path: str) -> nn.Module:
     return network
 
 
-@torch.no_grad()
 def check_sizes(network: nn.Module, side: int, scale: int) -> None:
     """Whether a network of one's own does what its recipe needs.
 
@@ -63,14 +69,46 @@ def check_sizes(network: nn.Module, side: int, scale: int) -> None:
     Raises:
         ValueError: Its result has another shape.
     """
-    wanted, was_training = (1, 3, scale * side, scale * side), network.training
+    try:
+        check_shape(network, (1, 3, side, side), scale)
+    except ValueError as error:
+        raise ValueError(f"network: {error}") from error
+
+
+def least_multiple(network: nn.Module, scale: int) -> int:
+    """What the sides of a network's images have to be a multiple of: the least of `MULTIPLES` for which it works.
+
+    Raises:
+        ValueError: It works for none.
+    """
+    network, error = copy.deepcopy(network).cpu(), ValueError()
+    for multiple in MULTIPLES:
+        # Odd counts first: a network that halves and doubles loses a pixel of sides that it should not be given.
+        count = max(3, 32 // multiple + 1)
+        try:
+            check_shape(network, (2, 3, count * multiple, (count + 2) * multiple), scale)
+            check_shape(network, (1, 3, (count + 1) * multiple, count * multiple), scale)
+            return multiple
+        except ValueError as unfit:
+            error = unfit
+    raise ValueError(
+        f"network: expected one for any size of images, or for sides that are multiples of {MULTIPLES[-1]} pixels at "
+        f"most, {type(network).__name__} is not ({error})"
+    ) from error
+
+
+@torch.no_grad()
+def check_shape(network: nn.Module, shape: tuple[int, int, int, int], scale: int) -> None:
+    """ValueError where a network, on the CPU or a device, does not make (N, 3, scale H, scale W) of (N, 3, H, W)."""
+    wanted, modes = (*shape[:2], scale * shape[2], scale * shape[3]), [one.training for one in network.modules()]
     parameter = next(network.parameters(), torch.zeros(()))
     try:
         # In training, batch normalisation would count the noise.
-        got = tuple(network.eval()(torch.rand(1, 3, side, side, device=parameter.device)).shape)
+        got = tuple(network.eval()(torch.rand(shape, device=parameter.device)).shape)
     except Exception as error:  # it is the caller's network
-        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}) ({error})") from error
+        raise ValueError(f"expected images {wanted} from images {shape} ({reason(error)})") from error
     finally:
-        network.train(was_training)
+        for one, training in zip(network.modules(), modes, strict=True):
+            one.training = training
     if got != wanted:
-        raise ValueError(f"network: expected images {wanted} from images (1, 3, {side}, {side}), got {got}")
+        raise ValueError(f"expected images {wanted} from images {shape}, got {got}")

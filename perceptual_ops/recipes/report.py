@@ -58,7 +58,11 @@ def contact_sheet(path: PathLike, rows: Sequence[Row], width: int = 1200) -> Non
 
 
 def loss_curve(
-    path: PathLike, history: Mapping[str, Sequence[float]], title: str = "Loss", step: str = "evaluation"
+    path: PathLike,
+    history: Mapping[str, Sequence[float]],
+    title: str = "Loss",
+    step: str = "evaluation",
+    software: str = "",
 ) -> None:
     """Writes the curve of the loss and its parts, on a logarithmic scale.
 
@@ -67,6 +71,7 @@ def loss_curve(
         history: Term -> its values, "loss" and any others; those of single layers (with a / in the name) are left out.
         title: Above the curve.
         step: What the values are numbered by.
+        software: As in `save_picture`.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -75,7 +80,7 @@ def loss_curve(
     terms = [term for term in history if "/" not in term]
     curves = {"loss (sum)" if term == "loss" else term: history[term] for term in terms}
     styles = [LINES.get(term, EXTRA_LINES[i % len(EXTRA_LINES)]) for i, term in enumerate(terms)]
-    curve_picture(path, curves, styles, title, step, "weighted term")
+    curve_picture(path, curves, styles, title, step, "weighted term", software)
 
 
 def curve_picture(
@@ -85,6 +90,7 @@ def curve_picture(
     title: str,
     x_label: str,
     y_label: str,
+    software: str = "",
 ) -> None:
     """Writes curves, (colour, dashes) each, on a logarithmic scale. Raises as `loss_curve`."""
     try:
@@ -110,4 +116,4 @@ def curve_picture(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as picture:
-        save_picture(path, picture.convert("RGB"))
+        save_picture(path, picture.convert("RGB"), software)

@@ -17,10 +17,12 @@ from ..networks import load_network
 from ..networks.weights import WeightSource
 from .checkpoint import fingerprint
 from .crops import RandomCrops
+from .exported import export_model
 from .models import save_model
 from .optimization import StepCallback
 from .own_network import own_network
 from .training import Training, TrainingOptions
+from .training_files import TrainingFiles, input_files
 from .training_log import without_plots
 from .transform_net import SCALES, SuperResolutionNet
 
@@ -107,12 +109,13 @@ def train_super_resolution(
     options: TrainingOptions = OPTIONS,
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
+    export: str | os.PathLike[str] | None = None,
 ) -> None:
     """Trains a network that enlarges pictures, and writes it to a file that `load_model` reads.
 
     Args:
         pictures: Files; random crops of them are shrunk and restored.
-        out: The model, with suffix .pt2; log, plot and checkpoint lie beside it (see `Training`).
+        out: The model, with suffix .safetensors; log, plot and checkpoint lie beside it (see `Training`).
         scale: 2, 4 or 8.
         loss: "pixel", "feature" or "combined" (see `SuperResolutionLoss`).
         network: As package.module:name, (N, 3, H, W) -> (N, 3, scale H, scale W); None:
@@ -122,6 +125,7 @@ def train_super_resolution(
         options: How; the size is that of the large crops, a multiple of the scale.
         device: Where.
         on_step: As in `Training`.
+        export: A program of torch.export to write besides, with suffix .pt2, as `export_model` does.
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
@@ -130,10 +134,19 @@ def train_super_resolution(
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
     if options.size % scale:
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
+    files = TrainingFiles(Path(out), None if export is None else Path(export))
+    files.check(input_files(without_plots(pictures), weights))
     crops = RandomCrops(without_plots(pictures), options.size, zoom=ZOOM, seed=options.seed)
 
     def make_network() -> nn.Module:
-        return SuperResolutionNet(scale) if network is None else own_network(network, options.size // scale, scale)
+        if network is None:
+            return SuperResolutionNet(scale)
+        return own_network(network, options.size // scale, scale, export=export is not None)
+
+    def save(model: nn.Module) -> None:
+        save_model(files.model, model, "super-resolution", scale, source=network)
+        if files.program is not None:
+            export_model(files.program, model, "super-resolution", scale)
 
     settings = {
         "task": "super-resolution",
@@ -144,14 +157,14 @@ def train_super_resolution(
         "weights": fingerprint(weights),
         "layers": list(layers),
     }
-    with Training(make_network, crops, Path(out), options, torch.device(device), settings, on_step) as training:
+    with Training(make_network, crops, files.model, options, torch.device(device), settings, on_step) as training:
         examples = torch.stack([crops[i] for i in range(EXAMPLES)]).to(training.device)
         criterion = SuperResolutionLoss(loss, examples, scale, weights=weights, layers=layers)
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
                 value, terms = criterion(training.network(shrunk(images, scale)), images)
             training.update(value, {"loss": value.detach(), **terms})
-        training.finish(lambda model: save_model(out, model, "super-resolution", scale=scale))
+        training.finish(save)
 
 
 def _positive(what: str, error: Tensor) -> float:

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from .. import _checks as checks
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .optimization import StepCallback
+from .training_files import TrainingFiles
 from .training_log import Log
 
-SUFFIX = ".pt2"
 BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
 WARM_UP = 0.1  # of all steps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,12 +78,12 @@ class TrainingOptions:
 class Training:
     """One run of a training loop, in one process or in each of those that torchrun started:
 
-        with Training(make_network, crops, Path("model.pt2"), options, device, settings) as training:
+        with Training(make_network, crops, Path("model.safetensors"), options, device, settings) as training:
             for images in training.batches():
                 with training.autocast():
                     loss = criterion(training.network(images), images)
                 training.update(loss, {"loss": loss.detach()})
-            training.finish(lambda network: save_model("model.pt2", network, "style"))
+            training.finish(lambda network: save_model("model.safetensors", network, "style"))
 
     Beside `out` lie the log (.log.csv), its plot (.log.png) and, until `finish`, the checkpoint (.checkpoint) from
     which the same call goes on after a kill. A step is a function of the seed, its number and what a checkpoint holds,
@@ -92,7 +92,7 @@ class Training:
     Args:
         make_network: Makes the network, after torch's random numbers were seeded.
         crops: Images by their number.
-        out: The model to be, .pt2, in a folder that exists.
+        out: The model to be, .safetensors, in a folder that exists.
         options: See there.
         device: What to train on; under torchrun with GPUs the process's own.
         settings: What else decides the curve, by name; a checkpoint of other settings is refused.
@@ -114,7 +114,9 @@ class Training:
         settings: Mapping[str, Any],
         on_step: StepCallback | None = None,
     ) -> None:
-        self.out, self.options, self.crops = _checked_place(out), options, crops
+        self.out, self.options, self.crops = out, options, crops
+        self.files = TrainingFiles(out)
+        self.files.check()
         self._on_step = on_step
         kept = {name: value for name, value in asdict(options).items() if name not in BESIDE_THE_CURVE}
         self.settings = json.loads(json.dumps({**kept, **settings}, default=float))  # numbers of numpy as Python's
@@ -137,13 +139,13 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, options.lr_factor)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
         self.done = 0  # steps
-        self.log = Log(self.out.with_suffix(".log.csv"), self.rank, self.processes)
+        self.log = Log(self.files.log, self.rank, self.processes)
         self._resume()
         self.network = self._wrapped()  # what the loop calls
 
     @property
     def checkpoint(self) -> Path:
-        return self.out.with_suffix(".checkpoint")
+        return self.files.checkpoint
 
     def __enter__(self) -> Training:
         return self
@@ -263,11 +265,3 @@ def _joined(device: torch.device) -> tuple[torch.device, int, int, bool]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, dist.get_rank(), dist.get_world_size(), True
-
-
-def _checked_place(out: Path) -> Path:
-    if out.suffix != SUFFIX or out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"out: expected a name that ends with {SUFFIX}, in a folder that is there; got {out}")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"out: expected a folder to write to, there is no permission for {out.parent}")
-    return out

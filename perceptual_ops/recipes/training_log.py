@@ -16,10 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..files import write_whole
+from ..images import software_of
 from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
+PLOT = "perceptual_ops training log"  # by which a plot is known
 
 
 class Log:
@@ -66,7 +68,7 @@ class Log:
         """The plot of what was written. Without matplotlib there is none, and a warning says so."""
         history = {name: [row[name] for row in self.rows] for name in self.rows[0] if name not in COUNTS}
         try:
-            loss_curve(self.path.with_suffix(".png"), history, self.path.stem, step="step")
+            loss_curve(self.path.with_suffix(".png"), history, self.path.stem, step="step", software=PLOT)
         except ImportError as error:
             warnings.warn(f"no plot of the log: {error}", RuntimeWarning, stacklevel=2)
 
@@ -88,6 +90,21 @@ def without_plots(pictures: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The pictures, but the plots that trainings left among them."""
     paths = [Path(path) for path in pictures]
     return [path for path in paths if not (path.name.endswith(".log.png") and path.with_suffix(".csv").exists())]
+
+
+def is_log(path: Path) -> bool:
+    """Whether it begins like a log."""
+    begin = ",".join((*COUNTS, "")).encode()
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
+
+
+def is_plot(path: Path) -> bool:
+    """Whether it is the plot of a log."""
+    try:
+        return software_of(path) == PLOT
+    except ValueError:
+        return False
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

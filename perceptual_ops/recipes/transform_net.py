@@ -80,6 +80,7 @@ class StyleNet(nn.Module):
 
     def __init__(self, width: int = 32, blocks: int = 5, style: Tensor | None = None) -> None:
         super().__init__()
+        self.arguments = {"width": width, "blocks": blocks}  # what its file says of it; the palette is in the weights
         self.palette = _palette(style)
         # The blocks see far: from zeros a network learns where borders are, and lays the style's colours in bars there.
         mirrored: Border = "reflect"
@@ -126,6 +127,7 @@ class SuperResolutionNet(nn.Module):
         super().__init__()
         if scale not in SCALES:
             raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
+        self.arguments = {"scale": scale, "width": width, "blocks": blocks}  # what its file says of it
         self.scale = scale
         self.first = nn.Sequential(*_layer(3, width, 9, normalized=False))
         self.blocks = nn.Sequential(*(ResidualBlock(width, normalized=False, share=RESIDUE) for _ in range(blocks)))
