@@ -31,9 +31,18 @@ def test_a_crop_depends_on_seed_and_number_alone(pictures):
 
 
 def test_crops_are_squares_of_pictures_that_are_large_enough(pictures):
-    (pictures[0].parent / "text.png").write_text("no picture")
-    with pytest.warns(RuntimeWarning, match="2 of 4 pictures are left out: a side below 32 pixels, or not to be read"):
-        crops = RandomCrops([*pictures, pictures[0].parent / "text.png"], 32)
+    text = pictures[0].parent / "text.png"
+    text.write_text("no picture")
+    with pytest.warns(RuntimeWarning) as caught:
+        crops = RandomCrops([*pictures, text, "missing.png"], 32)
+    unreadable, missing, small = (
+        next(str(warning.message) for warning in caught if name in str(warning.message))
+        for name in ("text.png", "missing.png", "2.png")
+    )
+    assert len(caught) == 3 and crops.pool.unreadable == 2
+    assert unreadable.startswith(f"{text}: expected a picture") and unreadable.endswith("; it is left out")
+    assert "no such file" in missing
+    assert small == f"1 of 5 pictures are left out, a side below 32 pixels: {pictures[2]}"
     assert crops.pictures == pictures[:2]
     mirrored, blues, spans = 0, set(), []
     for i in range(60):
@@ -73,25 +82,46 @@ def test_zoom_1_takes_pixels_as_they_are(pictures):
     assert any(torch.equal(crop, place) or torch.equal(crop, place.flip(2)) for place in places)
 
 
-def test_a_damaged_picture_is_left_out(pictures):
-    pictures[0].write_bytes(pictures[0].read_bytes()[:-40])  # its size is still there
+def damage(path):
+    """Its size is still there."""
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_damaged_picture_is_left_out(pictures, recwarn):
+    damage(pictures[0])
     crops = RandomCrops(pictures[:2], 32)
-    with pytest.warns(RuntimeWarning, match=r"0\.png: .*the next picture takes its place"):
-        found = [crops[i] for i in range(8)]
+    found = [crops[i] for i in range(8)]
     assert all(float(crop[2].mean()) == pytest.approx(0.5, abs=0.01) for crop in found)
-    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
-    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="none of the 2 can"):
+    (told,) = (str(warning.message) for warning in recwarn)  # once, however often it is drawn
+    assert told.startswith(f"{pictures[0]}: expected a picture, this one is damaged") and crops.pool.unreadable == 1
+    damage(pictures[1])
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(ValueError, match=r"none of the 2 can, such as .*0\.png: expected"),
+    ):
         RandomCrops(pictures[:2], 32)[0]
 
 
+def test_strict_crops(pictures):
+    damage(pictures[0])
+    crops = RandomCrops(pictures[:2], 32, strict=True)
+    with pytest.raises(ValueError, match=r"0\.png: expected a picture, this one is damaged"):
+        [crops[i] for i in range(8)]
+    with pytest.raises(ValueError, match=r"missing\.png: expected a picture, there is no such file"):
+        RandomCrops([*pictures, "missing.png"], 32, strict=True)
+
+
 def test_errors(pictures):
-    with pytest.raises(ValueError, match="expected one with sides of at least 61 pixels, got 3 that are smaller or"):
+    with pytest.raises(ValueError, match="with sides of at least 61 pixels, got 3 that are smaller and 0 that cannot"):
         RandomCrops(pictures, 61)
     with pytest.raises(ValueError, match=r"zoom: expected a number of at least 1, got 0\.5"):
         RandomCrops(pictures, 32, zoom=0.5)
     with pytest.raises(ValueError, match=r"share: expected a number in \[0, 1\], got 1\.5"):
         RandomCrops(pictures, 32, share=1.5)
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with (
+        pytest.warns(RuntimeWarning, match="no such file"),
+        pytest.raises(ValueError, match="got 0 that are smaller and 1 that cannot be read"),
+    ):
         RandomCrops(["missing.png"], 32)
 
 

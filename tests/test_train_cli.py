@@ -225,6 +225,25 @@ def test_a_folder_without_one_picture_that_can_be_used(folder, capsys):
     assert "expected a picture that can be used, none of the 3 can" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("train", [train_style, train_sr])
+def test_training_leaves_out_what_cannot_be_read(folder, capsys, train):
+    (folder / "data" / "aa.png").write_bytes((folder / "data" / "a.png").read_bytes()[:-40])
+    (folder / "data" / "zz.png").write_text("no picture")
+    out = {train_style: "model.pt2", train_sr: "sr.pt2"}[train]
+    assert train(folder, "--strict") == 2
+    assert "zz.png: expected a picture in PNG" in capsys.readouterr().err.splitlines()[-1]
+    assert train(folder, "--workers", "2") == 1
+    captured = capsys.readouterr()
+    told = [line for line in captured.err.splitlines() if line.startswith("perceptual-ops: ")]
+    assert captured.out == f"{folder / out}\n" and (folder / out).exists()
+    assert sum("aa.png: expected a picture, this one is damaged" in line for line in told) == 1
+    assert sum("zz.png: expected a picture in PNG" in line for line in told) == 1
+    assert len(told) == 3 and told[-1] == "perceptual-ops: 2 pictures could not be read and were left out"
+    (folder / "data" / "zz.png").unlink()
+    assert train(folder, "--strict", out="strict.pt2") == 2
+    assert "aa.png: expected a picture" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_too_little_memory(folder, capsys, monkeypatch):
     save_model(folder / "model.pt2", StyleNet(4, 1), "style")
     monkeypatch.setattr(Model, "__call__", lambda model, images: torch.empty(1 << 50))
@@ -233,7 +252,9 @@ def test_too_little_memory(folder, capsys, monkeypatch):
 
 
 def test_two_processes_train_by_the_command(folder):
-    """As README says: one of them speaks, and the model can be used."""
+    """As README says: one of them speaks, and the model can be used. A damaged picture is said once."""
+    (folder / "data" / "aa.png").write_bytes((folder / "data" / "a.png").read_bytes()[:-40])
+    (folder / "data" / "zz.png").write_text("no picture")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     apart = ["--log-dir", "logs", "--redirects", "3"]  # a file for what each process says
@@ -249,6 +270,8 @@ def test_two_processes_train_by_the_command(folder):
     assert said[0][0].split() == ["sr.pt2"] and "2/2" in said[0][1]
     assert said[1][0] == "" and "/2" not in said[1][1]
     assert load_model(folder / "sr.pt2").scale == 2
+    for sentence in ("aa.png: expected a picture", "zz.png: expected a picture", "2 pictures could not be read"):
+        assert [stderr.count(sentence) for _, stderr in said] == [1, 0], said
     done = subprocess.run(
         [*launcher, *command, "x.pt2", "--batch", "3"], cwd=folder, env=environment, capture_output=True, text=True
     )

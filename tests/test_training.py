@@ -2,9 +2,11 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from perceptual_ops.recipes import (
     save_model,
     train_super_resolution,
 )
-from perceptual_ops.recipes.checkpoint import fingerprint
+from perceptual_ops.recipes.checkpoint import contents, fingerprint
 from perceptual_ops.recipes.crops import RandomCrops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +86,40 @@ def test_workers_and_checkpoints_do_not_change_the_curve(pictures, tmp_path):
         run(pictures, tmp_path / "workers.pt2", stop_after=4)
     run(pictures, tmp_path / "workers.pt2", TrainingOptions(steps=6, batch=2, size=32, save_every=3, workers=1))
     assert losses(tmp_path / "workers.pt2") == losses(tmp_path / "plain.pt2")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_picture_is_said_once_and_keeps_the_curve_a_function_of_the_data(pictures, tmp_path, workers):
+    """In processes that read, too; and a run that was killed goes on with the same bits."""
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
+    options = TrainingOptions(steps=6, batch=2, size=32, save_every=2)
+    with pytest.warns(RuntimeWarning):
+        run(pictures, tmp_path / "plain.pt2", options)
+    options = replace(options, workers=workers)
+    with pytest.warns(RuntimeWarning) as caught, pytest.raises(Stop):
+        run(pictures, tmp_path / "model.pt2", options, stop_after=5)
+    assert [str(warning.message).split(": ")[0] for warning in caught] == [str(pictures[1])]
+    run(pictures, tmp_path / "model.pt2", options)
+    assert losses(tmp_path / "model.pt2") == losses(tmp_path / "plain.pt2")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_picture_that_can_be_read(pictures, tmp_path, workers):
+    for path in pictures:
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(
+        ValueError, match=r"^pictures: expected one that can be read, none of the 3 can, such as [^\n]*$"
+    ):
+        run(pictures, tmp_path / "model.pt2", TrainingOptions(steps=2, batch=2, size=32, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strict_stops_at_a_damaged_picture(pictures, tmp_path, workers):
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
+    options = TrainingOptions(steps=20, batch=2, size=32, workers=workers, strict=True)
+    with pytest.raises(ValueError, match=r"1\.png: expected a picture, this one is damaged[^\n]*$"):
+        run(pictures, tmp_path / "model.pt2", options)
 
 
 def test_a_checkpoint_of_another_run_is_refused(pictures, tmp_path):
@@ -287,6 +323,44 @@ def test_a_step_size_of_numpy_can_be_resumed(pictures, tmp_path):
     options, weight = TrainingOptions(steps=2, batch=2, size=32, lr=np.float64(1e-3)), np.float64(3.0)
     run(pictures, tmp_path / "model.pt2", options, style_weight=weight)
     assert run(pictures, tmp_path / "model.pt2", options, style_weight=weight) is not None
+
+
+@pytest.mark.parametrize("edit", ["another picture", "another size", "a byte of the middle"])
+def test_pictures_that_changed_under_their_names_are_noticed(pictures, tmp_path, edit):
+    """On resume, by the recipe; a copy of the same data elsewhere, of another time, is no change."""
+    options = TrainingOptions(steps=2, batch=2, size=32, save_every=1)
+    common = {"scale": 2, "loss": "pixel", "options": options}
+
+    def stop(done, numbers):
+        if done == 2:  # after the checkpoint of the first
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_super_resolution(pictures, tmp_path / "model.pt2", on_step=stop, **common)
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(pictures[0].parent, copied)
+    os.utime(copied / "1.png", (1, 1))
+    data = bytearray(pictures[1].read_bytes())
+    if edit == "another picture":
+        data = pictures[0].read_bytes()
+    elif edit == "another size":
+        data += b"x"
+    else:
+        data[len(data) // 2] ^= 1
+    pictures[1].write_bytes(data)
+    with pytest.raises(ValueError, match=r"its contents of the pictures is '.*', not '.*'; remove it to begin anew"):
+        train_super_resolution(pictures, tmp_path / "model.pt2", **common)
+    assert train_super_resolution(sorted(copied.iterdir()), tmp_path / "model.pt2", **common) == 0
+
+
+def test_excerpts_of_large_files(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(100_000))
+    plain = contents([path])
+    for place in (0, 50_000, 99_999):
+        path.write_bytes(bytes(place) + b"1" + bytes(99_999 - place))
+        assert contents([path]) != plain
+    assert contents([path, tmp_path / "missing"]) != contents([path])
 
 
 def test_fingerprints():

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from .._failures import is_out_of_memory, reason
 from . import apply, compare, doctor, invert, stylize, train
-from .terminal import PROGRAM
+from .terminal import PROGRAM, plain_warnings
 
 COMMANDS = (stylize, train, apply, invert, compare, doctor)  # each adds its own
 
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
+        with plain_warnings():
+            return command(arguments)
     except KeyboardInterrupt as interruption:
         left = str(interruption) or "nothing was written"
         print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)

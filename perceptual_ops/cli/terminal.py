@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,22 @@ def say(sentence: str) -> None:
         print(line, file=sys.stderr)
     else:
         tqdm.tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows RuntimeWarnings, such as this package's own, as sentences; others with their place as ever."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *arguments: Any, **settings: Any) -> None:
+            if category is RuntimeWarning:
+                say(str(message))
+            else:
+                shown(message, category, *arguments, **settings)
+
+        warnings.showwarning = show
+        yield
 
 
 def progress_bar(steps: int, unit: str = "it") -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import is_torchelastic_launched
 
 from ..files import check_apart
 from ..images import read_image, side_lengths
@@ -16,12 +16,14 @@ from ..picture_folder import pictures_in
 from ..recipes import feed_forward, super_resolution
 from ..recipes.feed_forward import train_style
 from ..recipes.photographs import training_photographs
+from ..recipes.processes import is_first
 from ..recipes.style_transfer import CONTENT_LAYERS, STYLE_LAYERS
 from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resolution
 from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.training_files import PROGRAM_SUFFIX, TrainingFiles
 from ..recipes.transform_net import SCALES
-from .terminal import PROGRAM, check_weights, checked_device, default_device, names, step_bar
+from .skipping import STRICT_HELP
+from .terminal import check_weights, checked_device, default_device, names, say, step_bar
 
 PHOTOGRAPHS = "photographs"
 
@@ -80,6 +82,7 @@ def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, n
         help="processes that read pictures; each keeps 1 GiB of them",
     )
     add("--save-every", type=int, default=defaults.save_every, help="steps between checkpoints")
+    add("--strict", action="store_true", help=STRICT_HELP)
     add("--seed", type=int, default=defaults.seed, help="of weights and crops")
     add("--device", default=default_device(), help="where to compute")
 
@@ -96,6 +99,7 @@ def _options(arguments: argparse.Namespace) -> TrainingOptions:
         compile=arguments.compile,
         workers=arguments.workers,
         save_every=arguments.save_every,
+        strict=arguments.strict,
     )
 
 
@@ -126,11 +130,11 @@ def _train_super_resolution(arguments: argparse.Namespace) -> int:
     return _train(arguments, partial(train_super_resolution, **settings))
 
 
-def _train(arguments: argparse.Namespace, train: Callable[..., None]) -> int:
+def _train(arguments: argparse.Namespace, train: Callable[..., int]) -> int:
     """Runs a recipe that lacks only what every training takes."""
     options = _options(arguments)
     with step_bar(options.steps) as show:
-        train(
+        left_out = train(
             _pictures(arguments.data),
             arguments.output,
             weights=arguments.weights,
@@ -140,12 +144,13 @@ def _train(arguments: argparse.Namespace, train: Callable[..., None]) -> int:
             on_step=show,
             export=arguments.export,
         )
-    if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes speaks
+    if is_first():  # of torchrun's processes
         if Path(arguments.output).suffix == PROGRAM_SUFFIX:
-            print(
-                f"{PROGRAM}: {arguments.output} is a safetensors file, whatever its name; "
-                f"--export PROGRAM.pt2 writes a program of torch.export",
-                file=sys.stderr,
+            say(
+                f"{arguments.output} is a safetensors file, whatever its name; "
+                f"--export PROGRAM.pt2 writes a program of torch.export"
             )
         print(arguments.output)
-    return 0
+        if left_out:
+            say(f"{left_out} pictures could not be read and were left out")
+    return 1 if left_out and not is_torchelastic_launched() else 0  # torchrun would take it for a crash

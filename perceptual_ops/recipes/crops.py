@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import os
 import random
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..images import read_image, side_lengths
-
-CACHE_BYTES = 1 << 30  # of decoded pictures, in each process
+from .picture_pool import PicturePool
 
 
 class RandomCrops(Dataset[Tensor]):
@@ -26,15 +22,20 @@ class RandomCrops(Dataset[Tensor]):
     or `share` of the picture's shorter side where that is more, and `zoom * size`.
 
     Args:
-        pictures: Files that Pillow reads. Those with a side below `size`, or that cannot be read, are left out, with
-            a warning.
+        pictures: Files that `read_image` reads. Those with a side below `size`, or that cannot be read, are left out,
+            each with a warning; the next one takes the place of a picture that turns out damaged later.
         size: Pixels of a side.
         zoom: How many times larger than `size` the largest square is; infinity for the whole shorter side.
         share: Of the shorter side that the smallest square has, in [0, 1].
         seed: Of the choice of crops.
+        strict: Whether a picture that cannot be read is an error.
+
+    Attributes:
+        pool: The pictures, of which each process keeps the first decoded.
 
     Raises:
-        ValueError: No picture is large enough, or an argument is out of range.
+        ValueError: No picture is large enough, or an argument is out of range; with `strict`, a picture that cannot be
+            read.
     """
 
     def __init__(
@@ -45,28 +46,24 @@ class RandomCrops(Dataset[Tensor]):
         zoom: float = math.inf,
         share: float = 0.0,
         seed: int = 0,
+        strict: bool = False,
     ) -> None:
         if not zoom >= 1:
             raise ValueError(f"zoom: expected a number of at least 1, got {zoom!r}")
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected a number in [0, 1], got {share!r}")
-        self.pictures = [Path(path) for path in pictures if _least_side(path) >= size]
-        if not self.pictures:
-            raise ValueError(
-                f"pictures: expected one with sides of at least {size} pixels, got {len(pictures)} that are smaller or "
-                f"cannot be read"
-            )
-        if left_out := len(pictures) - len(self.pictures):
-            told = f"{left_out} of {len(pictures)} pictures are left out: a side below {size} pixels, or not to be read"
-            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        self.pool = PicturePool(pictures, size, strict=strict)
         self.size, self.zoom, self.share, self.seed = size, zoom, share, seed
-        self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
-        self._bytes = 0
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Those that crops are cut from."""
+        return self.pool.paths
 
     def __getitem__(self, index: int) -> Tensor:
         generator = random.Random(f"{self.seed} {index}")  # torch's would take 32 bits of them
         draws = [generator.random() for _ in range(5)]
-        pixels = self._picture(int(draws[0] * len(self.pictures)))
+        pixels = self.pool.pixels(int(draws[0] * len(self.pool)))
         height, width = pixels.shape[1:]
         largest = min(height, width, self.zoom * self.size)
         smallest = min(largest, max(self.size, self.share * min(height, width)))
@@ -80,28 +77,3 @@ class RandomCrops(Dataset[Tensor]):
         size = (self.size, self.size)
         shrunk = F.interpolate(crop[None], size, mode="bicubic", antialias=True, align_corners=False)
         return shrunk[0].clamp(0, 1)
-
-    def _picture(self, number: int) -> Tensor:  # (3, H, W) uint8
-        """The picture, or the next that can be read: one damaged file must not end hours of training."""
-        for attempt in range(len(self.pictures)):
-            place = (number + attempt) % len(self.pictures)
-            if place in self._decoded:
-                return self._decoded[place]
-            try:
-                pixels = read_image(self.pictures[place])[0].mul(255).round().to(torch.uint8)
-            except (OSError, ValueError) as error:
-                warnings.warn(f"{error}; the next picture takes its place", RuntimeWarning, stacklevel=2)
-                continue
-            if self._bytes + pixels.numel() <= CACHE_BYTES:
-                self._decoded[place] = pixels
-                self._bytes += pixels.numel()
-            return pixels
-        raise ValueError(f"pictures: expected one that can be read, none of the {len(self.pictures)} can")
-
-
-def _least_side(path: str | os.PathLike[str]) -> int:
-    """In pixels; 0 of a file that is no picture."""
-    try:
-        return min(side_lengths(path))
-    except ValueError:
-        return 0

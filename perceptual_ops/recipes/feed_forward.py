@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import PerceptualLoss
 from ..networks.weights import WeightSource
-from .checkpoint import fingerprint
+from .checkpoint import contents, fingerprint
 from .crops import RandomCrops
 from .exported import export_model
 from .model_file import SMALLEST
@@ -47,7 +47,7 @@ def train_style(
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
     export: str | os.PathLike[str] | None = None,
-) -> None:
+) -> int:
     """Trains a network that paints any picture in one style, and writes it to a file that `load_model` reads.
 
     What is minimised is the loss of `style_transfer_loss`, as `stylize` minimises it for one picture, in the geometric
@@ -63,6 +63,9 @@ def train_style(
         device: Where.
         on_step: As in `Training`.
         export: A program of torch.export to write besides, with suffix .pt2, as `export_model` does.
+
+    Returns:
+        How many pictures could not be read and were left out.
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
@@ -87,6 +90,7 @@ def train_style(
         "task": "style",
         "style": fingerprint(style),
         "pictures": fingerprint(crops.pictures),
+        "contents of the pictures": contents(crops.pictures),
         "style_weight": style_weight,
         "tv_weight": tv_weight,
         "content_layers": list(content_layers),
@@ -110,6 +114,7 @@ def train_style(
             logged = {name: terms[name].mean() for name in ("content", "style", "tv") if name in terms}
             training.update(_log_mean(losses), {"loss": losses.detach().mean(), **logged})
         training.finish(save)
+    return crops.pool.unreadable
 
 
 def _log_mean(losses: Tensor) -> Tensor:
@@ -119,7 +124,7 @@ def _log_mean(losses: Tensor) -> Tensor:
 
 def training_crops(pictures: Sequence[str | os.PathLike[str]], options: TrainingOptions) -> RandomCrops:
     """What a style is learned on."""
-    return RandomCrops(without_plots(pictures), options.size, share=SHARE, seed=options.seed)
+    return RandomCrops(without_plots(pictures), options.size, share=SHARE, seed=options.seed, strict=options.strict)
 
 
 def training_loss(crops: RandomCrops, style: Tensor, **settings: Any) -> PerceptualLoss:

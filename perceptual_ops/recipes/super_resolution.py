@@ -15,7 +15,7 @@ from .. import _checks as checks
 from ..losses import PerceptualLoss
 from ..networks import load_network
 from ..networks.weights import WeightSource
-from .checkpoint import fingerprint
+from .checkpoint import contents, fingerprint
 from .crops import RandomCrops
 from .exported import export_model
 from .models import save_model
@@ -110,7 +110,7 @@ def train_super_resolution(
     device: torch.device | str = "cpu",
     on_step: StepCallback | None = None,
     export: str | os.PathLike[str] | None = None,
-) -> None:
+) -> int:
     """Trains a network that enlarges pictures, and writes it to a file that `load_model` reads.
 
     Args:
@@ -127,6 +127,9 @@ def train_super_resolution(
         on_step: As in `Training`.
         export: A program of torch.export to write besides, with suffix .pt2, as `export_model` does.
 
+    Returns:
+        How many pictures could not be read and were left out.
+
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
     """
@@ -136,7 +139,7 @@ def train_super_resolution(
         raise ValueError(f"size: expected a multiple of the scale {scale}, got {options.size}")
     files = TrainingFiles(Path(out), None if export is None else Path(export))
     files.check(input_files(without_plots(pictures), weights))
-    crops = RandomCrops(without_plots(pictures), options.size, zoom=ZOOM, seed=options.seed)
+    crops = RandomCrops(without_plots(pictures), options.size, zoom=ZOOM, seed=options.seed, strict=options.strict)
 
     def make_network() -> nn.Module:
         if network is None:
@@ -151,6 +154,7 @@ def train_super_resolution(
     settings = {
         "task": "super-resolution",
         "pictures": fingerprint(crops.pictures),
+        "contents of the pictures": contents(crops.pictures),
         "scale": scale,
         "loss": loss,
         "network": network,
@@ -165,6 +169,7 @@ def train_super_resolution(
                 value, terms = criterion(training.network(shrunk(images, scale)), images)
             training.update(value, {"loss": value.detach(), **terms})
         training.finish(save)
+    return crops.pool.unreadable
 
 
 def _positive(what: str, error: Tensor) -> float:

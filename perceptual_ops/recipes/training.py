@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import _checks as checks
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
+from .crops import RandomCrops
 from .optimization import StepCallback
+from .processes import joined
 from .training_files import TrainingFiles
-from .training_log import Log
+from .training_log import READ_EVERY, Log
 
-BESIDE_THE_CURVE = ("workers", "save_every")  # options that may change from one part of a run to the next
+BESIDE_THE_CURVE = ("workers", "save_every", "strict")  # options that may change from one part of a run to the next
 WARM_UP = 0.1  # of all steps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,6 +47,7 @@ class TrainingOptions:
         compile: Whether torch.compile is used on the network.
         workers: Processes that read pictures; 0: the training process itself.
         save_every: Steps between checkpoints.
+        strict: Whether a picture that cannot be read ends the run, in place of being left out with a warning.
     """
 
     steps: int = 2000
@@ -58,6 +60,7 @@ class TrainingOptions:
     compile: bool = False
     workers: int = 0
     save_every: int = 100
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "size", "save_every"):
@@ -118,9 +121,13 @@ class Training:
         self.files = TrainingFiles(out)
         self.files.check()
         self._on_step = on_step
+        self._pool = crops.pool if isinstance(crops, RandomCrops) else None
+        if self._pool is not None:
+            self._pool.speaks = False  # the readers of a batch are several
+            self._pool.strict |= options.strict
         kept = {name: value for name, value in asdict(options).items() if name not in BESIDE_THE_CURVE}
         self.settings = json.loads(json.dumps({**kept, **settings}, default=float))  # numbers of numpy as Python's
-        self.device, self.rank, self.processes, self._joined = _joined(device)
+        self.device, self.rank, self.processes, self._joined = joined(device)
         try:
             self._begin(make_network)
         except BaseException:
@@ -183,11 +190,32 @@ class Training:
             pin_memory=self.device.type == "cuda",
         )
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        for step, images in enumerate(loader, self.done):
+        for step, images in enumerate(self._loaded(loader), self.done):
             if step != self.done:
                 raise RuntimeError("batches: expected one update for each batch")
             torch.manual_seed(random.Random(f"{options.seed} {self.done} {self.rank}").getrandbits(32))
             yield images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
+
+    def _loaded(self, loader: DataLoader[Tensor]) -> Iterator[Tensor]:
+        """The batches, with a warning of each picture that could not be read."""
+        try:
+            for number, images in enumerate(loader):
+                if self.processes == 1 or number % READ_EVERY == 0:
+                    self._tell_unreadable()
+                yield images
+        except ValueError:
+            if self._pool is not None:
+                self._pool.tell(aloud=False)  # no picture is left: in a sentence, without the traceback of a reader
+            raise
+
+    def _tell_unreadable(self) -> None:
+        if self._pool is None:
+            return
+        if self.processes > 1:
+            damaged = self._pool.damaged.to(self.device)
+            dist.all_reduce(damaged, dist.ReduceOp.MAX)
+            self._pool.damaged.copy_(damaged)
+        self._pool.tell(aloud=self.rank == 0)
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = PRECISIONS[self.options.precision]
@@ -213,6 +241,7 @@ class Training:
         """Writes the model by `save` and removes the checkpoint, once all steps are done."""
         if self.done != self.options.steps:
             raise RuntimeError(f"finish: expected {self.options.steps} steps, {self.done} are done")
+        self._tell_unreadable()
         if self.rank == 0:
             save(self.model)
             self.checkpoint.unlink(missing_ok=True)
@@ -252,16 +281,3 @@ class Training:
             dist.all_reduce(done, dist.ReduceOp.MAX)
             if done.sum() != 0:
                 raise ValueError(f"{self.checkpoint}: expected the same one for all processes; put it on a shared disk")
-
-
-def _joined(device: torch.device) -> tuple[torch.device, int, int, bool]:
-    """The device, number and count of the processes of which this is one, and whether their group was joined here."""
-    if dist.is_initialized():
-        return device, dist.get_rank(), dist.get_world_size(), False
-    if not dist.is_torchelastic_launched():
-        return device, 0, 1, False
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device, dist.get_rank(), dist.get_world_size(), True
