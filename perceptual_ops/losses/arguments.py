@@ -103,8 +103,6 @@ def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str])
         raise ValueError("weights: expected none beside a network that is a module, which has its own")
     if isinstance(network, nn.Module):
         _check_module(network)
-    if isinstance(network, nn.Module):
-        _check_module(network)
     if isinstance(network, FeatureNetwork):
         network.smallest_size(layers)  # raises for layers that the network does not have
         return copy.deepcopy(network)

@@ -153,6 +153,11 @@ class FrozenLoss(ModuleWithSettings):
         is to hold the weights.
         """
         given = {name: tensor for name, tensor in images.items() if tensor is not None}
+        if torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling():
+            raise RuntimeError(
+                f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
+                "no state dict; got strict=True"
+            )
         lean = self._trunk is not None and self.engine == "lean"
         if not lean or ops.makes_program() or not ops.use_native(list(given.values()), self.backend, forward_mode=True):
             return False

@@ -10,38 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks as checks
-from .. import ops
 from .._settings import setting
 from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import (
     LayerWeights,
-    normalized_shares,
     part_layers,
     part_weight,
     part_weights,
     trunk_of,
     wanted_layers,
 )
-from .frozen import FrozenLoss
 from .graph import graph_loss
+from .kept_targets import LossWithTargets
 from .lean import perceptual_loss
 from .presets import PRESETS
-from .targets import check_partner, target_pass
 from .terms import Part, Terms
 
 
-class PerceptualLoss(FrozenLoss):
+class PerceptualLoss(LossWithTargets):
     """Feature, style and total-variation loss of Johnson, Alahi and Fei-Fei 2016, for training and for optimisation.
 
     For each sample, content_weight * feature_loss + style_weight * style_loss + tv_weight * total_variation, each as in
     `perceptual_ops.ops`; a part whose weight is 0 or whose layers are empty is not computed. Total variation is
     "l2_squared" on the image in [0, 1].
 
+    What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
+    mean and std, which are fixed. Other layers, or another gram_normalize, forget the kept target of their part.
+    torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
+
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1", or any module: a network of
             `load_network`, or your own, whose features are taken by submodule name (see `networks.ModuleFeatures`). A
-            module is copied and frozen; NaN in it is refused, and infinity in its parameters.
+            module is copied and frozen; NaN in it is refused, and infinity in its parameters. Your own takes images of
+            as many channels as its first convolution does, or as `mean` and `std` have numbers.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
         content_weight, style_weight, tv_weight: Weights of the parts.
@@ -62,8 +64,8 @@ class PerceptualLoss(FrozenLoss):
             with the memory that takes, and has derivatives of every order. SqueezeNet, your own
             module, and the reference where the compiled operators cannot run, always take that way.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
-        mean, std: Normalisation of an image in [0, 1], three numbers each. None: the network's own; ImageNet's for a
-            network by name, none for your own module.
+        mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all. None: the network's
+            own; ImageNet's for a network by name, none for your own module.
         eps, delta: Parameters of "charbonnier" and "huber" (see `style_loss`).
 
     Raises:
@@ -142,10 +144,6 @@ class PerceptualLoss(FrozenLoss):
     def _layers(self) -> list[str]:
         return list(dict.fromkeys([*self._content_layers, *self._style_layers]))
 
-    def _forget_target(self, part: str) -> None:
-        """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
-        self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
-
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> PerceptualLoss:
         """The loss of a published system; any argument of the constructor may be overridden.
@@ -169,30 +167,6 @@ class PerceptualLoss(FrozenLoss):
         content = dict(zip(self.content_layers, self.content_weights, strict=True))
         style = dict(zip(self.style_layers, self.style_weights, strict=True))
         return f"network={network}, content={content}, style={style}, tv={self.tv_weight}, reduction={self.reduction!r}"
-
-    def set_content(self, images: Tensor) -> None:
-        """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
-        if not self.content_layers:
-            raise ValueError(
-                "images: this loss has no content part; give content_layers and content_weight when it is made"
-            )
-        images = self._images("images", images, self.content_layers)
-        with target_pass(images.device):
-            features = self._target_features(images, self.content_layers)
-            # A new dict, so that a copy of the module and a forward in another thread keep theirs.
-            self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
-        self._content_shape = images.shape
-
-    def set_style(self, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
-        """Keeps the style target for calls that give none.
-
-        Args:
-            images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each. A list of such blends them: the target
-                Gram is the weighted mean of theirs. Sizes may differ from the output's and from each other's.
-            weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
-        """
-        with target_pass(self._device):
-            self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
 
     def forward(
         self,
@@ -264,74 +238,3 @@ class PerceptualLoss(FrozenLoss):
             terms.gram_normalize, terms.variation, wants_output, wants_target,
         )  # fmt: skip
         return loss, dict(zip(terms.names, values, strict=True))
-
-    def _content_targets(self, output: Tensor, target: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
-        """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W')."""
-        if not self.content_layers:
-            if target is not None:
-                raise ValueError("target: expected None, since this loss has no content part; a style image is `style`")
-            return None, []
-        if target is None:
-            if "content" not in self._kept:
-                raise ValueError("target: expected content images, got None; pass them or call set_content once before")
-            check_partner("output", output.shape, self._content_shape, "the images of set_content")
-            return None, self._kept["content"]
-        target = self._images("target", target, self.content_layers)
-        check_partner("target", output.shape, target.shape, "output")
-        return target, []
-
-    def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-        """The target Grams of every sample, each (N or 1, C, C)."""
-        if not self.style_layers:
-            if style is not None:
-                raise ValueError(
-                    "style: expected None, since this loss has no style part; give style_layers when it is made"
-                )
-            return []
-        if style is not None:
-            with ops.grad_mode(False):
-                grams = self._style_grams("style", style, None)
-        elif "style" in self._kept:
-            grams = self._kept["style"]
-        else:
-            raise ValueError("style: expected style images, got None; pass them or call set_style once before")
-        if grams[0].shape[0] not in (1, output.shape[0]):
-            raise ValueError(
-                f"style: expected one style, or one for each of the {output.shape[0]} images of output; "
-                f"got {grams[0].shape[0]}"
-            )
-        return grams
-
-    def _style_grams(
-        self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
-    ) -> list[Tensor]:
-        """The blended Grams of style images, each (N or 1, C, C)."""
-        if not self.style_layers:
-            raise ValueError(f"{name}: this loss has no style part; give style_layers and style_weight when it is made")
-        if not isinstance(images, (Tensor, list, tuple)):
-            raise TypeError(f"{name}: expected a tensor of images or a list of them, got {type(images).__name__}")
-        styles = [images] if isinstance(images, Tensor) else list(images)
-        if not styles:
-            raise ValueError(f"{name}: expected at least one style, got an empty list")
-        shares = normalized_shares(weights, len(styles))
-        # No generator with a default, which torch.compile cannot trace.
-        batch = max([style.shape[0] if isinstance(style, Tensor) and style.dim() else 0 for style in styles])
-        blended: list[Tensor] = []
-        for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
-            argument = name if len(styles) == 1 else f"{name}[{i}]"
-            style = self._images(argument, style, self.style_layers)
-            checks.refuse_gradient(argument, style)
-            if style.shape[0] not in (1, batch):
-                raise ValueError(
-                    f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
-                )
-            grams = [
-                ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
-                for x in self._target_features(style, self.style_layers)
-            ]
-            blended = (
-                [share * gram for gram in grams]
-                if i == 0
-                else [a + share * b for a, b in zip(blended, grams, strict=True)]
-            )
-        return blended

@@ -1,0 +1,127 @@
+"""A loss whose targets are given with each call, or once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from .. import ops
+from .arguments import normalized_shares
+from .frozen import FrozenLoss
+from .targets import check_partner, target_pass
+
+
+class LossWithTargets(FrozenLoss):
+    """Content features and style Grams, of the images of a call or of those given before.
+
+    Attributes:
+        content_layers, style_layers: Names of the layers of each part; empty where there is none.
+        gram_normalize: As of `gram_matrix`.
+    """
+
+    content_layers: tuple[str, ...]
+    style_layers: tuple[str, ...]
+    gram_normalize: str
+    _content_shape: torch.Size
+
+    def set_content(self, images: Tensor) -> None:
+        """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
+        if not self.content_layers:
+            raise ValueError(
+                "images: this loss has no content part; give content_layers and content_weight when it is made"
+            )
+        images = self._images("images", images, self.content_layers)
+        with target_pass(images.device):
+            features = self._target_features(images, self.content_layers)
+            # A new dict, so that a copy of the module and a forward in another thread keep theirs.
+            self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
+        self._content_shape = images.shape
+
+    def set_style(self, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
+        """Keeps the style target for calls that give none.
+
+        Args:
+            images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each. A list of such blends them: the target
+                Gram is the weighted mean of theirs. Sizes may differ from the output's and from each other's.
+            weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
+        """
+        with target_pass(self._device):
+            self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
+
+    def _forget_target(self, part: str) -> None:
+        """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
+        self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
+
+    def _content_targets(self, output: Tensor, target: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W')."""
+        if not self.content_layers:
+            if target is not None:
+                raise ValueError("target: expected None, since this loss has no content part; a style image is `style`")
+            return None, []
+        if target is None:
+            if "content" not in self._kept:
+                raise ValueError("target: expected content images, got None; pass them or call set_content once before")
+            check_partner("output", output.shape, self._content_shape, "the images of set_content")
+            return None, self._kept["content"]
+        target = self._images("target", target, self.content_layers)
+        check_partner("target", output.shape, target.shape, "output")
+        return target, []
+
+    def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+        """The target Grams of every sample, each (N or 1, C, C)."""
+        if not self.style_layers:
+            if style is not None:
+                raise ValueError(
+                    "style: expected None, since this loss has no style part; give style_layers when it is made"
+                )
+            return []
+        if style is not None:
+            with ops.grad_mode(False):
+                grams = self._style_grams("style", style, None)
+        elif "style" in self._kept:
+            grams = self._kept["style"]
+        else:
+            raise ValueError("style: expected style images, got None; pass them or call set_style once before")
+        if grams[0].shape[0] not in (1, output.shape[0]):
+            raise ValueError(
+                f"style: expected one style, or one for each of the {output.shape[0]} images of output; "
+                f"got {grams[0].shape[0]}"
+            )
+        return grams
+
+    def _style_grams(
+        self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
+    ) -> list[Tensor]:
+        """The blended Grams of style images, each (N or 1, C, C)."""
+        if not self.style_layers:
+            raise ValueError(f"{name}: this loss has no style part; give style_layers and style_weight when it is made")
+        if not isinstance(images, (Tensor, list, tuple)):
+            raise TypeError(f"{name}: expected a tensor of images or a list of them, got {type(images).__name__}")
+        styles = [images] if isinstance(images, Tensor) else list(images)
+        if not styles:
+            raise ValueError(f"{name}: expected at least one style, got an empty list")
+        shares = normalized_shares(weights, len(styles))
+        # No generator with a default, which torch.compile cannot trace.
+        batch = max([style.shape[0] if isinstance(style, Tensor) and style.dim() else 0 for style in styles])
+        blended: list[Tensor] = []
+        for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
+            argument = name if len(styles) == 1 else f"{name}[{i}]"
+            style = self._images(argument, style, self.style_layers)
+            checks.refuse_gradient(argument, style)
+            if style.shape[0] not in (1, batch):
+                raise ValueError(
+                    f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
+                )
+            grams = [
+                ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
+                for x in self._target_features(style, self.style_layers)
+            ]
+            blended = (
+                [share * gram for gram in grams]
+                if i == 0
+                else [a + share * b for a, b in zip(blended, grams, strict=True)]
+            )
+        return blended
