@@ -165,7 +165,7 @@ def _take_over(path: PathLike, before: os.stat_result, descriptor: int) -> None:
                 f"{os.fspath(path)}: expected a file whose owner can be kept, it belongs to another user or group; "
                 f"remove it or choose another name"
             ) from None
-    os.fchmod(descriptor, stat.S_IMODE(before.st_mode))  # after fchown, which clears bits of it
+    os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)  # what sets the user was meant for other bytes
 
 
 def _remove_abandoned(folder: Path) -> None:

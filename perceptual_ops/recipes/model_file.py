@@ -29,6 +29,7 @@ MAX_BATCH = 1024
 MAX_SCALE = 16
 KEY = "perceptual_ops"  # of the metadata
 VERSION = 1
+ZIP = b"PK\x03\x04"  # how archives begin; as the length of a header it would be 67 MB
 MAX_HEADER, MAX_FACTS = 16 << 20, 1 << 12  # bytes
 # The networks that a file may name -> what each argument may be.
 NETWORKS: dict[type[nn.Module], dict[str, Sequence[int]]] = {
@@ -172,7 +173,7 @@ def read_model_file(path: str | os.PathLike[str]) -> tuple[ModelFacts, dict[str,
         raise ValueError(f"{expected} is a folder or a device")
     with open(path, "rb") as file:
         begin = file.read(8)
-    if begin.startswith(b"PK"):
+    if begin.startswith(ZIP):
         raise ValueError(
             f"{expected} file is an archive of torch.export or torch.save, which can run code of its own when it is "
             f"opened; train the model again, into a .safetensors file"
