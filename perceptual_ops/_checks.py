@@ -18,6 +18,7 @@ DISTANCES = ("mse", "l1", "charbonnier", "huber", "sse")
 NORMALIZATIONS = ("none", "hw", "chw")
 REDUCTIONS = ("mean", "sum", "none")
 VARIATIONS = ("l1", "l2_squared", "l2")
+MAX_SEED = 2**64 - 1  # that torch's generators take
 BACKENDS = ("auto", "native", "reference")
 
 
@@ -43,6 +44,21 @@ def check_whole(name: str, value: object, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     return value
+
+
+def check_seed(seed: object) -> int:
+    number = check_whole("seed", seed, 0)
+    if number > MAX_SEED:
+        raise ValueError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {number}")
+    return number
+
+
+def check_weight(name: str, value: object) -> float:
+    """A weight of a part of a loss: from 0 to the largest number of fp32, in which losses are summed."""
+    number = check_number(name, value)
+    if not 0 <= number <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name}: expected a number of at least 0 that fp32 can hold, got {value!r}")
+    return number
 
 
 def check_positive(name: str, value: object) -> float:

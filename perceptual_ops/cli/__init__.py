@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .._failures import is_out_of_memory, reason
+from ..recipes.optimization import DivergenceError
 from . import apply, compare, doctor, invert, stylize, train
 from .terminal import PROGRAM, plain_warnings
 
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        Its exit code: 0; 1 where some pictures could not be used and the rest is done; 2 after one sentence on stderr
+        Its exit code: 0; 1 where some pictures could not be used and the rest is done, or where numbers
+        ran away and nothing is written; 2 after one sentence on stderr
         for anything the user can mend; 130 for Ctrl-C.
     """
     try:
@@ -35,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{PROGRAM}: the device has too little memory; choose a smaller --size or --batch", file=sys.stderr)
         return 2
+    except DivergenceError as error:
+        print(f"{PROGRAM}: {reason(error)}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, ImportError) as error:
         print(f"{PROGRAM}: {reason(error)}", file=sys.stderr)
         return 2

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .._failures import is_out_of_memory
-from ..images import check_size, check_writable, check_writable_below, read_image, write_image
+from ..images import check_writable, check_writable_below, read_image, write_image
 from ..picture_folder import pictures_in
 from ..recipes.models import MAX_BATCH, Model, load_model
+from . import numbers
 from .skipping import STRICT_HELP, Skipped
 from .terminal import checked_device, default_device, progress_bar
 
@@ -30,18 +31,19 @@ def register(commands: Any) -> None:
         add("input", metavar="IN", help="a picture, or a folder of them")
         add("output", metavar="OUT", help="the picture to write; for a folder, a folder")
         add("--network", metavar="MODULE:NAME", help="what the model is for, if it was trained with your own")
-        add("--size", type=int, help="pixels of the longer side of what the model is given; None: as it is")
-        add("--batch", type=int, default=1, help="pictures of a folder that go through together, if of one size")
+        add("--size", type=numbers.side, help="pixels of the longer side of what the model is given; None: as it is")
+        add(
+            "--batch",
+            type=numbers.whole(1, MAX_BATCH),
+            default=1,
+            help="pictures of a folder that go through together, if of one size",
+        )
         add("--strict", action="store_true", help=STRICT_HELP)
         add("--device", default=default_device(), help="where to compute")
         command.set_defaults(command=_apply, kind=kind)
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    if arguments.size is not None:
-        check_size(arguments.size)
-    if not 1 <= arguments.batch <= MAX_BATCH:
-        raise ValueError(f"--batch: expected 1 to {MAX_BATCH}, got {arguments.batch}")
     source, target = Path(arguments.input), Path(arguments.output)
     places = _places(source, target)
     _check_places(places, source, target, arguments.model)

@@ -16,8 +16,9 @@ import torch
 
 from ..files import append_whole, check_apart, check_writable_file, is_taken, write_whole
 from ..heat_map import heat_map
-from ..images import check_size, check_writable, check_writable_below, read_image, save_picture
+from ..images import check_writable, check_writable_below, read_image, save_picture
 from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
+from . import numbers
 from .picture_pairs import PicturePair, picture_pairs
 from .skipping import STRICT_HELP, Skipped
 from .terminal import checked_device, default_device, names, progress_bar, say
@@ -39,10 +40,10 @@ def register(commands: Any) -> None:
     add("--weights", help="of the network: imagenet (default), stlpips, random, or the path of a file")
     layers = "; ".join(f"{metric}: {','.join(known)}" for metric, known in LAYERS.items())
     add("--layers", type=names, help=f"layers, separated by commas, of content and style (defaults: {layers})")
-    add("--size", type=int, help="pixels of the longer side of both (default: as they are)")
+    add("--size", type=numbers.side, help="pixels of the longer side of both (default: as they are)")
     add("--resize", action="store_true", help="bring B to the size of A")
     add("--map", metavar="OUT", help="write the distance of each pixel as colours over A; for folders, a folder")
-    add("--max", type=float, help="where the map's scale ends (default: its largest distance)")
+    add("--max", type=numbers.positive, help="where the map's scale ends (default: its largest distance)")
     add("--csv", metavar="OUT.csv", help="write a row for each pair")
     add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
     add("--strict", action="store_true", help=STRICT_HELP)
@@ -124,10 +125,6 @@ def _compared(
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    if arguments.size is not None:
-        check_size(arguments.size)
-    if arguments.max is not None and not 0 < arguments.max < math.inf:
-        raise ValueError(f"--max: expected a number above 0, got {arguments.max}")
     if arguments.max is not None and not arguments.map:
         raise ValueError("--max: expected --map too, whose scale it ends")
     if arguments.map and arguments.metric not in WITH_PIXELS:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..images import check_size, check_writable, read_image, write_image
+from ..images import check_writable, read_image, write_image
 from ..networks import load_network
 from ..recipes.inversion import KINDS, invert
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.report import contact_sheet
+from . import numbers
 from .terminal import checked_device, default_device, names, step_bar
 
 
@@ -27,19 +28,18 @@ def register(commands: Any) -> None:
     add("-o", "--output", metavar="OUT", required=True, help="the picture to write; of several layers, side by side")
     add("--layers", type=names, default="relu3_3", help="layers, separated by commas; each makes a picture of its own")
     add("--kind", choices=KINDS, default="content", help="from features, or from their Gram matrix")
-    add("--size", type=int, default=256, help="pixels of the longer side")
-    add("--steps", type=int, default=200, help="evaluations of the loss for each layer")
-    add("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
+    add("--size", type=numbers.side, default=256, help="pixels of the longer side")
+    add("--steps", type=numbers.count, default=200, help="evaluations of the loss for each layer")
+    add("--tv-weight", type=numbers.not_negative, default=1.0, help="weight of smoothness (total variation)")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--device", default=default_device(), help="where to compute")
-    add("--seed", type=int, default=0, help="of the noise it starts from")
+    add("--seed", type=numbers.seed, default=0, help="of the noise it starts from")
     command.set_defaults(command=_invert)
 
 
 def _invert(arguments: argparse.Namespace) -> int:
     check_writable(arguments.output, [arguments.picture, arguments.weights])
-    check_size(arguments.size)
     picture = read_image(arguments.picture, arguments.size).to(checked_device(arguments.device))
     for layer in arguments.layers:  # all are refused before the first is made
         load_network("vgg16", "random", layers=[layer])

@@ -6,10 +6,11 @@ import argparse
 from functools import partial
 from typing import Any
 
-from ..images import check_size, check_writable, read_image, write_image
+from ..images import check_writable, read_image, write_image
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.style_transfer import CONTENT_LAYERS, INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
-from .terminal import check_weights, checked_device, default_device, names, step_bar
+from . import numbers
+from .terminal import checked_device, default_device, names, step_bar
 
 
 def register(commands: Any) -> None:
@@ -22,33 +23,29 @@ def register(commands: Any) -> None:
     add("content", metavar="CONTENT", help="the picture to paint")
     add("style", metavar="STYLE", help="the picture whose manner is taken")
     add("-o", "--output", metavar="OUT", required=True, help="the picture to write; its suffix says the format")
-    add("--size", type=int, default=512, help="pixels of the longer side of both pictures")
+    add("--size", type=numbers.side, default=512, help="pixels of the longer side of both pictures")
     add(
         "--scales",
-        type=int,
+        type=numbers.count,
         default=1,
         help="sizes it is painted at, each half the next, for large strokes",
     )
-    add("--steps", type=int, default=150, help="evaluations of the loss at each size")
-    add("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
-    add("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
+    add("--steps", type=numbers.count, default=150, help="evaluations of the loss at each size")
+    add("--style-weight", type=numbers.positive, default=10.0, help="weight of the style against 1 for the content")
+    add("--tv-weight", type=numbers.not_negative, default=1.0, help="weight of smoothness (total variation)")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, separated by commas")
     add("--content-layers", type=names, default=",".join(CONTENT_LAYERS), help="separated by commas")
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--init", choices=INITS, default="content", help="what to start from, in the style's palette")
     add("--device", default=default_device(), help="where to compute")
-    add("--seed", type=int, default=0, help="of the noise that --init noise starts from")
+    add("--seed", type=numbers.seed, default=0, help="of the noise that --init noise starts from")
     command.set_defaults(command=_stylize)
 
 
 def _stylize(arguments: argparse.Namespace) -> int:
     # Everything that can be refused is refused before minutes are spent.
     check_writable(arguments.output, [arguments.content, arguments.style, arguments.weights])
-    check_size(arguments.size)
-    if arguments.steps < 1:
-        raise ValueError(f"--steps: expected a whole number above 0, got {arguments.steps}")
-    check_weights(arguments)
     device = checked_device(arguments.device)
     content = read_image(arguments.content, arguments.size).to(device)
     style = read_image(arguments.style, arguments.size).to(device)

@@ -22,8 +22,9 @@ from ..recipes.super_resolution import FEATURE_LAYERS, LOSSES, train_super_resol
 from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.training_files import PROGRAM_SUFFIX, TrainingFiles
 from ..recipes.transform_net import SCALES
+from . import numbers
 from .skipping import STRICT_HELP
-from .terminal import check_weights, checked_device, default_device, names, say, step_bar
+from .terminal import checked_device, default_device, names, say, step_bar
 
 PHOTOGRAPHS = "photographs"
 
@@ -34,12 +35,13 @@ def register(commands: Any) -> None:
         help="train a network that paints any picture in one style",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    style.add_argument("style", metavar="STYLE", help="the picture whose manner is taken")
-    style.add_argument("--style-size", type=int, default=512, help="pixels of its longer side at most")
-    style.add_argument("--style-weight", type=float, default=10.0, help="weight of the style against 1 for the content")
-    style.add_argument("--tv-weight", type=float, default=1.0, help="weight of smoothness (total variation)")
-    style.add_argument("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
-    style.add_argument("--content-layers", type=names, default=",".join(CONTENT_LAYERS), help="by commas")
+    add = style.add_argument
+    add("style", metavar="STYLE", help="the picture whose manner is taken")
+    add("--style-size", type=numbers.side, default=512, help="pixels of its longer side at most")
+    add("--style-weight", type=numbers.positive, default=10.0, help="weight of the style against 1 for the content")
+    add("--tv-weight", type=numbers.not_negative, default=1.0, help="weight of smoothness (total variation)")
+    add("--layers", type=names, default=",".join(STYLE_LAYERS), help="style layers, by commas")
+    add("--content-layers", type=names, default=",".join(CONTENT_LAYERS), help="by commas")
     _add_training(style, feed_forward.OPTIONS, "images (N, 3, H, W) -> the same")
     style.set_defaults(command=_train_style)
 
@@ -68,22 +70,27 @@ def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, n
     add("--data", metavar="DIR", default=PHOTOGRAPHS, help="a folder of pictures, or those in scikit-image")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
     add("--network", metavar="MODULE:NAME", help=f"your own, {network}; None: the paper's")
-    add("--steps", type=int, default=defaults.steps, help="batches")
-    add("--batch", type=int, default=defaults.batch, help="crops of a batch, of all processes together")
-    add("--size", type=int, default=defaults.size, help="pixels of a crop")
-    add("--lr", type=float, default=defaults.lr, help="Adam's largest step size; it rises at first, then falls to 0")
+    add("--steps", type=numbers.count, default=defaults.steps, help="batches")
+    add("--batch", type=numbers.count, default=defaults.batch, help="crops of a batch, of all processes together")
+    add("--size", type=numbers.count, default=defaults.size, help="pixels of a crop")
+    add(
+        "--lr",
+        type=numbers.step_size,
+        default=defaults.lr,
+        help="Adam's largest step size, which rises, then falls to 0",
+    )
     add("--precision", choices=PRECISIONS, default=defaults.precision, help="of autocast")
     add("--contiguous", action="store_true", help="memory layout NCHW in place of channels_last")
     add("--compile", action="store_true", help="use torch.compile on the network")
     add(
         "--workers",
-        type=int,
+        type=numbers.whole(0, 1024),
         default=defaults.workers,
         help="processes that read pictures; each keeps 1 GiB of them",
     )
-    add("--save-every", type=int, default=defaults.save_every, help="steps between checkpoints")
+    add("--save-every", type=numbers.count, default=defaults.save_every, help="steps between checkpoints")
     add("--strict", action="store_true", help=STRICT_HELP)
-    add("--seed", type=int, default=defaults.seed, help="of weights and crops")
+    add("--seed", type=numbers.seed, default=defaults.seed, help="of weights and crops")
     add("--device", default=default_device(), help="where to compute")
 
 
@@ -108,7 +115,6 @@ def _pictures(data: str) -> list[Path]:
 
 
 def _train_style(arguments: argparse.Namespace) -> int:
-    check_weights(arguments)
     check_apart(
         TrainingFiles(Path(arguments.output), arguments.export and Path(arguments.export)).all, [arguments.style]
     )

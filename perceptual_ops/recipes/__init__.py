@@ -4,13 +4,14 @@ from .exported import export_model
 from .feed_forward import train_style
 from .inversion import invert
 from .models import Model, load_model, save_model
-from .optimization import Optimized
+from .optimization import DivergenceError, Optimized
 from .style_transfer import style_transfer_loss, stylize, stylize_coarse_to_fine
 from .super_resolution import train_super_resolution
 from .training import Training, TrainingOptions
 from .transform_net import StyleNet, SuperResolutionNet
 
 __all__ = [
+    "DivergenceError",
     "Model",
     "Optimized",
     "StyleNet",

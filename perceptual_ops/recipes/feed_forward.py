@@ -69,6 +69,7 @@ def train_style(
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
+        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
     """
     if options.size < SMALLEST:
         raise ValueError(f"size: expected at least {SMALLEST} pixels, got {options.size}")

@@ -50,12 +50,13 @@ def invert(
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: As `PerceptualLoss`; also a layer that the picture does not
             excite.
+        DivergenceError: The loss or the picture came to NaN or infinity; a ValueError.
     """
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
     checks.check_whole("steps", steps, 1)
-    if checks.check_number("tv_weight", tv_weight) < 0:
-        raise ValueError(f"tv_weight: expected a number of at least 0, got {tv_weight!r}")
+    checks.check_weight("tv_weight", tv_weight)
+    checks.check_seed(seed)
     trunk = load_network(network, weights, layers=[layer]).to(picture.device)
     statistic = gram_matrix if kind == "style" else torch.Tensor.float
     share = {name: 1 / energy for name, energy in energies_of("layer", trunk, picture, [layer], statistic).items()}

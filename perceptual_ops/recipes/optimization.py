@@ -16,7 +16,13 @@ from ..networks import FeatureNetwork
 
 OPTIMIZERS = ("adam", "lbfgs")
 
+REMEDY = "try smaller weights of its parts, or a smaller step size"
+
 StepCallback = Callable[[int, dict[str, float]], None]
+
+
+class DivergenceError(ValueError):
+    """A run that came to numbers that are none (NaN or infinity), so that there is no result."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Objective:
         step, self._evaluations = self._evaluations, self._evaluations + 1
         values = torch.stack(list(terms.values())).tolist()  # one wait for the device, not one for each term
         numbers: dict[str, float] = dict(zip(terms, values, strict=True))
+        if not math.isfinite(numbers["loss"]):
+            raise DivergenceError(f"the loss is no number any more at evaluation {step + 1}: {REMEDY}")
         for name, number in numbers.items():
             self.history.setdefault(name, []).append(number)
         if step in self._snapshots_at:
@@ -69,15 +77,19 @@ class Objective:
 
 
 def minimize(objective: Objective, image: Tensor, steps: int, optimizer: str, lr: float) -> None:
-    """Changes the image in place, by as many evaluations of the objective."""
+    """Changes the image in place, by as many evaluations of the objective. DivergenceError where that fails."""
     if optimizer == "adam":
         minimize_with_adam(objective, image, steps, lr)
     else:
         minimize_with_lbfgs(objective, image, steps)
+    if not image.isfinite().all():  # by the last step, which nothing evaluates
+        raise DivergenceError(f"the picture is no numbers any more after {steps} evaluations: {REMEDY}")
 
 
 def minimize_with_adam(objective: Objective, image: Tensor, steps: int, lr: float) -> None:
-    optimizer = torch.optim.Adam([image], lr=checks.check_positive("lr", lr))
+    if checks.check_positive("lr", lr) > 1:
+        raise ValueError(f"lr: expected at most 1, the range of a picture's values, got {lr!r}")
+    optimizer = torch.optim.Adam([image], lr=lr)
     # Adam moves every pixel by about lr, however small its gradient: without the decay that stays visible as grain.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     for _ in range(steps):

@@ -54,6 +54,10 @@ def style_transfer_loss(
         TypeError, ValueError, OSError, ModuleNotFoundError: As `PerceptualLoss`; also a layer that a picture does not
             excite.
     """
+    style_weight, tv_weight = (
+        checks.check_weight("style_weight", style_weight),
+        checks.check_weight("tv_weight", tv_weight),
+    )
     trunk = load_network(network, weights, layers=[*content_layers, *style_layers])
     # Features follow the layout of the weights: 15 % less time for VGG16 at 256 x 256 on two CPU cores.
     trunk = trunk.to(content.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
@@ -98,7 +102,9 @@ def stylize(
 
     Raises:
         TypeError, ValueError: An argument is not as described.
+        DivergenceError: The loss or the picture came to NaN or infinity; a ValueError.
     """
+    checks.check_seed(seed)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)
     start = _start(init, content, style, seed)
     checks.check_whole("steps", steps, 1)

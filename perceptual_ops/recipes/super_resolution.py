@@ -132,6 +132,7 @@ def train_super_resolution(
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
+        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
     """
     if scale not in SCALES:
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")

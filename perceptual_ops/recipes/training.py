@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from .. import _checks as checks
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .crops import RandomCrops
-from .optimization import StepCallback
+from .optimization import DivergenceError, StepCallback
 from .processes import joined
 from .training_files import TrainingFiles
 from .training_log import READ_EVERY, Log
 
 BESIDE_THE_CURVE = ("workers", "save_every", "strict")  # options that may change from one part of a run to the next
+MAX_LR = 1e30  # Adam divides it, and overflows beyond; no network stands a millionth of a millionth of it
 WARM_UP = 0.1  # of all steps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,9 +66,10 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "size", "save_every"):
             checks.check_whole(name, getattr(self, name), 1)
-        for name in ("workers", "seed"):
-            checks.check_whole(name, getattr(self, name), 0)
-        checks.check_positive("lr", self.lr)
+        checks.check_whole("workers", self.workers, 0)
+        checks.check_seed(self.seed)
+        if checks.check_positive("lr", self.lr) > MAX_LR:
+            raise ValueError(f"lr: expected at most {MAX_LR:g}, got {self.lr!r}")
         object.__setattr__(self, "lr", float(self.lr))  # of numpy it would be nothing that a checkpoint may hold
         checks.check_choice("precision", self.precision, tuple(PRECISIONS))
 
@@ -103,8 +105,8 @@ class Training:
             one that was logged.
 
     Raises:
-        ValueError: A batch that the processes cannot share evenly; a checkpoint of other settings; a loss that is no
-            number any more.
+        ValueError: A batch that the processes cannot share evenly; a checkpoint of other settings.
+        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
     """
 
     def __init__(
@@ -265,10 +267,18 @@ class Training:
         }
 
     def _save(self) -> None:
+        self._check_weights()
         self.log.write()
         if self.rank == 0:  # of several processes, which are alike, one writes
             save_checkpoint(self.checkpoint, self.done, self.settings, self._parts())
             self.log.draw()
+
+    def _check_weights(self) -> None:
+        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        if not all(value.isfinite().all() for value in weights):
+            raise DivergenceError(
+                f"the network's weights are no numbers any more after step {self.done}: try a smaller learning rate"
+            )
 
     def _resume(self) -> None:
         if self.checkpoint.exists():

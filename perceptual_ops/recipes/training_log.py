@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..files import write_whole
 from ..images import software_of
+from .optimization import DivergenceError
 from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
@@ -49,7 +50,7 @@ class Log:
         self._started -= self.rows[-1]["seconds"]
 
     def add(self, step: int, numbers: Mapping[str, Tensor]) -> None:
-        """A row: scalars, means over the processes. ValueError where one that is read is no number."""
+        """A row: scalars, means over the processes. DivergenceError where one that is read is no number."""
         self._unread.append((step, time.perf_counter() - self._started, dict(numbers)))
         if step == 1 or step % READ_EVERY == 0:
             self._read()
@@ -81,7 +82,7 @@ class Log:
             values /= self.processes
         for (step, seconds, row), numbers in zip(self._unread, values.tolist(), strict=True):
             if not all(map(math.isfinite, numbers)):
-                raise ValueError(f"the loss is no number any more at step {step}: try a smaller learning rate")
+                raise DivergenceError(f"the loss is no number any more at step {step}: try a smaller learning rate")
             self.rows.append({"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))})
         self._unread.clear()
 

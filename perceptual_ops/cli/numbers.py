@@ -1,0 +1,56 @@
+"""Numbers as options: a type for argparse each, which refuses what is out of range in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+
+from .._checks import MAX_SEED
+from ..images import MAX_SIDE
+from ..recipes.training import MAX_LR
+
+FP32 = torch.finfo(torch.float32)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """From `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:  # also of more digits than Python converts
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {_shown(text)}")
+        return number
+
+    return parse
+
+
+def number(least: float, what: str, most: float = FP32.max) -> Callable[[str], float]:
+    """From `least` to `most`; `what` says so."""
+
+    def parse(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = float("nan")
+        if not least <= found <= most:
+            raise argparse.ArgumentTypeError(f"expected a number {what}, got {_shown(text)}")
+        return found
+
+    return parse
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+side = whole(1, MAX_SIDE)  # in pixels
+count = whole(1, 2**31 - 1)
+seed = whole(0, MAX_SEED)
+positive = number(FP32.tiny, "above 0 that fp32 can hold")
+not_negative = number(0.0, "of at least 0 that fp32 can hold")
+step_size = number(FP32.tiny, f"above 0 and at most {MAX_LR:g}", MAX_LR)
