@@ -33,14 +33,14 @@ class Own(nn.Module):
         self.up = nn.ConvTranspose2d(3, 3, 2, stride=2)
         self.norm = nn.BatchNorm2d(3)
         self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("order", torch.tensor([2, 1, 0], dtype=torch.uint16))
         self.register_buffer("gain", torch.tensor(gain), persistent=False)
 
     def forward(self, images):
         return self.norm(self.up(self.first(images) + self.tied(images))) * self.gain
 
 
-def make_own():
-    return Own()
+globals()["make-own"] = Own  # as a module with a hyphen in its name can be imported too
 
 
 def content(**changes):
@@ -90,7 +90,7 @@ def test_a_network_that_is_loaded_no_longer_needs_its_file(tmp_path):
         assert torch.equal(model.network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize(("source", "named"), [(None, "Own"), ("test_model_files:make_own", "make_own")])
+@pytest.mark.parametrize(("source", "named"), [(None, "Own"), ("test_model_files:make-own", "make-own")])
 def test_a_network_of_ones_own(tmp_path, source, named):
     torch.manual_seed(0)
     network, path, images = Own().train(), tmp_path / "model.safetensors", torch.rand(2, 3, 21, 32)

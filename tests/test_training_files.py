@@ -117,6 +117,11 @@ class Careless(torch.nn.Conv2d):
     def forward(self, images):
         return super().forward(images) if float(images.sum()) > 0 else images
 
+class Complex(Careless):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("phase", torch.zeros(3, dtype=torch.complex128))
+
 class Forgetful(Careless):
     def get_extra_state(self):
         return {"a": 1}
@@ -131,6 +136,7 @@ def test_a_network_of_ones_own_by_the_commands(pictures, tmp_path, capsys, monke
     for options, sentence in [
         ((*own, "--export", str(tmp_path / "program.pt2")), "expected one that torch.export takes"),
         (("--network", "careless:Forgetful"), "expected a state of dense tensors alone"),
+        (("--network", "careless:Complex"), "expected weights that safetensors can hold"),
     ]:  # before training
         assert cli.main(["train-style", style, *quick(pictures, out), *common, *options]) == 2
         assert sentence in capsys.readouterr().err.splitlines()[-1]

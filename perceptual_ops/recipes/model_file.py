@@ -37,7 +37,7 @@ NETWORKS: dict[type[nn.Module], dict[str, Sequence[int]]] = {
     SuperResolutionNet: {"scale": SCALES, "width": range(1, 4097), "blocks": range(1001)},
 }
 BY_NAME = {network.__name__: network for network in NETWORKS}
-IMPORT_PATH = re.compile(r"[\w.<>]{1,256}:[\w.<>]{1,256}")
+IMPORT_PATH = re.compile(r"[\w.<>-]{1,256}:[\w.<>-]{1,256}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def check_weights(weights: Mapping[str, Tensor], network: nn.Module) -> None:
 
 def check_finite(name: str, value: Tensor, infinite: bool = False) -> None:
     """ValueError for NaN, and for infinity unless it may be `infinite`."""
+    if not (value.is_floating_point() or value.is_complex()):
+        return
     if value.isnan().any() or not (infinite or value.isfinite().all()):
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from .._failures import reason
 from .exported import exported
-from .model_file import MULTIPLES, weights_of
+from .model_file import KINDS, MULTIPLES, ModelFacts, encoded, weights_of
 
 
 def own_network(path: str, side: int, scale: int, export: bool = False) -> nn.Module:
@@ -23,8 +23,8 @@ def own_network(path: str, side: int, scale: int, export: bool = False) -> nn.Mo
     """
     network = module_by_path(path)
     check_sizes(network, side, scale)
-    least_multiple(network, scale)
-    weights_of(network)
+    facts = ModelFacts(KINDS[0], scale, least_multiple(network, scale), path, {})  # of any kind
+    encoded(weights_of(network), facts)
     if export:
         exported(network, scale)
     return network
