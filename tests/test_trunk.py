@@ -62,6 +62,19 @@ def test_frozen_convolution(geometry: tuple[int, int, int], dtype: torch.dtype, 
         torch.testing.assert_close(found.double(), by_input, rtol=0, atol=4 * tolerance(dtype))
 
 
+def test_weights_are_in_the_blocks_that_they_are_used_in(capfd: pytest.CaptureFixture[str]) -> None:
+    """oneDNN would reorder others at every call; which it wants depends on the size, of some CPUs also in fp32."""
+    convolution = Convolution(drawn((512, 512, 3, 3), torch.float32, "cpu"), None, 1, 1)
+    for size in (4, 14, 16):
+        x = drawn((1, 512, size, size), torch.float32, "cpu")
+        convolution(x)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            convolution(x)
+    said = capfd.readouterr().out
+    assert said.count(",convolution,") == 3
+    assert ",reorder," not in said
+
+
 def test_a_number_that_is_none_passes_a_convolution() -> None:
     x = drawn((1, 4, 9, 9), torch.float32, "cpu")
     x[0, 0, 4, 4] = float("nan")

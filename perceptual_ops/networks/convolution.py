@@ -17,7 +17,8 @@ class Convolution:
 
     On a CPU, oneDNN brings weights into blocks of its own at every call: for 512 channels 9 MB of scratch memory in
     fp32, and a tenth of the time in bf16. Here they are kept as they were last used, as Inductor does with frozen
-    weights; only in bf16 do the blocks depend on the size of the input.
+    weights. Where the blocks depend on the size of the input, in bf16 and without AVX-512, they are made again for
+    another size: others would be brought into these at every call, by code that takes ten times as long as the sums.
 
     Args:
         weight: (out, in, k, k).
@@ -32,9 +33,10 @@ class Convolution:
         self._blocked: tuple[torch.Size | None, Tensor] | None = None
         self._weight: Tensor | None = weight
         self._has_blocks = _has_blocks(weight)
+        self._by_size = weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2"
         if not self._has_blocks:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
-        elif weight.dtype != torch.bfloat16:
+        elif not self._by_size:
             self._blocked, self._weight = (None, self._in_blocks(weight, None)), None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:  # (N, in, H, W) -> (N, out, H', W')
@@ -50,7 +52,7 @@ class Convolution:
         return x.contiguous(memory_format=torch.channels_last)  # as it is, but for fp64 on the CPU
 
     def _blocked_for(self, x: Tensor) -> Tensor:
-        size = x.shape if x.dtype == torch.bfloat16 else None
+        size = x.shape if self._by_size else None
         found = self._blocked  # one look: another thread may put another in its place
         if found is None or found[0] != size:
             assert self._weight is not None
