@@ -26,6 +26,9 @@ def checked_layers(name: str, layers: LayerWeights | None) -> dict[str, float]:
             f"{name}: expected a dict of layer names and weights, such as {{'relu3_3': 1.0}}; got {layers!r}"
         )
     weights = layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)
+    for layer in weights:
+        if not isinstance(layer, str):
+            raise TypeError(f"{name}: expected names of layers, got {layer!r}")
     return {layer: checks.check_number(f"{name}[{layer!r}]", number) for layer, number in weights.items()}
 
 
@@ -77,9 +80,11 @@ def part_weights(part: str) -> Any:
         return tuple(getattr(loss, factor) * number for number in getattr(loss, kept).values())
 
     def set_weights(loss: nn.Module, values: Sequence[float]) -> None:
-        names = getattr(loss, layers)
-        numbers = checks.check_weights(values, len(names))
-        setattr(loss, layers, dict(zip(names, numbers, strict=True)))
+        names, argument = getattr(loss, layers), f"{part}_weights"
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != len(names):
+            raise ValueError(f"{argument}: expected a list of {len(names)} numbers, one per layer; got {values!r}")
+        numbers = [checks.check_number(argument, value) for value in values]
+        object.__setattr__(loss, kept, dict(zip(names, numbers, strict=True)))
         setattr(loss, factor, 1.0)
 
     return property(weights, set_weights, doc=f"Weights of the {part} layers.")

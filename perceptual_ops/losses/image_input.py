@@ -49,6 +49,8 @@ def check_images(name: str, images: object, channels: int | None, input_range: t
 def checked_range(name: str, input_range: object) -> tuple[float, float]:
     """Values of black and white."""
     try:
+        if isinstance(input_range, str):
+            raise TypeError
         low, high = (checks.check_number(name, float(value)) for value in input_range)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected two numbers (low, high), got {input_range!r}") from None

@@ -134,6 +134,9 @@ class LPIPS(MetricLoss):
         total = checks.reduce(torch.stack(layers).sum(0), self.reduction)
         return (total, [checks.reduce(layer, self.reduction) for layer in layers]) if return_layers else total
 
+    def _eps_settings(self) -> tuple[float, bool]:
+        return self.eps, self.eps_inside
+
     def _distance(self, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
         numbers = self._numbers(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_terms(xs, ys, numbers, self.eps, self.eps_inside, self.backend)[0]
@@ -141,7 +144,7 @@ class LPIPS(MetricLoss):
     def _layer_distances(self, xs: list[Tensor], ys: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Each layer's distance (n), or map (n, 1, H, W), with a graph of its own."""
         numbers = self._numbers(checks.accumulator_dtype(xs[0]))
-        settings = self.eps, self.eps_inside, self.backend
+        settings = *self._eps_settings(), self.backend
         if not self.spatial:
             triples = zip(xs, ys, numbers, strict=True)
             return [metric_ops.lpips_terms([x], [y], [weights], *settings)[0] for x, y, weights in triples]

@@ -29,9 +29,6 @@ class MetricLoss(FrozenLoss):
     """
 
     metric: str  # "lpips" or "dists", as `metric_loss` takes it
-    eps = 0.0
-    eps_inside = False
-
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     layers = fixed("layers")
 
@@ -72,6 +69,10 @@ class MetricLoss(FrozenLoss):
             first = first.expand(second.shape[0], -1, -1, -1)
         return first, second
 
+    def _eps_settings(self) -> tuple[float, bool]:
+        """eps and eps_inside as `metric_loss` takes them; a metric without ignores them."""
+        return 0.0, False
+
     def _numbers(self, dtype: torch.dtype) -> list[Tensor]:
         return [number.to(dtype) for number in self._kept["numbers"]]
 
@@ -83,7 +84,7 @@ class MetricLoss(FrozenLoss):
             target = target.expand(output.shape[0], -1, -1, -1)
         distance, *_ = metric_loss(
             output, target, self._kept["numbers"], *self._entry(output),
-            "\n".join(self.layers), self.metric, self.eps, self.eps_inside, *wanted,
+            "\n".join(self.layers), self.metric, *self._eps_settings(), *wanted,
         )  # fmt: skip
         return distance
 
