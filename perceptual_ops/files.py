@@ -118,8 +118,10 @@ def _temporary_beside(path: PathLike) -> Iterator[tuple[Path, int, Path]]:
     Its lock says that its writer lives; the system releases it when the process ends, however it does.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OSError(f"{os.fspath(path)}: expected the name of a file, this is a folder or a device")
+    if target.is_symlink() or (target.exists() and not target.is_file()):  # where links end there is one in a circle
+        raise OSError(
+            f"{os.fspath(path)}: expected the name of a file, this is a folder, a device or a circle of links"
+        )
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(f"{os.fspath(path)}: expected a file that may be replaced, it is write-protected")
     temporary, descriptor = _locked_temporary(path, target.parent)

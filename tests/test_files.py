@@ -126,10 +126,12 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
     os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
     for name, error, sentence in [
         ("no/out.bin", FileNotFoundError, "no/out.bin: expected an existing folder, .*; create it"),
         ("folder", OSError, "folder: expected the name of a file"),
         ("fifo", OSError, "fifo: expected the name of a file"),
+        ("loop", OSError, "loop: expected the name of a file"),
         ("file/out.bin", OSError, "file/out.bin: expected a folder to write to"),
         (300 * "x", OSError, "x: expected .*File name too long"),
     ]:
@@ -139,7 +141,7 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anything
     with pytest.raises(PermissionError, match="file: expected a file that may be replaced, it is write-protected"):
         files.check_writable_file(tmp_path / "file")
-    assert names(tmp_path) == ["fifo", "file", "folder"]
+    assert names(tmp_path) == ["fifo", "file", "folder", "loop"]
 
 
 WRITER = """
