@@ -143,16 +143,6 @@ def test_invert(folder, kind):
     assert Image.open(folder / "two.png").width == 1200
 
 
-def test_invert_replaces_no_input(folder, capsys):
-    (folder / "link.png").symlink_to("style.png")
-    before = (folder / "style.png").read_bytes()
-    for name in ("style.png", "link.png"):
-        command = ["invert", str(folder / "style.png"), "-o", str(folder / name), "--weights", "random", "--steps", "1"]
-        assert cli.main(command) == 2
-        assert "expected a place where no input is" in capsys.readouterr().err
-    assert (folder / "style.png").read_bytes() == before and (folder / "link.png").is_symlink()
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -303,31 +293,6 @@ def test_what_apply_refuses(folder, capsys):
         error = capsys.readouterr().err.strip().splitlines()
         assert sentence in error[-1], error
         assert not (folder / "out.png").exists()
-
-
-def test_apply_replaces_no_input_and_nothing_but_pictures(folder, capsys):
-    """Results of a folder too, and the model."""
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
-    (folder / "model.png").symlink_to("model.pt2")
-    (folder / "out").mkdir()
-    (folder / "out" / "a.png").hardlink_to(folder / "data" / "b.jpg")
-    (folder / "out" / "b.png").write_text("no picture")
-    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
-    for source, target, sentence in [
-        ("style.png", "model.png", "model.png: expected a place where no input is"),
-        ("style.png", "text.png", "text.png: expected a new name or a picture to replace"),
-        ("data", "out", "out/a.png: expected a place where no input is"),
-    ]:
-        assert cli.main(["apply", *(str(folder / name) for name in ("model.pt2", source, target))]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert sentence in line
-    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
-    (folder / "out" / "a.png").unlink()
-    assert cli.main(["apply", *(str(folder / name) for name in ("model.pt2", "data", "out"))]) == 2
-    assert "out/b.png: expected a new name or a picture to replace" in capsys.readouterr().err
-    (folder / "out" / "b.png").unlink()
-    for _ in range(2):  # over its own results
-        assert cli.main(["apply", *(str(folder / name) for name in ("model.pt2", "data", "out"))]) == 0
 
 
 def test_a_file_that_is_no_model_is_one_sentence(folder):
