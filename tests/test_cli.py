@@ -79,7 +79,7 @@ def test_as_a_module(folder):
     [
         ((), {"content": "missing.png"}, "no such file"),
         ((), {"style": "text.png"}, "this file is in none of them"),
-        (("--size", "0"), {}, "size: expected 1 to"),
+        (("--size", "0"), {}, "--size: expected a whole number from 1 to"),
         (("--size", "big"), {}, "--size"),
         (("--size", "1"), {}, "at least"),
         (("--steps", "0"), {}, "--steps: expected"),

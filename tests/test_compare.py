@@ -139,7 +139,7 @@ def test_maps_of_one_scale_compare(folder, capsys):
         (("--layers", "relu1_1"), "layers: expected none for lpips"),
         (("--metric", "content", "--weights", "random", "--layers", "relu9_9"), "relu9_9"),
         (("--weights", "missing.pth"), "missing.pth"),
-        (("--size", "0"), "size: expected 1 to"),
+        (("--size", "0"), "--size: expected a whole number from 1 to"),
         (("--size", "8", "--weights", "random"), "at least"),
         (("--max", "1"), "--max: expected --map too"),
         (("--max", "nan", "--map", "out.png"), "--max: expected a number above 0"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._failures import reason
 from ..files import write_whole
 from ..networks.checkpoint_files import check_finite, read_checkpoint
 
@@ -38,23 +39,61 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
             another network.
     """
     state = read_checkpoint(path, ANEW)
-    if not isinstance(state, Mapping) or not {"settings", "done", *parts} <= state.keys():
+    kinds = {"settings": Mapping, "done": int, **dict.fromkeys(parts, Mapping)}
+    if not isinstance(state, Mapping) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {ANEW}")
     for part in parts:
         check_finite({name: value for name, value in state[part].items() if isinstance(value, Tensor)}, str(path))
-    found, done = state["settings"], state["done"]
-    for name in settings:
-        if found.get(name) != settings[name]:
-            raise ValueError(
-                f"{path}: expected a checkpoint of this run, its {name} is {found.get(name)!r}, "
-                f"not {settings[name]!r}; {ANEW}"
-            )
+    _check_settings(path, state["settings"], settings)
+    done = state["done"]
+    if isinstance(done, bool) or not 1 <= done <= settings.get("steps", done):
+        raise ValueError(f"{path}: expected a checkpoint of one of the {settings['steps']} steps, got {done}; {ANEW}")
     try:
         for name, part in parts.items():
+            _check_kinds(name, state[name], part.state_dict())
             part.load_state_dict(state[name])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a checkpoint of this network ({error}); {ANEW}") from error
+            if isinstance(part, torch.optim.Optimizer):
+                _check_moments(part)
+    except Exception as error:  # load_state_dict meets whatever the file holds
+        raise ValueError(f"{path}: expected a checkpoint of this network ({reason(error)}); {ANEW}") from error
     return done
+
+
+def _check_settings(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for name, wanted in settings.items():
+        if name not in found:
+            raise ValueError(f"{path}: expected a checkpoint of this version, it lacks the {name}; {ANEW}")
+        if found[name] != wanted:
+            raise ValueError(
+                f"{path}: expected a checkpoint of this run, its {name} is {found[name]!r}, not {wanted!r}; {ANEW}"
+            )
+
+
+def _check_kinds(name: str, found: object, wanted: object) -> None:
+    """Refuses a state that is built otherwise than the one it is to replace: not every part looks at what it loads.
+
+    What an empty state becomes, such as that of an optimizer before its first step, is not known here.
+    """
+    numbers = isinstance(wanted, int | float) and isinstance(found, int | float)
+    if not numbers and not isinstance(found, type(wanted)):
+        raise TypeError(f"{name}: expected {type(wanted).__name__}, got {type(found).__name__}")
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        for key in wanted:
+            if key not in found:
+                raise KeyError(f"{name}: expected {key}")
+            _check_kinds(f"{name}.{key}", found[key], wanted[key])
+    elif isinstance(wanted, list) and isinstance(found, list):
+        if len(found) != len(wanted):
+            raise ValueError(f"{name}: expected {len(wanted)} values, got {len(found)}")
+        for number, pair in enumerate(zip(found, wanted, strict=True)):
+            _check_kinds(f"{name}.{number}", *pair)
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
+                raise ValueError(f"optimizer: expected {name} of shape {tuple(parameter.shape)} or ()")
 
 
 def fingerprint(source: object) -> str:
@@ -64,7 +103,8 @@ def fingerprint(source: object) -> str:
     elif isinstance(source, Mapping):
         data = "".join(fingerprint(source[name]) for name in source).encode()
     else:
-        data = str([path.name for path in source] if isinstance(source, list) else source).encode()
+        named = str([path.name for path in source] if isinstance(source, list) else source)
+        data = named.encode(errors="surrogateescape")
     return hashlib.sha256(data).hexdigest()[:16]
 
 

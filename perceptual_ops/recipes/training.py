@@ -267,6 +267,7 @@ class Training:
         }
 
     def _save(self) -> None:
+        self.log.read()
         self._check_weights()
         self.log.write()
         if self.rank == 0:  # of several processes, which are alike, one writes

@@ -8,13 +8,14 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._failures import reason
 from ..files import write_whole
 from ..images import software_of
 from .optimization import DivergenceError
@@ -22,6 +23,7 @@ from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
+ANEW = "remove it and the checkpoint to begin anew"
 PLOT = "perceptual_ops training log"  # by which a plot is known
 
 
@@ -45,7 +47,7 @@ class Log:
         if len(self.rows) < done:
             raise ValueError(
                 f"{self.path}: expected a row for each of the {done} steps of the checkpoint, got {len(self.rows)}; "
-                f"remove the checkpoint to begin anew"
+                f"{ANEW}"
             )
         self._started -= self.rows[-1]["seconds"]
 
@@ -53,10 +55,10 @@ class Log:
         """A row: scalars, means over the processes. DivergenceError where one that is read is no number."""
         self._unread.append((step, time.perf_counter() - self._started, dict(numbers)))
         if step == 1 or step % READ_EVERY == 0:
-            self._read()
+            self.read()
 
     def write(self) -> None:
-        self._read()
+        self.read()
         if self.rank != 0:
             return
         text = io.StringIO()
@@ -73,7 +75,8 @@ class Log:
         except ImportError as error:
             warnings.warn(f"no plot of the log: {error}", RuntimeWarning, stacklevel=2)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Waits for the numbers that are still on the device. DivergenceError where one is none."""
         if not self._unread:
             return
         values = torch.stack([torch.stack([*row.values()]).float() for _, _, row in self._unread])  # (rows, columns)
@@ -83,7 +86,12 @@ class Log:
         for (step, seconds, row), numbers in zip(self._unread, values.tolist(), strict=True):
             if not all(map(math.isfinite, numbers)):
                 raise DivergenceError(f"the loss is no number any more at step {step}: try a smaller learning rate")
-            self.rows.append({"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))})
+            found = {"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))}
+            if self.rows and self.rows[0].keys() != found.keys():
+                raise ValueError(
+                    f"{self.path}: expected the columns {_listed(found)}, got {_listed(self.rows[0])}; {ANEW}"
+                )
+            self.rows.append(found)
         self._unread.clear()
 
 
@@ -109,6 +117,22 @@ def is_plot(path: Path) -> bool:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, each column -> number."""
-    with path.open(newline="") as file:
-        return [{name: float(number) for name, number in row.items()} for row in csv.DictReader(file)]
+    """The rows of a log, each column -> number. ValueError where the file is none."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file, strict=True)
+            rows = [{name: float(number) for name, number in row.items()} for row in table]
+    except (ValueError, TypeError, csv.Error) as error:  # binary, no numbers, lines that are too short or too long
+        raise ValueError(
+            f"{path}: expected a log of a training, this file is damaged ({reason(error)}); {ANEW}"
+        ) from error
+    if not set(COUNTS) <= set(table.fieldnames or ()):
+        raise ValueError(f"{path}: expected a log with the columns {_listed(COUNTS)}; {ANEW}")
+    for number, row in enumerate(rows, 1):
+        if row["step"] != number or not all(map(math.isfinite, row.values())):
+            raise ValueError(f"{path}: expected the finite numbers of step {number} in its row {number}; {ANEW}")
+    return rows
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
