@@ -143,7 +143,7 @@ def test_images_are_called_as_the_caller_does() -> None:
         loss(x, x[..., 1:])
 
 
-# ---- compiled ----
+# ---- compiled, and made under inference mode ----
 
 WAYS: dict[str, tuple[dict[str, Any], Callable[[LPIPS, Tensor, Tensor], Any]]] = {
     "plain": ({}, lambda loss, x, y: loss(x, y)),
@@ -186,3 +186,15 @@ def test_what_was_set_after_compiling_counts() -> None:
     compiled(x, y)
     loss.spatial = True
     close(compiled(x, y), LPIPS(weights=ALEX, spatial=True)(x, y))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_made_under_inference_mode(way: str) -> None:
+    settings, call = WAYS[way]
+    pair = in_range(*pairs()["batch"])
+    with torch.inference_mode():
+        lazy = LPIPS(**{"weights": ALEX, **settings})
+        call(lazy, *pair)
+    loss = LPIPS(**{"weights": ALEX, **settings})
+    found, expected = (value_and_gradient(lambda x, y, one=one: call(one, x, y), *pair) for one in (lazy, loss))
+    close(found, expected)

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks as checks
+from .._settings import ModuleWithSettings, fixed, passed_on
 from ..losses import DISTS as _DISTS
-from ..networks import DISTS_CHANNELS
-from ..networks.metric_weights import DistsSource
+from ..networks import DISTS_CHANNELS, IMAGENET_MEAN, IMAGENET_STD
+from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
+from ._checkpoint import DropsPeerState
 from ._images import check_images
+from ._missing import SaysWhatIsMissing
+from ._peer_weights import dtype_of, refuse_others, same, take_numbers, take_trunk, tell
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BILINEAR = 2  # PIL.Image.Resampling's
+_STAGE = "the network is run by forward_once(x), which gives its maps"
 
 
-class DISTS(nn.Module):
+def _learned(name: str) -> Any:
+    """alpha or beta as an attribute."""
+    return property(lambda dists: dists._copy(name), lambda dists, value: dists._set(name, value))
+
+
+class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     """DISTS-pytorch's `DISTS`: (N,), or a scalar for a batch of 1, from images in [0, 1].
 
     Repeated from there: no gradient flows to the images unless a call says `require_grad=True`. Otherwise than there:
     alpha and beta are not trainable, so that the backward of a loss without gradient raises instead of doing nothing.
+
+    Its state dict is empty. One of DISTS-pytorch loads all the same, alone or within a checkpoint of a model that held
+    its DISTS: alpha, beta and the network in it become the loss's, with a warning where a model's are others than those
+    it was made with (alpha and beta are trained there unless they are frozen), since they are not saved again. What
+    becomes of an optimizer's state, `perceptual_ops.compat` says.
+
+    Attributes:
+        alpha, beta: The learned numbers (1, 1475, 1, 1), not normalised: copies, so set one instead of writing into it;
+            it counts from the next call on.
+        compute_dtype, chunk_size, engine, backend: As given; may be set, too.
+        mean, std, chns: As in DISTS-pytorch; fixed.
 
     Args:
         load_weights: Whether alpha and beta are the learned ones; else they are drawn from a normal distribution around
@@ -29,6 +60,16 @@ class DISTS(nn.Module):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
+
+    peer_keys = re.compile(r"alpha|beta|mean|std|stage\d+\.\d+\.(weight|bias|filter)")
+    missing: ClassVar[Mapping[str, str]] = {f"stage{number}": _STAGE for number in range(1, 6)}
+
+    alpha, beta = _learned("alpha"), _learned("beta")
+    mean = fixed("mean", read=lambda dists: dists._per_channel(IMAGENET_MEAN))
+    std = fixed("std", read=lambda dists: dists._per_channel(IMAGENET_STD))
+    chns = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
+    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    engine, backend = passed_on("engine"), passed_on("backend")
 
     def __init__(
         self,
@@ -44,16 +85,18 @@ class DISTS(nn.Module):
         super().__init__()
         if alpha_beta is None and not load_weights:
             alpha_beta = {name: torch.empty(sum(DISTS_CHANNELS)).normal_(0.1, 0.01) for name in ("alpha", "beta")}
+        alpha, beta = (torch.cat(numbers) for numbers in dists_weights(alpha_beta))
         self._loss = _DISTS(
-            weights=weights, alpha_beta=alpha_beta, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
-            backend=backend,
+            weights=weights, alpha_beta={"alpha": alpha, "beta": beta}, compute_dtype=compute_dtype,
+            chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
+        self._learned = {"alpha": alpha, "beta": beta}  # (1475,) each, on the CPU
 
     def forward(self, x: Tensor, y: Tensor, require_grad: bool = False, batch_average: bool = False) -> Tensor:
         """The distance of image pairs.
 
         Args:
-            x, y: Images (N, 3, H, W).
+            x, y: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1.
             require_grad: Whether gradients flow to the images that require them.
             batch_average: Whether to return the mean over the batch; that of a batch of 0 is 0.
         """
@@ -61,3 +104,71 @@ class DISTS(nn.Module):
         with torch.set_grad_enabled(require_grad and torch.is_grad_enabled()):
             distance = self._loss(x, y)
         return checks.reduce(distance, "mean") if batch_average else distance.squeeze()
+
+    def forward_once(self, x: Tensor) -> list[Tensor]:
+        """x (N, 3, H, W) itself and the five maps of it that are compared, (N, C, H', W') each, by autograd."""
+        layers = self._loss._trunk_layers
+        return [x, *self._loss._features(self._loss._images("x", x, layers), layers)]
+
+    def _copy(self, name: str) -> Tensor:
+        return self._learned[name].to(self._loss._device, copy=True).view(1, -1, 1, 1)
+
+    def _set(self, name: str, value: Tensor) -> None:
+        if isinstance(value, Tensor):
+            checks.refuse_gradient(name, value)
+        self._take_learned({name: value}, f"what was set as {name}")
+
+    def _take_learned(self, numbers: Mapping[str, Tensor], origin: str) -> bool:
+        """Makes alpha, beta or both those of the loss, divided by the sum of all; whether that changes them."""
+        alpha, beta = (torch.cat(by_layer) for by_layer in dists_weights({**self._learned, **numbers}, origin))
+        both = torch.cat([alpha, beta]).double()
+        total = both.sum().item()
+        if not 0 < total < math.inf:
+            raise ValueError(f"{origin}: expected alpha and beta of a sum above 0 to divide by, got {total}")
+        learned = {"alpha": alpha, "beta": beta}
+        if all(same(self._learned[name], learned[name].to(value.dtype)) for name, value in numbers.items()):
+            return False
+        take_numbers(self._loss, (both / total).split(DISTS_CHANNELS * 2), torch.float64)
+        self._learned = learned
+        return True
+
+    def _per_channel(self, numbers: tuple[float, ...]) -> Tensor:  # (1, 3, 1, 1)
+        return torch.tensor(numbers, dtype=torch.float32, device=self._loss._device).view(1, -1, 1, 1)
+
+    def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
+        origin, taken, saved = place or "the state dict", {}, dtype_of(state)
+        refuse_others(state, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}, origin)
+        if learned := {name: state[name] for name in ("alpha", "beta") if name in state}:
+            taken["alpha and beta"] = self._take_learned(learned, origin)
+        if any(key.startswith("stage") for key in state):
+            taken["network"] = take_trunk(self._loss, state, saved, origin)
+        tell(place, taken, "alpha_beta= and weights=, which take a state dict of DISTS-pytorch")
+
+
+def prepare_image(image: Image.Image, resize: bool = False) -> Tensor:
+    """A picture of Pillow as a batch of 1.
+
+    Args:
+        image: Of 8 bits a channel, such as mode "RGB"; "L" has one channel, "RGBA" four.
+        resize: Whether one whose shorter side is above 256 is made smaller, so that it is 256.
+
+    Returns:
+        (1, C, H, W) fp32 in [0, 1].
+
+    Raises:
+        ValueError: A picture of another mode (DISTS-pytorch takes a palette's indices for grey, and 16 bits as they
+            are).
+    """
+    import numpy as np
+
+    if image.mode in ("P", "PA", "F") or image.mode.startswith("I"):
+        raise ValueError(
+            f"image: expected 8 bits a channel, as in mode 'RGB', got mode {image.mode!r}; pass image.convert('RGB')"
+        )
+    short = min(image.size)
+    if resize and short > 256:
+        width, height = (int(256 * side / short) for side in image.size)
+        image = image.resize((width, height), resample=BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    pixels = pixels[:, :, None] if pixels.dim() == 2 else pixels
+    return pixels.permute(2, 0, 1)[None].contiguous().float() / (1 if image.mode == "1" else 255)

@@ -82,12 +82,15 @@ def linear_weights(
 
 
 @torch.inference_mode(False)
-def dists_weights(source: DistsSource) -> tuple[list[Tensor], list[Tensor]]:
+def dists_weights(
+    source: DistsSource, origin: str = "what was passed as alpha_beta"
+) -> tuple[list[Tensor], list[Tensor]]:
     """DISTS's alpha (of means) and beta (of structures) as published, not normalised: each 6 x (C,) fp32 on the CPU.
 
     Args:
         source: None: the official ones; the path of a .pth, .pt or .safetensors file, or a state dict, with `alpha` and
             `beta`, (1, 1475, 1, 1) or (1475,).
+        origin: what errors call a state dict.
 
     Raises:
         TypeError: a source of another type.
@@ -95,7 +98,6 @@ def dists_weights(source: DistsSource) -> tuple[list[Tensor], list[Tensor]]:
         FileNotFoundError: no file at the path.
     """
     state: object = source
-    origin = "what was passed as alpha_beta"
     if source is None:
         path = _DATA / "dists.pt"
         state, origin = read_checkpoint(path, _REINSTALL), str(path)

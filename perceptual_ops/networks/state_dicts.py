@@ -11,9 +11,9 @@ from torch import Tensor
 from .checkpoint_files import check_finite
 from .layers import Conv, Layer, Pool, convolutions_of
 
-# features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips; the
-# convolutions of a module within its number.
-_NUMBERED = re.compile(r"(features\.|net\.slice\d+\.|)(\d+(?:\.[a-z]\w*)?)\.weight")
+# features.N of a whole torchvision model, N of its feature part alone, net.sliceK.N of lpips and stlpips, stageK.N of
+# DISTS-pytorch; the convolutions of a module within its number.
+_NUMBERED = re.compile(r"(features\.|net\.slice\d+\.|stage\d+\.|)(\d+(?:\.[a-z]\w*)?)\.weight")
 
 
 def convolution_weights(
@@ -27,7 +27,8 @@ def convolution_weights(
 
     Args:
         state: `features.N.*` (torchvision's whole model; other keys are ignored), `N.*` (its feature part),
-            `net.sliceK.N.*` (lpips, stlpips), or this library's `conv1_1.*`. More convolutions than needed are fine.
+            `net.sliceK.N.*` (lpips, stlpips), `stageK.N.*` (DISTS-pytorch), or this library's `conv1_1.*`. More
+            convolutions than needed are fine.
         network: name of the network, for errors.
         forms: all the layers of the network, as torchvision has them and as pooling "blur" does. Their convolutions
             are the same: weights in the order of either serve both.
@@ -92,7 +93,7 @@ def _numbered_prefixes(
                 f"{origin} is not for {network}: it holds the convolution '{prefix}.weight', "
                 f"and those of {network} are numbered {', '.join(places)}"
             )
-    absent = re.sub(r"slice\d+", "slice*", matches[0][1])
+    absent = re.sub(r"(slice|stage)\d+", r"\1*", matches[0][1])
     return {name: prefixes.get(place, f"{absent}{place}") for place, name in places.items()}
 
 
