@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from perceptual_ops.picture_folder import pictures_in
 from perceptual_ops.recipes import (
+    StyleNet,
     Training,
     TrainingOptions,
     load_model,
@@ -164,8 +165,11 @@ def test_a_loss_that_is_no_number_ends_the_run(pictures, tmp_path, steps, save_e
 
 
 def test_a_finished_model_is_not_trained_anew(pictures, tmp_path):
-    (tmp_path / "model.pt2").write_text("a model")
+    save_model(tmp_path / "model.pt2", StyleNet(1, 0), "style")
     with pytest.raises(FileExistsError, match=r"expected a name that is free, this model is there; remove it"):
+        run(pictures, tmp_path / "model.pt2")
+    (tmp_path / "model.pt2").write_text("no model")
+    with pytest.raises(FileExistsError, match=r"this file is no model of a training; move it"):
         run(pictures, tmp_path / "model.pt2")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..files import PathLike, check_apart, check_writable_file, is_taken
 from ..networks.weights import WeightSource
-from .checkpoint import ANEW
 from .exported import FACTS
 from .model_file import installed_safetensors, is_model_file
 from .training_log import is_log, is_plot
@@ -60,7 +59,10 @@ class TrainingFiles:
         for path in self.all:
             check_writable_file(path)
         if is_taken(self.model) and not is_model_file(self.model):
-            raise FileExistsError(f"{self.model}: expected a name that is free, this model is there; {ANEW}")
+            raise FileExistsError(
+                f"{self.model}: expected a name that is free, this file is no model of a training; move it or choose "
+                f"another name"
+            )
         _check_replaceable(self.log, "the log of a training", is_log)
         _check_replaceable(self.plot, "the plot of a training's log", is_plot)
         if self.program is not None:
