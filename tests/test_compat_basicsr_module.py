@@ -176,7 +176,7 @@ def test_a_compiled_loss_sees_its_settings(fresh_compiler: None) -> None:
     torch.testing.assert_close(compiled(*pair), loss(*pair))
 
 
-@pytest.mark.parametrize("way", ["perceptual", "style"])
+@pytest.mark.parametrize("way", ["perceptual", "style", "both", "fro", "autograd", "style by autograd"])
 def test_made_under_inference_mode(way: str) -> None:
     pair = pairs()["photograph"]
     with torch.inference_mode():

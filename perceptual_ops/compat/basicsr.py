@@ -15,10 +15,11 @@ from .. import _checks as checks
 from .. import ops, reference
 from .._settings import ModuleWithSettings, setting
 from ..losses import PerceptualLoss as _PerceptualLoss
-from ..losses.terms import Part, Terms
+from ..losses.terms import Part
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_pair
+from ._lean_part import lean_content, lean_style
 from ._missing import SaysWhatIsMissing, missing_names
 
 NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
@@ -156,9 +157,11 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         x, gt = pair["x"], pair["gt"].detach()
         if self._is_whole or not self._loss._is_lean(x=x):
             return self._by_autograd(x, gt)
+        layers = _checked_layers("layer_weights", self.layer_weights)
+        part = Part(tuple(layers), tuple(layers.values()), DISTANCES[self.criterion_type], 0.0)
         if self.perceptual_weight > 0:
-            return self.perceptual_weight * self._lean(x, gt, is_style=False), None
-        return None, self.style_weight * self._lean(x, gt, is_style=True)
+            return self.perceptual_weight * checks.reduce(lean_content(self._loss, part, x, gt), "mean"), None
+        return None, self.style_weight * checks.reduce(lean_style(self._loss, part, "chw", x, gt), "mean")
 
     @property
     def _is_whole(self) -> bool:
@@ -171,20 +174,6 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
                 'engine: expected None or "autograd" for two losses at once or criterion="fro", whose gradients are '
                 'weighted in the backward; got "lean"'
             )
-
-    def _lean(self, x: Tensor, gt: Tensor, is_style: bool) -> Tensor:
-        """One of the two losses, with its gradient made at once."""
-        loss, layers = self._loss, _checked_layers("layer_weights", self.layer_weights)
-        part = Part(tuple(layers), tuple(layers.values()), DISTANCES[self.criterion_type], 0.0)
-        none = Part((), (), "mse", 0.0)
-        if not is_style:
-            values, _ = loss._lean_loss(Terms(part, none, "chw", 0.0), x, gt, [], [])
-        else:
-            with torch.no_grad():
-                targets = loss._target_features(gt, list(layers))
-                grams = [ops.gram_matrix(target, backend=loss.backend) for target in targets]
-            values, _ = loss._lean_loss(Terms(none, part, "chw", 0.0), x, None, [], grams)
-        return checks.reduce(values, "mean")
 
     def _by_autograd(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Every loss asked for, of one pass of the network over x and one over gt."""

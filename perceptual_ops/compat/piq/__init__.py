@@ -2,6 +2,6 @@
 
 from .content import ContentLoss, StyleLoss
 from .metrics import DISTS, LPIPS
-from .variation import TVLoss
+from .variation import TVLoss, total_variation
 
-__all__ = ["DISTS", "LPIPS", "ContentLoss", "StyleLoss", "TVLoss"]
+__all__ = ["DISTS", "LPIPS", "ContentLoss", "StyleLoss", "TVLoss", "total_variation"]

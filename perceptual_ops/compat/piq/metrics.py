@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import _checks as checks
+from ..._settings import fixed, setting
 from ...losses import DISTS as _DISTS
 from ...losses import LPIPS as _LPIPS
+from ...losses import PerceptualLoss
+from ...losses.dists import LAYERS
 from ...losses.lpips import TRUNKS
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
 from ...networks.weights import WeightSource
-from .._images import check_images
-from .content import DISTANCES, ContentLoss
+from ...reference import DISTS_EPS
+from .arguments import fused_name
+from .content import ContentLoss
+from .networks import order_of, trunk_for
 
 LARGEST = 256  # of DISTS's images, on their shorter side
 
+# The lean engine has learned numbers of its own, so those that are read are copies.
+_learned = fixed("weights", read=lambda loss: tuple(weight.clone() for weight in loss._weights))
 
-class LPIPS(nn.Module):
+
+class LPIPS(ContentLoss):
     """piq's `LPIPS`, over VGG16.
 
     The linear weights are version 0.1 of the package lpips, which piq's own file repeats; `linear` takes that file. As
-    in piq the network follows the images to their device.
+    in piq it is a `ContentLoss`, with its settings and methods but for `weights`, which are fixed.
 
     Args:
         replace_pooling: Whether max-pooling is replaced by 2x2 average pooling.
@@ -33,12 +42,14 @@ class LPIPS(nn.Module):
         reduction: "mean" or "sum" over the batch, or "none".
         mean, std: Normalisation of images in [0, 1].
         weights, linear: As of `perceptual_ops.LPIPS`; linear may be the list of tensors that piq downloads.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`. `replace_pooling` and "mae" take
-            ordinary autograd.
+        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`. `replace_pooling`, settings that are
+            not LPIPS's and methods of a subclass take ordinary autograd.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
+
+    weights = _learned
 
     def __init__(
         self,
@@ -55,36 +66,35 @@ class LPIPS(nn.Module):
         engine: str = "lean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        checks.check_choice("distance", distance, tuple(DISTANCES))
-        self._loss: _LPIPS | ContentLoss
-        if distance == "mse" and not replace_pooling:
-            self._loss = _LPIPS(
-                "vgg16", weights=weights, linear=linear, input_range=(0.0, 1.0), reduction=reduction, mean=mean,
-                std=std, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
-            )  # fmt: skip
-            return
+        super(ContentLoss, self).__init__()
         name, channels = TRUNKS["vgg16"]
         numbers = linear_weights(linear, name, "0.1", weights, list(channels.values()))
-        self._loss = ContentLoss(
-            name, tuple(channels), [number.view(1, -1, 1, 1) for number in numbers], replace_pooling, distance,
-            reduction, mean, std, normalize_features=True, network_weights=weights, compute_dtype=compute_dtype,
-            chunk_size=chunk_size, engine=engine, backend=backend,
+        self._hold(
+            tuple(channels), [number.view(1, -1, 1, 1) for number in numbers], distance, reduction, mean, std,
+            normalize_features=True,
         )  # fmt: skip
+        self._set_taps(order_of(name))
+        settings: dict[str, Any] = {
+            "mean": mean, "std": std, "compute_dtype": compute_dtype, "chunk_size": chunk_size, "engine": engine,
+            "backend": backend,
+        }  # fmt: skip
+        if replace_pooling:
+            trunk = trunk_for(name, weights, self._all_taps, self.replace_pooling)
+            self._loss = PerceptualLoss(trunk, content_layers=self._all_taps, **settings)
+        else:
+            self._loss = _LPIPS("vgg16", weights=weights, linear=linear, input_range=(0.0, 1.0), **settings)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The distance of images x and y (N, 3, H, W): a scalar, or (N,) for reduction="none"."""
-        if isinstance(self._loss, _LPIPS):
-            _follow(self, self._loss._device, x)
-            check_images(self._loss, x=x, y=y)
-        return self._loss(x, y)
+    def _values(self, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) -> (N)
+        is_lpips = self.normalize_features and fused_name(self.distance) == "mse" and not self._is_overridden()
+        return self._loss(x, y) if is_lpips and isinstance(self._loss, _LPIPS) else super()._values(x, y)
 
 
-class DISTS(nn.Module):
+class DISTS(ContentLoss):
     """piq's `DISTS`: images whose shorter side is above 256 are scaled down to it first, bilinearly.
 
     Repeated from piq unless `sum_of_distances` is set: reduction="sum" gives 1 - the sum of the similarities, which is
-    N - 1 below the sum of the distances. As in piq the network follows the images to their device.
+    N - 1 below the sum of the distances. As in piq it is a `ContentLoss`, with its settings and methods but for
+    `weights` and `distance`, which are fixed.
 
     Args:
         reduction: "mean" or "sum" over the batch, or "none".
@@ -99,6 +109,10 @@ class DISTS(nn.Module):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
+
+    weights, distance = _learned, fixed("distance")
+    sum_of_distances = setting("sum_of_distances", checks.check_flag)
+    resize = setting("resize", checks.check_flag)
 
     def __init__(
         self,
@@ -115,34 +129,52 @@ class DISTS(nn.Module):
         engine: str = "lean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        self.reduction = reduction
+        super(ContentLoss, self).__init__()
+        alpha, beta = dists_weights(alpha_beta)
+        numbers = torch.cat([*alpha, *beta]).double()
+        if alpha_beta is None:
+            numbers = numbers / numbers.sum()
+        by_layer = [part.view(1, -1, 1, 1) for part in numbers.split([len(part) for part in (*alpha, *beta)])]
+        self._hold(LAYERS, by_layer, "mse", reduction, mean, std, normalize_features=False, allows_mismatch=True)
+        self._set_taps(order_of("vgg16"))
         self.sum_of_distances = sum_of_distances
         self.resize = resize
         self._loss = _DISTS(
-            weights=weights, alpha_beta=alpha_beta, normalize_weights=alpha_beta is None, reduction=reduction,
-            mean=mean, std=std, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
+            weights=weights, alpha_beta=alpha_beta, normalize_weights=alpha_beta is None, mean=mean, std=std,
+            compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
         # piq takes the weighted similarities from 1, ours from the sum of the weights.
-        self._offset = 0.0
-        if alpha_beta is not None:
-            numbers = [*dists_weights(alpha_beta)[0], *dists_weights(alpha_beta)[1]]
-            self._offset = 1 - torch.cat(numbers).double().sum().item()
+        self._offset = 0.0 if alpha_beta is None else 1 - numbers.sum().item()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of images x and y (N, 3, H, W): a scalar, or (N,) for reduction="none"."""
-        _follow(self, self._loss._device, x)
-        check_images(self._loss, x=x, y=y)
+        x, y = self._checked(x, y)
         if self.resize and min(x.shape[2:]) > LARGEST:
             scale = LARGEST / min(x.shape[2:])
             x, y = (F.interpolate(images, scale_factor=scale, mode="bilinear") for images in (x, y))
-        loss = self._loss(x, y)
-        if self.reduction != "sum":
-            return loss + self._offset
-        shift = len(x) * self._offset
-        return loss + (shift if self.sum_of_distances else shift + 1 - len(x))
+        loss = checks.reduce(self._values(x, y), self.reduction)
+        return loss + 1 - len(x) if self.reduction == "sum" and not self.sum_of_distances else loss
 
+    def _values(self, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) -> (N)
+        if not self.normalize_features and not self._is_overridden():
+            return self._loss(x, y) + self._offset
+        return 1 - self._weighted(self.compute_distance(self.get_features(x), self.get_features(y)))
 
-def _follow(module: nn.Module, device: torch.device, images: object) -> None:
-    if isinstance(images, Tensor) and images.device != device:
-        module.to(images.device)
+    def get_features(self, x: Tensor) -> list[Tensor]:
+        """The images x (N, 3, H, W) themselves, and the layers' maps."""
+        return [x, *super().get_features(x)]
+
+    def compute_distance(self, x_features: list[Tensor], y_features: list[Tensor]) -> list[Tensor]:
+        """The similarities of each layer's means, then of its structures, each (N, C, 1, 1); in fp32 at least."""
+        means, structures = [], []
+        for x, y in zip(x_features, y_features, strict=True):
+            x, y = (side.to(checks.accumulator_dtype(side)) for side in (x, y))
+            x_mean, y_mean = (side.mean((2, 3), keepdim=True) for side in (x, y))
+            x_error, y_error = x - x_mean, y - y_mean
+            x_var, y_var, covariance = (
+                product.mean((2, 3), keepdim=True)
+                for product in (x_error.square(), y_error.square(), x_error * y_error)
+            )
+            means.append((2 * x_mean * y_mean + DISTS_EPS) / (x_mean.square() + y_mean.square() + DISTS_EPS))
+            structures.append((2 * covariance + DISTS_EPS) / (x_var + y_var + DISTS_EPS))
+        return means + structures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -61,19 +61,27 @@ def order_of(feature_extractor: str | nn.Module) -> Order:
 
 
 def trunk_for(
-    feature_extractor: str | nn.Module, weights: WeightSource, taps: list[str], average: bool
+    feature_extractor: str | nn.Module,
+    weights: WeightSource,
+    taps: list[str],
+    replace_pooling: Callable[[nn.Module], nn.Module] | None,
 ) -> FeatureNetwork | nn.Module:
-    """The network as `PerceptualLoss` takes one; `average`: with 2x2 average pooling instead of its max-pooling."""
-    if isinstance(feature_extractor, str):
-        with torch.inference_mode(False):  # or it could not serve in training later
-            pooling: Pooling | None = "average" if average else None
+    """The network as `PerceptualLoss` takes one.
+
+    Args:
+        feature_extractor: "vgg16", "vgg19" or a module, which stays as it is.
+        weights: Of a network by name.
+        taps: Layers wanted.
+        replace_pooling: piq's method, which replaces the pooling of a module; None: nothing is replaced.
+    """
+    with torch.inference_mode(False):  # or it could not serve in training later
+        if isinstance(feature_extractor, str):
+            pooling: Pooling | None = "average" if replace_pooling else None
             return load_network(feature_extractor, weights, layers=taps, pooling=pooling)
-    # piq runs the children one after the other, whatever the module's own forward does.
-    children = nn.Sequential()
-    for name, child in copy.deepcopy(feature_extractor._modules).items():  # named_children leaves out a repeated one
-        children.add_module(name, child)
-    for module in list(children.modules()) if average else []:
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.MaxPool2d):
-                module.add_module(name, nn.AvgPool2d(2))
-    return children
+        # piq runs the children one after the other, whatever the module's own forward does.
+        children = nn.Sequential()
+        for name, child in copy.deepcopy(
+            feature_extractor._modules
+        ).items():  # named_children leaves out a repeated one
+            children.add_module(name, child)
+    return replace_pooling(children) if replace_pooling else children

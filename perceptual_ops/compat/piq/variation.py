@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from functools import partial
+
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from ... import _checks as checks
 from ... import ops
+from ..._settings import ModuleWithSettings, setting
+from .asserted import asserted
 
 
-class TVLoss(nn.Module):
+def total_variation(x: Tensor, reduction: str = "mean", norm_type: str = "l2", *, backend: str = "auto") -> Tensor:
+    """piq's `total_variation` of images x (N, C, H, W), summed over channels and pixels.
+
+    Arguments, and what is otherwise than in piq, are those of `TVLoss`.
+    """
+    checks.check_choice("norm_type", norm_type, checks.VARIATIONS)
+    with asserted():
+        checks.check_map("x", x)
+    return ops.total_variation(x, norm_type, reduction, backend=backend)
+
+
+class TVLoss(ModuleWithSettings, _Loss):
     """piq's `TVLoss`: the total variation of images, summed over channels and pixels.
 
-    Otherwise than in piq: the gradient of "l2" at a constant image is 0, not NaN; negative values are no error.
+    As in piq `norm_type` and `reduction` are read at each call. Otherwise than in piq: the gradient of "l2" at a
+    constant image is 0, not NaN; negative values are no error.
 
     Args:
         norm_type: "l1", "l2" (the root of each image's sum of squares) or "l2_squared".
@@ -22,14 +39,16 @@ class TVLoss(nn.Module):
         ValueError: An argument is not as described.
     """
 
+    norm_type = setting("norm_type", partial(checks.check_choice, choices=checks.VARIATIONS))
+    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+
     def __init__(self, norm_type: str = "l2", reduction: str = "mean", *, backend: str = "auto") -> None:
         super().__init__()
-        checks.check_choice("norm_type", norm_type, checks.VARIATIONS)
-        checks.check_choice("reduction", reduction, checks.REDUCTIONS)
         self.norm_type = norm_type
         self.reduction = reduction
         self.backend = backend
 
     def forward(self, x: Tensor) -> Tensor:
         """The total variation of images x (N, C, H, W): a scalar, or (N,) for reduction="none"."""
-        return ops.total_variation(x, self.norm_type, self.reduction, backend=self.backend)
+        return total_variation(x, self.reduction, self.norm_type, backend=self.backend)

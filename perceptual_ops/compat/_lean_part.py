@@ -1,0 +1,25 @@
+"""One part of a perceptual loss, with the settings of the moment, by the lean engine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..losses import PerceptualLoss
+from ..losses.terms import Part, Terms
+
+_NO_PART = Part((), (), "mse", 0.0)
+
+
+def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tensor:  # (N, C, H, W) -> (N)
+    """The content loss of x and its target y, with the gradients made at once where they are wanted."""
+    return loss._lean_loss(Terms(part, _NO_PART, "none", 0.0), x, y, [], [])[0]
+
+
+def lean_style(loss: PerceptualLoss, part: Part, gram_normalize: str, x: Tensor, y: Tensor) -> Tensor:  # -> (N)
+    """The style loss of x and the Grams of y, to which no gradient flows."""
+    with torch.no_grad():
+        maps = loss._target_features(y, list(part.layers))
+        grams = [ops.gram_matrix(features, gram_normalize, backend=loss.backend) for features in maps]
+    return loss._lean_loss(Terms(_NO_PART, part, gram_normalize, 0.0), x, None, [], grams)[0]
