@@ -16,7 +16,7 @@ from peers import assert_equal, assert_frozen, difference, features, hub_cache, 
 from test_compat_lpips import TRUNKS, in_range, set_input_map, their_loss
 from torch import Tensor, nn
 
-from perceptual_ops.compat import lpips_pytorch, piqa, taming
+from perceptual_ops.compat import _kept, lpips_pytorch, piqa, taming
 from perceptual_ops.compat.lpips import LPIPS
 
 ALEX, VGG16 = state("alexnet"), state("vgg16")
@@ -61,14 +61,14 @@ def test_weights_from_the_hub_cache(tmp_path: Any) -> None:
         assert_equal(taming.LPIPS()(*pair), taming.LPIPS(weights=VGG16)(*pair))
         assert_equal(lpips_pytorch.lpips(*pair), LPIPS(weights=ALEX)(*pair).sum().view(1, 1, 1, 1))
         assert_equal(piqa.LPIPS()(*pairs()["batch"]), piqa.LPIPS(weights=ALEX)(*pairs()["batch"]))
-        lpips_pytorch._kept.cache_clear()
+        _kept._kept.cache_clear()
 
 
 # ---- the function of lpips_pytorch ----
 
 
 def test_the_function_keeps_its_network() -> None:
-    lpips_pytorch._kept.cache_clear()
+    _kept._kept.cache_clear()
     x, y = in_range(*pairs()["batch"])
     x = x.clone().requires_grad_()
     value = lpips_pytorch.lpips(x, y, net_type="alex", weights="random")
@@ -77,11 +77,11 @@ def test_the_function_keeps_its_network() -> None:
     assert x.grad is not None
     assert x.grad.any()
     lpips_pytorch.lpips(x, y, weights="random")
-    assert lpips_pytorch._kept.cache_info().misses == 1
+    assert _kept._kept.cache_info().misses == 1
     double = lpips_pytorch.lpips(x.double(), y.double(), weights="random")
     assert double.dtype == torch.float64
     assert_equal(lpips_pytorch.lpips(x, y, weights=ALEX), lpips_pytorch.LPIPS(weights=ALEX)(x, y))
-    lpips_pytorch._kept.cache_clear()
+    _kept._kept.cache_clear()
 
 
 # ---- settings, images, checkpoints ----
@@ -124,6 +124,8 @@ def test_what_cannot_be_served() -> None:
         lpips_pytorch.LPIPS("vgg16", weights="random")
     with pytest.raises(ValueError, match=r"version: expected one of '0\.1'; got '0\.0'"):
         lpips_pytorch.LPIPS(version="0.0", weights="random")
+    with pytest.raises(ValueError, match=r"version: expected one of '0\.1'; got '0\.0'"):
+        lpips_pytorch.lpips(*pairs()["photograph"], version="0.0", weights="random")
     with pytest.raises(ValueError, match="network: expected one of 'alex', 'vgg', 'squeeze'; got 'resnet'"):
         piqa.LPIPS("resnet", weights="random")
 
@@ -168,3 +170,19 @@ def test_compiled_and_made_under_inference_mode(name: str) -> None:
     expected, its_gradient = value_and_gradient(MAKERS[name](), *pair)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
     assert relative_error(gradient, its_gradient) < 1e-4
+
+
+def test_the_function_compiled() -> None:
+    pair = in_range(*pairs()["photograph"])
+    _kept._kept.cache_clear()
+    torch._dynamo.reset()
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return lpips_pytorch.lpips(x, y, weights="random")
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    found, expected = value_and_gradient(compiled, *pair), value_and_gradient(step, *pair)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert compiled(*(image.double() for image in pair)).dtype == torch.float64
+    assert _kept._kept.cache_info().misses == 2
+    _kept._kept.cache_clear()

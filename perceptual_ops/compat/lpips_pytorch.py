@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,7 +12,10 @@ from .._settings import ModuleWithSettings, passed_on
 from ..losses import LPIPS as _LPIPS
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
+from ._kept import kept_network
 from ._lpips import NETWORKS, pair_of
+
+VERSIONS = ("0.1",)
 
 
 class LPIPS(DropsPeerState, ModuleWithSettings):
@@ -50,7 +52,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
     ) -> None:
         super().__init__()
         checks.check_choice("net_type", net_type, tuple(NETWORKS))
-        checks.check_choice("version", version, ("0.1",))
+        checks.check_choice("version", version, VERSIONS)
         self._loss = _LPIPS(
             NETWORKS[net_type], weights=weights, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
             backend=backend,
@@ -75,15 +77,9 @@ def lpips(
         x, y: Images (N, 3, H, W) in [-1, 1]. The network follows them to their device, and to fp64.
         net_type, version, weights: As of `LPIPS`.
     """
-    device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-    is_double = isinstance(x, Tensor) and x.dtype == torch.float64
-    if isinstance(weights, str):
-        return _kept(net_type, version, weights, device, is_double)(x, y)
-    return _made(net_type, version, weights, device, is_double)(x, y)
+    checks.check_choice("version", version, VERSIONS)
+    return kept_network(_make, net_type, weights, x)(x, y)
 
 
-def _made(net_type: str, version: str, weights: WeightSource, device: torch.device, is_double: bool) -> LPIPS:
-    return LPIPS(net_type, version, weights=weights).to(device, torch.float64 if is_double else None)
-
-
-_kept = lru_cache(maxsize=4)(_made)
+def _make(net_type: str, weights: WeightSource) -> LPIPS:
+    return LPIPS(net_type, weights=weights)
