@@ -74,8 +74,11 @@ def test_metadata_that_are_no_facts(tmp_path, text):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda weights: weights["first.0.weight"].view(-1)[0].fill_(torch.nan), "first.0.weight: expected finite"),
-        (lambda weights: weights["palette.bias"].fill_(torch.inf), "palette.bias: expected finite"),
+        (
+            lambda weights: weights["first.0.weight"].view(-1)[0].fill_(torch.nan),
+            "first.0.weight in the file must hold finite numbers",
+        ),
+        (lambda weights: weights["palette.bias"].fill_(torch.inf), "palette.bias in the file must hold"),
         (lambda weights: weights.pop("last.bias"), "'last.bias' is missing"),
         (lambda weights: weights.update({"x\x1b[2J": torch.zeros(1)}), r"'x\x1b[2J' is none of them"),
         (

@@ -202,6 +202,24 @@ def test_damaged_checkpoints_and_logs(pictures, tmp_path):
         run(pictures, out)
 
 
+class Masked(Tiny):
+    """With a buffer of infinities, as attention has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+def test_a_mask_of_infinities_is_no_damage(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_training, "Tiny", Masked)
+    with pytest.raises(Stop):
+        run(pictures, tmp_path / "model.pt2", stop_after=3)
+    model = run(pictures, tmp_path / "model.pt2")
+    save_model(tmp_path / "model.pt2", model, "style")
+    mask = load_model(tmp_path / "model.pt2", network=Masked()).network.mask
+    assert mask.tolist() == [0, -torch.inf]
+
+
 def test_an_update_for_each_batch(pictures, tmp_path):
     crops = RandomCrops(pictures, 32)
     with (

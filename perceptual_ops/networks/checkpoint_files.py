@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 OTHER_FILE = "pass a file that torch.save or safetensors wrote"
@@ -66,6 +66,20 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
                 f"{name} in {origin} must hold finite numbers, got NaN or infinity in {count} of {tensor.numel()}: "
                 "pass weights without"
             )
+
+
+def check_finite_state(state: Mapping[str, object], network: nn.Module, origin: str) -> None:
+    """`check_finite` for the state of a network, whose buffers may hold infinities: those of a mask are meant.
+
+    Args:
+        state: as of `network.state_dict()`.
+        network: says which of them are buffers.
+        origin: as in `check_finite`.
+    """
+    buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)}
+    dense = {name: x for name, x in state.items() if isinstance(x, Tensor) and x.layout == torch.strided}
+    numbers = {name: x for name, x in dense.items() if x.is_floating_point() or x.is_complex()}
+    check_finite({name: x[~x.isinf()] if name in buffers else x for name, x in numbers.items()}, origin)
 
 
 def check_hash(path: Path, expected: str, remedy: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._failures import reason
 from ..files import write_whole
-from ..networks.checkpoint_files import check_finite, read_checkpoint
+from ..networks.checkpoint_files import check_finite_state, read_checkpoint
 
 ANEW = "remove it to begin anew"
 EXCERPT = 4096  # bytes of a file that are read at each of three places
@@ -42,8 +42,9 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
     kinds = {"settings": Mapping, "done": int, **dict.fromkeys(parts, Mapping)}
     if not isinstance(state, Mapping) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {ANEW}")
-    for part in parts:
-        check_finite({name: value for name, value in state[part].items() if isinstance(value, Tensor)}, str(path))
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            check_finite_state(state[name], part, str(path))
     _check_settings(path, state["settings"], settings)
     done = state["done"]
     if isinstance(done, bool) or not 1 <= done <= settings.get("steps", done):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from .._failures import reason
+from ..networks.checkpoint_files import check_finite_state
 from .transform_net import SCALES, StyleNet, SuperResolutionNet
 
 KINDS = ("style", "super-resolution")
@@ -100,13 +101,10 @@ def blank_network(facts: ModelFacts) -> nn.Module:
 def check_weights(weights: Mapping[str, Tensor], network: nn.Module) -> None:
     """Whether they can be the network's: names, shapes, dtypes but for precision, and finite numbers.
 
-    Buffers may hold infinities, as masks do.
-
     Raises:
         ValueError: They cannot.
     """
     wanted = network.state_dict()
-    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     if unlike := sorted(set(weights) ^ set(wanted)):
         lack = "missing" if unlike[0] in wanted else "none of them"
         raise ValueError(f"weights: expected those of {type(network).__name__}, {unlike[0][:80]!r} is {lack}")
@@ -116,15 +114,7 @@ def check_weights(weights: Mapping[str, Tensor], network: nn.Module) -> None:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
         if value.dtype != wanted[name].dtype and not {value.dtype, wanted[name].dtype} <= set(checks.DTYPES):
             raise ValueError(f"{name}: expected dtype {wanted[name].dtype}, got {value.dtype}")
-        check_finite(name, value, infinite=name not in parameters)
-
-
-def check_finite(name: str, value: Tensor, infinite: bool = False) -> None:
-    """ValueError for NaN, and for infinity unless it may be `infinite`."""
-    if not (value.is_floating_point() or value.is_complex()):
-        return
-    if value.isnan().any() or not (infinite or value.isfinite().all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    check_finite_state(weights, network, "the file")
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -133,7 +123,6 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: A file cannot hold it: no dense tensors alone, a dtype of 8 bits, numbers that are not finite.
     """
-    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     weights = {}
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
@@ -147,7 +136,7 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
             raise ValueError(
                 f"network: expected weights that can be copied, {name} cannot ({reason(error)})"
             ) from error
-        check_finite(f"network: {name}", weights[name], infinite=name not in parameters)
+    check_finite_state(weights, network, f"the network {type(network).__name__}")
     return weights
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import _checks as checks
+from ..networks.checkpoint_files import check_finite_state
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .crops import RandomCrops
 from .optimization import DivergenceError, StepCallback
@@ -275,11 +276,12 @@ class Training:
             self.log.draw()
 
     def _check_weights(self) -> None:
-        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
-        if not all(value.isfinite().all() for value in weights):
+        try:
+            check_finite_state(self.model.state_dict(), self.model, "the network")
+        except ValueError:
             raise DivergenceError(
                 f"the network's weights are no numbers any more after step {self.done}: try a smaller learning rate"
-            )
+            ) from None
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
