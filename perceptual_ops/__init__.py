@@ -1,6 +1,6 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
-from . import reference
+from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
 from .losses import DISTS, LPIPS, PerceptualLoss
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .images import to_picture
+from .images import drawable, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +65,7 @@ def _legend(width: int, top: str, caption: str) -> Image.Image:
     """The scale as a bar on white, with 0 at its left end and `top` at its right."""
     from PIL import Image, ImageDraw, ImageFont
 
-    size = min(max(width // 32, 12), 48)
+    caption, size = drawable(caption), min(max(width // 32, 12), 48)
     gap, font = size // 2, ImageFont.load_default(size)
     legend = Image.new("RGB", (width, 2 * gap + 2 * size + gap), "white")
     length = width - 2 * gap

@@ -116,6 +116,11 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
+def drawable(text: str) -> str:
+    """A text as fonts take it: bytes of a file's name that are no UTF-8 become question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def save_picture(path: PathLike, picture: Image.Image, software: str = "") -> None:
     """Writes Pillow's image as `write_image` does; a PNG can note what made it, for `software_of`."""
     picture_format, encoded = _format_of(path), io.BytesIO()

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .._failures import is_out_of_memory, reason
+from .._program import PROGRAM, discard_output, prepare_streams
 from ..recipes.optimization import DivergenceError
 from . import apply, compare, doctor, invert, stylize, train
-from .terminal import PROGRAM, plain_warnings
+from .terminal import plain_warnings, say
 
 COMMANDS = (stylize, train, apply, invert, compare, doctor)  # each adds its own
 
@@ -19,30 +20,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        Its exit code: 0; 1 where some pictures could not be used and the rest is done, or where numbers
-        ran away and nothing is written; 2 after one sentence on stderr
-        for anything the user can mend; 130 for Ctrl-C.
+        Its exit code: 0; 1 where some pictures could not be used and the rest is done, or where numbers ran away and
+        nothing is written; 2 after one sentence on stderr for anything the user can mend; 130 for Ctrl-C; 141 where
+        nobody reads the output any more.
     """
+    prepare_streams()
+    try:
+        try:
+            return _run(argv)
+        finally:
+            _flush()
+    except BrokenPipeError:
+        discard_output()
+        return 141  # what the shell says of a program that SIGPIPE ended
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
         with plain_warnings():
             return command(arguments)
     except KeyboardInterrupt as interruption:
-        left = str(interruption) or "nothing was written"
-        print(f"{PROGRAM}: interrupted, {left}", file=sys.stderr)
+        say(f"interrupted, {str(interruption) or 'nothing was written'}")
         return 130
+    except BrokenPipeError:
+        raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"{PROGRAM}: the device has too little memory; choose a smaller --size or --batch", file=sys.stderr)
+        say("the device has too little memory; choose a smaller --size or --batch")
         return 2
     except DivergenceError as error:
-        print(f"{PROGRAM}: {reason(error)}", file=sys.stderr)
+        say(reason(error))
         return 1
     except (ValueError, OSError, ImportError) as error:
-        print(f"{PROGRAM}: {reason(error)}", file=sys.stderr)
+        say(reason(error))
         return 2
+
+
+def _flush() -> None:
+    """Here, where an error can still be told. BrokenPipeError where nobody reads."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        say(f"stdout: expected a place to write to, it cannot be written ({error.strerror})")
+        discard_output()
+        sys.exit(2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,8 +77,15 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> NoReturn:
+        print(doctor.version())
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Perceptual losses for PyTorch.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say what is installed, in one line")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.register(commands)

@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__, gram_matrix, reference
 from .._native import LIBRARY, native
+from .._program import PROGRAM
 from ..networks.weights import available
 
 EXTRAS = {"cli": ("numpy", "pillow", "safetensors", "tqdm"), "demo": ("matplotlib", "scikit-image")}
@@ -29,10 +30,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     _line("Python", f"{platform.python_version()} on {platform.platform()}")
     _line("library", f"{LIBRARY.name} is loaded" if native.loaded else native.reason)
     if native.loaded:
-        info = native.build_info
-        _line("  built by", f"{info['compiler']}, for torch >= {info['torch_target']}")
-        cuda = f"toolkit {info['cuda']}, architectures {info['cuda_architectures']}"
-        _line("  CUDA part", native.cuda_reason or cuda)
+        _line("  built by", f"{native.build_info['compiler']}, for torch >= {native.build_info['torch_target']}")
+        _line("  CUDA part", _cuda_part())
     for device, description in _devices():
         failure = _operator_failure(device)
         failures.append(failure and (device.type == "cpu" or not native.cuda_reason))
@@ -49,8 +48,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 1 if any(failures) else 0
 
 
+def version() -> str:
+    """The versions of this package and of torch, and what the compiled library is built for."""
+    built = f"compiled operators with {_cuda_part()}" if native.loaded and not native.cuda_reason else ""
+    return f"{PROGRAM} {__version__}, torch {torch.__version__}, {built or native.reason or native.cuda_reason}"
+
+
+def _cuda_part() -> str:
+    info = native.build_info
+    return native.cuda_reason or f"CUDA {info['cuda']} for architectures {info['cuda_architectures']}"
+
+
 def _line(name: str, value: str) -> None:
-    print(f"{name:<16}{value}")
+    print(f"{name:<22} {value}")
 
 
 def _torch_cuda() -> str:

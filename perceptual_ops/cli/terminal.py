@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from .._failures import reason
+from .._program import PROGRAM
 from ..recipes.optimization import StepCallback
 from ..recipes.training_log import COUNTS
-
-PROGRAM = "perceptual-ops"
 
 
 def say(sentence: str) -> None:

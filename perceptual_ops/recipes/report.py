@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..images import PathLike, save_picture, to_picture
+from ..images import PathLike, drawable, save_picture, to_picture
 
 Row = Sequence[tuple[str, Tensor]]
 
@@ -106,7 +106,7 @@ def curve_picture(
     for (label, values), (colour, dashes) in zip(curves.items(), styles, strict=True):
         axes.plot(values, color=colour, linestyle=dashes, linewidth=2, label=label)
     axes.set_yscale("log", nonpositive="mask")
-    axes.set_title(title, loc="left")
+    axes.set_title(drawable(title), loc="left", parse_math=False)  # a $ in it is a $
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(True, which="major", color="#DDDDDD")

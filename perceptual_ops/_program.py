@@ -1,0 +1,61 @@
+"""What the command `perceptual-ops` needs before torch is imported, which takes seconds; for it alone."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from types import TracebackType
+
+PROGRAM = "perceptual-ops"
+NAMES = (PROGRAM, "-m")  # sys.argv[0] of the installed script, and while Python imports what `python -m` is to run
+ERRORS = "perceptual_ops.as_on_disk"
+
+
+def prepare_streams() -> None:
+    """Makes stdout and stderr something to write to, where they are closed or of an encoding that lacks letters."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file to be opened would be taken for it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors=ERRORS)
+
+
+def discard_output() -> None:
+    """Sends what is still in the buffers of stdout and stderr nowhere, since nobody reads it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(nowhere, stream.fileno())
+        except (OSError, ValueError):  # no file, but an object of the caller's
+            continue
+    os.close(nowhere)
+
+
+def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Letters that an encoding lacks, as the bytes that a file of that name has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    try:
+        return os.fsencode(error.object[error.start : error.end]), error.end
+    except UnicodeEncodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{PROGRAM}: interrupted, nothing was written", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+codecs.register_error(ERRORS, _as_on_disk)
+if os.path.basename(sys.argv[0] if sys.argv else "") in NAMES:
+    prepare_streams()
+    sys.excepthook = _without_traceback

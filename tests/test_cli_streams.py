@@ -1,0 +1,147 @@
+"""What commands do where stdout and stderr are closed, full, read by nobody or of few letters, and at Ctrl-C."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from perceptual_ops import cli
+from perceptual_ops.images import read_image, write_image
+
+ROOT = Path(__file__).resolve().parent.parent
+STYLIZE = (
+    "stylize in.png in.png -o out.png --weights random --steps 2 --size 24 --layers relu1_1 --content-layers relu1_2"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write_image(tmp_path / "in.png", torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def program(*arguments, path=(), **settings):
+    paths = os.pathsep.join([*map(str, path), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], env=environment, timeout=300, **settings)
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_ctrl_c_while_torch_is_imported(tmp_path, how):
+    """A torch that is interrupted; by `python -m`, and by the script that pip installs."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    script = tmp_path / "perceptual-ops"
+    script.write_text("from perceptual_ops.cli import main\nraise SystemExit(main())\n")
+    command = ["-m", "perceptual_ops"] if how == "module" else [str(script)]
+    done = program(*command, "doctor", path=[tmp_path], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert done.stdout == "" and done.stderr == "perceptual-ops: interrupted, nothing was written\n"
+
+
+def test_other_programs_keep_their_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    done = program("-c", "import perceptual_ops", path=[tmp_path], capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+def test_closed_streams(folder):
+    """The picture is whole: no file takes the number of a closed stream, into which libraries write."""
+    command = f'exec "{sys.executable}" -m perceptual_ops {STYLIZE} <&- >&- 2>&-'
+    done = subprocess.run(["sh", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    assert done.returncode == 0
+    assert read_image("out.png").shape == (1, 3, 24, 24)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_stdout(capsys):
+    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["--version"])
+    assert capsys.readouterr().err == (
+        "perceptual-ops: stdout: expected a place to write to, it cannot be written (No space left on device)\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["--version"], ["stylize", "--help"]])
+def test_nobody_reads_stdout(capsys, monkeypatch, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(arguments) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_nobody_reads_stderr(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert cli.main(["stylize"]) == 141
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_of_any_letters_are_printed_as_they_are_on_disk(folder, monkeypatch, encoding):
+    """Of bytes that are no UTF-8, too: the path that is printed is the path that is there."""
+    for name in (b"caf\xc3\xa9.png", b"caf\xff.png", "画.png".encode()):
+        out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+        path = os.fsdecode(name)
+        assert cli.main(["apply", "model", path, path]) == 2  # whose error is written to stderr
+        assert cli.main([*STYLIZE.replace("out.png", path).split(), "--steps=1"]) == 0
+        printed = out.getvalue().rstrip(b"\n")
+        assert Path(path).exists()
+        assert printed == (name if encoding != "latin-1" or b"\xc3" not in name else "café.png".encode("latin-1"))
+
+
+def test_folders_and_trainings_of_any_letters(folder, monkeypatch):
+    """Maps, tables, logs and plots of names that are no UTF-8."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    data = folder / os.fsdecode(b"d\xff")
+    data.mkdir()
+    blocks = torch.rand(3, 10, 10, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, 1)
+    for name in (b"caf\xff.png", b"caf\xc3\xa9.png"):
+        write_image(data / os.fsdecode(name), blocks.repeat_interleave(4, 2))
+    places = ["--map", str(data.with_name("maps")), "--csv", os.fsdecode(b"t\xff.csv")]
+    compared = [
+        "compare",
+        str(data),
+        str(data),
+        "--metric",
+        "content",
+        "--layers",
+        "relu1_1",
+        "--weights",
+        "random",
+        *places,
+    ]
+    assert cli.main(compared) == 0
+    assert b"caf\xff.png" in Path(os.fsdecode(b"t\xff.csv")).read_bytes()
+    model = os.fsdecode(b"m\xff$_$.safetensors")
+    trained = ["train-sr", "--data", str(data), "-o", model, "--loss", "pixel", "--scale", "2", "--size", "32"]
+    assert cli.main([*trained, "--steps", "1", "--batch", "1"]) == 0
+    Path(model).rename("m.safetensors")  # safetensors opens names of UTF-8 alone
+    assert cli.main(["upscale", "m.safetensors", str(data), os.fsdecode(b"up\xff")]) == 0
+    assert len(list(Path(os.fsdecode(b"up\xff")).iterdir())) == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("perceptual-ops ") and torch.__version__ in line
+    assert "compiled operators with" in line or "is not built" in line or "no CUDA part" in line
+
+
+def test_doctor_keeps_names_and_values_apart(capsys, monkeypatch):
+    cli.main(["doctor"])
+    for line in capsys.readouterr().out.splitlines():
+        assert line[22] == " " and line[:22].strip(), line
