@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,21 @@ def test_settings_that_are_refused(name: str, value: object, message: str) -> No
     with pytest.raises((AttributeError, TypeError, ValueError), match=message):
         setattr(loss, name, value)
     assert_equal(loss(*pairs()["photograph"]), before)
+
+
+@pytest.mark.parametrize("kind", [PerceptualLoss, WeightedTVLoss])
+def test_no_argument_is_ignored_when_it_is_set_later(kind: type[nn.Module]) -> None:
+    loss = made() if kind is PerceptualLoss else kind()
+    for name in inspect.signature(kind).parameters:
+        with pytest.raises((AttributeError, TypeError, ValueError), match=name):
+            setattr(loss, name, object())
+
+
+def test_the_engine_is_a_setting() -> None:
+    loss, pair = made(), pairs()["photograph"]
+    loss.engine = "autograd"
+    (gradient,) = torch.autograd.grad(loss(x := pair[0].clone().requires_grad_(), pair[1])[0], x, create_graph=True)
+    assert gradient.requires_grad  # which the lean engine has not
 
 
 def test_the_lean_engine_is_not_left_in_silence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -148,6 +149,14 @@ def test_settings_that_are_refused(kind: str, name: str, value: object, message:
     loss = piq.TVLoss() if kind == "TVLoss" else our_loss(kind)
     with pytest.raises((AttributeError, TypeError, ValueError), match=message):
         setattr(loss, name, value)
+
+
+@pytest.mark.parametrize("kind", ["ContentLoss", "StyleLoss", "LPIPS", "DISTS", "TVLoss"])
+def test_no_argument_is_ignored_when_it_is_set_later(kind: str) -> None:
+    loss = piq.TVLoss() if kind == "TVLoss" else our_loss(kind)
+    for name in inspect.signature(type(loss)).parameters.keys() - {"replace_pooling"}:  # a method of piq's objects
+        with pytest.raises((AttributeError, TypeError, ValueError), match=name):
+            setattr(loss, name, object())
 
 
 def test_other_weights_than_layers() -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops, reference
-from .._settings import ModuleWithSettings, setting
+from .._settings import ModuleWithSettings, fixed, passed_on, setting
 from ..losses import PerceptualLoss as _PerceptualLoss
+from ..losses.frozen import ENGINES
 from ..losses.terms import Part
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
@@ -98,6 +99,14 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     style_weight = setting("style_weight", checks.check_number)
     layer_weights = setting("layer_weights", lambda name, layers: _checked_layers(name, layers))
     criterion_type = setting("criterion_type", partial(checks.check_choice, choices=tuple(DISTANCES)))
+    engine = setting(
+        "engine",
+        lambda name, engine: engine and checks.check_choice(name, engine, ENGINES),
+        changed=lambda loss: setattr(loss._loss, "engine", loss.engine or "lean"),
+    )
+    compute_dtype, chunk_size, backend = passed_on("compute_dtype"), passed_on("chunk_size"), passed_on("backend")
+    vgg_type, weights = fixed("vgg_type"), fixed("weights")
+    use_input_norm, range_norm = fixed("use_input_norm"), fixed("range_norm")
 
     def __init__(
         self,
@@ -122,7 +131,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.criterion_type = criterion
-        self._engine = engine
+        self.engine = engine
         self._check_engine()
         try:
             self._loss = _PerceptualLoss(
@@ -169,7 +178,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         return self.criterion_type == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
 
     def _check_engine(self) -> None:
-        if self._engine == "lean" and self._is_whole:
+        if self.engine == "lean" and self._is_whole:
             raise ValueError(
                 'engine: expected None or "autograd" for two losses at once or criterion="fro", whose gradients are '
                 'weighted in the backward; got "lean"'

@@ -42,3 +42,14 @@ def checked_weights(name: str, weights: Sequence[float | Tensor]) -> tuple[float
         with torch.inference_mode(False):  # or it could not serve in training later
             found.append(weight.item() if weight.numel() == 1 else weight.clone() if weight.is_inference() else weight)
     return tuple(found)
+
+
+def channel_weights(weights: Sequence[float | Tensor], maps: Sequence[Tensor]) -> list[Tensor] | None:
+    """One weight (C) for each channel of each map (N, C, H, W); None where there are more."""
+    found = []
+    for given, x in zip(weights, maps, strict=False):
+        weight = torch.as_tensor(given, dtype=checks.accumulator_dtype(x), device=x.device)
+        if weight.numel() not in (1, x.shape[1]) or tuple(weight.shape[-2:]) not in ((), (1, 1)):
+            return None
+        found.append(weight.reshape(-1).expand(x.shape[1]))
+    return found

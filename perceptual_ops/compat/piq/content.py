@@ -13,7 +13,7 @@ from torch.nn.modules.loss import _Loss
 
 from ... import _checks as checks
 from ... import ops, reference
-from ..._settings import ModuleWithSettings, fixed, setting
+from ..._settings import ModuleWithSettings, fixed, passed_on, setting
 from ...losses import PerceptualLoss
 from ...losses.chunks import chunks
 from ...losses.frozen import FrozenLoss
@@ -25,7 +25,7 @@ from .._checkpoint import DropsPeerState
 from .._images import check_pair
 from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
-from .arguments import DISTANCES, checked_distance, checked_weights, fused_name
+from .arguments import DISTANCES, channel_weights, checked_distance, checked_weights, fused_name
 from .asserted import asserted
 from .networks import Order, order_of, trunk_for
 
@@ -77,7 +77,11 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
     distance = setting("distance", checked_distance)
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     normalize_features = setting("normalize_features", checks.check_flag)
-    layers, mean, std = fixed("layers"), fixed("mean"), fixed("std")
+    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    engine, backend = passed_on("engine"), passed_on("backend")
+    feature_extractor, network_weights = fixed("feature_extractor"), fixed("network_weights")
+    layers, mean, std, as_named = fixed("layers"), fixed("mean"), fixed("std"), fixed("as_named")
+    allow_layers_weights_mismatch = fixed("allow_layers_weights_mismatch", "_allows_mismatch")
 
     _loss: FrozenLoss
     _is_style = False
@@ -246,7 +250,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         numbers = [w * x.shape[1] for w, x in zip(self._weights, maps, strict=False) if not isinstance(w, Tensor)]
         if not self.normalize_features and distance and len(numbers) == len(maps):
             return ops.feature_loss(maps, targets, numbers, distance, "none", backend=backend)
-        of_channels = self._channel_weights(maps)
+        of_channels = channel_weights(self._weights, maps)
         if self.normalize_features and distance == "mse" and of_channels:
             return lpips_terms(maps, targets, of_channels, EPS, False, backend)[0]
         return self._by_layer(maps, targets)
@@ -256,16 +260,6 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         if self.normalize_features:
             sides = [[self.normalize(x) for x in side] for side in sides]
         return self._weighted(self.compute_distance(*sides))
-
-    def _channel_weights(self, maps: list[Tensor]) -> list[Tensor] | None:
-        """One weight (C) for each channel of each map (N, C, H, W); None where there are more."""
-        found = []
-        for given, x in zip(self._weights, maps, strict=False):
-            weight = torch.as_tensor(given, dtype=checks.accumulator_dtype(x), device=x.device)
-            if weight.numel() not in (1, x.shape[1]) or tuple(weight.shape[-2:]) not in ((), (1, 1)):
-                return None
-            found.append(weight.reshape(-1).expand(x.shape[1]))
-        return found
 
     def _weighted(self, distances: list[Tensor]) -> Tensor:  # L x (N, C, H, W) -> (N)
         """The sum over layers and channels, in plain PyTorch: weights may have any shape."""

@@ -49,7 +49,7 @@ class LPIPS(ContentLoss):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
 
-    weights = _learned
+    weights, linear = _learned, fixed("linear")
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class DISTS(ContentLoss):
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
 
-    weights, distance = _learned, fixed("distance")
+    weights, distance, alpha_beta = _learned, fixed("distance"), fixed("alpha_beta")
     sum_of_distances = setting("sum_of_distances", checks.check_flag)
     resize = setting("resize", checks.check_flag)
 
