@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -113,6 +114,15 @@ def test_without_a_picture_that_can_be_read(pictures, tmp_path, workers):
         ValueError, match=r"^pictures: expected one that can be read, none of the 3 can, such as [^\n]*$"
     ):
         run(pictures, tmp_path / "model.pt2", TrainingOptions(steps=2, batch=2, size=32, workers=workers))
+
+
+def test_a_reader_that_is_killed(pictures, tmp_path, monkeypatch):
+    """As the system does where memory ends, or a decoder that crashes."""
+    monkeypatch.setattr(
+        "perceptual_ops.recipes.picture_pool.read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    with pytest.raises(ChildProcessError, match="workers: expected 1 processes that read pictures, one was killed"):
+        run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=2, batch=2, size=32, workers=1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import _checks as checks
+from .._failures import reason
 from ..networks.checkpoint_files import check_finite_state
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
 from .crops import RandomCrops
@@ -108,6 +109,7 @@ class Training:
     Raises:
         ValueError: A batch that the processes cannot share evenly; a checkpoint of other settings.
         DivergenceError: A loss or weights that are no numbers any more; a ValueError.
+        ChildProcessError: A process that reads pictures was killed.
     """
 
     def __init__(
@@ -210,6 +212,13 @@ class Training:
             if self._pool is not None:
                 self._pool.tell(aloud=False)  # no picture is left: in a sentence, without the traceback of a reader
             raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ChildProcessError(
+                f"workers: expected {self.options.workers} processes that read pictures, one was killed, by too little "
+                f"memory or by a picture ({reason(error)}); the same run with workers=0 shows which"
+            ) from error
 
     def _tell_unreadable(self) -> None:
         if self._pool is None:
