@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class ModuleWithSettings(nn.Module):
@@ -51,8 +51,9 @@ def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -
     kept = kept or f"_{name}"
 
     def refuse(module: nn.Module, value: object) -> None:
+        came = f"a {type(value).__name__}" if isinstance(value, nn.Module | Tensor) else repr(value)  # of many lines
         raise AttributeError(
-            f"{name}: fixed when the {type(module).__name__} is made, got {value!r} later; make another one with it"
+            f"{name}: fixed when the {type(module).__name__} is made, got {came} later; make another one with it"
         )
 
     get = read or (lambda module: getattr(module, kept))

@@ -57,7 +57,7 @@ def test_alpha_and_beta_that_are_set_count_from_the_next_call_on() -> None:
 
 def test_what_cannot_be_set() -> None:
     ours = both()[0]
-    before = distance(ours), ours.alpha
+    before = distance(ours), ours.alpha.clone()
     with pytest.raises(ValueError, match=r"^alpha: expected no requires_grad, since no gradient flows to it"):
         ours.alpha = nn.Parameter(torch.ones(1, 1475, 1, 1))
     with pytest.raises(ValueError, match=r"in what was set as beta must be a float tensor of shape \(1, 1475, 1, 1\)"):

@@ -184,5 +184,6 @@ def test_the_function_compiled() -> None:
     found, expected = value_and_gradient(compiled, *pair), value_and_gradient(step, *pair)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert compiled(*(image.double() for image in pair)).dtype == torch.float64
+    assert compiled(*pair).dtype == torch.float32
     assert _kept._kept.cache_info().misses == 2
     _kept._kept.cache_clear()
