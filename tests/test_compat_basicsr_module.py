@@ -126,6 +126,12 @@ def test_the_lean_engine_is_not_left_in_silence() -> None:
         loss(*pairs()["photograph"])
 
 
+def test_what_it_prints_is_what_holds() -> None:
+    loss = made()
+    loss.style_weight, loss.layer_weights = 3.0, {"conv1_1": 0.25}
+    assert "{'conv1_1': 0.25}, perceptual_weight=1.0, style_weight=3.0, criterion='l1'" in repr(loss)
+
+
 @pytest.mark.parametrize("name", ["vgg", "criterion"])
 def test_attributes_that_are_missing(name: str) -> None:
     with pytest.raises(AttributeError, match=f"PerceptualLoss.{name}: not here; "):

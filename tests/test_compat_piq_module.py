@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -112,6 +113,15 @@ def test_settings_that_only_piq_has(kind: str, name: str, value: object) -> None
         setattr(loss, name, value)
     ours, theirs = (run(loss, *pairs()["batch"]) for loss in losses)
     assert_alike(ours, theirs)
+
+
+def test_weights_that_are_tensors_move_and_copy_with_it() -> None:
+    loss = our_loss("ContentLoss", layers=("relu1_2",), weights=[numbers(1, 64, 1, 1)])
+    assert_equal(pickle.loads(pickle.dumps(loss))(*small()), loss(*small()))
+    moved = copy.deepcopy(loss).to("meta")
+    assert moved(*(images.to("meta") for images in small())).is_meta
+    assert moved.weights[0].is_meta
+    assert not loss.weights[0].is_meta
 
 
 def test_weights_that_are_tensors_change_in_place() -> None:

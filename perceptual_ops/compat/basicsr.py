@@ -149,6 +149,12 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         except OSError as error:
             raise type(error)(f"{error}; BasicSR's own file for VGG19 is named by weights={WEIGHTS_FILE!r}") from error
 
+    def extra_repr(self) -> str:
+        return (
+            f"layer_weights={self.layer_weights}, perceptual_weight={self.perceptual_weight}, "
+            f"style_weight={self.style_weight}, criterion={self.criterion_type!r}"
+        )
+
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The perceptual and the style loss of a batch of images.
 
