@@ -5,42 +5,66 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from host import mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise
+from host.cases import Check
 from host.mutants import Mutant, build_mutants
 from host.suite import small_cases
-from host.worker import run_apart
+from host.worker import Launch, each_apart
 
 ROOMS = (mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise)
 MUTANTS = [mutant for room in ROOMS for mutant in room.MUTANTS]
 
 
-def outcome(mutant: Mutant, folder) -> str:
+@pytest.fixture(scope="module")
+def cases() -> dict[str, list[tuple[Launch, Check]]]:
+    """The small launches of each launcher with their checks."""
+    made = [(case.name.split()[0], case.make()) for case in small_cases()]
+    return {launcher: [pair for other, pair in made if other == launcher] for launcher, _ in made}
+
+
+@pytest.fixture(scope="module")
+def folders() -> dict[str, Path]:
+    """Modules by configuration: the plain ones hold all faults, so that all of them can be seen to change nothing."""
+    asan = [mutant for mutant in MUTANTS if mutant.configuration == "asan"]
+    return {"plain": build_mutants(MUTANTS, "plain"), "asan": build_mutants(asan, "asan")}
+
+
+def outcome(pairs: list[tuple[Launch, Check]], folder: Path, configuration: str, mutant: int) -> str:
     """What the first case to fail says."""
-    pairs = [case.make() for case in small_cases() if case.name.split()[0] == mutant.launcher]
+    results = each_apart(folder, [launch for launch, _ in pairs], configuration, mutant=mutant)
     try:
-        results = run_apart(folder, [launch for launch, _ in pairs], mutant.configuration)
+        for (_, check), outputs in zip(pairs, results, strict=True):
+            if isinstance(outputs, str):
+                return outputs
+            check(outputs)
     except RuntimeError as error:
         return str(error)
-    for (_, check), outputs in zip(pairs, results, strict=True):
-        if isinstance(outputs, str):
-            return outputs
-        try:
-            check(outputs)
-        except AssertionError as error:
-            return f"wrong values: {error}"
+    except AssertionError as error:
+        return f"wrong values: {error}"
+    finally:
+        results.close()
     return "not caught"
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, str]:
-    folders = build_mutants(MUTANTS)
+def outcomes(cases, folders) -> dict[str, str]:
+    """By name of the fault."""
+
+    def of(mutant: Mutant) -> str:
+        return outcome(cases[mutant.launcher], folders[mutant.configuration], mutant.configuration, mutant.number)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = pool.map(lambda mutant: outcome(mutant, folders[mutant.name]), MUTANTS)
-        return {mutant.name: sentence for mutant, sentence in zip(MUTANTS, said, strict=True)}
+        return {mutant.name: said for mutant, said in zip(MUTANTS, pool.map(of, MUTANTS), strict=True)}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fault_is_found(mutant: Mutant, outcomes: dict[str, str]) -> None:
     assert re.search(mutant.caught, outcomes[mutant.name]), outcomes[mutant.name]
+
+
+def test_without_a_fault_nothing_is_found(cases, folders) -> None:
+    pairs = [pair for of_launcher in cases.values() for pair in of_launcher]
+    assert outcome(pairs, folders["plain"], "plain", mutant=0) == "not caught"

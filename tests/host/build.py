@@ -26,8 +26,8 @@ def build(configuration: str, mutants: Path | None = None) -> Path:
 
     Args:
         configuration: "plain", "asan" (with UBSan), "tsan", or "traffic", which counts the bytes that kernels touch.
-        mutants: Folder with a changed copy of csrc, <room>/<mutant>, for each mutant. Each becomes a module in the
-            folder mutants/<room>/<mutant> of the result.
+        mutants: Copy of csrc with faults, of its .cu files those that see one. Its modules are in the folder mutants of
+            the result.
     """
     folder, complaint = _build(configuration, mutants)
     if complaint:

@@ -1,36 +1,20 @@
 """Seeded faults: small changes of the kernels that the host execution must find.
 
-Each is applied to a copy of csrc, built, and run over the small cases of one launcher.
+All are built at once, into a copy of csrc that chooses at run time: `a + b` becomes `(hostcuda::mutated(7) ? a - b :
+a + b)`. The small cases of a fault's launcher then run with it alone.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from host.build import ROOT, build
 
 CSRC = ROOT / "csrc"
-# The launchers of each room, by the first words of their cases.
-ROOMS = {
-    "activation": (
-        "normalize",
-        "normalize_backward",
-        "bias_relu",
-        "bias_relu_backward",
-        "bias_relu_pool",
-        "bias_relu_pool_backward",
-        "l2_pool",
-        "l2_pool_backward",
-    ),
-    "dists": ("dists", "dists_backward"),
-    "gram": ("gram", "style", "symmetrise", "gram_gradient"),
-    "feature_loss": ("feature_loss", "feature_loss_gradient", "feature_loss_with_gradient"),
-    "lpips": ("lpips", "lpips_gradient", "lpips_with_gradient", "lpips_map", "lpips_map_gradient"),
-    "total_variation": ("total_variation", "total_variation_gradient", "total_variation_with_gradient"),
-}
 
 # How a fault shows: regular expressions of what is said.
 VALUES = "wrong values"
@@ -48,8 +32,9 @@ class Mutant:
         name: The kernel and the fault.
         launcher: Whose small cases must find it.
         path: The file in csrc.
-        text: What stands there, once.
-        replacement: What the mutant says instead.
+        text: What stands there, once: a whole expression, or whole statements up to ";" or "}". Where more is needed to
+            say which of several, «» are around the expression or statement itself.
+        replacement: What the mutant says instead of it.
         caught: How it shows.
         configuration: The build that shows it.
     """
@@ -63,54 +48,80 @@ class Mutant:
     configuration: str = "plain"
 
     @property
-    def room(self) -> str:
-        return next(room for room, launchers in ROOMS.items() if self.launcher in launchers)
+    def number(self) -> int:
+        """By which it is chosen. Others that come or go leave it, and so what is built."""
+        return zlib.crc32(self.name.encode())
 
     @property
-    def folder(self) -> str:
-        return f"{self.room}/{self.name.replace(':', '').replace(' ', '_')}"
+    def span(self) -> range:
+        """Where its expression or statement stands in the file. ValueError where the text is not there, or not once."""
+        original, text = (CSRC / self.path).read_text(), self.text.replace("«", "").replace("»", "")
+        if original.count(text) != 1:
+            raise ValueError(f"mutant {self.name!r}: {self.path} has its text {original.count(text)} times, not once")
+        before, _, rest = self.text.rpartition("«")
+        begin = original.index(text) + len(before)
+        return range(begin, begin + len(rest.partition("»")[0]))
 
-    def source(self) -> str:
-        """The mutated file. ValueError where the text is not there, or not once."""
-        original = (CSRC / self.path).read_text()
-        if original.count(self.text) != 1:
-            raise ValueError(
-                f"mutant {self.name!r}: {self.path} has its text {original.count(self.text)} times, not once"
-            )
-        return original.replace(self.text, self.replacement)
-
-
-def build_mutants(mutants: list[Mutant]) -> dict[str, Path]:
-    """The module folder of each mutant, by name."""
-    folders: dict[str, Path] = {}
-    for configuration in sorted({mutant.configuration for mutant in mutants}):
-        chosen = [mutant for mutant in mutants if mutant.configuration == configuration]
-        sources = ROOT / "build" / "host" / f"mutants-{configuration}"
-        for old in sources.glob("*/*"):
-            if str(old.relative_to(sources)) not in {mutant.folder for mutant in chosen}:
-                shutil.rmtree(old)
-        for mutant in chosen:
-            _write_copy(mutant, sources / mutant.folder)
-        modules = build(configuration, sources) / "mutants"
-        folders |= {mutant.name: modules / mutant.folder for mutant in chosen}
-    return folders
+    def or_else(self, original: str) -> str:
+        """Code that does the one or the other."""
+        chosen = f"hostcuda::mutated({self.number}u)"
+        if original.rstrip().endswith((";", "}")):
+            return f"{{ if ({chosen}) {{ {self.replacement}\n}} else {{ {original}\n}} }}"
+        return f"({chosen} ? ({self.replacement}) : ({original}))"
 
 
-def _write_copy(mutant: Mutant, folder: Path) -> None:
-    """csrc with the fault, of the .cu files those that see it. What is right keeps its time: only news is built."""
+def seeded(path: str, mutants: list[Mutant]) -> str:
+    """A file of csrc with all of its faults, none of which is chosen."""
+    original = (CSRC / path).read_text()
+
+    def rendered(begin: int, end: int, mutants: list[Mutant]) -> str:
+        """From begin to end. Of faults in one another the outermost comes first."""
+        parts, at = [], begin
+        while mutants:
+            outer, *mutants = mutants
+            inner = [mutant for mutant in mutants if mutant.span.start < outer.span.stop]
+            if outer.span.start < at or any(mutant.span.stop > outer.span.stop for mutant in inner):
+                raise ValueError(f"mutant {outer.name!r}: its text ends inside of another's")
+            parts += [
+                original[at : outer.span.start],
+                outer.or_else(rendered(outer.span.start, outer.span.stop, inner)),
+            ]
+            mutants, at = mutants[len(inner) :], outer.span.stop
+        return "".join([*parts, original[at:end]])
+
+    return rendered(0, len(original), sorted(mutants, key=lambda mutant: (mutant.span.start, -mutant.span.stop)))
+
+
+def build_mutants(mutants: Iterable[Mutant], configuration: str) -> Path:
+    """The folder of the modules that hold the faults, none of which is chosen.
+
+    Args:
+        mutants: What is seeded.
+        configuration: As for build.
+    """
+    faults: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        faults.setdefault(mutant.path, []).append(mutant)
+    sources = ROOT / "build" / "host" / f"mutants-{configuration}"
     for path in CSRC.rglob("*"):
-        name = path.relative_to(CSRC)
-        if path.suffix not in (".h", ".cuh", ".cu") or (path.suffix == ".cu" and not _sees(path, CSRC / mutant.path)):
-            continue
-        text = mutant.source() if str(name) == mutant.path else path.read_text()
-        copy = folder / name
-        if not copy.exists() or copy.read_text() != text:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(text)
+        if path.suffix in (".h", ".cuh", ".cu"):
+            name = path.relative_to(CSRC)
+            wanted = path.suffix != ".cu" or _sees(path, {CSRC / file for file in faults})
+            _write(sources / name, seeded(str(name), faults.get(str(name), [])) if wanted else None)
+    return build(configuration, sources) / "mutants"
 
 
-def _sees(source: Path, file: Path) -> bool:
-    """Whether the file is `source` or included by it, over any number of files."""
+def _write(file: Path, text: str | None) -> None:
+    """Nothing where the text is None. What is right keeps its time: only news is compiled."""
+    if text is None:
+        file.unlink(missing_ok=True)
+    elif not file.exists() or file.read_text() != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+def _sees(source: Path, files: set[Path]) -> bool:
+    """Whether one of the files is `source` or included by it, over any number of files."""
     open_, seen = [source.resolve()], set()
     while open_:
         path = open_.pop()
@@ -118,4 +129,4 @@ def _sees(source: Path, file: Path) -> bool:
             continue
         seen.add(path)
         open_ += [(path.parent / name).resolve() for name in re.findall(r'^#include "(.+)"', path.read_text(), re.M)]
-    return file.resolve() in seen
+    return not seen.isdisjoint(files)

@@ -7,6 +7,7 @@ from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 NORMALIZE, RELU, GATE, GROUPS = (f"activation/{name}.cuh" for name in ("normalize", "bias_relu", "gate", "groups"))
 WINDOW, POOL, UNPOOL = (f"activation/{name}.cuh" for name in ("window", "pool", "unpool"))
 NORMALIZE_LAUNCH, RELU_LAUNCH, POOL_LAUNCH = (f"activation/{name}.cu" for name in ("normalize", "bias_relu", "pool"))
+CODES = "launch(pool_kernel<T, 1, Window<PoolKind::kMax, kAny, kAny>>, windows, maxima, nullptr, codes);"
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
@@ -16,9 +17,9 @@ MUTANTS = [
     Mutant("normalize: written over the first image", "normalize", NORMALIZE,
            "(int64_t(n) * pixels.count + number)", "int64_t(number)", f"{VALUES}|{ORDER}"),
     Mutant("normalize: a pixel after the last", "normalize", NORMALIZE,
-           "if (pixel.number >= pixels.count) return;\n  const In* from",
-           "if (pixel.number > pixels.count) return;\n  const In* from", f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("normalize: shift of the first channel", "normalize", NORMALIZE, "+ shift[c]", "+ shift[0]", VALUES),
+           "if («pixel.number >= pixels.count») return;\n  const In* from", "pixel.number > pixels.count",
+           f"{VALUES}|{ORDER}|{GUARD}"),
+    Mutant("normalize: shift of the first channel", "normalize", NORMALIZE, "+ «shift[c]»", "shift[0]", VALUES),
     Mutant("normalize: any channels by threes", "normalize", NORMALIZE_LAUNCH,
            "channels % kColours == 0", "channels > 0", f"{VALUES}|{GUARD}|{ORDER}"),
     # and its gradient
@@ -29,12 +30,12 @@ MUTANTS = [
     Mutant("normalize backward: channels side by side", "normalize_backward", NORMALIZE,
            "to[c * result_strides.c]", "to[c]", f"{VALUES}|{ORDER}"),
     Mutant("normalize backward: a pixel after the last", "normalize_backward", NORMALIZE,
-           "if (pixel.number >= pixels.count) return;\n  const T* from",
-           "if (pixel.number > pixels.count) return;\n  const T* from", f"{VALUES}|{ORDER}|{GUARD}"),
+           "if («pixel.number >= pixels.count») return;\n  const T* from", "pixel.number > pixels.count",
+           f"{VALUES}|{ORDER}|{GUARD}"),
     # bias and ReLU
     Mutant("relu: NaN does not pass", "bias_relu", RELU, "!(value <= Acc(0))", "value > Acc(0)", VALUES),
     Mutant("relu: zero passes", "bias_relu", RELU, "!(value <= Acc(0))", "!(value < Acc(0))", f"{VALUES}: signs"),
-    Mutant("relu: highest bit first", "bias_relu", RELU, "part * kWidth + k)", "7 - part * kWidth - k)",
+    Mutant("relu: highest bit first", "bias_relu", RELU, "(part * kWidth + k)", "(7 - part * kWidth - k)",
            f"{VALUES}: signs"),
     Mutant("relu: bias of another channel", "bias_relu", RELU,
            "unit % units.per_pixel * kWidth", "unit % units.per_pixel", f"{MISALIGNED}|{VALUES}"),
@@ -42,13 +43,13 @@ MUTANTS = [
            "if (group >= units.groups) return;", "if (group > units.groups) return;", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("relu: signs of the first sample", "bias_relu", RELU,
            "signs[int64_t(n) * units.groups + group]", "signs[group]", f"{VALUES}|{ORDER}"),
-    Mutant("relu: read after the end", "bias_relu", RELU, "if (unit < units.count) elements", "elements", ADDRESS,
+    Mutant("relu: read after the end", "bias_relu", RELU, "if («unit < units.count») elements", "true", ADDRESS,
            configuration="asan"),
     Mutant("relu: every other block", "bias_relu", RELU_LAUNCH,
            "kReluRounds<T, kWidth> * kActivationThreads", "kReluRounds<T, kWidth> * kActivationThreads * 2", VALUES),
     Mutant("relu: packs wherever maps begin", "bias_relu", GROUPS,
            "packed && reinterpret_cast<uintptr_t>(pointer) % 16 == 0", "packed && pointer != &packed", MISALIGNED),
-    Mutant("relu: a narrow bias forgotten", "bias_relu", GROUPS, "if (narrow) {", "if (narrow && wide) {", VALUES),
+    Mutant("relu: a narrow bias forgotten", "bias_relu", GROUPS, "if («narrow») {", "wide ? narrow : nullptr", VALUES),
     # and their gradient
     Mutant("relu backward: NaN times zero", "bias_relu_backward", GATE,
            "signs >> k & 1 ? factor * gradient[k] + widen(tap[k]) : Acc(0)",
@@ -67,7 +68,7 @@ MUTANTS = [
     Mutant("relu backward: maxima with their sign", "bias_relu_backward", GATE,
            "__float_as_uint(value) & 0x7fffffffu", "__float_as_uint(value)", f"{VALUES}: maxima"),
     Mutant("relu backward: maxima known before they are", "bias_relu_backward", GATE,
-           "  __syncthreads();\n  if (warp != 0) return;", "  if (warp != 0) return;",
+           "«__syncthreads();»\n  if (warp != 0) return;", "",
            f"missing lanes|{ORDER}|{VALUES}"),
     Mutant("relu backward: maxima of the last block", "bias_relu_backward", GATE,
            "atomicMax(maximum, bits)", "*maximum = bits", f"{ORDER}|{VALUES}"),
@@ -75,10 +76,10 @@ MUTANTS = [
            "gate.maxima + n", "gate.maxima", f"{VALUES}: maxima"),
     # maxima and means of windows
     Mutant("pool: last of equals", "bias_relu_pool", POOL, "value > best[k]", "value >= best[k]", f"{VALUES}: codes"),
-    Mutant("pool: NaN is no maximum", "bias_relu_pool", POOL, " || value != value", "", VALUES),
+    Mutant("pool: NaN is no maximum", "bias_relu_pool", POOL, "value != value", "false", VALUES),
     Mutant("pool: a maximum of zero passes", "bias_relu_pool", POOL, "relu && best[k] <= Acc(0)",
            "relu && best[k] < Acc(0)", f"{VALUES}: codes"),
-    Mutant("pool: highest code first", "bias_relu_pool", POOL, "<< (k * bits)", "<< ((kWidth - 1 - k) * bits)",
+    Mutant("pool: highest code first", "bias_relu_pool", POOL, "(k * bits)", "((kWidth - 1 - k) * bits)",
            f"{VALUES}: codes"),
     Mutant("pool: windows side by side", "bias_relu_pool", POOL, "place.row * step", "place.row * W::kernel(shape)",
            VALUES),
@@ -91,15 +92,15 @@ MUTANTS = [
     Mutant("pool: large windows in four bits", "bias_relu_pool", WINDOW,
            "kKernel == kAny ? shape.bits : 4", "4", f"{VALUES}: codes"),
     Mutant("pool: codes of the first sample", "bias_relu_pool", POOL,
-           "codes + n * shape.code_bytes, group", "codes, group", f"{VALUES}|{ORDER}"),
+           "«codes + n * shape.code_bytes», group", "codes", f"{VALUES}|{ORDER}"),
     # and their filter
     Mutant("blur: the end twice", "bias_relu_pool", POOL, "2 * (count - 1) - place", "2 * count - 1 - place", VALUES),
-    Mutant("blur: the beginning twice", "bias_relu_pool", POOL, "place < 0 ? -place", "place < 0 ? -place - 1", VALUES),
-    Mutant("blur: weights aside", "bias_relu_pool", WINDOW, "tap == 1 ?", "tap == 0 ?", VALUES),
+    Mutant("blur: the beginning twice", "bias_relu_pool", POOL, "place < 0 ? «-place»", "-place - 1", VALUES),
+    Mutant("blur: weights aside", "bias_relu_pool", WINDOW, "tap == 1", "tap == 0", VALUES),
     Mutant("blur: codes of every other row", "bias_relu_pool", POOL, "codes && dy < stride", "codes && dy < 1",
            f"{VALUES}: codes"),
-    Mutant("blur: no codes of single elements", "bias_relu_pool", POOL_LAUNCH, "if (codes) launch(",
-           "if (codes == nullptr) launch(", f"{VALUES}|no buffer|{ADDRESS}"),
+    Mutant("blur: no codes of single elements", "bias_relu_pool", POOL_LAUNCH,
+           f"if (codes) {CODES}", f"if (!codes) {CODES}", f"{VALUES}|no buffer|{ADDRESS}"),
     Mutant("blur: codes at the stride of the filter", "bias_relu_pool", POOL_LAUNCH, "maxima.stride = 1;", "",
            VALUES),
     # gradient of the poolings
@@ -122,11 +123,11 @@ MUTANTS = [
     Mutant("pool backward: what was there always comes along", "bias_relu_pool_backward", GATE,
            "widen(tap[k])", "widen(tap[k]) + widen(tap[k])", VALUES),
     Mutant("blur backward: the border repeats its edge", "bias_relu_pool_backward", UNPOOL,
-           "place == i)", "false)", VALUES),
-    Mutant("blur backward: the beginning twice", "bias_relu_pool_backward", UNPOOL, "place = -i;", "place = -i - 1;",
+           "copy > 0 && «place == i»", "false", VALUES),
+    Mutant("blur backward: the beginning twice", "bias_relu_pool_backward", UNPOOL, "place = «-i»;", "-i - 1",
            VALUES),
-    Mutant("blur backward: the end twice", "bias_relu_pool_backward", UNPOOL, "2 * (count - 1) - i;",
-           "2 * count - 1 - i;", VALUES),
+    Mutant("blur backward: the end twice", "bias_relu_pool_backward", UNPOOL,
+           "2 * (count - 1) - i", "2 * count - 1 - i", VALUES),
     Mutant("blur backward: outputs after the last", "bias_relu_pool_backward", UNPOOL,
            "min(place / stride, filtered - 1)", "place / stride", VALUES),
 ]  # fmt: skip

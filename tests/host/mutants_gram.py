@@ -7,7 +7,7 @@ from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 GRAM, FINISH, GRADIENT, SLOPES, PANEL, PRODUCT = (
     f"gram/{name}.cuh" for name in ("gram", "finish", "gradient", "slopes", "panel", "product")
 )
-STAGE = "    __syncthreads();  // this stage is whole, and the one before it is read\n"
+STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read\n"
 PRODUCTS = """
 #pragma unroll
           for (int k = 0; k < kSteps; ++k) {
@@ -16,61 +16,61 @@ PRODUCTS = """
           }
 """
 PROMOTION = """#pragma unroll
-          for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];
-"""
+          for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];"""
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
     # panels
     Mutant("panel: a pixel of the next range", "gram", PANEL,
-           "left = at < matrix.rows ? depth_end - first : 0", "left = at < matrix.rows ? depth_end - first + 1 : 0",
+           "left = «at < matrix.rows ? depth_end - first : 0»", "at < matrix.rows ? depth_end - first + 1 : 0",
            VALUES),
     Mutant("panel: rows read after the last channel", "gram", PANEL,
-           "left = at < matrix.rows ? depth_end - first : 0", "left = depth_end - first", ADDRESS,
+           "left = «at < matrix.rows ? depth_end - first : 0»", "depth_end - first", ADDRESS,
            configuration="asan"),
     Mutant("panel: wide copies of what is not aligned", "gram", PANEL,
-           "if (matrix.aligned) {", "if (true) {", MISALIGNED),
+           "if («matrix.aligned») {", "true", MISALIGNED),
     # sums over ranges of pixels
     Mutant("gram: stages used before they are whole", "gram", GRAM,
-           f"{STAGE}    if (stage + kStages", "    if (stage + kStages", f"{ORDER}|{VALUES}"),
-    Mutant("gram: no wait for the copies", "gram", GRAM, "    wait_copies<kStages - 2>();\n", "", f"{ORDER}|{VALUES}"),
+           f"{STAGE}    if (stage + kStages", "", f"{ORDER}|{VALUES}"),
+    Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kStages - 2>();", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: a stage too few waited for", "gram", GRAM,
-           "wait_copies<kStages - 2>", "wait_copies<kStages - 1>", f"{ORDER}|{VALUES}"),
+           "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();", f"{ORDER}|{VALUES}"),
     Mutant("gram: a buffer filled while it is read", "gram", GRAM,
-           "unsigned char* to = shared + stage % kStages", "unsigned char* to = shared + stage % (kStages - 1)",
+           "unsigned char* to = shared + «stage % kStages»", "stage % (kStages - 1)",
            f"{ORDER}|{VALUES}"),
     Mutant("gram: a range runs to the end of the map", "gram", GRAM,
            "min(map.pixels - begin, layer.split_pixels)", "map.pixels - begin", VALUES),
     Mutant("gram: swapped layout", "gram", GRAM,
            "layer.nhwc ? map.stride_p : map.stride_c", "layer.nhwc ? map.stride_c : map.stride_p",
            f"{ADDRESS}|{VALUES}|{MISALIGNED}", configuration="asan"),
-    Mutant("gram: two warps make the same part", "gram", GRAM, "0x71326054", "0x71326055", VALUES),
+    Mutant("gram: two warps make the same part", "gram", GRAM,
+           "kParts >> (4 * warp)", "0x71326055u >> (4 * warp)", VALUES),
     Mutant("gram: the corner of a diagonal tile left out", "gram", GRAM,
            "below == 0 ? Cover::kLower : Cover::kCorner", "Cover::kCorner", VALUES),
     Mutant("gram: warps' totals read too soon", "gram", GRAM,
-           "  __syncthreads();  // the totals are there\n", "", f"{ORDER}|{VALUES}"),
+           "«__syncthreads();»  // the totals are there", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: totals over a stage that is read", "gram", GRAM,
-           "  __syncthreads();  // the last stage is read\n", "", f"{ORDER}|{VALUES}"),
-    Mutant("gram: a pair of warps left out", "gram", GRAM, "chunk < 3;", "chunk < 2;", VALUES),
+           "«__syncthreads();»  // the last stage is read", "", f"{ORDER}|{VALUES}"),
+    Mutant("gram: a pair of warps left out", "gram", GRAM, "«chunk < 3»;", "chunk < 2", VALUES),
     Mutant("gram: fragments of a diagonal tile overlap", "gram", GRAM,
            "row * (row + 1) + column", "row * row + column", VALUES),
     Mutant("gram: workspace by sample and range", "gram", GRAM,
-           "fragment = int64_t(range) * triangle", "fragment = n * triangle", VALUES),
+           "fragment = «int64_t(range)» * triangle", "n", VALUES),
     # products
     Mutant("product: sums of tensor cores never promoted", "gram", PRODUCT,
            f"float sums[4] = {{}};{PRODUCTS}{PROMOTION}", f"float (&sums)[4] = totals[i][j];{PRODUCTS}", VALUES),
     Mutant("product: lower parts of fp32 left out", "gram", PRODUCT,
-           "          add_products<true>(a_lower[k], b_upper[k], i, all, lower, sums);\n", "", VALUES),
+           "add_products<true>(a_lower[k], b_upper[k], i, all, lower, sums);", "", VALUES),
     # sum of the ranges
     Mutant("gram finish: not mirrored", "gram", FINISH,
-           "    gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];\n", "",
+           "gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];", "",
            f"{VALUES}|{ORDER}"),
     Mutant("gram finish: stride of the ranges", "gram", FINISH,
-           "stride = batch * fragments * kFragmentSize", "stride = fragments * kFragmentSize", VALUES),
+           "batch * fragments * kFragmentSize", "fragments * kFragmentSize", VALUES),
     Mutant("gram finish: last range left out", "gram", FINISH,
-           "split < layer.splits;", "split + 1 < layer.splits;", VALUES),
+           "«split < layer.splits»;", "split + 1 < layer.splits", VALUES),
     # style distance
-    Mutant("style: target not mirrored", "style", FINISH, "- target[mirrored]", "- target[here]", VALUES),
+    Mutant("style: target not mirrored", "style", FINISH, "target[mirrored]", "target[here]", VALUES),
     Mutant("style: the diagonal counted twice", "style", FINISH,
            "here == mirrored ? at.value : at.value + across.value", "at.value + across.value", VALUES),
     Mutant("style: not symmetrised", "style", FINISH, "(at.slope + across.slope)", "(at.slope + at.slope)", VALUES),
@@ -79,30 +79,30 @@ MUTANTS = [
     Mutant("style: layers of the launch before forgotten", "style", FINISH,
            "first_layers ? Acc(0) : loss[n]", "Acc(0)", VALUES),
     Mutant("style: layers summed too soon", "style", FINISH,
-           "  __syncthreads();  // every layer's value is there\n", "", f"{VALUES}|{ORDER}"),
-    Mutant("style: counters not set", "style", GRAM, "i < arrival_count;", "i + 1 < arrival_count;", VALUES),
+           "«__syncthreads();»  // every layer's value is there", "", f"{VALUES}|{ORDER}"),
+    Mutant("style: counters not set", "style", GRAM, "i < arrival_count", "i + 1 < arrival_count", VALUES),
     # D + D^T
     Mutant("symmetrise: not symmetrised", "symmetrise", SLOPES,
            "slopes[first + place] + slopes[first + mirrored]", "slopes[first + place] + slopes[first + place]", VALUES),
     Mutant("symmetrise: every sample the first", "symmetrise", SLOPES,
-           "first = blockIdx.x / channels * (int64_t(channels) * channels)", "first = 0", f"{VALUES}|{ORDER}"),
+           "blockIdx.x / channels * (int64_t(channels) * channels)", "0", f"{VALUES}|{ORDER}"),
     Mutant("symmetrise: one walk along a row", "symmetrise", SLOPES,
-           "column < channels;", "column < kRowThreads;", f"{VALUES}|{ORDER}"),
+           "«column < channels»;", "column < kRowThreads", f"{VALUES}|{ORDER}"),
     # S in 16 bits
     Mutant("narrow: the power of two not undone", "gram_gradient", SLOPES, "1.0f / power", "1.0f", VALUES),
     Mutant("narrow: no power of two", "gram_gradient", SLOPES,
-           "exponent == 0 ||", "exponent >= 0 ||", VALUES),
+           "exponent == 0", "exponent >= 0", VALUES),
     Mutant("narrow: rows without their pitch", "gram_gradient", SLOPES,
            "row * layer.pitch", "row * layer.channels", f"{VALUES}|{ORDER}"),
     # gradient
     Mutant("gradient: stages used before they are whole", "gram_gradient", GRADIENT,
-           f"{STAGE}    if (stage + shape", "    if (stage + shape", f"{ORDER}|{VALUES}"),
+           f"{STAGE}    if (stage + shape", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: a stage too few waited for", "gram_gradient", GRADIENT,
-           "wait_copies<1>", "wait_copies<2>", f"{ORDER}|{VALUES}"),
+           "wait_copies<1>();", "wait_copies<2>();", f"{ORDER}|{VALUES}"),
     Mutant("gradient: narrow maps not waited for", "gram_gradient", GRADIENT,
-           "wait_copies<0>", "wait_copies<1>", f"{ORDER}|{VALUES}"),
+           "wait_copies<0>();", "wait_copies<1>();", f"{ORDER}|{VALUES}"),
     Mutant("gradient: rows read before they are there", "gram_gradient", GRADIENT,
-           "    __syncwarp();  // the rows are there\n", "", f"{ORDER}|{VALUES}"),
+           "«__syncwarp();»  // the rows are there", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: strides of the features", "gram_gradient", GRADIENT,
            "line_stride(dx_map)", "line_stride(map)", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: a row too many", "gram_gradient", GRADIENT,
@@ -110,13 +110,13 @@ MUTANTS = [
            f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: no tail along the columns", "gram_gradient", GRADIENT,
            "if (i < count) to[i] = out.values[i];", "to[i] = out.values[i];", f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("gradient: upstream of the first sample", "gram_gradient", GRADIENT, ": grad[n],", ": grad[0],", VALUES),
+    Mutant("gradient: upstream of the first sample", "gram_gradient", GRADIENT, ": «grad[n]»,", "grad[0]", VALUES),
     Mutant("gradient: scale of the wrong axis", "gram_gradient", GRADIENT,
-           "scale[scale_rows ? row", "scale[!scale_rows ? row", f"{VALUES}|{ORDER}|{GUARD}"),
+           "scale[«scale_rows» ? row", "!scale_rows", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: one target is a batch", "gram_gradient", GRADIENT,
            "n * target_map.stride_n", "n * map.stride_n", VALUES),
     Mutant("gradient: slots of the first sample", "gram_gradient", GRADIENT,
            "layer.first_slot + n * items", "layer.first_slot", f"{VALUES}|{ORDER}"),
     Mutant("gradient: counted with the first sample", "gram_gradient", GRADIENT,
-           "layer.first_arrival + n,", "layer.first_arrival,", f"{VALUES}|{ORDER}"),
+           "layer.first_arrival + n", "layer.first_arrival", f"{VALUES}|{ORDER}"),
 ]  # fmt: skip

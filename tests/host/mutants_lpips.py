@@ -13,7 +13,7 @@ MUTANTS = [
     Mutant("lpips: a direction for pixels without features", "lpips_gradient", PIXEL,
            "if (root == Acc(0)) return {Acc(0), Acc(0)};", "", VALUES),
     Mutant("lpips: eps in the direction of the length", "lpips_with_gradient", PIXEL,
-           "Acc(1) / root};", "Acc(1) / (root + norm.outside)};", VALUES),
+           "«Acc(1) / root»}", "Acc(1) / (root + norm.outside)", VALUES),
     Mutant("lpips: gradient by y of the other sign", "lpips_gradient", PIXEL,
            "of_y.radial * widen(y) * along.y - channel.pull", "channel.pull - of_y.radial * widen(y) * along.y",
            VALUES),
@@ -27,7 +27,7 @@ MUTANTS = [
            "lane_sums(distances, lanes);", "", VALUES),
     # tiles of pixels
     Mutant("lpips tiles: lengths before all warps have shared", "lpips", TILES,
-           "share(1, y_squares);\n    __syncthreads();", "share(1, y_squares);", f"{VALUES}|{ORDER}"),
+           "share(1, y_squares);\n    «__syncthreads();»", "", f"{VALUES}|{ORDER}"),
     Mutant("lpips tiles: gradient of the last channels alone", "lpips_gradient", TILES,
            "walk.store_gradients(held)", "walk.store_gradients(true)", f"{VALUES}|{ORDER}"),
     Mutant("lpips tiles: channels after the last", "lpips_map_gradient", TILES,
@@ -44,7 +44,7 @@ MUTANTS = [
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     # launches
     Mutant("lpips: packs wherever weights begin", "lpips", LAUNCH,
-           " && (!nhwc || begins_packed(layer.weights))", "", MISALIGNED),
+           "(!nhwc || begins_packed(layer.weights))", "true", MISALIGNED),
     Mutant("lpips: strides of exchanged maps", "lpips_gradient", LAUNCH,
            "std::swap(layer.stride_x, layer.stride_y);", "", f"{VALUES}|{MISALIGNED}"),
 ]  # fmt: skip

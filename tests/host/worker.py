@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -86,18 +87,49 @@ def run_apart(folder: Path, launches: list[Launch], sanitizer: str = "plain", ru
     Raises:
         RuntimeError: The process died; the message is what it said, a sanitizer's report for example.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        task, answer = Path(scratch, "task"), Path(scratch, "answer")
-        task.write_bytes(pickle.dumps((folder, launches, runner)))
-        command = [sys.executable, "-m", "host.worker", str(task), str(answer)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **_environment(sanitizer)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if "unexpected memory mapping" in done.stderr:
-            # Some kernels put things at random where TSan wants its shadow memory; not every container lets us ask.
-            done = subprocess.run(["setarch", "-R", *command], capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr or f"the process ended with status {done.returncode}")
-        return pickle.loads(answer.read_bytes())
+    try:
+        return list(each_apart(folder, launches, sanitizer, runner))
+    except RuntimeError as error:
+        if "unexpected memory mapping" not in str(error):
+            raise
+        # Some kernels put things at random where TSan wants its shadow memory; not every container lets us ask.
+        return list(each_apart(folder, launches, sanitizer, runner, prefix=("setarch", "-R")))
+
+
+def each_apart(
+    folder: Path,
+    launches: list[Launch],
+    sanitizer: str = "plain",
+    runner: str = "run",
+    mutant: int = 0,
+    prefix: tuple[str, ...] = (),
+) -> Generator[Any | str, None, None]:
+    """As run_apart, one after the other; who stops early stops the process.
+
+    Args:
+        mutant: The number of a fault in modules that hold some; 0 for none.
+        prefix: What comes before the command.
+    """
+    command = [*prefix, sys.executable, "-m", "host.worker"]
+    ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "HOSTCUDA_MUTANT": str(mutant), **_environment(sanitizer)}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile() as task:
+        pickle.dump((folder, launches, runner), task)
+        task.seek(0)
+        process = subprocess.Popen(command, stdin=task, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **ours})
+        assert process.stdout is not None
+        try:
+            for _ in launches:
+                yield pickle.load(process.stdout)
+            failed = process.wait() != 0
+        except (EOFError, pickle.UnpicklingError):  # nothing more, or half of an answer
+            failed = True
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        if failed:
+            said.seek(0)
+            raise RuntimeError(said.read() or f"the process ended with status {process.returncode}")
 
 
 def _environment(sanitizer: str) -> dict[str, str]:
@@ -115,16 +147,16 @@ def _environment(sanitizer: str) -> dict[str, str]:
     }
 
 
-def _answer(task: Path, answer: Path) -> None:
-    folder, launches, runner = pickle.loads(task.read_bytes())
-    results: list[Any | str] = []
+def _answer() -> None:
+    folder, launches, runner = pickle.load(sys.stdin.buffer)
     for launch in launches:
         try:
-            results.append(RUNNERS[runner](folder, launch))
+            result = RUNNERS[runner](folder, launch)
         except RuntimeError as error:
-            results.append(str(error))
-    answer.write_bytes(pickle.dumps(results))
+            result = str(error)
+        pickle.dump(result, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    _answer(Path(sys.argv[1]), Path(sys.argv[2]))
+    _answer()

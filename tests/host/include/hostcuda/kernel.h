@@ -4,4 +4,5 @@
 #include "atomics.h"
 #include "builtins.h"
 #include "launch.h"
+#include "mutants.h"
 #include "warp.h"
