@@ -240,7 +240,7 @@ def test_what_is_said_of_the_objective(tmp_path, monkeypatch):
 
 def test_checks_see_a_difference(small_experiments, tmp_path, monkeypatch):
     """The run that is compared, and that what is compared differs with a seed."""
-    one, other = tmp_path / "one.pt2", tmp_path / "other.pt2"
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     checks.run(one)
     monkeypatch.setattr(checks, "OPTIONS", replace(checks.OPTIONS, seed=1))
     checks.run(other)
@@ -252,4 +252,4 @@ def test_checks_see_a_difference(small_experiments, tmp_path, monkeypatch):
 def test_a_run_that_was_not_killed_is_no_evidence(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "command", lambda out: [sys.executable, "-c", ""])
     with pytest.raises(RuntimeError, match="left no checkpoint"):
-        checks.start_and_kill(tmp_path / "model.pt2")
+        checks.start_and_kill(tmp_path / "model.safetensors")

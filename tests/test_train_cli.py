@@ -31,7 +31,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def train_style(folder, *options, style="style.png", out="model.pt2", steps="3"):
+def train_style(folder, *options, style="style.png", out="model.safetensors", steps="3"):
     command = [
         "train-style",
         str(folder / style),
@@ -45,7 +45,7 @@ def train_style(folder, *options, style="style.png", out="model.pt2", steps="3")
     return cli.main([*command, "--layers", "relu1_1,relu2_2", *QUICK, *options])
 
 
-def train_sr(folder, *options, out="sr.pt2", steps="3"):
+def train_sr(folder, *options, out="sr.safetensors", steps="3"):
     command = ["train-sr", "--data", str(folder / "data"), "-o", str(folder / out), "--scale", "2", "--steps", steps]
     return cli.main([*command, *QUICK, *options])
 
@@ -53,19 +53,32 @@ def train_sr(folder, *options, out="sr.pt2", steps="3"):
 def test_train_and_apply(folder, capsys):
     assert train_style(folder) == 0
     captured = capsys.readouterr()
-    assert "loss=" in captured.err and captured.out.strip() == str(folder / "model.pt2")
-    assert sorted(path.name for path in folder.glob("model.*")) == ["model.log.csv", "model.log.png", "model.pt2"]
-    assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "style.png"), str(folder / "out.png")]) == 0
+    assert "loss=" in captured.err and captured.out.strip() == str(folder / "model.safetensors")
+    assert sorted(path.name for path in folder.glob("model.*")) == [
+        "model.log.csv",
+        "model.log.png",
+        "model.safetensors",
+    ]
+    assert (
+        cli.main(["apply", str(folder / "model.safetensors"), str(folder / "style.png"), str(folder / "out.png")]) == 0
+    )
     assert Image.open(folder / "out.png").size == (70, 60)
-    expected = load_model(folder / "model.pt2")(read_image(folder / "style.png"))
+    expected = load_model(folder / "model.safetensors")(read_image(folder / "style.png"))
     torch.testing.assert_close(read_image(folder / "out.png"), expected, rtol=0, atol=0.6 / 255)
 
 
 def test_a_folder_is_applied_in_batches(folder, capsys):
     torch.manual_seed(0)
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
     for batch, out in (("1", "one"), ("3", "three")):
-        command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / out), "--batch", batch]
+        command = [
+            "apply",
+            str(folder / "model.safetensors"),
+            str(folder / "data"),
+            str(folder / out),
+            "--batch",
+            batch,
+        ]
         assert cli.main([*command, "--size", "32"]) == 0
         found = sorted(path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.png"))
         assert found == ["a.png", "b.png", "more/c.png"]
@@ -79,7 +92,9 @@ def test_a_folder_is_applied_in_batches(folder, capsys):
 @pytest.mark.parametrize("loss", ["pixel", "combined"])
 def test_train_sr_and_upscale(folder, loss):
     assert train_sr(folder, "--loss", loss, "--precision", "bf16") == 0
-    assert cli.main(["upscale", str(folder / "sr.pt2"), str(folder / "style.png"), str(folder / "large.png")]) == 0
+    assert (
+        cli.main(["upscale", str(folder / "sr.safetensors"), str(folder / "style.png"), str(folder / "large.png")]) == 0
+    )
     assert Image.open(folder / "large.png").size == (140, 120)
 
 
@@ -107,20 +122,20 @@ def test_a_killed_command_goes_on_with_the_same_curve(folder):
     arguments = ["train-sr", "--data", "data", "--scale", "2", "--steps", "12", "--save-every", "2", *QUICK, "-o"]
     as_usual = ["-m", "perceptual_ops"]
     for start, name in ((["-c", KILLED], "killed"), (as_usual, "killed"), (as_usual, "whole")):
-        command = [sys.executable, *start, *arguments, f"{name}.pt2"]
+        command = [sys.executable, *start, *arguments, f"{name}.safetensors"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == (0 if start == as_usual else -signal.SIGKILL), done.stderr
         assert (folder / "killed.checkpoint").exists() == (start != as_usual)
-        assert (folder / "killed.pt2").exists() == (start == as_usual)
+        assert (folder / "killed.safetensors").exists() == (start == as_usual)
     curves = [[row["loss"] for row in read_log(folder / f"{name}.log.csv")] for name in ("whole", "killed")]
     assert len(curves[0]) == 12
     assert curves[0] == curves[1]
 
 
 def test_the_packaged_photographs_are_the_default(folder):
-    command = ["train-sr", "-o", str(folder / "sr.pt2"), "--loss", "pixel", "--steps", "1", "--scale", "4"]
+    command = ["train-sr", "-o", str(folder / "sr.safetensors"), "--loss", "pixel", "--steps", "1", "--scale", "4"]
     assert cli.main([*command, *QUICK]) == 0
-    assert load_model(folder / "sr.pt2").scale == 4
+    assert load_model(folder / "sr.safetensors").scale == 4
 
 
 @pytest.mark.parametrize("kind", ["content", "style"])
@@ -170,7 +185,7 @@ def test_what_train_style_refuses(folder, capsys, options, sentence):
 def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys, monkeypatch):
     """A damaged picture, a text, one too large for the model, one too large for the memory; in batches too."""
     torch.manual_seed(0)
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
     data = folder / "data"
     (data / "aa.png").write_bytes((data / "a.png").read_bytes()[:-40])
     (data / "zz.png").write_text("no picture")
@@ -182,7 +197,7 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
         return torch.empty(1 << 50) if images.shape[3] == 71 or len(images) > 1 else called(model, images)
 
     monkeypatch.setattr(Model, "__call__", with_little_memory)
-    command = ["apply", str(folder / "model.pt2"), str(data), str(folder / "out"), "--batch", "2"]
+    command = ["apply", str(folder / "model.safetensors"), str(data), str(folder / "out"), "--batch", "2"]
     assert cli.main(command) == 1
     assert sorted(path.name for path in (folder / "out").rglob("*.png")) == ["a.png", "b.png", "c.png"]
     captured = capsys.readouterr()
@@ -199,19 +214,19 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
 
 
 def test_strict_stops_at_the_first(folder, capsys):
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
     (folder / "data" / "aa.png").write_text("no picture")
-    command = ["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]
+    command = ["apply", str(folder / "model.safetensors"), str(folder / "data"), str(folder / "out")]
     assert cli.main([*command, "--strict"]) == 2
     assert [path.name for path in (folder / "out").rglob("*.png")] == ["a.png"]
     assert "aa.png" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_without_one_picture_that_can_be_used(folder, capsys):
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
     for path in (folder / "data").rglob("*.*"):
         path.write_text("no picture")
-    assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "data"), str(folder / "out")]) == 2
+    assert cli.main(["apply", str(folder / "model.safetensors"), str(folder / "data"), str(folder / "out")]) == 2
     assert "expected a picture that can be used, none of the 3 can" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -230,14 +245,16 @@ def test_training_leaves_out_what_cannot_be_read(folder, capsys, train):
     assert sum("zz.png: expected a picture in PNG" in line for line in told) == 1
     assert len(told) == 3 and told[-1] == "perceptual-ops: 2 pictures could not be read and were left out"
     (folder / "data" / "zz.png").unlink()
-    assert train(folder, "--strict", out="strict.pt2") == 2
+    assert train(folder, "--strict", out="strict.safetensors") == 2
     assert "aa.png: expected a picture" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_too_little_memory(folder, capsys, monkeypatch):
-    save_model(folder / "model.pt2", StyleNet(4, 1), "style")
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
     monkeypatch.setattr(Model, "__call__", lambda model, images: torch.empty(1 << 50))
-    assert cli.main(["apply", str(folder / "model.pt2"), str(folder / "style.png"), str(folder / "out.png")]) == 2
+    assert (
+        cli.main(["apply", str(folder / "model.safetensors"), str(folder / "style.png"), str(folder / "out.png")]) == 2
+    )
     assert "too little memory" in capsys.readouterr().err
 
 
@@ -250,43 +267,50 @@ def test_two_processes_train_by_the_command(folder):
     apart = ["--log-dir", "logs", "--redirects", "3"]  # a file for what each process says
     command = ["-m", "perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "2", *QUICK, "-o"]
     done = subprocess.run(
-        [*launcher, *apart, *command, "sr.pt2"], cwd=folder, env=environment, capture_output=True, text=True
+        [*launcher, *apart, *command, "sr.safetensors"], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     said = [
         [next((folder / "logs").glob(f"*/*/{rank}/{stream}.log")).read_text() for stream in ("stdout", "stderr")]
         for rank in (0, 1)
     ]
-    assert said[0][0].split() == ["sr.pt2"] and "2/2" in said[0][1]
+    assert said[0][0].split() == ["sr.safetensors"] and "2/2" in said[0][1]
     assert said[1][0] == "" and "/2" not in said[1][1]
-    assert load_model(folder / "sr.pt2").scale == 2
+    assert load_model(folder / "sr.safetensors").scale == 2
     for sentence in ("aa.png: expected a picture", "zz.png: expected a picture", "2 pictures could not be read"):
         assert [stderr.count(sentence) for _, stderr in said] == [1, 0], said
     done = subprocess.run(
-        [*launcher, *command, "x.pt2", "--batch", "3"], cwd=folder, env=environment, capture_output=True, text=True
+        [*launcher, *command, "x.safetensors", "--batch", "3"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0 and "batch: expected a multiple of the 2 processes, got 3" in done.stderr
 
 
 def test_what_apply_refuses(folder, capsys):
     torch.manual_seed(0)
-    save_model(folder / "style.pt2", StyleNet(4, 1), "style")
-    save_model(folder / "sr.pt2", SuperResolutionNet(2), "super-resolution", scale=2)
+    save_model(folder / "style.safetensors", StyleNet(4, 1), "style")
+    save_model(folder / "sr.safetensors", SuperResolutionNet(2), "super-resolution", scale=2)
     program = torch.export.export(torch.nn.Conv2d(3, 3, 1), (torch.rand(1, 3, 8, 8),))
     torch.export.save(program, folder / "other.pt2")
     for command, sentence in [
-        (["apply", "missing.pt2", "style.png", "out.png"], "missing.pt2: expected a model, there is no such file"),
+        (
+            ["apply", "missing.safetensors", "style.png", "out.png"],
+            "missing.safetensors: expected a model, there is no such file",
+        ),
         (["apply", "text.png", "style.png", "out.png"], "text.png: expected a model of train-style or train-sr"),
         (["apply", "other.pt2", "style.png", "out.png"], "other.pt2: expected a model of train-style or train-sr"),
-        (["apply", "sr.pt2", "style.png", "out.png"], "this is for super-resolution; upscale runs it"),
-        (["upscale", "style.pt2", "style.png", "out.png"], "this is for style; apply runs it"),
-        (["apply", "style.pt2", "missing.png", "out.png"], "no such file"),
-        (["apply", "style.pt2", "text.png", "out.png"], "this file is in none of them"),
-        (["apply", "style.pt2", "style.png", "out.txt"], "expected a name that ends with"),
-        (["apply", "style.pt2", "data", "text.png"], "expected a folder for the results of a folder"),
-        (["apply", "style.pt2", "style.png", "style.png"], "expected a place where no input is"),
-        (["apply", "style.pt2", "data", "data"], "expected a place where no input is"),
-        (["apply", "style.pt2", "style.png", "out.png", "--batch", "0"], "--batch: expected"),
+        (["apply", "sr.safetensors", "style.png", "out.png"], "this is for super-resolution; upscale runs it"),
+        (["upscale", "style.safetensors", "style.png", "out.png"], "this is for style; apply runs it"),
+        (["apply", "style.safetensors", "missing.png", "out.png"], "no such file"),
+        (["apply", "style.safetensors", "text.png", "out.png"], "this file is in none of them"),
+        (["apply", "style.safetensors", "style.png", "out.txt"], "expected a name that ends with"),
+        (["apply", "style.safetensors", "data", "text.png"], "expected a folder for the results of a folder"),
+        (["apply", "style.safetensors", "style.png", "style.png"], "expected a place where no input is"),
+        (["apply", "style.safetensors", "data", "data"], "expected a place where no input is"),
+        (["apply", "style.safetensors", "style.png", "out.png", "--batch", "0"], "--batch: expected"),
     ]:
         words = [command[0], *(str(folder / word) if word not in ("--batch", "0") else word for word in command[1:])]
         assert cli.main(words) == 2, command
@@ -297,8 +321,8 @@ def test_what_apply_refuses(folder, capsys):
 
 def test_a_file_that_is_no_model_is_one_sentence(folder):
     """torch.export would print a traceback first, through loggers that pytest does not see."""
-    (folder / "text.png").rename(folder / "text.pt2")
-    command = [sys.executable, "-m", "perceptual_ops", "apply", "text.pt2", "style.png", "out.png"]
+    (folder / "text.png").rename(folder / "text.safetensors")
+    command = [sys.executable, "-m", "perceptual_ops", "apply", "text.safetensors", "style.png", "out.png"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -42,20 +42,25 @@ def pictures(tmp_path):
 def test_a_killed_run_goes_on_with_the_same_bits(pictures, tmp_path, stop_after, precision):
     options = TrainingOptions(steps=6, batch=2, size=32, save_every=2, precision=precision)
     weight = 100.0 if precision == "fp16" else 1.0  # the scale that fp16 has found has to be kept
-    whole = run(pictures, tmp_path / "whole.pt2", options, weight=weight).state_dict()
+    whole = run(pictures, tmp_path / "whole.safetensors", options, weight=weight).state_dict()
     with pytest.raises(Stop):
-        run(pictures, tmp_path / "killed.pt2", options, stop_after, weight=weight)
-    resumed = run(pictures, tmp_path / "killed.pt2", options, weight=weight).state_dict()
-    assert losses(tmp_path / "killed.pt2") == losses(tmp_path / "whole.pt2")
-    assert len(losses(tmp_path / "whole.pt2")) == 6
+        run(pictures, tmp_path / "killed.safetensors", options, stop_after, weight=weight)
+    resumed = run(pictures, tmp_path / "killed.safetensors", options, weight=weight).state_dict()
+    assert losses(tmp_path / "killed.safetensors") == losses(tmp_path / "whole.safetensors")
+    assert len(losses(tmp_path / "whole.safetensors")) == 6
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_the_loss_falls_and_steps_are_reported(pictures, tmp_path):
     seen = []
     options = TrainingOptions(steps=40, batch=2, size=32, lr=0.01, save_every=20)
-    run(pictures, tmp_path / "model.pt2", options, on_step=lambda done, numbers: seen.append((done, dict(numbers))))
-    curve = losses(tmp_path / "model.pt2")
+    run(
+        pictures,
+        tmp_path / "model.safetensors",
+        options,
+        on_step=lambda done, numbers: seen.append((done, dict(numbers))),
+    )
+    curve = losses(tmp_path / "model.safetensors")
     assert sum(curve[-5:]) < 0.3 * sum(curve[:5])
     assert [done for done, _ in seen] == list(range(1, 41))
     assert seen[-1][1]["step"] == 40 and seen[-1][1]["loss"] == pytest.approx(curve[-1])
@@ -71,23 +76,23 @@ def test_the_step_size_rises_and_falls_along_a_cosine(pictures, tmp_path):
     assert TrainingOptions(steps=1).lr_factor(0) == 1
     options, used = TrainingOptions(steps=12, batch=2, size=32, lr=0.5), []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
-    run(pictures, tmp_path / "model.pt2", options)
+    run(pictures, tmp_path / "model.safetensors", options)
     hook.remove()
     assert used == pytest.approx([0.5 * options.lr_factor(done) for done in range(12)])
 
 
 def test_another_seed_gives_another_curve(pictures, tmp_path):
     for seed in (0, 1):
-        run(pictures, tmp_path / f"{seed}.pt2", TrainingOptions(steps=2, batch=2, size=32, seed=seed))
-    assert losses(tmp_path / "0.pt2") != losses(tmp_path / "1.pt2")
+        run(pictures, tmp_path / f"{seed}.safetensors", TrainingOptions(steps=2, batch=2, size=32, seed=seed))
+    assert losses(tmp_path / "0.safetensors") != losses(tmp_path / "1.safetensors")
 
 
 def test_workers_and_checkpoints_do_not_change_the_curve(pictures, tmp_path):
-    run(pictures, tmp_path / "plain.pt2")
+    run(pictures, tmp_path / "plain.safetensors")
     with pytest.raises(Stop):
-        run(pictures, tmp_path / "workers.pt2", stop_after=4)
-    run(pictures, tmp_path / "workers.pt2", TrainingOptions(steps=6, batch=2, size=32, save_every=3, workers=1))
-    assert losses(tmp_path / "workers.pt2") == losses(tmp_path / "plain.pt2")
+        run(pictures, tmp_path / "workers.safetensors", stop_after=4)
+    run(pictures, tmp_path / "workers.safetensors", TrainingOptions(steps=6, batch=2, size=32, save_every=3, workers=1))
+    assert losses(tmp_path / "workers.safetensors") == losses(tmp_path / "plain.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -97,13 +102,13 @@ def test_a_damaged_picture_is_said_once_and_keeps_the_curve_a_function_of_the_da
     pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
     options = TrainingOptions(steps=6, batch=2, size=32, save_every=2)
     with pytest.warns(RuntimeWarning):
-        run(pictures, tmp_path / "plain.pt2", options)
+        run(pictures, tmp_path / "plain.safetensors", options)
     options = replace(options, workers=workers)
     with pytest.warns(RuntimeWarning) as caught, pytest.raises(Stop):
-        run(pictures, tmp_path / "model.pt2", options, stop_after=5)
+        run(pictures, tmp_path / "model.safetensors", options, stop_after=5)
     assert [str(warning.message).split(": ")[0] for warning in caught] == [str(pictures[1])]
-    run(pictures, tmp_path / "model.pt2", options)
-    assert losses(tmp_path / "model.pt2") == losses(tmp_path / "plain.pt2")
+    run(pictures, tmp_path / "model.safetensors", options)
+    assert losses(tmp_path / "model.safetensors") == losses(tmp_path / "plain.safetensors")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -113,7 +118,7 @@ def test_without_a_picture_that_can_be_read(pictures, tmp_path, workers):
     with pytest.raises(
         ValueError, match=r"^pictures: expected one that can be read, none of the 3 can, such as [^\n]*$"
     ):
-        run(pictures, tmp_path / "model.pt2", TrainingOptions(steps=2, batch=2, size=32, workers=workers))
+        run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=2, batch=2, size=32, workers=workers))
 
 
 def test_a_reader_that_is_killed(pictures, tmp_path, monkeypatch):
@@ -130,17 +135,17 @@ def test_strict_stops_at_a_damaged_picture(pictures, tmp_path, workers):
     pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
     options = TrainingOptions(steps=20, batch=2, size=32, workers=workers, strict=True)
     with pytest.raises(ValueError, match=r"1\.png: expected a picture, this one is damaged[^\n]*$"):
-        run(pictures, tmp_path / "model.pt2", options)
+        run(pictures, tmp_path / "model.safetensors", options)
 
 
 def test_a_checkpoint_of_another_run_is_refused(pictures, tmp_path):
-    run(pictures, tmp_path / "model.pt2", task="style")
+    run(pictures, tmp_path / "model.safetensors", task="style")
     for options, settings, name in [
         (TrainingOptions(steps=6, batch=2, size=32, lr=0.1), {"task": "style"}, "lr is 0.001, not 0.1"),
         (TINY, {"task": "super-resolution"}, "task is 'style', not 'super-resolution'"),
     ]:
         with pytest.raises(ValueError, match=f"its {name}; remove it to begin anew"):
-            run(pictures, tmp_path / "model.pt2", options, **settings)
+            run(pictures, tmp_path / "model.safetensors", options, **settings)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,7 @@ def test_what_is_refused_before_training(pictures, tmp_path):
     with pytest.raises(ValueError, match=r"out: expected a name that ends with \.safetensors"):
         run(pictures, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="in a folder that is there"):
-        run(pictures, tmp_path / "missing" / "model.pt2")
+        run(pictures, tmp_path / "missing" / "model.safetensors")
 
 
 @pytest.mark.parametrize(("steps", "save_every"), [(20, 100), (5, 100), (20, 3)])
@@ -170,21 +175,21 @@ def test_a_loss_that_is_no_number_ends_the_run(pictures, tmp_path, steps, save_e
     """Before it reaches a checkpoint or the end."""
     options = TrainingOptions(steps=steps, batch=2, size=32, lr=1e30, save_every=save_every)
     with pytest.raises(ValueError, match=r"no number any more at step \d+: try a smaller learning rate"):
-        run(pictures, tmp_path / "model.pt2", options)
+        run(pictures, tmp_path / "model.safetensors", options)
     assert not list(tmp_path.glob("model.*"))
 
 
 def test_a_finished_model_is_not_trained_anew(pictures, tmp_path):
-    save_model(tmp_path / "model.pt2", StyleNet(1, 0), "style")
+    save_model(tmp_path / "model.safetensors", StyleNet(1, 0), "style")
     with pytest.raises(FileExistsError, match=r"expected a name that is free, this model is there; remove it"):
-        run(pictures, tmp_path / "model.pt2")
-    (tmp_path / "model.pt2").write_text("no model")
+        run(pictures, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_text("no model")
     with pytest.raises(FileExistsError, match=r"this file is no model of a training; move it"):
-        run(pictures, tmp_path / "model.pt2")
+        run(pictures, tmp_path / "model.safetensors")
 
 
 def test_damaged_checkpoints_and_logs(pictures, tmp_path):
-    out = tmp_path / "model.pt2"
+    out = tmp_path / "model.safetensors"
     run(pictures, out)
     out.with_suffix(".log.csv").write_text("step,seconds,loss\n1,0,1\n")
     with pytest.raises(ValueError, match="expected a row for each of the 6 steps of the checkpoint, got 1"):
@@ -223,10 +228,10 @@ class Masked(Tiny):
 def test_a_mask_of_infinities_is_no_damage(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_training, "Tiny", Masked)
     with pytest.raises(Stop):
-        run(pictures, tmp_path / "model.pt2", stop_after=3)
-    model = run(pictures, tmp_path / "model.pt2")
-    save_model(tmp_path / "model.pt2", model, "style")
-    mask = load_model(tmp_path / "model.pt2", network=Masked()).network.mask
+        run(pictures, tmp_path / "model.safetensors", stop_after=3)
+    model = run(pictures, tmp_path / "model.safetensors")
+    save_model(tmp_path / "model.safetensors", model, "style")
+    mask = load_model(tmp_path / "model.safetensors", network=Masked()).network.mask
     assert mask.tolist() == [0, -torch.inf]
 
 
@@ -234,12 +239,12 @@ def test_an_update_for_each_batch(pictures, tmp_path):
     crops = RandomCrops(pictures, 32)
     with (
         pytest.raises(RuntimeError, match="one update for each batch"),
-        Training(Tiny, crops, tmp_path / "model.pt2", TINY, torch.device("cpu"), {}) as training,
+        Training(Tiny, crops, tmp_path / "model.safetensors", TINY, torch.device("cpu"), {}) as training,
     ):
         for _ in training.batches():
             pass
     with pytest.raises(RuntimeError, match="finish: expected 6 steps, 0 are done"):
-        Training(Tiny, crops, tmp_path / "model.pt2", TINY, torch.device("cpu"), {}).finish(lambda model: None)
+        Training(Tiny, crops, tmp_path / "model.safetensors", TINY, torch.device("cpu"), {}).finish(lambda model: None)
 
 
 class Watched(Tiny):
@@ -260,7 +265,7 @@ class Watched(Tiny):
 def test_layout_and_precision_reach_the_network(pictures, tmp_path, monkeypatch, precision, channels_last):
     monkeypatch.setattr(tiny_training, "Tiny", Watched)
     options = TrainingOptions(steps=1, batch=2, size=32, precision=precision, channels_last=channels_last)
-    model = run(pictures, tmp_path / "model.pt2", options)
+    model = run(pictures, tmp_path / "model.safetensors", options)
     assert model.found == [(False, channels_last, precision == "bf16")]
 
 
@@ -274,23 +279,29 @@ def test_a_compiled_network_trains_and_can_be_written(pictures, tmp_path, monkey
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend=backend))
     options = TrainingOptions(steps=2, batch=2, size=32, compile=True)
-    model = run(pictures, tmp_path / "model.pt2", options)
+    model = run(pictures, tmp_path / "model.safetensors", options)
     assert len(graphs) == 1
-    save_model(tmp_path / "model.pt2", model, "style")
-    assert load_model(tmp_path / "model.pt2", network=Tiny())(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
+    save_model(tmp_path / "model.safetensors", model, "style")
+    assert load_model(tmp_path / "model.safetensors", network=Tiny())(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
 
 
 def test_other_ways_to_train(pictures, tmp_path):
     """Inductor's dropout draws otherwise, a layout sums in another order."""
-    run(pictures, tmp_path / "plain.pt2")
+    run(pictures, tmp_path / "plain.safetensors")
     for name, change in (("compiled", {"compile": True}), ("nchw", {"channels_last": False})):
-        run(pictures, tmp_path / f"{name}.pt2", TrainingOptions(steps=6, batch=2, size=32, save_every=2, **change))
-        assert losses(tmp_path / f"{name}.pt2") == pytest.approx(losses(tmp_path / "plain.pt2"), rel=0.1)
+        run(
+            pictures,
+            tmp_path / f"{name}.safetensors",
+            TrainingOptions(steps=6, batch=2, size=32, save_every=2, **change),
+        )
+        assert losses(tmp_path / f"{name}.safetensors") == pytest.approx(
+            losses(tmp_path / "plain.safetensors"), rel=0.1
+        )
 
 
 def test_a_step_that_fp16_cannot_hold_is_left_out(pictures, tmp_path):
     """The gradient overflows at the scale that GradScaler begins with: neither weights nor step size move."""
-    out = tmp_path / "model.pt2"
+    out = tmp_path / "model.safetensors"
     options = TrainingOptions(steps=4, batch=2, size=32, precision="fp16", save_every=1)
     before = {name: value.clone() for name, value in seeded(options).state_dict().items()}
     with pytest.raises(Stop):
@@ -311,14 +322,14 @@ def test_readers_are_processes_of_their_own(pictures, tmp_path, monkeypatch):
         return read(crops, index)
 
     monkeypatch.setattr(RandomCrops, "__getitem__", noted)
-    run(pictures, tmp_path / "model.pt2", TrainingOptions(steps=2, batch=2, size=32, workers=1))
+    run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=2, batch=2, size=32, workers=1))
     readers = [path.name for path in found.iterdir()]
     assert readers and str(os.getpid()) not in readers
 
 
 def test_plots_are_no_pictures(pictures):
     """A run whose model lies among the pictures leaves its plot there, like others before it, and goes on."""
-    out = pictures[0].parent / "model.pt2"
+    out = pictures[0].parent / "model.safetensors"
     options = TrainingOptions(steps=2, batch=2, size=32, save_every=1)
 
     def stop(done, numbers):
@@ -326,7 +337,7 @@ def test_plots_are_no_pictures(pictures):
             raise Stop
 
     common = {"scale": 2, "loss": "pixel", "options": options}
-    train_super_resolution(pictures, out.with_name("before.pt2"), **common)
+    train_super_resolution(pictures, out.with_name("before.safetensors"), **common)
     with pytest.raises(Stop):
         train_super_resolution(pictures, out, on_step=stop, **common)
     assert out.with_suffix(".log.png") in pictures_in(out.parent)
@@ -337,8 +348,8 @@ def test_plots_are_no_pictures(pictures):
 def test_a_plot_that_cannot_be_drawn_stops_nothing(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.warns(RuntimeWarning, match="no plot of the log: .*matplotlib"):
-        run(pictures, tmp_path / "model.pt2")
-    assert (tmp_path / "model.checkpoint").exists() and len(losses(tmp_path / "model.pt2")) == 6
+        run(pictures, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.checkpoint").exists() and len(losses(tmp_path / "model.safetensors")) == 6
 
 
 def test_an_error_in_a_loop_keeps_its_variables(pictures, tmp_path):
@@ -347,14 +358,14 @@ def test_an_error_in_a_loop_keeps_its_variables(pictures, tmp_path):
         raise Stop(seen)
 
     with pytest.raises(Stop) as caught:
-        run(pictures, tmp_path / "model.pt2", on_step=stop)
+        run(pictures, tmp_path / "model.safetensors", on_step=stop)
     assert caught.traceback[-1].frame.f_locals["seen"] == 1
 
 
 def test_a_step_size_of_numpy_can_be_resumed(pictures, tmp_path):
     options, weight = TrainingOptions(steps=2, batch=2, size=32, lr=np.float64(1e-3)), np.float64(3.0)
-    run(pictures, tmp_path / "model.pt2", options, style_weight=weight)
-    assert run(pictures, tmp_path / "model.pt2", options, style_weight=weight) is not None
+    run(pictures, tmp_path / "model.safetensors", options, style_weight=weight)
+    assert run(pictures, tmp_path / "model.safetensors", options, style_weight=weight) is not None
 
 
 @pytest.mark.parametrize("edit", ["another picture", "another size", "a byte of the middle"])
@@ -368,7 +379,7 @@ def test_pictures_that_changed_under_their_names_are_noticed(pictures, tmp_path,
             raise Stop
 
     with pytest.raises(Stop):
-        train_super_resolution(pictures, tmp_path / "model.pt2", on_step=stop, **common)
+        train_super_resolution(pictures, tmp_path / "model.safetensors", on_step=stop, **common)
     copied = tmp_path / "elsewhere"
     shutil.copytree(pictures[0].parent, copied)
     os.utime(copied / "1.png", (1, 1))
@@ -381,8 +392,8 @@ def test_pictures_that_changed_under_their_names_are_noticed(pictures, tmp_path,
         data[len(data) // 2] ^= 1
     pictures[1].write_bytes(data)
     with pytest.raises(ValueError, match=r"its contents of the pictures is '.*', not '.*'; remove it to begin anew"):
-        train_super_resolution(pictures, tmp_path / "model.pt2", **common)
-    assert train_super_resolution(sorted(copied.iterdir()), tmp_path / "model.pt2", **common) == 0
+        train_super_resolution(pictures, tmp_path / "model.safetensors", **common)
+    assert train_super_resolution(sorted(copied.iterdir()), tmp_path / "model.safetensors", **common) == 0
 
 
 def test_excerpts_of_large_files(tmp_path):
@@ -442,17 +453,17 @@ def torchrun(tmp_path, out, pictures, steps, processes):
 def test_two_processes_make_the_gradient_of_one(pictures, tmp_path, steps):
     """The gradients of the last step with torchrun and gloo, a batch of 4 as 2 + 2, and the log."""
     for processes in (0, 2):
-        done = torchrun(tmp_path, tmp_path / f"{processes}.pt2", pictures, steps, processes)
+        done = torchrun(tmp_path, tmp_path / f"{processes}.safetensors", pictures, steps, processes)
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (0, 2))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-8)
-    assert losses(tmp_path / "2.pt2") == pytest.approx(losses(tmp_path / "0.pt2"), rel=1e-5)
+    assert losses(tmp_path / "2.safetensors") == pytest.approx(losses(tmp_path / "0.safetensors"), rel=1e-5)
 
 
 def test_errors_on_two_processes_end_them(pictures, tmp_path):
     """A checkpoint of another run is refused by both, and neither waits for the other."""
-    assert torchrun(tmp_path, tmp_path / "model.pt2", pictures, 1, 2).returncode == 0
-    done = torchrun(tmp_path, tmp_path / "model.pt2", pictures, 2, 2)
+    assert torchrun(tmp_path, tmp_path / "model.safetensors", pictures, 1, 2).returncode == 0
+    done = torchrun(tmp_path, tmp_path / "model.safetensors", pictures, 2, 2)
     assert done.returncode != 0
     assert "its steps is 1, not 2" in done.stderr

@@ -23,7 +23,7 @@ def pictures(tmp_path):
 def test_style_model(pictures, tmp_path, network):
     style = torch.rand(1, 3, 40, 36, generator=torch.Generator().manual_seed(1))
     options = TrainingOptions(steps=3, batch=2, size=32)
-    out = tmp_path / "model.pt2"
+    out = tmp_path / "model.safetensors"
     train_style(style, pictures, out, weights="random", network=network, options=options, **STYLE_LAYERS)
     rows = read_log(out.with_suffix(".log.csv"))
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -45,7 +45,7 @@ def test_a_style_is_learned_from_all_pictures_alike(pictures, tmp_path):
     hook = register_optimizer_step_pre_hook(
         lambda optimizer, *_: found.extend(one.grad.clone() for one in optimizer.param_groups[0]["params"])
     )
-    train_style(style, pictures, tmp_path / "model.pt2", weights="random", options=options, **STYLE_LAYERS)
+    train_style(style, pictures, tmp_path / "model.safetensors", weights="random", options=options, **STYLE_LAYERS)
     hook.remove()
     torch.manual_seed(options.seed)
     net = StyleNet(style=style).to(memory_format=torch.channels_last)
@@ -71,7 +71,7 @@ def test_a_perfect_picture_has_no_say():
 
 @pytest.mark.parametrize("loss", ["pixel", "feature", "combined"])
 def test_super_resolution_model(pictures, tmp_path, loss):
-    out = tmp_path / "model.pt2"
+    out = tmp_path / "model.safetensors"
     options = TrainingOptions(steps=3, batch=2, size=32)
     train_super_resolution(pictures, out, scale=2, loss=loss, weights="random", options=options)
     rows = read_log(out.with_suffix(".log.csv"))
@@ -93,16 +93,16 @@ def test_weights_decide_the_curve(pictures, tmp_path):
 
     common = {"scale": 2, "options": options}
     with pytest.raises(Stop):
-        train_super_resolution(pictures, tmp_path / "model.pt2", weights="random", on_step=stop, **common)
+        train_super_resolution(pictures, tmp_path / "model.safetensors", weights="random", on_step=stop, **common)
     with pytest.raises(ValueError, match="its weights is"):
-        train_super_resolution(pictures, tmp_path / "model.pt2", weights="stlpips", **common)
+        train_super_resolution(pictures, tmp_path / "model.safetensors", weights="stlpips", **common)
 
 
 def test_flat_pictures_have_nothing_to_restore(tmp_path):
     (tmp_path / "flat").mkdir()
     write_image(tmp_path / "flat" / "flat.png", torch.zeros(3, 40, 40))
     with pytest.raises(ValueError, match="expected some that a bicubic enlargement blurs"):
-        train_super_resolution([tmp_path / "flat" / "flat.png"], tmp_path / "m.pt2", loss="pixel", options=TINY)
+        train_super_resolution([tmp_path / "flat" / "flat.png"], tmp_path / "m.safetensors", loss="pixel", options=TINY)
 
 
 def test_networks_that_do_not_fit(pictures, tmp_path):
@@ -117,8 +117,8 @@ def test_networks_that_do_not_fit(pictures, tmp_path):
         ("tiny_training:TINY", ValueError, "has no such 'TINY'"),
     ]:
         with pytest.raises(error, match=sentence):
-            train_super_resolution(pictures, tmp_path / "model.pt2", scale=2, network=module, **common)
+            train_super_resolution(pictures, tmp_path / "model.safetensors", scale=2, network=module, **common)
     with pytest.raises(ValueError, match="size: expected a multiple of the scale 8, got 36"):
-        train_super_resolution(pictures, tmp_path / "m.pt2", scale=8, options=TrainingOptions(size=36))
+        train_super_resolution(pictures, tmp_path / "m.safetensors", scale=8, options=TrainingOptions(size=36))
     with pytest.raises(ValueError, match="scale: expected 2, 4, 8, got 3"):
-        train_super_resolution(pictures, tmp_path / "m.pt2", scale=3, options=options)
+        train_super_resolution(pictures, tmp_path / "m.safetensors", scale=3, options=options)
