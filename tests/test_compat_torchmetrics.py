@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 peer("torchmetrics")  # before ours looks for it: beside a torchvision built for another torch it cannot be imported
 torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
+networks = importlib.import_module("perceptual_ops.compat.torchmetrics.networks")
 
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 LPIPS = torchmetrics.LearnedPerceptualImagePatchSimilarity
@@ -49,8 +50,6 @@ def case(name: str, normalize: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def set_input_map(metric: Any, center: Tensor, deviation: Tensor) -> None:
-    if metric.normalize:  # to [-1, 1] first
-        center, deviation = 2 * center - 1, 2 * deviation
     metric.net.scaling_layer.shift, metric.net.scaling_layer.scale = center, deviation
 
 
@@ -100,7 +99,7 @@ def test_eps_lies_inside_the_root() -> None:
     weights = {f"features.{key}": value for key, value in dim.state_dict().items()}
     ours = LPIPS(weights=weights)
     difference(ours, their_loss(dim, "alex"), *case("photograph"), set_input_map).check()
-    ours.net.eps, ours.net.eps_inside = 1e-10, False
+    ours.net._loss.eps, ours.net._loss.eps_inside = 1e-10, False
     assert not torch.allclose(ours(*case("photograph")), their_loss(dim, "alex")(*case("photograph")), rtol=1e-2)
 
 
@@ -246,9 +245,9 @@ def test_wrong_arguments() -> None:
 
 @pytest.fixture
 def no_networks_kept() -> Any:
-    torchmetrics._kept_network.cache_clear()
+    networks._kept.cache_clear()
     yield
-    torchmetrics._kept_network.cache_clear()
+    networks._kept.cache_clear()
 
 
 @pytest.mark.usefixtures("no_networks_kept")
@@ -262,7 +261,7 @@ def test_function(tmp_path: Path) -> None:
                 torch.testing.assert_close(ours(*pair, **settings), theirs(*pair, **settings), rtol=1e-5, atol=0)
         double = [images.double() for images in case("photograph")]
         assert ours(*double).dtype == torch.float64
-        assert torchmetrics._kept_network.cache_info().misses == 2  # of seven calls: one in each dtype
+        assert networks._kept.cache_info().misses == 2  # of seven calls: one in each dtype
     (gradient,) = torch.autograd.grad(ours(double[0].requires_grad_(), double[1]), double[0])
     assert gradient.any()
     with pytest.raises(ValueError, match="img1: expected values in"):
