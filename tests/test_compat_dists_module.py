@@ -77,10 +77,14 @@ def test_what_cannot_be_set() -> None:
 
 def test_settings_of_ours() -> None:
     loss = DISTS(weights=VGG16)
-    loss.chunk_size, loss.engine, loss.backend, loss.compute_dtype = 1, "autograd", "reference", torch.bfloat16
-    settings: dict[str, Any] = {"engine": "autograd", "backend": "reference", "compute_dtype": torch.bfloat16}
-    assert_equal(distance(loss), distance(DISTS(weights=VGG16, chunk_size=1, **settings)))
-    assert not torch.equal(distance(loss), distance(DISTS(weights=VGG16)))
+    loss.chunk_size, loss.engine, loss.backend = 1, "autograd", "reference"
+    expected = DISTS(weights=VGG16, chunk_size=1, engine="autograd", backend="reference")
+    assert_equal(distance(loss), distance(expected))
+    assert (loss.chunk_size, loss.engine, loss.backend) == (1, "autograd", "reference")
+    with pytest.raises(
+        ValueError, match=r"compute_dtype: expected None, torch.float32, float16 or bfloat16, got 'bf16'"
+    ):
+        loss.compute_dtype = "bf16"
 
 
 # ---- maps and pictures ----
