@@ -6,6 +6,7 @@ summed over the batch, piqa's for images in [0, 1] and reduced.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from test_compat_lpips import TRUNKS, in_range, set_input_map, their_loss
 from torch import Tensor, nn
 
 from perceptual_ops.compat import _kept, lpips_pytorch, piqa, taming
+from perceptual_ops.compat.dists import DISTS
 from perceptual_ops.compat.lpips import LPIPS
 
 ALEX, VGG16 = state("alexnet"), state("vgg16")
@@ -90,6 +92,20 @@ def test_the_function_keeps_its_network() -> None:
 @pytest.mark.parametrize("name", MAKERS)
 def test_frozen(name: str) -> None:
     assert_frozen(MAKERS[name]())
+
+
+@pytest.mark.parametrize("name", [*MAKERS, "lpips", "dists"])
+def test_every_argument_of_a_constructor_is_read_or_refused_when_it_is_set_later(name: str) -> None:
+    others = {"lpips": lambda: LPIPS(weights=ALEX), "dists": lambda: DISTS(weights=VGG16)}
+    loss = (MAKERS | others)[name]()
+    for argument, parameter in inspect.signature(type(loss)).parameters.items():
+        try:
+            setattr(loss, argument, parameter.default)
+        except AttributeError as refusal:
+            assert str(refusal).startswith(f"{argument}: fixed when the {type(loss).__name__} is made")
+        else:
+            assert argument in ("spatial", "epsilon", "reduction", "compute_dtype", "chunk_size", "engine", "backend")
+            assert argument not in vars(loss)
 
 
 def test_settings_of_piqa_are_read_at_each_call() -> None:

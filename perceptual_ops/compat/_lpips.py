@@ -49,6 +49,7 @@ class LpipsModule(DropsPeerState, ModuleWithSettings):
 
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")
+    weights, linear = fixed("weights"), fixed("linear")
     chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear()])
     L = fixed("L", read=lambda module: len(module.chns))
     net = fixed("net", read=lambda module: Maps(module._loss))

@@ -67,6 +67,7 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     alpha, beta = _learned("alpha"), _learned("beta")
     mean = fixed("mean", read=lambda dists: dists._per_channel(IMAGENET_MEAN))
     std = fixed("std", read=lambda dists: dists._per_channel(IMAGENET_STD))
+    load_weights, weights, alpha_beta = fixed("load_weights"), fixed("weights"), fixed("alpha_beta")
     chns = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, passed_on
+from .._settings import ModuleWithSettings, fixed, passed_on
 from ..losses import LPIPS as _LPIPS
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
@@ -38,6 +38,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
 
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")
+    net_type, version, weights = fixed("net_type"), fixed("version", "_linear_version"), fixed("weights")
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, passed_on
+from .._settings import ModuleWithSettings, fixed, passed_on
 from ..losses import LPIPS as _LPIPS
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
@@ -39,6 +39,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
     epsilon, reduction = passed_on("epsilon", known_as="eps"), passed_on("reduction")
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")
+    network, weights = fixed("network"), fixed("weights")
 
     def __init__(
         self,

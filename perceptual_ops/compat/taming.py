@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._settings import fixed
 from ..losses import LPIPS as _LPIPS
 from ..networks.metric_weights import LinearSource
 from ..networks.weights import WeightSource
@@ -28,6 +29,8 @@ class LPIPS(LpipsModule):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
+
+    use_dropout = fixed("use_dropout")
 
     def __init__(
         self,

@@ -65,6 +65,8 @@ class LPIPS(LpipsModule):
     spatial = passed_on("spatial")
     lpips, version = fixed("lpips"), fixed("version", "_linear_version")
     pnet_type, pnet_rand, pnet_tune = fixed("pnet_type"), fixed("pnet_rand"), fixed("pnet_tune")
+    pretrained, model_path, use_dropout = fixed("pretrained"), fixed("model_path"), fixed("use_dropout")
+    eval_mode, verbose = fixed("eval_mode"), fixed("verbose")
 
     def __init__(
         self,
