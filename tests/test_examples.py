@@ -168,7 +168,6 @@ def small_experiments(tmp_path, monkeypatch):
         "LEVELS": ("relu1_2", "relu2_2"),
         "STEPS": 2,
         "held_out": lambda side=None: images,
-        "QUOTED_SPEED": {"144": report.QUOTED_SPEED["256"]},
     }
     modules = (common, style, super_resolution, levels, checks, report)
     for name, value in replacements.items():
@@ -205,7 +204,7 @@ def test_experiments_fill_their_pages(small_experiments, capsys):
 
 
 def test_the_model_and_the_optimiser_minimise_the_same(small_experiments, monkeypatch):
-    """The loss of figure 5 is that of the training's log, whose first row is of the palette alone."""
+    """The loss that `objective` shows is that of the training's log, whose first row is of the palette alone."""
     monkeypatch.setattr(style, "OPTIONS", replace(style.OPTIONS, precision="fp32"))
     logged = read_log(style.model_file().with_suffix(".log.csv"))[0]["loss"]
     crops = training_crops(style.training_pictures(style.SCENES), style.OPTIONS)

@@ -15,7 +15,7 @@ from perceptual_ops.recipes.report import contact_sheet
 from .common import DEVICE, PHOTOGRAPHS, RESULTS, WEIGHTS, held_out, keep, kept, once, publish, square, style_picture
 from .super_resolution import CROP, CROPS, TRAINED_WITH, model_file, restored, scored
 
-# As figures 2 and 3 of the paper, but the first layer of each block (see LOSS in style.py).
+# The first layer of each block (see LOSS in style.py).
 CONTENT_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LEVELS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 LEVELS = ("relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu4_1", "relu4_2", "relu4_3")

@@ -12,18 +12,6 @@ from functools import partial
 from .common import RESULTS, ROOT
 from .scores import HIGHER_IS_BETTER
 
-# Johnson, Alahi and Fei-Fei 2016, quoted from memory. Table 1, on a Titan X, at 256, 512 and 1024 pixels: seconds of
-# optimisation at 100, 300 and 500 iterations and of one pass, and the ratios. Super-resolution on Set14: PSNR, SSIM.
-QUOTED_SPEED = {
-    "256": ("3.17, 9.52, 15.86; 0.015 s", "212x 636x 1060x"),
-    "512": ("10.97, 32.91, 54.85; 0.05 s", "205x 615x 1026x"),
-    "1024": ("42.89, 128.66, 214.44; 0.21 s", "208x 625x 1042x"),
-}
-QUOTED_SCORES = {
-    4: {"bicubic": (25.99, 0.7301), "pixel": (25.75, 0.6994), "feature relu2_2": (24.99, 0.6731)},
-    8: {"bicubic": (22.37, 0.5518), "pixel": (23.02, 0.5787), "feature relu2_2": (21.64, 0.5837)},
-}
-
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
@@ -41,17 +29,9 @@ def speed_table() -> str:
         counts = [count for count in times if count != "one pass"]
         steps = [times[count] for count in counts]
         ratios = " ".join(f"{step / times['one pass']:.0f}x" for step in steps)
-        rows.append(
-            [
-                f"{size} x {size}",
-                *(f"{step:,.1f} s" for step in steps),
-                seconds(times["one pass"]),
-                ratios,
-                *QUOTED_SPEED[size],
-            ]
-        )
-    paper = ["the paper's (Titan X)", "its ratios"]
-    header = ["pixels", *(f"{count} evaluations" for count in counts), "one pass", "ratios", *paper]
+        evaluations = [f"{step:,.1f} s" for step in steps]
+        rows.append([f"{size} x {size}", *evaluations, seconds(times["one pass"]), ratios])
+    header = ["pixels", *(f"{count} evaluations" for count in counts), "one pass", "ratios"]
     return f"Measured on {found['machine']}, both in bf16.\n\n{markdown(header, rows)}"
 
 
@@ -111,10 +91,7 @@ def super_resolution_table(scale: int) -> str:
     found = json.loads((RESULTS / f"sr-x{scale}.json").read_text())
     names, rows = score_rows(found["scores"])
     header = ["x" + str(scale), *(f"{name} {'up' if name in HIGHER_IS_BETTER else 'down'}" for name in names)]
-    for row in rows:
-        quoted = QUOTED_SCORES[scale].get(row[0])
-        row.append("{:.2f}, {:.4f}".format(*quoted) if quoted else "")
-    return markdown([*header, "the paper's on Set14: PSNR, SSIM"], rows)
+    return markdown(header, rows)
 
 
 def levels_table() -> str:

@@ -1,4 +1,4 @@
-"""Feed-forward style transfer: a model, its speed beside optimisation (Table 1), and its objective (figure 5)."""
+"""Feed-forward style transfer: a model, its speed beside optimisation, and its objective beside the optimiser's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def pictures() -> None:
 
 
 def curve() -> dict[str, Any]:
-    """Figure 5: the loss of the model's result, and of the optimiser's picture at each of its evaluations."""
+    """The loss of the model's result, and of the optimiser's picture at each of its evaluations."""
     model, loss = load_model(model_file(), DEVICE), objective()
 
     def compared(name: str, image: Tensor) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def draw(found: dict[str, Any]) -> None:
 
 
 def speed() -> dict[str, Any]:
-    """Table 1: seconds of optimisation and of one pass, both in bf16."""
+    """Seconds of optimisation and of one pass, both in bf16."""
     model, whole = load_model(model_file(), DEVICE), held_out(1024)["astronaut"]
 
     def timed(size: int) -> dict[str, float]:
