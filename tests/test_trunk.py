@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from maps import random_map
+from maps import assert_accurate, random_map
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 import perceptual_ops as po
 from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
@@ -71,8 +74,28 @@ def test_weights_are_in_the_blocks_that_they_are_used_in(capfd: pytest.CaptureFi
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             convolution(x)
     said = capfd.readouterr().out
-    assert said.count(",convolution,") == 3
+    assert said.count(",convolution,") == 3 * 512 / convolution._group
     assert ",reorder," not in said
+
+
+@pytest.mark.parametrize("size", [6, 14])  # torch runs oneDNN for the larger alone
+@pytest.mark.parametrize(("kernel", "channels"), [(3, 512), (5, 192), (1, 1500)])
+def test_long_sums_of_a_convolution(kernel: int, channels: int, size: int) -> None:
+    """As many products as the deepest layers add up, beside torch's in NCHW."""
+    for inputs, outputs in ((channels, 16), (16, channels)):
+        module = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        module.weight.data = random_map((outputs, inputs, kernel, kernel), torch.float32, "cpu", seed=1)
+        module.bias.data = random_map((outputs,), torch.float32, "cpu", seed=2)
+        exact = copy.deepcopy(module).double()
+        frozen = FrozenConv(module, Conv("conv", inputs, outputs, kernel, 1, kernel // 2), torch.float32)
+        x = drawn((1, inputs, size, size), torch.float32, "cpu").relu()
+        upstream = drawn((1, outputs, size, size), torch.float32, "cpu", seed=3)
+        assert_accurate(frozen.forward(x), module(x.contiguous()), exact(x.double()))
+        naive, expected = (
+            conv2d_input(x.shape, conv.weight, upstream.contiguous().to(conv.weight.dtype), 1, kernel // 2)
+            for conv in (module, exact)
+        )
+        assert_accurate(frozen.input_gradient(upstream, (size, size)), naive, expected)
 
 
 def test_a_number_that_is_none_passes_a_convolution() -> None:
