@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from ... import _checks as checks
@@ -74,14 +73,11 @@ def trunk_for(
         taps: Layers wanted.
         replace_pooling: piq's method, which replaces the pooling of a module; None: nothing is replaced.
     """
-    with torch.inference_mode(False):  # or it could not serve in training later
-        if isinstance(feature_extractor, str):
-            pooling: Pooling | None = "average" if replace_pooling else None
-            return load_network(feature_extractor, weights, layers=taps, pooling=pooling)
-        # piq runs the children one after the other, whatever the module's own forward does.
-        children = nn.Sequential()
-        for name, child in copy.deepcopy(
-            feature_extractor._modules
-        ).items():  # named_children leaves out a repeated one
-            children.add_module(name, child)
+    if isinstance(feature_extractor, str):
+        pooling: Pooling | None = "average" if replace_pooling else None
+        return load_network(feature_extractor, weights, layers=taps, pooling=pooling)
+    # piq runs the children one after the other, whatever the module's own forward does.
+    children = nn.Sequential()
+    for name, child in copy.deepcopy(feature_extractor._modules).items():  # named_children leaves out a repeated one
+        children.add_module(name, child)
     return replace_pooling(children) if replace_pooling else children
