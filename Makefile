@@ -38,9 +38,10 @@ paper: build
 test: build
 	$(PYTEST)
 
-# The suite on the PyTorch reference alone; drop-in classes hold no arithmetic of their own.
+# The suite on the PyTorch reference alone; drop-in classes hold no arithmetic of their own, and benches time ours.
 test-reference: build
-	$(PYTEST) --backend reference --ignore-glob="tests/test_host_*" --ignore-glob="tests/test_compat_*"
+	$(PYTEST) --backend reference \
+	    --ignore-glob="tests/test_host_*" --ignore-glob="tests/test_compat_*" --ignore-glob="tests/test_bench*"
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed
