@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 peer("torchmetrics")  # before ours looks for it: beside a torchvision built for another torch it cannot be imported
 torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
-networks = importlib.import_module("perceptual_ops.compat.torchmetrics.networks")
+_kept = importlib.import_module("perceptual_ops.compat._kept")
 
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 LPIPS = torchmetrics.LearnedPerceptualImagePatchSimilarity
@@ -245,9 +245,9 @@ def test_wrong_arguments() -> None:
 
 @pytest.fixture
 def no_networks_kept() -> Any:
-    networks._kept.cache_clear()
+    _kept._kept.cache_clear()
     yield
-    networks._kept.cache_clear()
+    _kept._kept.cache_clear()
 
 
 @pytest.mark.usefixtures("no_networks_kept")
@@ -261,7 +261,7 @@ def test_function(tmp_path: Path) -> None:
                 torch.testing.assert_close(ours(*pair, **settings), theirs(*pair, **settings), rtol=1e-5, atol=0)
         double = [images.double() for images in case("photograph")]
         assert ours(*double).dtype == torch.float64
-        assert networks._kept.cache_info().misses == 2  # of seven calls: one in each dtype
+        assert _kept._kept.cache_info().misses == 2  # of seven calls: one in each dtype
     (gradient,) = torch.autograd.grad(ours(double[0].requires_grad_(), double[1]), double[0])
     assert gradient.any()
     with pytest.raises(ValueError, match="img1: expected values in"):

@@ -12,7 +12,8 @@ from ...losses import DISTS
 from ...networks.metric_weights import DistsSource
 from ...networks.weights import WeightSource
 from .._images import check_images
-from .networks import NetworkMetric, kept_network, loss_of
+from .._kept import kept_network
+from .networks import NetworkMetric, loss_of
 from .scores import check_reduction
 
 

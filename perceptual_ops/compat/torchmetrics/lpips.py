@@ -13,8 +13,9 @@ from ...losses import LPIPS, image_input
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
 from .._images import check_images
+from .._kept import kept_network
 from .._lpips import NETWORKS, LpipsModule
-from .networks import NetworkMetric, kept_network, loss_of
+from .networks import NetworkMetric, loss_of
 from .ranges import WORDS, check_ranges
 from .scores import check_choice, check_flag, check_reduction
 
