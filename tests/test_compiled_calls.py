@@ -63,13 +63,14 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Te
 }
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", CALLS)
-def test_compiled_call(name: str) -> None:
+def test_compiled_call(name: str, dynamic: bool) -> None:
     torch._dynamo.reset()
     make_loss, call = CALLS[name]
     found = []
     loss = make_loss()
-    for run in (call, torch.compile(call, fullgraph=True, backend="eager")):
+    for run in (call, torch.compile(call, fullgraph=True, dynamic=dynamic, backend="eager")):
         output = X.clone().requires_grad_()
         value = run(loss, output)
         found.append((value.detach(), *torch.autograd.grad(value.sum(), output)))

@@ -38,7 +38,7 @@ def check_images(name: str, images: object, channels: int | None, input_range: t
             f"{name}: expected a floating-point tensor in the range {input_range}, got {images.dtype}; "
             f"convert 8-bit images by images.float() / 255"
         )
-    if images.dim() == 4 and channels in (None, images.shape[1]):
+    if images.dim() == 4 and (channels is None or images.shape[1] == channels):  # `in` is false of a symbolic size
         return images
     if images.dim() == 4 and channels == 3 and images.shape[1] == 1:
         return images.expand(-1, 3, -1, -1)
