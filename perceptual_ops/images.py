@@ -94,7 +94,7 @@ def write_image(path: PathLike, image: Tensor) -> None:
         image: (1, 3, H, W) or (3, H, W) in [0, 1]; values beyond are clamped, rounded to 8 bits.
 
     Raises:
-        TypeError, ValueError: Not a picture, or an unknown suffix.
+        TypeError, ValueError: Not a picture, one with NaN or infinity, or an unknown suffix.
         OSError: As `write_whole`.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
@@ -108,10 +108,12 @@ def write_image(path: PathLike, image: Tensor) -> None:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """(1, 3, H, W) or (3, H, W) in [0, 1] -> Pillow's 8-bit RGB."""
+    """(1, 3, H, W) or (3, H, W) in [0, 1] -> Pillow's 8-bit RGB. ValueError where there is NaN or infinity."""
     _check_installed()
     from PIL import Image
 
+    if not image.isfinite().all():
+        raise ValueError("image: expected numbers in [0, 1], got NaN or infinity")
     pixels = image.detach().reshape(image.shape[-3:]).float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 

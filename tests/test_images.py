@@ -107,6 +107,15 @@ def test_tensors_that_are_no_pictures_are_refused(tmp_path, bad):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_pictures_of_no_numbers_are_refused(tmp_path, bad):
+    image = torch.zeros(3, 2, 2)
+    image[1, 0, 1] = bad
+    with pytest.raises(ValueError, match="image: expected numbers"):
+        images.write_image(tmp_path / "out.png", image)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("fault", [OSError("disk full"), KeyboardInterrupt()])
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, fault):
     (tmp_path / "out.png").write_bytes(b"old")

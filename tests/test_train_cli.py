@@ -206,11 +206,47 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
     for name, sentence in (
         ("aa", "damaged"),
         ("zz", "in none of them"),
-        ("long", "8192"),
+        (
+            "long",
+            "long.png: expected images with sides of 1 to 8192 pixels, got 8193 x 1; choose a smaller size (--size)",
+        ),
         ("wide", "too little memory"),
     ):
         assert sum(f"{name}.png" in line and sentence in line for line in told) == 1, told
     assert len(told) == 5 and told[-1] == "perceptual-ops: 3 of 7 pictures were written, 4 left out"
+
+
+@pytest.mark.parametrize("bias", [3e38, -3e38])
+def test_a_result_of_no_numbers_is_no_picture(folder, capsys, bias):
+    """Weights that are finite, and too large: for all pictures, or for some."""
+    network = StyleNet(4, 1)
+    network.last.weight.data.fill_(bias)
+    network.last.bias.data.fill_(bias)
+    save_model(folder / "model.safetensors", network, "style")
+    with pytest.raises(ValueError, match=r"expected numbers from .*model\.safetensors, got NaN or infinity"):
+        load_model(folder / "model.safetensors")(read_image(folder / "style.png"))
+    command = ["apply", str(folder / "model.safetensors")]
+    assert cli.main([*command, str(folder / "style.png"), str(folder / "out.png")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "style.png: expected numbers from " in line and "model.safetensors" in line
+    assert cli.main([*command, str(folder / "data"), str(folder / "out"), "--batch", "2"]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceptual-ops: ")]
+    assert sum("expected numbers from" in line for line in told) == 3 and "none of the 3 can" in told[-1]
+    assert not list(folder.glob("out*"))
+
+
+def test_one_result_of_no_numbers_is_left_out(folder, capsys, monkeypatch):
+    """In a batch with good ones, too."""
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
+    write_image(folder / "data" / "bad.png", torch.zeros(3, 60, 70))
+    painted = StyleNet.forward
+    monkeypatch.setattr(StyleNet, "forward", lambda net, x: painted(net, x) / x.amax((1, 2, 3), keepdim=True))
+    command = ["apply", str(folder / "model.safetensors"), str(folder / "data"), str(folder / "out"), "--batch", "4"]
+    assert cli.main(command) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceptual-ops: ")]
+    assert "bad.png: expected numbers from " in told[0]
+    assert told[1:] == ["perceptual-ops: 3 of 4 pictures were written, 1 left out"]
+    assert sorted(path.name for path in (folder / "out").rglob("*.png")) == ["a.png", "b.png", "c.png"]
 
 
 def test_strict_stops_at_the_first(folder, capsys):

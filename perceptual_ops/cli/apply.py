@@ -138,7 +138,7 @@ def _applied(
 
 
 def _applied_to_one(model: Model, image: Tensor, path: Path, device: torch.device) -> Tensor:
-    """(1, 3, H, W) -> (3, H, W); the error of an image that is too large names its file."""
+    """(1, 3, H, W) -> (3, H, W); the error of a model names the picture too."""
     try:
         return model(image.to(device))[0]
     except ValueError as error:

@@ -36,12 +36,14 @@ class Model:
         scale: How many times larger its results are.
         multiple: Of pixels that the sides of what the network is given have to be.
         network: Images (N, 3, H, W) in [0, 1] -> (N, 3, scale H, scale W); a little may lie beyond [0, 1].
+        name: What errors call it: its file, if it came from one.
     """
 
     kind: str
     scale: int
     multiple: int
     network: Callable[[Tensor], Tensor]
+    name: str = "the model"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -50,16 +52,25 @@ class Model:
         Sides that the network cannot take are extended by their last pixels, and the result is cut.
 
         Raises:
-            ValueError: A side is too large, or it is no batch of images.
+            ValueError: A side is too large, it is no batch of images, or the result holds NaN or infinity.
         """
         if images.dim() != 4 or images.shape[1] != 3 or not 1 <= images.shape[0] <= MAX_BATCH:
             raise ValueError(f"images: expected (1 to {MAX_BATCH}, 3, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
         if not 1 <= min(height, width) <= max(height, width) <= LARGEST:
-            raise ValueError(f"images: expected sides of 1 to {LARGEST} pixels, got {(height, width)}")
+            raise ValueError(
+                f"expected images with sides of 1 to {LARGEST} pixels, got {width} x {height}; choose a smaller size "
+                f"(--size)"
+            )
         bottom, right = (side_taken(side, self.multiple) - side for side in (height, width))
         result = self.network(F.pad(images, (0, right, 0, bottom), mode="replicate"))
-        return result[..., : self.scale * height, : self.scale * width].clamp(0, 1)
+        result = result[..., : self.scale * height, : self.scale * width]
+        if not result.isfinite().all():  # clamped, it would be a black or white picture
+            raise ValueError(
+                f"expected numbers from {self.name}, got NaN or infinity; its weights are too large for such images, "
+                f"train it anew"
+            )
+        return result.clamp(0, 1)
 
 
 def save_model(
@@ -130,7 +141,7 @@ def load_model(
             module.load_state_dict({key: value.float().clone() for key, value in weights.items()}, assign=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{name}: expected a model of {facts.network}, this file is none ({error})") from error
-    return Model(facts.kind, facts.scale, facts.multiple, module.to(device).eval().requires_grad_(False))
+    return Model(facts.kind, facts.scale, facts.multiple, module.to(device).eval().requires_grad_(False), name)
 
 
 def _unfilled(name: str, facts: ModelFacts, network: str | nn.Module | None) -> nn.Module:
