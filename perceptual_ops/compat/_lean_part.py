@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import ops
@@ -19,7 +18,7 @@ def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tens
 
 def lean_style(loss: PerceptualLoss, part: Part, gram_normalize: str, x: Tensor, y: Tensor) -> Tensor:  # -> (N)
     """The style loss of x and the Grams of y, to which no gradient flows."""
-    with torch.no_grad():
+    with ops.grad_mode(False):
         maps = loss._target_features(y, list(part.layers))
         grams = [ops.gram_matrix(features, gram_normalize, backend=loss.backend) for features in maps]
     return loss._lean_loss(Terms(_NO_PART, part, gram_normalize, 0.0), x, None, [], grams)[0]

@@ -194,7 +194,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         """Every loss asked for, of one pass of the network over x and one over gt."""
         loss, layers = self._loss, list(self.layer_weights)
         maps = loss._features(x, layers)
-        with torch.no_grad():  # the same way as x, so that an x like gt is at 0, where a norm is steep
+        with ops.grad_mode(False):  # the same way as x, so that an x like gt is at 0, where a norm is steep
             targets = loss._features(gt, layers)
         perceptual = style = None
         if self.perceptual_weight > 0:

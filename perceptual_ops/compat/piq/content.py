@@ -221,10 +221,10 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         if self._is_overridden():
             return self._weighted(self.compute_distance(self.get_features(x), self.get_features(y)))
         found = []
-        for rows in chunks(len(x), self._loss.chunk_size):
+        for rows in chunks(x.shape[0], self._loss.chunk_size):
             maps = self._maps(x[rows], [tap for tap, _ in pairs])
-            with torch.set_grad_enabled(wants_y):  # the same way as x, so that images that are the same are at 0
-                targets = self._maps(y if len(y) == 1 else y[rows], [tap for tap, _ in pairs])
+            with ops.grad_mode(wants_y):  # the same way as x, so that images that are the same are at 0
+                targets = self._maps(y if y.shape[0] == 1 else y[rows], [tap for tap, _ in pairs])
             found.append(self._distance_of(maps, targets))
         return torch.cat(found)
 

@@ -153,7 +153,7 @@ class DISTS(ContentLoss):
             scale = LARGEST / min(x.shape[2:])
             x, y = (F.interpolate(images, scale_factor=scale, mode="bilinear") for images in (x, y))
         loss = checks.reduce(self._values(x, y), self.reduction)
-        return loss + 1 - len(x) if self.reduction == "sum" and not self.sum_of_distances else loss
+        return loss + 1 - x.shape[0] if self.reduction == "sum" and not self.sum_of_distances else loss
 
     def _values(self, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) -> (N)
         if not self.normalize_features and not self._is_overridden():

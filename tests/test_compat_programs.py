@@ -1,0 +1,93 @@
+"""The drop-ins as programs (torch.export, torch.jit.trace): saved and loaded, without an operator of this library."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from perceptual import images
+from torch import Tensor, nn
+
+from perceptual_ops.compat import basicsr, piq
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+
+
+def encoder() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+
+SHALLOW = {"layers": ("relu1_1", "conv1_2"), "weights": [0.5, 1.0], "network_weights": "random"}
+content, style = partial(piq.ContentLoss, **SHALLOW), partial(piq.StyleLoss, **SHALLOW)
+perceptual = partial(basicsr.PerceptualLoss, {"relu1_1": 0.5, "conv2_1": 1.0}, "vgg11", weights="random")
+MAKERS: dict[str, Callable[[], nn.Module]] = {  # each is called with images and their targets
+    "piq.ContentLoss": content,
+    "piq.ContentLoss, one a sample": partial(content, reduction="none"),
+    "piq.ContentLoss, normalized": partial(content, normalize_features=True, distance="mae"),
+    "piq.ContentLoss, chunks": partial(content, chunk_size=4),
+    "piq.ContentLoss, own network": lambda: piq.ContentLoss(encoder(), ("0", "2"), [1, 2]),
+    "piq.StyleLoss": style,
+    "piq.LPIPS": partial(piq.LPIPS, weights="random"),
+    "piq.LPIPS, mae": partial(piq.LPIPS, weights="random", distance="mae", reduction="sum"),
+    "piq.DISTS": partial(piq.DISTS, weights="random", resize=False, reduction="sum"),
+    "piq.DISTS, resized": partial(piq.DISTS, weights="random"),
+    "piq.TVLoss": piq.TVLoss,
+    "basicsr.PerceptualLoss": perceptual,
+    "basicsr.PerceptualLoss, style": partial(perceptual, perceptual_weight=0.0, style_weight=2.0),
+    "basicsr.PerceptualLoss, both": partial(perceptual, style_weight=2.0),
+    "basicsr.PerceptualLoss, fro": partial(perceptual, criterion="fro", range_norm=True),
+    "basicsr.WeightedTVLoss": basicsr.WeightedTVLoss,
+}
+ALONE = ("piq.TVLoss",)  # called with images only
+AXES = {"piq.ContentLoss, chunks": (2, 3)}  # that may differ, if not all but the channels: the chunks are counted
+EXAMPLE, OTHER = (images(2, 52), images(2, 52, seed=1)), (images(3, 60, seed=4), images(3, 60, seed=5))
+Found = tuple[Tensor, Tensor]
+
+
+def value_and_gradient(loss: Callable[..., Any], x: Tensor, *others: Tensor) -> Found:
+    x = x.clone().requires_grad_()
+    result = loss(x, *others)
+    parts = result if isinstance(result, tuple) else (result,)
+    value = torch.stack([part.sum() for part in parts if part is not None])
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+def assert_alike(found: Found, expected: Found) -> None:
+    """Of the gradient single pixels may differ, where a ReLU's input is 0 but for rounding."""
+    torch.testing.assert_close(found[0], expected[0])
+    assert (found[1] - expected[1]).norm() < 0.02 * expected[1].norm()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_export(name: str) -> None:
+    """Value and gradient of a saved and loaded program, for another batch and size than it was made with.
+
+    The example is large enough for a map of more than one pixel in the deepest layer, which export takes for fixed.
+    """
+    loss, count = MAKERS[name](), 1 if name in ALONE else 2
+    axes = AXES.get(name, (0, 2, 3))
+    sides = ({axis: torch.export.Dim.DYNAMIC for axis in axes},) * count
+    other = OTHER if 0 in axes else tuple(x[:2] for x in OTHER)
+    program = torch.export.export(loss, EXAMPLE[:count], dynamic_shapes=sides, strict=False)
+    assert not [node for node in program.graph.nodes if str(node.target).startswith("perceptual_ops.")]
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    found = value_and_gradient(torch.export.load(file).module(), *other[:count])
+    assert_alike(found, value_and_gradient(loss, *other[:count]))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("basicsr.PerceptualLoss")])
+def test_trace(name: str) -> None:
+    """Of those whose result is a tensor: a trace cannot give the None of BasicSR's pair."""
+    loss, count = MAKERS[name](), 1 if name in ALONE else 2
+    traced = torch.jit.trace(loss, EXAMPLE[:count], check_trace=False)
+    assert "perceptual_ops::" not in str(traced.inlined_graph)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    assert_alike(value_and_gradient(torch.jit.load(file), *EXAMPLE[:count]), value_and_gradient(loss, *EXAMPLE[:count]))
