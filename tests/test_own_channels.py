@@ -44,10 +44,24 @@ def test_grey_is_repeated_where_three_channels_are_taken() -> None:
 @pytest.mark.parametrize(("channels", "given"), [(1, 3), (5, 1), (5, 3), (3, 2)])
 def test_another_number_of_channels_is_refused(channels: int, given: int) -> None:
     loss = po.PerceptualLoss(encoder(channels), content_layers=["2"])
-    with pytest.raises(
-        ValueError, match=rf"output: expected shape \(N, {channels}, H, W\).*got \(2, {given}, 12, 10\)"
-    ):
+    with pytest.raises(ValueError, match=f"images: expected {channels} channels, as the first conv.*, got {given}"):
         loss(images(given), images(given))
+
+
+def test_channels_that_mean_and_std_tell() -> None:
+    loss = po.PerceptualLoss(encoder(5), content_layers=["2"], mean=[0.0] * 5, std=[1.0])
+    with pytest.raises(
+        ValueError, match=r"output: expected shape .N, 5, H, W. as mean and std have numbers; got .2, 3"
+    ):
+        loss(images(3), images(3))
+
+
+def test_a_module_that_prepares_its_images() -> None:
+    """Its first convolution, in the order of registration, does not tell what it takes."""
+    unshuffled = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3))
+    x, y = images(3), images(3, seed=1)
+    value = po.PerceptualLoss(unshuffled, content_layers=["1"])(x, y)
+    torch.testing.assert_close(value, (unshuffled(x) - unshuffled(y)).square().mean())
 
 
 def test_a_module_that_does_not_say() -> None:

@@ -124,3 +124,12 @@ def test_a_key_changes_with_the_weights() -> None:
     with torch.no_grad():
         network.conv1_1.bias[3] = 0.5
     assert po.PerceptualLoss(network, content_layers=["relu1_1"])._trunk.key.split("/")[2] != before
+
+
+@pytest.mark.parametrize("loss", ["perceptual", "lpips"])
+def test_a_program_of_a_loss_with_chunks_takes_any_batch(loss: str) -> None:
+    made, x, y = losses()[loss], images(4, 52), images(4, 52, seed=1)
+    made.chunk_size = 1
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    program = torch.export.export(made, (x, y), dynamic_shapes=(batch, batch)).module()
+    torch.testing.assert_close(program(x[:3], y[:3]), made(x[:3], y[:3]))

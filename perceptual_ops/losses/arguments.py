@@ -48,12 +48,23 @@ def part_layers(part: str, changed: Callable[[Any], None]) -> Any:
     name, kept = f"{part}_layers", f"_{part}_layers"
 
     def set_layers(loss: nn.Module, layers: LayerWeights | None) -> None:
-        is_first = kept not in loss.__dict__
-        object.__setattr__(loss, kept, checked_layers(name, layers))
+        found, is_first = checked_layers(name, layers), kept not in loss.__dict__
+        if not is_first:
+            _check_built(name, loss, list(found))
+        object.__setattr__(loss, kept, found)
         if not is_first:
             changed(loss)
 
     return property(lambda loss: tuple(getattr(loss, kept)), set_layers, doc=f"Names of the {part} layers.")
+
+
+def _check_built(name: str, loss: Any, layers: list[str]) -> None:
+    """Refuses layers that the network of a loss, which is no deeper than it had to be, does not have."""
+    try:
+        if layers:
+            loss._network.check_layers(layers)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}, or make another loss with it") from None
 
 
 def part_weight(part: str) -> Any:
@@ -109,7 +120,7 @@ def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str])
     if isinstance(network, nn.Module):
         _check_module(network)
     if isinstance(network, FeatureNetwork):
-        network.smallest_size(layers)  # raises for layers that the network does not have
+        network.check_layers(layers)
         return copy.deepcopy(network)
     if isinstance(network, nn.Module):
         return ModuleFeatures(network, layers)

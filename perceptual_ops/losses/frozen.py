@@ -62,7 +62,7 @@ class FrozenLoss(ModuleWithSettings):
     chunk_size = setting("chunk_size", _checked_chunk_size)
     engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
     backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
-    network = fixed("network")
+    network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
     weights = fixed("weights")
     mean = fixed("mean")
     std = fixed("std")
@@ -89,8 +89,9 @@ class FrozenLoss(ModuleWithSettings):
         self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None
         centers, deviations = checked_numbers("mean", mean), checked_numbers("std", std)
         self._channels = channels_of(network, centers, deviations)
-        self._mean = for_each_channel("mean", centers, 0.0, self._channels)
-        self._std = for_each_channel("std", deviations, 1.0, self._channels)
+        count = self._channels.count if self._channels.reason else None
+        self._mean = for_each_channel("mean", centers, 0.0, count)
+        self._std = for_each_channel("std", deviations, 1.0, count)
         self._constants: dict[str, list[Tensor]] = {}
         self._kept: dict[str, list[Tensor]] = {}
         self._keep_input_map()
@@ -186,7 +187,7 @@ class FrozenLoss(ModuleWithSettings):
         with ops.grad_mode(False):
             if self._is_lean(images=images):
                 return trunk_features(images, *self._entry(images), "\n".join(layers))
-            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], self.chunk_size)]
+            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], self._graph_chunk)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
     def _trunk_dtype(self) -> torch.dtype:
@@ -204,7 +205,7 @@ class FrozenLoss(ModuleWithSettings):
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
         with self._precision(images.device.type):
-            features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
+            features = self._run_network(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
         for layer in layers:
             if features[layer].shape[0] != images.shape[0]:
                 raise ValueError(
@@ -214,6 +215,23 @@ class FrozenLoss(ModuleWithSettings):
         # Under autocast the layers of a module may differ in dtype.
         common = reduce(torch.promote_types, (features[layer].dtype for layer in layers))
         return [features[layer].to(common) for layer in layers]
+
+    def _run_network(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        expected, came = self._channels.count, images.shape[1]
+        if expected is None or came == expected:
+            return self._network.features(images, layers)
+        try:  # a module that prepares its images may take others than its first convolution does
+            return self._network.features(images, layers)
+        except RuntimeError as error:
+            raise ValueError(
+                f"images: expected {expected} channels, as the first convolution of the network takes, got {came}; "
+                f"if it prepares its images, what it stumbles over is: {error}"
+            ) from error
+
+    @property
+    def _graph_chunk(self) -> int | None:
+        """Samples of a chunk for ordinary autograd; a program is for any batch, which chunks would fix."""
+        return None if ops.makes_program() else self.chunk_size
 
     def _precision(self, device_type: str) -> contextlib.AbstractContextManager:
         if self.compute_dtype is None:

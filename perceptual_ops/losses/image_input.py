@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,39 +12,53 @@ from .. import _checks as checks
 from ..networks import FeatureNetwork, ModuleFeatures
 
 
-def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[float] | None) -> int | None:
-    """The channels of the images that a network takes; None: any.
+@dataclass(frozen=True)
+class Channels:
+    """How many channels the images of a network have.
+
+    Attributes:
+        count: None: any number.
+        reason: What settles the count; empty where it is a guess, which the network may prove wrong.
+    """
+
+    count: int | None
+    reason: str = ""
+
+
+def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[float] | None) -> Channels:
+    """The channels of the images that a network takes.
 
     Args:
-        network: Your own module takes what its first convolution does; where it has none, nothing is known.
+        network: Your own module probably takes what its first convolution does, unless it prepares images before.
         numbers: mean and std. As many as there are channels settle it for your own module; one serves every channel.
     """
     if isinstance(network, FeatureNetwork):
-        return 3
+        return Channels(3, f"for {network.name}")
     counts = [len(values) for values in numbers if values is not None and len(values) > 1]
     if counts:
-        return counts[0]
+        return Channels(counts[0], "as mean and std have numbers")
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    return next((first.in_channels for first in convolutions if first.in_channels), None)
+    return Channels(next((first.in_channels for first in convolutions if first.in_channels), None))
 
 
-def check_images(name: str, images: object, channels: int | None, input_range: tuple[float, float]) -> Tensor:
+def check_images(name: str, images: object, channels: Channels, input_range: tuple[float, float]) -> Tensor:
     """A batch (N, C, H, W) as a network of `channels` takes it: grey is repeated where it takes three."""
+    count = channels.count
     if not isinstance(images, Tensor):
-        raise TypeError(
-            f"{name}: expected a tensor of images (N, {channels or 'C'}, H, W), got {type(images).__name__}"
-        )
+        raise TypeError(f"{name}: expected a tensor of images (N, {count or 'C'}, H, W), got {type(images).__name__}")
     if images.dtype not in checks.DTYPES:
         raise TypeError(
             f"{name}: expected a floating-point tensor in the range {input_range}, got {images.dtype}; "
             f"convert 8-bit images by images.float() / 255"
         )
-    if images.dim() == 4 and (channels is None or images.shape[1] == channels):  # `in` is false of a symbolic size
-        return images
-    if images.dim() == 4 and channels == 3 and images.shape[1] == 1:
+    if images.dim() == 4 and count == 3 and images.shape[1] == 1:
         return images.expand(-1, 3, -1, -1)
-    grey = ", or (N, 1, H, W) for grey" if channels == 3 else ""
-    raise ValueError(f"{name}: expected shape (N, {channels or 'C'}, H, W){grey}; got {tuple(images.shape)}")
+    # Not `in (None, count)`, which is false of a symbolic size.
+    if images.dim() == 4 and (not channels.reason or images.shape[1] == count):
+        return images
+    grey = ", or (N, 1, H, W) for grey" if count == 3 else ""
+    reason = f" {channels.reason}" if images.dim() == 4 else ""
+    raise ValueError(f"{name}: expected shape (N, {count or 'C'}, H, W){grey}{reason}; got {tuple(images.shape)}")
 
 
 def checked_range(name: str, input_range: object) -> tuple[float, float]:

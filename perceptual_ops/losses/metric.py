@@ -91,7 +91,7 @@ class MetricLoss(FrozenLoss):
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""
         found = []
-        for rows in chunks(output.shape[0], self.chunk_size):
+        for rows in chunks(output.shape[0], self._graph_chunk):
             own = target if target.shape[0] == 1 else target[rows]
             found.append((self._layer_maps(output[rows]), self._layer_maps(own)))
         return found

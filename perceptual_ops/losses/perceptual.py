@@ -37,13 +37,14 @@ class PerceptualLoss(LossWithTargets):
 
     What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
     mean and std, which are fixed. Other layers, or another gram_normalize, forget the kept target of their part.
+    Under torch.compile every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it.
     torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1", or any module: a network of
             `load_network`, or your own, whose features are taken by submodule name (see `networks.ModuleFeatures`). A
             module is copied and frozen; NaN in it is refused, and infinity in its parameters. Your own takes images of
-            as many channels as its first convolution does, or as `mean` and `std` have numbers.
+            any number of channels, or of as many as `mean` and `std` have numbers; grey is repeated for three.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
         content_weight, style_weight, tv_weight: Weights of the parts.
@@ -201,7 +202,7 @@ class PerceptualLoss(LossWithTargets):
             loss, values = self._lean_loss(terms, output, target, contents, grams)
         else:
             loss, values = graph_loss(
-                terms, self._features, output, target, contents, grams, self.chunk_size, self.backend
+                terms, self._features, output, target, contents, grams, self._graph_chunk, self.backend
             )
         loss = checks.reduce(loss, self.reduction)
         if not return_terms:

@@ -96,6 +96,10 @@ class FeatureNetwork(nn.Module):
         check_finite(weights, "the state dict")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def check_layers(self, layers: Iterable[str]) -> None:
+        """Raises ValueError for layers that the network does not have, or that were not built."""
+        self._built(layers)
+
     def smallest_size(self, layers: Iterable[str] | None = None) -> int:
         """The smallest H = W of images that reach the deepest of `layers` (default: the taps)."""
         return self._smallest_size(self._depth(self._built(layers)))

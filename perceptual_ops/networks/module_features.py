@@ -73,9 +73,7 @@ class ModuleFeatures(nn.Module):
                 construction, that never ran, or whose output is not a 4-d floating-point tensor.
         """
         wanted = self.taps if layers is None else _names(layers)
-        for name in wanted:
-            if name not in self.taps:
-                raise ValueError(f"layer {name!r} was not among the layers of this ModuleFeatures: {self.taps}")
+        self.check_layers(wanted)
 
         recorded: dict[str, object] = {}
         outer = _recording.outputs
@@ -90,6 +88,12 @@ class ModuleFeatures(nn.Module):
         return {name: self._feature(name, outputs, keys) for name in wanted}
 
     features = forward
+
+    def check_layers(self, layers: Iterable[str]) -> None:
+        """Raises ValueError for layers that were not given at construction."""
+        for name in layers:
+            if name not in self.taps:
+                raise ValueError(f"layer {name!r} was not among the layers of this ModuleFeatures: {self.taps}")
 
     def _feature(self, name: str, outputs: Mapping[str, object], keys: list[str]) -> Tensor:
         """The feature called `name`, or the error that says why there is none; `keys`: of the dict returned, if any."""

@@ -143,7 +143,9 @@ def _made(net_type: str, weights: WeightSource) -> LpipsNetwork:
 def _scores(net: Any, img1: Tensor, img2: Tensor, normalize: bool, check_range: bool) -> Tensor:  # -> (N)
     loss, pair = loss_of(net), {"img1": img1, "img2": img2}
     for name, images in pair.items():
-        image_input.check_images(name, images, 3, (0.0, 1.0) if normalize else (-1.0, 1.0))
+        image_input.check_images(
+            name, images, image_input.Channels(3, "for LPIPS"), (0.0, 1.0) if normalize else (-1.0, 1.0)
+        )
         if images.shape[1] != 3:
             raise ValueError(
                 f"{name}: expected three channels, as torchmetrics does, got shape {tuple(images.shape)}; pass "
