@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -53,8 +54,8 @@ MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
 def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Tensor:
     """A picture as (1, 3, H, W) fp32 in [0, 1].
 
-    The orientation a camera noted (EXIF) is applied, transparency is composited on white, grey is repeated to three
-    channels, and 16 bits of grey keep their precision.
+    The orientation a camera noted (EXIF) is applied, if the note can be read, transparency is composited on white, grey
+    is repeated to three channels, and 16 bits of grey keep their precision.
 
     Args:
         path: A file of one of `READ_FORMATS`, whatever its suffix.
@@ -68,11 +69,10 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
     if size is not None and not isinstance(size, tuple):
         check_size(size)
     _check_installed()
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with _opened(path) as file:
-        image = ImageOps.exif_transpose(file)
-        image = _plain(image)
+        image = _plain(_upright(file))
         if size is not None:
             fitted = (size[1], size[0]) if isinstance(size, tuple) else _fitted(image.size, size)
             image = image.resize(fitted, Image.Resampling.LANCZOS)
@@ -200,6 +200,7 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
 
     name, formats, sides = os.fspath(path), _readable_formats(), ""
     with _open_file(path) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, on metadata that it cannot read
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(stream, formats=formats) as picture:
@@ -220,17 +221,22 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
 
 
 def _open_file(path: PathLike) -> BinaryIO:
+    """A regular file, or a pipe of this process such as /dev/stdin; to open any other could wait for ever."""
     name = os.fspath(path)
     try:
-        return open(path, "rb")
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and not os.path.exists(os.path.realpath(path))):
+            return open(path, "rb")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: expected a picture, there is no such file") from None
-    except IsADirectoryError:
-        raise FileNotFoundError(f"{name}: expected a picture, this is a folder") from None
+        what = "this is a link to one that is not there" if os.path.islink(path) else "there is no such file"
+        raise FileNotFoundError(f"{name}: expected a picture, {what}") from None
     except PermissionError:
         raise PermissionError(f"{name}: expected a picture, there is no permission to read it") from None
     except (OSError, ValueError) as error:
         raise OSError(f"{name}: expected a picture, it cannot be opened ({reason(error)})") from None
+    if stat.S_ISDIR(mode):
+        raise FileNotFoundError(f"{name}: expected a picture, this is a folder")
+    raise OSError(f"{name}: expected a picture, this is no regular file but a device, a socket or a named pipe")
 
 
 def _readable_formats() -> list[str]:
@@ -250,6 +256,19 @@ def _format_of(path: PathLike) -> str:
     if suffix not in suffixes:
         raise ValueError(f"{os.fspath(path)}: expected a name that ends with {', '.join(suffixes)}; got {suffix!r}")
     return FORMATS[suffix]
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its camera noted; as it lies where the note is damaged, which says nothing of the pixels."""
+    from PIL import ImageOps
+
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # as in `_opened`
+        if is_out_of_memory(error):
+            raise
+        return picture
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -14,6 +14,8 @@ SUFFIXES = tuple(READ_FORMATS)  # what is taken for a picture in a folder
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     """The pictures of a folder and those below it, but hidden ones (other programs' notes on pictures), sorted.
 
+    What cannot be read as one is among them, such as a link to a file that is not there: its reader says why.
+
     Raises:
         ValueError: No picture in it.
         FileNotFoundError, PermissionError: No such folder, or one that must not be read. One below it is left out with
@@ -32,15 +34,7 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     for folder, folders, files in os.walk(root, onerror=unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(folder, name) for name in files if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES and _may_be_read(path)]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(f"{root}: expected a folder with pictures ({', '.join(SUFFIXES)}), found none")
     return sorted(found)
-
-
-def _may_be_read(path: Path) -> bool:
-    """Whether it is a file; one that must not be looked at counts, as its reader says why."""
-    try:
-        return path.is_file()
-    except PermissionError:
-        return True

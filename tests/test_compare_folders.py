@@ -1,6 +1,7 @@
 """The command `compare` on folders: which picture meets which, and what is left when it ends early."""
 
 import math
+import os
 import statistics
 from dataclasses import replace
 
@@ -80,7 +81,6 @@ def test_pictures_without_a_partner(folders, capsys):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda root: (root / "A/two.jpg").write_bytes(b""), "one picture of a name"),
         (lambda root: [path.unlink() for path in root.glob("B/**/*.*")], "found none"),
         (lambda root: [path.rename(f"{path}.ppm") for path in root.glob("B/**/*.*")], "no name is in both"),
     ],
@@ -148,6 +148,32 @@ def test_a_pair_that_fails_is_left_out(folders, capsys, monkeypatch):
     ):
         assert sum(name in line and sentence in line for line in told) == 1, (name, *told)
     assert len(told) == 6 and told[-1] == "perceptual-ops: 3 of 8 pairs were compared, 5 left out"
+
+
+def test_what_is_no_file_or_has_no_name_of_its_own_is_left_out(folders, capsys):
+    """Of two pictures whose suffix alone differs, the one whose suffix is in both folders is compared."""
+    for name in ("A/dead.png", "A/pipe.png"):
+        write_image(folders / name.replace("A", "B"), picture(9))
+    (folders / "A/dead.png").symlink_to("unmounted/x.png")
+    os.mkfifo(folders / "A/pipe.png")
+    write_image(folders / "B/one.bmp", picture(7))
+    for target, done in (("B/two.bmp", ["deep/x.v1.PNG", "two.bmp"]), ("B", ["deep/x.v1.PNG", "one.png", "two.bmp"])):
+        write_image(folders / "A/two.bmp", picture(0))
+        write_image(folders / "A/two.jpg", picture(8))
+        assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target=target) == 1
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceptual-ops: ")]
+        for name, sentence in (
+            ("A/two.jpg", "expected one picture of a name whatever its suffix"),
+            ("A/two.png", "expected one picture of a name whatever its suffix"),
+            ("A/dead.png", "this is a link to one that is not there"),
+            ("A/pipe.png", "this is no regular file"),
+            ("B/one.bmp", "expected one picture of a name") if target == "B" else ("A/one.png", "pictures of one size"),
+        ):
+            assert sum(name in line and sentence in line for line in told) == 1, (name, *told)
+        assert [row[0] for row in rows(folders / "out.csv")[1:]] == done
+        assert told[-1] == f"perceptual-ops: {len(done)} of {len(done) + 5} pairs were compared, 5 left out"
+    assert run(folders, *LPIPS, "--strict", output="A", target="B") == 2
+    assert "expected one picture of a name" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_strict_stops_at_the_first(folders, capsys):

@@ -14,6 +14,7 @@ def folder(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dead.png").symlink_to("missing")
     return tmp_path
 
 
@@ -21,8 +22,9 @@ def names(folder):
     return [path.relative_to(folder).as_posix() for path in pictures_in(folder)]
 
 
-def test_files_with_the_suffix_of_a_picture(folder):
-    assert names(folder) == ["a/c.JPG", "a.png", "b.png"]
+def test_all_but_folders_with_the_suffix_of_a_picture(folder):
+    """What is no file has to be named by who reads it."""
+    assert names(folder) == ["a/c.JPG", "a.png", "b.png", "dead.png", "pipe.png"]
 
 
 def test_a_folder_that_must_not_be_read_is_left_out(folder, monkeypatch):
@@ -36,7 +38,7 @@ def test_a_folder_that_must_not_be_read_is_left_out(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     refused = ["a"]
     with pytest.warns(RuntimeWarning, match="a: left out, it cannot be read"):
-        assert names(folder) == ["a.png", "b.png"]
+        assert names(folder) == ["a.png", "b.png", "dead.png", "pipe.png"]
     refused = [folder.name]
     with pytest.raises(PermissionError, match="expected a folder that may be read"):
         names(folder)

@@ -5,9 +5,11 @@ import io
 import os
 import random
 import struct
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from perceptual_ops import images
@@ -68,7 +70,6 @@ def ghostscript(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITABLE)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on what it could not read of metadata
 def test_a_damaged_file_is_a_picture_or_one_sentence(tmp_path, ghostscript, name):
     """Whatever a decoder raises. The name says .png, as content decides."""
     path, whole = tmp_path / "odd.png", encoded(name)
@@ -194,6 +195,41 @@ def test_what_the_file_system_refuses(tmp_path):
         read_image(tmp_path / ("x" * 300))
     with pytest.raises(OSError, match=r"expected a picture, it cannot be opened .*null"):
         read_image(f"{tmp_path}/a\0b")
+    (tmp_path / "dead.png").symlink_to("missing")
+    with pytest.raises(FileNotFoundError, match=r"dead\.png: expected a picture, this is a link to one that is not"):
+        read_image(tmp_path / "dead.png")
     (tmp_path / "empty.png").touch()
     with pytest.raises(ValueError, match=r"empty\.png: expected a picture in PNG"):
         read_image(tmp_path / "empty.png")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    """To open a named pipe would wait for a writer, for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path / "link.png", "/dev/zero"):
+        for read in (read_image, side_lengths):
+            with pytest.raises(OSError, match=f"{path}: expected a picture, this is no regular file"):
+                read(path)
+
+
+def test_a_pipe_from_another_program_is_read(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, encoded("PNG"))
+    os.close(writer)
+    assert read_image(f"/dev/fd/{reader}").shape == (1, 3, 20, 24)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0"])
+def test_a_damaged_note_of_a_camera_says_nothing_of_the_pixels(tmp_path, name, exif):
+    path, plain = tmp_path / "x.png", Image.open(io.BytesIO(encoded(name)))
+    pixels = []
+    for note in (b"", exif):
+        plain.save(path, name, exif=note, lossless=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert side_lengths(path) == (24, 20)
+            pixels.append(read_image(path))
+    assert torch.equal(*pixels)

@@ -216,6 +216,48 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
     assert len(told) == 5 and told[-1] == "perceptual-ops: 3 of 7 pictures were written, 4 left out"
 
 
+def test_what_is_no_file_or_has_no_name_of_its_own_is_left_out(folder, capsys):
+    """A link to what is not there, a named pipe, and a picture that another of its folder differs from in suffix."""
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
+    data = folder / "data"
+    (data / "dead.png").symlink_to("unmounted/x.png")
+    os.mkfifo(data / "pipe.png")
+    (data / "b.png").write_bytes((data / "a.png").read_bytes())
+    (data / "folder.png").mkdir()
+    command = ["apply", str(folder / "model.safetensors"), str(data), str(folder / "out")]
+    assert cli.main(command) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceptual-ops: ")]
+    assert f"{data / 'b.png'}: expected one picture of a name whatever its suffix, b.jpg comes first" in told[0]
+    assert f"{data / 'dead.png'}: expected a picture, this is a link to one that is not there" in told[1]
+    assert f"{data / 'pipe.png'}: expected a picture, this is no regular file" in told[2]
+    assert told[3:] == ["perceptual-ops: 3 of 6 pictures were written, 3 left out"]
+    for name in ("b.png", "dead.png", "pipe.png"):
+        assert cli.main([*command, "--strict"]) == 2
+        assert f"{name}: expected" in capsys.readouterr().err.splitlines()[-1]
+        (data / name).unlink()
+    assert cli.main([*command, "--strict"]) == 0
+
+
+def test_a_picture_that_is_left_out_is_not_written_over(folder, capsys):
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
+    (folder / "two").mkdir()
+    for name in ("a.jpg", "a.png"):
+        write_image(folder / "two" / name, torch.rand(3, 60, 70))
+    assert cli.main(["apply", str(folder / "model.safetensors"), *2 * [str(folder / "two")]]) == 2
+    assert "two/a.png: expected a place where no input is" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_training_leaves_out_what_is_no_file(folder, capsys):
+    (folder / "data" / "dead.png").symlink_to("unmounted/x.png")
+    os.mkfifo(folder / "data" / "pipe.png")
+    assert train_sr(folder, "--loss", "pixel", steps="1") == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("perceptual-ops: ")]
+    assert "dead.png: expected a picture, this is a link" in told[0] and "pipe.png: expected" in told[1]
+    assert told[2:] == ["perceptual-ops: 2 pictures could not be read and were left out"]
+    assert train_sr(folder, "--loss", "pixel", "--strict", out="strict.safetensors", steps="1") == 2
+    assert "dead.png" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("bias", [3e38, -3e38])
 def test_a_result_of_no_numbers_is_no_picture(folder, capsys, bias):
     """Weights that are finite, and too large: for all pictures, or for some."""

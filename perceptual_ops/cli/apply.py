@@ -16,7 +16,7 @@ from ..images import check_writable, check_writable_below, read_image, write_ima
 from ..picture_folder import pictures_in
 from ..recipes.models import MAX_BATCH, Model, load_model
 from . import numbers
-from .skipping import STRICT_HELP, Skipped
+from .skipping import STRICT_HELP, Skipped, namesake
 from .terminal import checked_device, default_device, progress_bar
 
 
@@ -45,8 +45,10 @@ def register(commands: Any) -> None:
 
 def _apply(arguments: argparse.Namespace) -> int:
     source, target = Path(arguments.input), Path(arguments.output)
-    places = _places(source, target)
-    _check_places(places, source, target, arguments.model)
+    skipped = Skipped(arguments.strict or not source.is_dir())
+    pictures = pictures_in(source) if source.is_dir() else [source]
+    places = _places(pictures, source, target, skipped)
+    _check_places(places, source, target, [*pictures, Path(arguments.model)])
     device = checked_device(arguments.device)
     model = load_model(arguments.model, device, arguments.network)
     if model.kind != arguments.kind:
@@ -54,7 +56,7 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.model}: expected a model for {arguments.kind}, this is for {model.kind}; {other} runs it"
         )
-    done, skipped = 0, Skipped(arguments.strict or not source.is_dir())
+    done = 0
     with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
         try:
             for images, pairs in _batches(places, arguments.size, arguments.batch, skipped):
@@ -65,30 +67,30 @@ def _apply(arguments: argparse.Namespace) -> int:
                     if bar is not None:
                         bar.update()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done} of {len(places)} pictures were written") from None
+            raise KeyboardInterrupt(f"{done} of {len(pictures)} pictures were written") from None
     if not done:
-        raise ValueError(f"{source}: expected a picture that can be used, none of the {len(places)} can")
+        raise ValueError(f"{source}: expected a picture that can be used, none of the {len(pictures)} can")
     print(target)
-    return skipped.exit_code(f"{done} of {len(places)} pictures were written")
+    return skipped.exit_code(f"{done} of {len(pictures)} pictures were written")
 
 
-def _places(source: Path, target: Path) -> list[tuple[Path, Path]]:
+def _places(pictures: Sequence[Path], source: Path, target: Path, skipped: Skipped) -> list[tuple[Path, Path]]:
     """Each picture and where its result goes: for folders, under the same path, as PNG."""
     if not source.is_dir():
         return [(source, target)]
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder for the results of a folder, this is a file")
     taken: dict[Path, Path] = {}
-    for path in pictures_in(source):
+    for path in pictures:
         place = target / path.relative_to(source).with_suffix(".png")
         if place in taken:
-            raise ValueError(f"{source}: expected one picture of a name, got {taken[place]} and {path}; rename one")
-        taken[place] = path
+            skipped.leave_out(namesake(path, taken[place]))
+        else:
+            taken[place] = path
     return [(path, place) for place, path in taken.items()]
 
 
-def _check_places(places: Sequence[tuple[Path, Path]], source: Path, target: Path, model: str) -> None:
-    inputs = [*(path for path, _ in places), Path(model)]
+def _check_places(places: Sequence[tuple[Path, Path]], source: Path, target: Path, inputs: Sequence[Path]) -> None:
     if source.is_dir():
         check_writable_below([place for _, place in places], inputs)
     else:

@@ -56,7 +56,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
     output, target = Path(arguments.output), Path(arguments.target)
     of_folder = output.is_dir()
-    pairs, left_out = picture_pairs(output, target, arguments.skip_unpaired)
+    skipped = Skipped(arguments.strict or not of_folder)
+    pairs, left_out = picture_pairs(output, target, skipped, arguments.skip_unpaired)
+    count = len(pairs) + skipped.count
     _check_places(arguments, pairs, of_folder)
     device = checked_device(arguments.device)
     measure = comparison(
@@ -67,7 +69,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     if of_folder and not target.is_dir():
         read_image(target, arguments.size)  # the one picture for all has to be good
     distances: list[float] = []
-    skipped = Skipped(arguments.strict or not of_folder)
     with progress_bar(len(pairs), "pair") if of_folder else contextlib.nullcontext() as bar:
         try:
             for pair in pairs:
@@ -85,15 +86,15 @@ def _compare(arguments: argparse.Namespace) -> int:
                 if bar is not None:
                     bar.update()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{len(distances)} of {len(pairs)} pairs were compared") from None
+            raise KeyboardInterrupt(f"{len(distances)} of {count} pairs were compared") from None
     if not distances:
-        raise ValueError(f"{output}, {target}: expected a pair that can be compared, none of the {len(pairs)} can")
+        raise ValueError(f"{output}, {target}: expected a pair that can be compared, none of the {count} can")
     if of_folder:
         mean, deviation = statistics.fmean(distances), statistics.pstdev(distances)
         print(f"{measure.label}, {len(distances)} pairs: mean {mean:.6g} std {deviation:.6g}")
     else:
         print(f"{measure.label}: {distances[0]:.6g}")
-    return skipped.exit_code(f"{len(distances)} of {len(pairs)} pairs were compared")
+    return skipped.exit_code(f"{len(distances)} of {count} pairs were compared")
 
 
 @torch.no_grad()

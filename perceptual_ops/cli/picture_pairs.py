@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..picture_folder import pictures_in
+from .skipping import Skipped, namesake
 
 NAMED = 3  # files that an error names before it only counts them
 
@@ -20,26 +22,29 @@ class PicturePair:
     target: Path
 
 
-def picture_pairs(output: Path, target: Path, skip_unpaired: bool = False) -> tuple[list[PicturePair], str]:
+def picture_pairs(
+    output: Path, target: Path, skipped: Skipped, skip_unpaired: bool = False
+) -> tuple[list[PicturePair], str]:
     """The pairs in the order of their names, and a sentence on what was left out, or nothing.
 
     Args:
         output: A picture, or a folder whose pictures are found at any depth.
         target: A picture, for one or all of them; or a folder with the same names, whatever the suffixes.
+        skipped: Takes what has no name of its own, as another differs in its suffix alone; those whose suffix is in
+            both folders come first.
         skip_unpaired: Whether a picture without a partner is left out.
 
     Raises:
-        ValueError: A picture without a partner, two of one name, a folder without pictures, a folder as the second of
+        ValueError: A picture without a partner, a folder without pictures, a folder as the second of
             two that is none as the first.
     """
     if not output.is_dir():
         if target.is_dir():
             raise ValueError(f"{target}: expected a picture, since {output} is no folder; got one")
         return [PicturePair(output.name, output, target)], ""
-    outputs = _pictures(output)
     if not target.is_dir():
-        return [_named(output, path, target) for path in outputs.values()], ""
-    targets = _pictures(target)
+        return [_named(output, path, target) for path in _pictures(output, target, skipped).values()], ""
+    outputs, targets = _pictures(output, target, skipped), _pictures(target, output, skipped)
     alone = [path for name, path in outputs.items() if name not in targets]
     alone += [path for name, path in targets.items() if name not in outputs]
     if alone and not skip_unpaired:
@@ -53,14 +58,15 @@ def picture_pairs(output: Path, target: Path, skip_unpaired: bool = False) -> tu
     return pairs, f"left out {_listed(alone)}, which have no partner" if alone else ""
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
+def _pictures(folder: Path, other: Path, skipped: Skipped) -> dict[str, Path]:
     """The pictures of a folder by their path in it without the suffix, sorted."""
     found: dict[str, Path] = {}
-    for path in pictures_in(folder):
+    for path in sorted(pictures_in(folder), key=lambda path: not os.path.lexists(other / path.relative_to(folder))):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise ValueError(f"{folder}: expected one picture of a name, got {found[name].name} and {path.name}")
-        found[name] = path
+            skipped.leave_out(namesake(path, found[name]))
+        else:
+            found[name] = path
     return dict(sorted(found.items()))
 
 

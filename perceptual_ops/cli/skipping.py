@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from .._failures import is_out_of_memory, reason
@@ -41,11 +42,15 @@ class Skipped:
             if not is_out_of_memory(error):
                 raise
             failure = ValueError(f"{os.fspath(name)}: the device has too little memory for it; choose a smaller --size")
+        self.leave_out(failure)
+        return None
+
+    def leave_out(self, failure: Exception) -> None:
+        """Says why a picture is left out, and counts it."""
         if self._strict:
             raise failure
         self.count += 1
         say(reason(failure))
-        return None
 
     def exit_code(self, done: str) -> int:
         """0, or after a summary 1. `done` says what was made of the others."""
@@ -53,3 +58,10 @@ class Skipped:
             return 0
         say(f"{done}, {self.count} left out")
         return 1
+
+
+def namesake(path: Path, first: Path) -> ValueError:
+    """The error of a picture that another of its folder leaves no name of its own, as suffixes do not count."""
+    return ValueError(
+        f"{path}: expected one picture of a name whatever its suffix, {first.name} comes first; rename one"
+    )
