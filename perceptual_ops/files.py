@@ -55,6 +55,27 @@ def check_writable_file(path: PathLike) -> None:
         _remove_abandoned(target.parent)
 
 
+def make_folder(path: PathLike) -> None:
+    """Makes a folder and those above it, where they are missing. OSError in a sentence."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def check_folder(path: PathLike) -> None:
+    """Raises what `make_folder`, and writing to the folder, would raise, as far as can be known before."""
+    there = next(place for place in (Path(path), *Path(path).parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise _no_folder(path, NotADirectoryError(errno.EEXIST, f"{there} is no folder"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _no_folder(path, PermissionError(errno.EACCES, f"{there} is write-protected"))
+
+
+def _no_folder(path: PathLike, error: OSError) -> OSError:
+    return type(error)(f"{os.fspath(path)}: expected a folder, or a place for one, it is none ({error.strerror})")
+
+
 def check_apart(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
     """Keeps what is read from being written over, whatever the links to it.
 

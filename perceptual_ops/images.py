@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._failures import is_out_of_memory, reason
-from .files import PathLike, check_apart, check_writable_file, is_taken, write_whole
+from .files import PathLike, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,6 +48,8 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
 }
+SOFTWARE = "perceptual_ops"  # by which a picture that was written here is known
+EXIF_SOFTWARE = 0x0131
 MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
 
 
@@ -68,7 +70,7 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
     """
     if size is not None and not isinstance(size, tuple):
         check_size(size)
-    _check_installed()
+    check_installed()
     from PIL import Image
 
     with _opened(path) as file:
@@ -81,7 +83,7 @@ def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Ten
 
 def side_lengths(path: PathLike) -> tuple[int, int]:
     """The sides of a picture in pixels, (W, H) as the file says, without reading the rest. Raises as `read_image`."""
-    _check_installed()
+    check_installed()
     with _opened(path) as file:
         return file.size
 
@@ -109,7 +111,7 @@ def write_image(path: PathLike, image: Tensor) -> None:
 
 def to_picture(image: Tensor) -> Image.Image:
     """(1, 3, H, W) or (3, H, W) in [0, 1] -> Pillow's 8-bit RGB. ValueError where there is NaN or infinity."""
-    _check_installed()
+    check_installed()
     from PIL import Image
 
     if not image.isfinite().all():
@@ -123,63 +125,32 @@ def drawable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def save_picture(path: PathLike, picture: Image.Image, software: str = "") -> None:
-    """Writes Pillow's image as `write_image` does; a PNG can note what made it, for `software_of`."""
-    picture_format, encoded = _format_of(path), io.BytesIO()
-    options = dict(SAVE_OPTIONS.get(picture_format, {}))
-    if software:
-        from PIL.PngImagePlugin import PngInfo
-
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text("Software", software)
-    picture.save(encoded, picture_format, **options)
+def save_picture(path: PathLike, picture: Image.Image, software: str = SOFTWARE) -> None:
+    """Writes Pillow's image as `write_image` does, with a note of what made it, for `software_of`; BMP holds none."""
+    picture_format, encoded = format_of(path), io.BytesIO()
+    picture.save(encoded, picture_format, **SAVE_OPTIONS.get(picture_format, {}), **_note(picture_format, software))
     write_whole(path, encoded.getbuffer())
 
 
+def _note(picture_format: str, software: str) -> dict[str, Any]:
+    """What Pillow needs to write it: as text in a PNG, as EXIF elsewhere."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if picture_format == "PNG":
+        text = PngInfo()
+        text.add_text("Software", software)
+        return {"pnginfo": text}
+    exif = Image.Exif()
+    exif[EXIF_SOFTWARE] = software
+    return {"exif": exif}
+
+
 def software_of(path: PathLike) -> str:
-    """What a PNG says made it, if it does. Raises as `read_image`."""
-    _check_installed()
+    """What a picture says made it, if it does. Raises as `read_image`."""
+    check_installed()
     with _opened(path) as file:
-        return str(file.info.get("Software", ""))
-
-
-def check_writable(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
-    """Raises what writing a picture to `path` would raise, before minutes are spent on it.
-
-    Also where it would take the place of one of the inputs, or of a file that is no picture: what a command writes may
-    replace an earlier picture of that name, and nothing else.
-    """
-    _check_installed()
-    _format_of(path)
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{os.fspath(path)}: expected the name of a picture, this is a folder")
-    check_apart([path], inputs)
-    check_writable_file(path)
-    _check_replaceable(path)
-
-
-def check_writable_below(places: Sequence[Path], inputs: Iterable[PathLike]) -> None:
-    """As `check_writable`, for pictures of a folder; folders that are missing are left to be made."""
-    check_apart(places, inputs)
-    for place in {place.parent: place for place in places}.values():  # one of each folder
-        if place.parent.is_dir():
-            check_writable_file(place)
-    for place in places:
-        _check_replaceable(place)
-
-
-def _check_replaceable(path: PathLike) -> None:
-    if is_taken(path) and not _is_picture(path):
-        raise FileExistsError(
-            f"{os.fspath(path)}: expected a new name or a picture to replace, this file is none; choose another name"
-        )
-
-
-def _is_picture(path: PathLike) -> bool:
-    try:
-        return min(side_lengths(path)) > 0
-    except ValueError:
-        return False
+        return str(file.info.get("Software") or file.getexif().get(EXIF_SOFTWARE, ""))
 
 
 def check_size(size: object) -> int:
@@ -247,7 +218,8 @@ def _readable_formats() -> list[str]:
     return [name for name in dict.fromkeys(READ_FORMATS.values()) if name in Image.OPEN]
 
 
-def _format_of(path: PathLike) -> str:
+def format_of(path: PathLike) -> str:
+    """The format that the suffix says. ValueError for one that is not written."""
     from PIL import Image
 
     Image.init()  # loads the plugins, so that SAVE is complete
@@ -305,7 +277,8 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return (pixels / 255).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """ModuleNotFoundError without what pictures need."""
     if any(find_spec(package) is None for package in ("numpy", "PIL")):
         raise ModuleNotFoundError(
             "pictures need Pillow and numpy, which are not both installed: pip install 'perceptual_ops[cli]'"

@@ -38,7 +38,7 @@ def test_apply_replaces_no_input_and_nothing_but_pictures(folder, capsys):
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     for source, target, sentence in [
         ("style.png", "model.png", "model.png: expected a place where no input is"),
-        ("style.png", "text.png", "text.png: expected a new name or a picture to replace"),
+        ("style.png", "text.png", "text.png: expected a new name or an earlier result"),
         ("data", "out", "out/a.png: expected a place where no input is"),
     ]:
         assert cli.main(["apply", *(str(folder / name) for name in ("model.safetensors", source, target))]) == 2
@@ -47,7 +47,39 @@ def test_apply_replaces_no_input_and_nothing_but_pictures(folder, capsys):
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
     (folder / "out" / "a.png").unlink()
     assert cli.main(["apply", *(str(folder / name) for name in ("model.safetensors", "data", "out"))]) == 2
-    assert "out/b.png: expected a new name or a picture to replace" in capsys.readouterr().err
+    assert "out/b.png: expected a new name or an earlier result" in capsys.readouterr().err
     (folder / "out" / "b.png").unlink()
     for _ in range(2):  # over its own results
         assert cli.main(["apply", *(str(folder / name) for name in ("model.safetensors", "data", "out"))]) == 0
+
+
+@pytest.mark.parametrize("command", ["apply", "compare"])
+def test_places_below_an_output_are_checked_before_the_work(folder, capsys, monkeypatch, command):
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
+    out, data = folder / "out", str(folder / "data")
+    argv = ["apply", str(folder / "model.safetensors"), data, str(out)]
+    if command == "compare":
+        argv = ["compare", data, str(folder / "style.png"), "--weights", "random", "--map", str(out)]
+    module = getattr(cli, command)
+    monkeypatch.setattr(module, "checked_device", lambda name: pytest.fail("work began"))
+    out.mkdir()
+    (out / "more").write_text("no folder")
+    assert cli.main(argv) == 2
+    assert "out/more: expected a folder, or a place for one" in capsys.readouterr().err.splitlines()[-1]
+    (out / "more").unlink()
+    (out / "b.png").mkdir()
+    assert cli.main(argv) == 2
+    assert "out/b.png: expected the name of a picture, this is a folder" in capsys.readouterr().err.splitlines()[-1]
+    (out / "b.png").rmdir()
+    out.rmdir()
+    out.symlink_to("nowhere")
+    assert cli.main(argv) == 2
+    assert "out: expected a folder" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_made(folder, capsys):
+    """What os.access does not know: even root makes no folder there."""
+    save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
+    assert cli.main(["apply", str(folder / "model.safetensors"), str(folder / "data"), "/proc/nothing"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "/proc/nothing: expected a folder" in line and "Errno" not in line

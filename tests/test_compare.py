@@ -177,7 +177,7 @@ def test_tables_and_maps_replace_no_input_and_no_other_file(folder, capsys, monk
         (("--csv", "link.csv"), "link.csv: expected a place where no input is"),
         (("--csv", "hard.csv"), "hard.csv: expected a place where no input is"),
         (("--csv", "notes.csv"), "--csv: expected a new name or a table of compare to replace, notes.csv is none"),
-        (("--map", "map.png"), "map.png: expected a new name or a picture to replace"),
+        (("--map", "map.png"), "map.png: expected a new name or an earlier result"),
         (("--map", "copy.png"), "copy.png: expected a place where no input is"),
         (("--map", "new.png", "--csv", "new.csv"), "new.csv: expected a place of its own, new.png is to be written"),
     ]:

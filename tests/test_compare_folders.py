@@ -211,7 +211,10 @@ def test_maps_of_a_folder_replace_no_other_file(folders, capsys):
     (folders / "maps").mkdir()
     (folders / "maps/two.png").write_text("no picture")
     (folders / "maps/one.png").hardlink_to(folders / "B/one.png")
-    for name, sentence in (("one", "expected a place where no input is"), ("two", "expected a new name or a picture")):
+    for name, sentence in (
+        ("one", "expected a place where no input is"),
+        ("two", "expected a new name or an earlier result"),
+    ):
         assert run(folders, *LPIPS, "--map", folders / "maps", output="A", target="B") == 2
         assert f"maps/{name}.png: {sentence}" in capsys.readouterr().err
         (folders / f"maps/{name}.png").unlink()

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from perceptual_ops import images
+from perceptual_ops.picture_outputs import check_writable
 
 
 @pytest.fixture
@@ -132,12 +133,12 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, fault):
 
 
 def test_checking_leaves_nothing(tmp_path):
-    images.check_writable(tmp_path / "out.png")
+    check_writable(tmp_path / "out.png")
     assert not list(tmp_path.iterdir())
     (tmp_path / "folder.png").mkdir()
     for path, error in [("no/out.png", FileNotFoundError), ("out.xyz", ValueError), ("folder.png", IsADirectoryError)]:
         with pytest.raises(error, match="expected"):
-            images.check_writable(tmp_path / path)
+            check_writable(tmp_path / path)
     assert [file.name for file in tmp_path.iterdir()] == ["folder.png"]
 
 
@@ -149,9 +150,9 @@ def test_an_output_replaces_a_picture_and_nothing_else(tmp_path):
     (tmp_path / "link.png").symlink_to("in.png")
     (tmp_path / "dangling.png").symlink_to("new.png")
     for name in ("new.png", "earlier.png", "empty.png", "dangling.png"):
-        images.check_writable(tmp_path / name, [tmp_path / "in.png"])
-    with pytest.raises(FileExistsError, match=r"notes\.png: expected a new name or a picture to replace"):
-        images.check_writable(tmp_path / "notes.png")
+        check_writable(tmp_path / name, [tmp_path / "in.png"])
+    with pytest.raises(FileExistsError, match=r"notes\.png: expected a new name or an earlier result"):
+        check_writable(tmp_path / "notes.png")
     for name in ("in.png", "link.png"):
         with pytest.raises(ValueError, match=f"{name}: expected a place where no input is"):
-            images.check_writable(tmp_path / name, [tmp_path / "in.png"])
+            check_writable(tmp_path / name, [tmp_path / "in.png"])

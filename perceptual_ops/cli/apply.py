@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from .._failures import is_out_of_memory
-from ..images import check_writable, check_writable_below, read_image, write_image
+from ..files import make_folder
+from ..images import read_image, write_image
 from ..picture_folder import pictures_in
+from ..picture_outputs import check_writable, check_writable_below
 from ..recipes.models import MAX_BATCH, Model, load_model
 from . import numbers
 from .skipping import STRICT_HELP, Skipped, namesake
@@ -61,7 +63,7 @@ def _apply(arguments: argparse.Namespace) -> int:
         try:
             for images, pairs in _batches(places, arguments.size, arguments.batch, skipped):
                 for result, (_, place) in _applied(model, images, pairs, device, skipped):
-                    place.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(place.parent)
                     write_image(place, result)
                     done += 1
                     if bar is not None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import append_whole, check_apart, check_writable_file, is_taken, write_whole
+from ..files import append_whole, check_apart, check_writable_file, is_taken, make_folder, write_whole
 from ..heat_map import heat_map
-from ..images import check_writable, check_writable_below, read_image, save_picture
+from ..images import read_image, save_picture
+from ..picture_outputs import check_writable, check_writable_below
 from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
 from . import numbers
 from .picture_pairs import PicturePair, picture_pairs
@@ -78,7 +79,7 @@ def _compare(arguments: argparse.Namespace) -> int:
                 distance, sheet = found
                 place = _map_place(arguments.map, pair.name if of_folder else "")
                 if place and sheet:
-                    place.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(place.parent)
                     save_picture(place, sheet)
                 if arguments.csv:
                     _write_row(arguments.csv, (pair.name, measure.label, f"{distance:.9g}"), first=not distances)

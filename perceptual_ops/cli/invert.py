@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..images import check_writable, read_image, write_image
+from ..images import read_image, write_image
 from ..networks import load_network
+from ..picture_outputs import check_writable
 from ..recipes.inversion import KINDS, invert
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.report import contact_sheet

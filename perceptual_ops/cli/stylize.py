@@ -6,7 +6,8 @@ import argparse
 from functools import partial
 from typing import Any
 
-from ..images import check_writable, read_image, write_image
+from ..images import read_image, write_image
+from ..picture_outputs import check_writable
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.style_transfer import CONTENT_LAYERS, INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
 from . import numbers

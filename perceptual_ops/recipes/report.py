@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..images import PathLike, drawable, save_picture, to_picture
+from ..images import SOFTWARE, PathLike, drawable, save_picture, to_picture
 
 Row = Sequence[tuple[str, Tensor]]
 
@@ -62,7 +62,7 @@ def loss_curve(
     history: Mapping[str, Sequence[float]],
     title: str = "Loss",
     step: str = "evaluation",
-    software: str = "",
+    software: str = SOFTWARE,
 ) -> None:
     """Writes the curve of the loss and its parts, on a logarithmic scale.
 
@@ -90,7 +90,7 @@ def curve_picture(
     title: str,
     x_label: str,
     y_label: str,
-    software: str = "",
+    software: str = SOFTWARE,
 ) -> None:
     """Writes curves, (colour, dashes) each, on a logarithmic scale. Raises as `loss_curve`."""
     try:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from .._failures import reason
 from ..files import write_whole
-from ..images import software_of
+from ..images import SOFTWARE, software_of
 from .optimization import DivergenceError
 from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
 ANEW = "remove it and the checkpoint to begin anew"
-PLOT = "perceptual_ops training log"  # by which a plot is known
+PLOT = f"{SOFTWARE} training log"  # by which a plot is known
 
 
 class Log:
