@@ -1,6 +1,7 @@
 """Checkpoints and logs that are malformed: one sentence that names the file, whatever is in it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import tiny_training
@@ -42,6 +43,10 @@ def edited(edit):
     return change
 
 
+def moment(edit):
+    return edited(lambda state: edit(state["optimizer"]["state"][0]))
+
+
 CHECKPOINTS = {
     "a list": lambda state: [1, 2],
     "no dict of settings": edited(lambda state: state.update(settings=[1])),
@@ -56,14 +61,27 @@ CHECKPOINTS = {
     "model without a layer": edited(lambda state: state["model"].pop("convolution.bias")),
     "model of other kinds": edited(lambda state: state["model"].update({"convolution.bias": "x"})),
     "optimizer a number": edited(lambda state: state.update(optimizer=3)),
-    "optimizer without groups": edited(lambda state: state["optimizer"].pop("param_groups")),
-    "optimizer with a word for lr": edited(lambda state: state["optimizer"]["param_groups"][0].update(lr="x")),
+    "settings of tensors": edited(lambda state: state["settings"].update(lr=torch.zeros(100, 2))),
+    "model with a number for a name": edited(lambda state: state["model"].update({3: torch.zeros(1)})),
+    "optimizer without states": edited(lambda state: state["optimizer"].pop("state")),
+    "optimizer of no parameter": edited(lambda state: state["optimizer"]["state"].clear()),
+    "optimizer of a parameter more": edited(lambda state: state["optimizer"]["state"].update({2: {}})),
+    "optimizer of a parameter by name": edited(lambda state: state["optimizer"]["state"].update(x={})),
+    "optimizer without a moment": moment(lambda moments: moments.pop("exp_avg_sq")),
+    "optimizer with a moment more": moment(lambda moments: moments.update(max_exp_avg_sq=moments["exp_avg_sq"])),
+    "optimizer before its first step": moment(lambda moments: moments.update(step=torch.tensor(-5.0))),
+    "optimizer beyond its last step": moment(lambda moments: moments.update(step=torch.tensor(5.0))),
+    "optimizer of no numbers": moment(lambda moments: moments["exp_avg"][0, 0, 0, 0].fill_(torch.nan)),
+    "optimizer of infinities": moment(lambda moments: moments["exp_avg_sq"].fill_(torch.inf)),
+    "optimizer of negative squares": moment(lambda moments: moments["exp_avg_sq"].neg_()),
     "optimizer of words": edited(lambda state: state["optimizer"]["state"].update({0: "x"})),
     "optimizer of another shape": edited(lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(7))),
     "optimizer with a word": edited(lambda state: state["optimizer"]["state"][0].update(exp_avg="x")),
     "schedule empty": edited(lambda state: state["schedule"].clear()),
     "schedule of words": edited(lambda state: state["schedule"].update(last_epoch="x")),
-    "schedule of other lists": edited(lambda state: state["schedule"].update(base_lrs=[])),
+    "schedule before the first step": edited(lambda state: state["schedule"].update(last_epoch=-1)),
+    "schedule beyond the last step": edited(lambda state: state["schedule"].update(last_epoch=5)),
+    "scaler where none is": edited(lambda state: state.update(scaler={"scale": "x"})),
     "scaler a list": edited(lambda state: state.update(scaler=[])),
 }
 
@@ -74,6 +92,39 @@ def test_a_malformed_checkpoint_is_one_sentence(stopped, tmp_path, name):
     path.write_bytes(stopped[1])
     torch.save(CHECKPOINTS[name](torch.load(path)), path)
     assert "remove it to begin anew" in refused(stopped, tmp_path, checkpoint=path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda state: state["optimizer"].pop("param_groups"),
+        lambda state: state["optimizer"]["param_groups"][0].update(lr=torch.nan, amsgrad=True, eps=-1.0),
+        lambda state: state["optimizer"]["param_groups"][0].update(weight_decay=-1.0, capturable=True, lr="x"),
+        lambda state: state["schedule"].update(base_lrs=[], _last_lr=[torch.nan], _step_count="x"),
+    ],
+)
+def test_what_steps_do_not_change_is_not_taken_from_a_checkpoint(stopped, tmp_path, edit):
+    """The run ends with the bits of one from an untouched checkpoint."""
+    path, (touched, plain) = tmp_path / "edited", (tmp_path / "touched", tmp_path / "plain")
+    path.write_bytes(stopped[1])
+    torch.save(edited(edit)(torch.load(path)), path)
+    touched.mkdir()
+    plain.mkdir()
+    model, expected = resume(stopped, touched, checkpoint=path.read_bytes()), resume(stopped, plain)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("change", [{"scale": "x"}, {"scale": torch.inf}, {"scale": 0.0}, {"_growth_tracker": -1}])
+def test_a_malformed_scale_is_one_sentence(stopped, tmp_path, change):
+    out, options = tmp_path / "model.safetensors", replace(TINY, precision="fp16")
+    with pytest.raises(Stop):
+        run(stopped[0], out, options, stop_after=2)
+    state = torch.load(out.with_suffix(".checkpoint"))
+    state["scaler"].update(change)
+    torch.save(state, out.with_suffix(".checkpoint"))
+    with pytest.raises(ValueError, match=r"model\.checkpoint: expected a checkpoint of this network \(scaler: "):
+        run(stopped[0], out, options)
 
 
 @pytest.mark.parametrize("data", [b"x", b"\x80\x02.", b"PK\x03\x04" + bytes(40)])

@@ -96,6 +96,11 @@ def check_hash(path: Path, expected: str, remedy: str) -> None:
 @functools.lru_cache
 def _sha256(path: Path, size: int, modified: int) -> str:
     """The SHA-256 of a file, once for each of its sizes and times (ns) in a process."""
+    return sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The digits of a file's SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

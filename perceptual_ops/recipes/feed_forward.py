@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import PerceptualLoss
 from ..networks.weights import WeightSource
-from .checkpoint import contents, fingerprint
+from .checkpoint import PICTURES, contents, fingerprint
 from .crops import RandomCrops
 from .exported import export_model
 from .model_file import SMALLEST
@@ -90,8 +90,7 @@ def train_style(
     settings = {
         "task": "style",
         "style": fingerprint(style),
-        "pictures": fingerprint(crops.pictures),
-        "contents of the pictures": contents(crops.pictures),
+        PICTURES: contents(crops.pictures),
         "style_weight": style_weight,
         "tv_weight": tv_weight,
         "content_layers": list(content_layers),

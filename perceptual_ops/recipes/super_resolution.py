@@ -15,7 +15,7 @@ from .. import _checks as checks
 from ..losses import PerceptualLoss
 from ..networks import load_network
 from ..networks.weights import WeightSource
-from .checkpoint import contents, fingerprint
+from .checkpoint import PICTURES, contents, fingerprint
 from .crops import RandomCrops
 from .exported import export_model
 from .models import save_model
@@ -154,8 +154,7 @@ def train_super_resolution(
 
     settings = {
         "task": "super-resolution",
-        "pictures": fingerprint(crops.pictures),
-        "contents of the pictures": contents(crops.pictures),
+        PICTURES: contents(crops.pictures),
         "scale": scale,
         "loss": loss,
         "network": network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -292,9 +293,15 @@ class Training:
                 f"the network's weights are no numbers any more after step {self.done}: try a smaller learning rate"
             ) from None
 
+    def _folder(self) -> Path | None:
+        """That of the pictures, if they are files."""
+        if self._pool is None:
+            return None
+        return Path(os.path.commonpath([path.absolute().parent for path in self._pool.paths]))
+
     def _resume(self) -> None:
         if self.checkpoint.exists():
-            self.done = load_checkpoint(self.checkpoint, self.settings, self._parts())
+            self.done = load_checkpoint(self.checkpoint, self.settings, self._parts(), self._folder())
             self.log.resume(self.done)
         elif self.out.exists():
             raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {ANEW}")
