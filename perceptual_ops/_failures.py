@@ -7,9 +7,19 @@ import torch
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class for it
 
 
+def printable(text: str) -> str:
+    """A text of one line, in which what would move a terminal's cursor, colour it or break the line is escaped.
+
+    Bytes of a file's name that are no UTF-8 stay as they are: whoever writes them knows how.
+    """
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def reason(error: BaseException) -> str:
-    """The text of an error in one line, or its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The text of an error in one line, printable, or its class where it has none."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -133,6 +133,28 @@ def test_folders_and_trainings_of_any_letters(folder, monkeypatch):
     assert len(list(Path(os.fsdecode(b"up\xff")).iterdir())) == 2
 
 
+@pytest.mark.parametrize("name", ["no\x1b[2J.png", "no\x07\x9b.png", "no\n\r.png", "no\u202e.png", "no\u2028x.png"])
+def test_control_characters_of_names_do_not_reach_the_terminal(folder, capsys, name):
+    for command in (["invert", name, "-o", "out.png"], ["stylize", "in.png", name, "-o", "out.png"], [name]):
+        assert cli.main(command) == 2
+        (line, rest) = capsys.readouterr().err.split("\n")
+        assert line.isprintable() and rest == "" and "no" in line
+    (folder / "data").mkdir()
+    (folder / "data" / name).write_text("no picture")
+    write_image(folder / "data" / "good.png", torch.rand(3, 24, 24))
+    common = ["--loss", "pixel", "--scale", "2", "--size", "16", "--batch", "1", "--steps", "1"]
+    assert cli.main(["train-sr", "--data", "data", "-o", "model.safetensors", *common]) == 1
+    told = [line for line in capsys.readouterr().err.split("\n") if "perceptual-ops: " in line]
+    assert len(told) == 2 and all(line.rpartition("\r")[2].isprintable() for line in told), told
+
+
+@pytest.mark.parametrize("device", ["mkldnn", "meta", "nonsense", "x\x1b[2J"])
+def test_a_device_that_is_not_there_is_one_sentence(folder, capfd, recwarn, device):
+    assert cli.main([*STYLIZE.split(), "--device", device]) == 2
+    (line,) = capfd.readouterr().err.split("\n")[:-1]
+    assert "--device: expected one that torch can use" in line and "ASSERT" not in line and not recwarn.list
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .._failures import reason
+from .._failures import printable, reason
 from .._program import PROGRAM
 from ..recipes.optimization import StepCallback
 from ..recipes.training_log import COUNTS
@@ -18,7 +18,7 @@ from ..recipes.training_log import COUNTS
 
 def say(sentence: str) -> None:
     """Writes a sentence to stderr, above a progress bar that is there."""
-    line, tqdm = f"{PROGRAM}: {sentence}", sys.modules.get("tqdm")
+    line, tqdm = f"{PROGRAM}: {printable(sentence)}", sys.modules.get("tqdm")
     if tqdm is None:
         print(line, file=sys.stderr)
     else:
@@ -59,10 +59,12 @@ def default_device() -> str:
 def checked_device(name: str) -> torch.device:
     """The device, if something can be computed on it."""
     try:
-        device = torch.device(name)
-        (torch.zeros(1, device=device) + 1).item()  # "meta" has no numbers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says it
+            device = torch.device(name)
+            (torch.zeros(1, device=device) + 1).item()  # "meta" has no numbers
     except Exception as error:  # each backend that torch lacks raises its own
-        why = reason(error).split(". ")[0]
+        why = reason(error).split(". ")[0] if "INTERNAL ASSERT" not in str(error) else "it keeps no tensors there"
         raise ValueError(f"--device: expected one that torch can use, got {name!r} ({why})") from None
     return device
 
