@@ -60,17 +60,20 @@ def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -
     return property(get, refuse, doc=f"{name}, as the module was made with.")
 
 
-def passed_on(name: str, to: str = "_loss", known_as: str = "") -> Any:
+def passed_on(
+    name: str, to: str = "_loss", known_as: str = "", check: Callable[[str, Any], Any] = lambda name, value: value
+) -> Any:
     """A setting that a module within holds, checks and reads.
 
     Args:
         name: Of the attribute.
         to: The attribute that is the module within.
         known_as: Name of the setting there, if another.
+        check: (name, value) -> what is passed on.
     """
     known_as = known_as or name
 
     def set_value(module: nn.Module, value: object) -> None:
-        setattr(getattr(module, to), known_as, value)
+        setattr(getattr(module, to), known_as, check(name, value))
 
     return property(lambda module: getattr(getattr(module, to), known_as), set_value, doc=f"Setting {name}.")

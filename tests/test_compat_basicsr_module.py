@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from peers import assert_equal, hub_cache, pairs, run, state
 from torch import Tensor, nn
 
-from perceptual_ops import ops
 from perceptual_ops.compat import basicsr
 from perceptual_ops.compat.basicsr import PerceptualLoss, WeightedTVLoss
 
@@ -79,9 +79,31 @@ def test_layer_weights_changed_in_place() -> None:
     loss.layer_weights["conv1_2"] = "3"
     with pytest.raises(TypeError, match=r"layer_weights\['conv1_2'\]: expected a number, got '3'"):
         loss(*pair)
-    loss.layer_weights = {"conv5_1": 1.0}
-    with pytest.raises(ValueError, match="conv5_1 is deeper than relu2_1"):
-        loss(*pair)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"conv5_1": 1.0},
+            "layer_weights: expected some of conv1_1, .*, relu2_1; got 'conv5_1'; a deeper one",
+        ),
+        ({"conv9_1": 1.0}, "layer_weights: expected some of conv1_1, .*, relu2_1; got 'conv9_1'"),
+        ({}, "layer_weights: expected a dict of layer names and weights, .*; got {}"),
+    ],
+)
+def test_layers_that_the_network_has_not(change: dict[str, float], message: str) -> None:
+    edited = made()
+    edited.layer_weights.clear()
+    edited.layer_weights.update(change)
+    replaced = made()
+    if change:
+        replaced.layer_weights = change
+    for loss in (edited, replaced) if change else (edited,):
+        with pytest.raises((TypeError, ValueError), match=message):
+            loss(*pairs()["photograph"])
+    with pytest.raises(ValueError, match=r"layer_weights: expected some of conv1_1, .*, pool5; got 'conv9_1'$"):
+        made(layer_weights={"conv9_1": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -272,6 +294,21 @@ def test_options_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PerceptualLoss_perceptual_ops" in module.LOSS_REGISTRY
 
 
+def test_register_without_basicsr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "basicsr", None)
+    with pytest.raises(ModuleNotFoundError, match=r"registry: .*; pip install basicsr, or pass registry=$"):
+        basicsr.register()
+
+
+def test_compute_dtype_as_a_word_later() -> None:
+    loss, pair = made(), pairs()["photograph"]
+    loss.compute_dtype = "bfloat16"
+    assert loss.compute_dtype == torch.bfloat16
+    assert_equal(loss(*pair), made(compute_dtype=torch.bfloat16)(*pair))
+    with pytest.raises(ValueError, match=r"compute_dtype: expected one of 'float32', .*; got 'half'"):
+        loss.compute_dtype = "half"
+
+
 def test_compute_dtype_that_is_no_word_of_torch() -> None:
     with pytest.raises(ValueError, match=r"compute_dtype: expected one of 'float32', .*; got 'half'"):
         made(compute_dtype="half")
@@ -285,48 +322,3 @@ def test_weights_that_cannot_be_had(tmp_path: Any, monkeypatch: pytest.MonkeyPat
     named = r"could not download .*weights='experiments/pretrained_models/vgg19-dcbb9e9d.pth'"
     with hub_cache(tmp_path), pytest.raises(OSError, match=named):
         PerceptualLoss(LAYERS)
-
-
-# ---- WeightedTVLoss ----
-
-
-def basicsr_variation(pred: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    def reduced(distances: Tensor, weight: Tensor | None) -> Tensor:
-        if weight is None:
-            return getattr(distances, reduction)()
-        if reduction == "sum":
-            return (distances * weight).sum()
-        return (distances * weight).sum() / weight.expand_as(distances).sum()
-
-    down = (pred[:, :, 1:] - pred[:, :, :-1]).abs(), None if weight is None else weight[:, :, :-1]
-    across = (pred[:, :, :, 1:] - pred[:, :, :, :-1]).abs(), None if weight is None else weight[:, :, :, :-1]
-    return reduced(*down) + reduced(*across)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("channels", [None, 1, 3])
-def test_total_variation(channels: int | None, reduction: str) -> None:
-    x, _ = pairs()["batch"]
-    weight = None
-    if channels:
-        weight = torch.rand((2, channels, *x.shape[2:]), generator=torch.Generator().manual_seed(1))
-    loss = WeightedTVLoss(0.3, reduction)
-    ours = run(loss, x, x, lambda loss, x, _: loss(x, weight))
-    exact = run(loss, x.double(), x, lambda _, x, __: 0.3 * basicsr_variation(x, weight, reduction))
-    torch.testing.assert_close(ours[0], exact[0].float())
-    torch.testing.assert_close(ours[1], exact[1], check_dtype=False)
-    torch.testing.assert_close(loss(x.half()), loss(x.half().float()))  # summed in fp32
-    if reduction == "sum" and not channels:
-        torch.testing.assert_close(ours[0], 0.3 * ops.total_variation(x, "l1", "sum"))
-    loss.reduction, loss.loss_weight = "mean", 2.0
-    torch.testing.assert_close(loss(x, weight), 2 * basicsr_variation(x, weight, "mean"))
-
-
-def test_total_variation_of_wrong_arguments() -> None:
-    x, _ = pairs()["batch"]
-    with pytest.raises(ValueError, match=r"reduction: expected one of 'mean', 'sum'; got 'none'"):
-        WeightedTVLoss(reduction="none")
-    with pytest.raises(ValueError, match=r"weight: expected \(N, 1, H, W\) or the shape of pred"):
-        WeightedTVLoss()(x, x[0])
-    with pytest.raises(ValueError, match="pred: expected shape"):
-        WeightedTVLoss()(x[0])

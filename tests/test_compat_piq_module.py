@@ -318,6 +318,14 @@ def test_channels_of_ones_own_network(kind: str, channels: int, per_channel: boo
     assert_alike(ours, theirs)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_means_that_ones_own_network_has_no_channels_for(nested: bool) -> None:
+    first = nn.Conv2d(1, 4, 3)
+    network = nn.Sequential(nn.Sequential(first, nn.ReLU()) if nested else first, nn.Conv2d(4, 4, 3))
+    with pytest.raises(ValueError, match=r"mean, std: expected 1 number each, .*; got 3; pass mean=\[0.0\]"):
+        piq.ContentLoss(network, ("1",))
+
+
 # ---- torch.compile, torch.inference_mode ----
 
 

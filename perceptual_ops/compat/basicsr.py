@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from .._settings import ModuleWithSettings, fixed, passed_on, setting
 from ..losses import PerceptualLoss as _PerceptualLoss
 from ..losses.frozen import ENGINES
 from ..losses.terms import Part
+from ..networks import ARCHITECTURES, FeatureNetwork, Layer
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_pair
@@ -28,7 +29,7 @@ DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
 WEIGHTS_FILE = "experiments/pretrained_models/vgg19-dcbb9e9d.pth"
 
-_PIXEL_LOSS = "holds no network; import BasicSR's own from basicsr.losses.basic_loss"
+_PIXEL_LOSS = "it holds no network, so import BasicSR's own from basicsr.losses.basic_loss"
 __getattr__ = missing_names(
     __name__,
     {
@@ -52,10 +53,16 @@ def register(registry: Any = None, suffix: str = "perceptual_ops") -> None:
         suffix: What follows the name and an underscore.
 
     Raises:
-        ModuleNotFoundError: No registry was given and BasicSR is not installed.
+        ModuleNotFoundError: No registry was given, and BasicSR, or a module that it imports, is not installed.
     """
     if registry is None:
-        registry = importlib.import_module("basicsr.utils.registry").LOSS_REGISTRY
+        try:
+            registry = importlib.import_module("basicsr.utils.registry").LOSS_REGISTRY
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"registry: expected BasicSR's, whose import says {error}; pip install basicsr, or pass registry=",
+                name=error.name,
+            ) from error
     for loss in (PerceptualLoss, WeightedTVLoss):
         if f"{loss.__name__}_{suffix}" not in registry:
             registry.register(loss, suffix=suffix)
@@ -104,7 +111,8 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         lambda name, engine: engine and checks.check_choice(name, engine, ENGINES),
         changed=lambda loss: setattr(loss._loss, "engine", loss.engine or "lean"),
     )
-    compute_dtype, chunk_size, backend = passed_on("compute_dtype"), passed_on("chunk_size"), passed_on("backend")
+    compute_dtype = passed_on("compute_dtype", check=lambda name, dtype: _dtype(name, dtype))
+    chunk_size, backend = passed_on("chunk_size"), passed_on("backend")
     vgg_type, weights = fixed("vgg_type"), fixed("weights")
     use_input_norm, range_norm = fixed("use_input_norm"), fixed("range_norm")
 
@@ -128,6 +136,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         checks.check_choice("vgg_type", vgg_type, NETWORKS)
         checks.check_choice("criterion", criterion, tuple(DISTANCES))
         self.layer_weights = layer_weights
+        _check_known(self.layer_weights, ARCHITECTURES[vgg_type])
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.criterion_type = criterion
@@ -141,7 +150,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
                 input_range=(-1.0, 1.0) if range_norm else (0.0, 1.0),
                 mean=None if use_input_norm else (0.0, 0.0, 0.0),
                 std=None if use_input_norm else (1.0, 1.0, 1.0),
-                compute_dtype=_dtype(compute_dtype),
+                compute_dtype=_dtype("compute_dtype", compute_dtype),
                 chunk_size=chunk_size,
                 engine=engine or "lean",
                 backend=backend,
@@ -165,18 +174,25 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         self._check_engine()
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
-        pair = {name: self._loss._images(name, _batch(images), self.layer_weights)
+        layers = self._layers()
+        pair = {name: self._loss._images(name, _batch(images), layers)
                 for name, images in (("x", x), ("gt", gt))}  # fmt: skip
         # Grams are as large as there are channels.
         check_pair(pair, same_size=self.perceptual_weight > 0)
         x, gt = pair["x"], pair["gt"].detach()
         if self._is_whole or not self._loss._is_lean(x=x):
             return self._by_autograd(x, gt)
-        layers = _checked_layers("layer_weights", self.layer_weights)
         part = Part(tuple(layers), tuple(layers.values()), DISTANCES[self.criterion_type], 0.0)
         if self.perceptual_weight > 0:
             return self.perceptual_weight * checks.reduce(lean_content(self._loss, part, x, gt), "mean"), None
         return None, self.style_weight * checks.reduce(lean_style(self._loss, part, "chw", x, gt), "mean")
+
+    def _layers(self) -> dict[str, float]:
+        """Layer -> weight, checked at each call: the dict is the user's to edit."""
+        layers, trunk = _checked_layers("layer_weights", self.layer_weights), self._loss._network
+        assert isinstance(trunk, FeatureNetwork)
+        _check_known(layers, trunk.layers, "; a deeper one is to be named when the loss is made")
+        return layers
 
     @property
     def _is_whole(self) -> bool:
@@ -245,13 +261,12 @@ class WeightedTVLoss(ModuleWithSettings):
 
         Args:
             pred: Images (N, C, H, W), any range.
-            weight: Of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W).
+            weight: Of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W). One for the
+                whole batch, of which BasicSR's mean is N times too large, is refused.
         """
         checks.check_map("pred", pred)
-        if weight is not None and (weight.dim() != 4 or weight.shape[1] not in (1, pred.shape[1])):
-            raise ValueError(
-                f"weight: expected (N, 1, H, W) or the shape of pred, {tuple(pred.shape)}; got {tuple(weight.shape)}"
-            )
+        if weight is not None:
+            _check_weight(pred, weight)
         variation = torch.zeros((), dtype=checks.accumulator_dtype(pred), device=pred.device)
         for axis in (2, 3):
             length = pred.shape[axis] - 1
@@ -264,7 +279,9 @@ class WeightedTVLoss(ModuleWithSettings):
         total = distances.sum(dtype=checks.accumulator_dtype(steps))
         if self.reduction == "sum":
             return total
-        return total / (steps.numel() if weight is None else weight.sum() * (steps.shape[1] // weight.shape[1]))
+        if weight is None:
+            return total / steps.numel()
+        return total / (weight.sum(dtype=total.dtype) * (steps.shape[1] // weight.shape[1]))
 
 
 def _checked_layers(name: str, layers: Mapping[str, float]) -> dict[str, float]:
@@ -275,11 +292,32 @@ def _checked_layers(name: str, layers: Mapping[str, float]) -> dict[str, float]:
     return {layer: checks.check_number(f"{name}[{layer!r}]", weight) for layer, weight in layers.items()}
 
 
-def _dtype(compute_dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if not isinstance(compute_dtype, str):
-        return compute_dtype
-    checks.check_choice("compute_dtype", compute_dtype, tuple(DTYPES))
-    return DTYPES[compute_dtype]
+def _check_known(layers: Mapping[str, float], known: Sequence[Layer], remedy: str = "") -> None:
+    names = [layer.name for layer in known]
+    for layer in layers:
+        if layer not in names:
+            raise ValueError(f"layer_weights: expected some of {', '.join(names)}; got {layer!r}{remedy}")
+
+
+def _dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
+    return DTYPES[checks.check_choice(name, dtype, tuple(DTYPES))] if isinstance(dtype, str) else dtype
+
+
+def _check_weight(pred: Tensor, weight: object) -> None:
+    """Of every image its own: BasicSR's mean by one for the whole batch would be N times too large."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
+    if weight.device != pred.device:
+        raise ValueError(f"weight: expected a tensor on {pred.device}, where pred is; got {weight.device}")
+    is_map = weight.dim() == 4
+    # Axis by axis: symbolic sizes under torch.compile stay symbolic.
+    of_each = is_map and (weight.shape[1] == 1 or weight.shape[1] == pred.shape[1])
+    if of_each and all(weight.shape[axis] == pred.shape[axis] for axis in (0, 2, 3)):
+        return
+    remedy = "; weight.expand(N, -1, -1, -1) weighs each image alike" if is_map and weight.shape[0] == 1 else ""
+    raise ValueError(
+        f"weight: expected (N, 1, H, W) or the shape of pred, {tuple(pred.shape)}; got {tuple(weight.shape)}{remedy}"
+    )
 
 
 def _batch(images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
 from .arguments import DISTANCES, channel_weights, checked_distance, checked_weights, fused_name
 from .asserted import asserted
-from .networks import Order, order_of, trunk_for
+from .networks import Order, check_channels, order_of, trunk_for
 
 EPS = 1e-10  # beside the length of a pixel's channels
 
@@ -111,6 +111,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
             raise TypeError(f"layers: expected a list of layer names, got the string {layers!r}")
         self._hold(layers, weights, distance, reduction, mean, std, normalize_features, allow_layers_weights_mismatch)
         self._set_taps(order_of(feature_extractor), as_named)
+        check_channels(feature_extractor, self._mean, self._std)
         if replace_pooling and isinstance(feature_extractor, str) and not _is_ours(self.replace_pooling):
             raise TypeError(
                 f"replace_pooling: expected no method of {type(self).__name__}'s own for a network by name; pass the "
@@ -130,7 +131,9 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         """Everything but the network."""
         checks.check_choice("distance", distance, tuple(DISTANCES))
         self._layers, self._mean, self._std = tuple(layers), tuple(mean), tuple(std)
-        self._weights, self._distance = checked_weights("weights", weights), checked_distance("distance", distance)
+        self._weights = checked_weights("weights", weights)
+        # As its setting keeps it; a submodule of the name would hide later values from torch.compile.
+        object.__setattr__(self, "_distance", checked_distance("distance", distance))
         self.reduction, self.normalize_features = reduction, normalize_features
         self._allows_mismatch = allows_mismatch
         self._check_count()

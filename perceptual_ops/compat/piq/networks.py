@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -81,3 +81,20 @@ def trunk_for(
     for name, child in copy.deepcopy(feature_extractor._modules).items():  # named_children leaves out a repeated one
         children.add_module(name, child)
     return replace_pooling(children) if replace_pooling else children
+
+
+def check_channels(feature_extractor: str | nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuses a mean or std for other channels than those of the convolution that a module of one's own begins with."""
+    first: object = feature_extractor
+    while isinstance(first, nn.Module) and (first is feature_extractor or type(first) is nn.Sequential):
+        first = next(iter(first._modules.values()), None)
+    if not isinstance(first, nn.Conv2d) or not first.in_channels:  # 0: that of a lazy one
+        return
+    channels = first.in_channels
+    for numbers in (mean, std):
+        if len(numbers) not in (1, channels):
+            raise ValueError(
+                f"mean, std: expected {channels} number{'s' * (channels > 1)} each, for the channels of the network's "
+                f"first convolution, or one for all; got {len(numbers)}; pass mean={[0.0] * channels}, "
+                f"std={[1.0] * channels} for images as they are"
+            )
