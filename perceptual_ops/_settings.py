@@ -46,7 +46,8 @@ def setting(
 def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -> Any:
     """An attribute that is decided when the module is made, as `_<name>` or `kept`, and refused afterwards.
 
-    `read` makes it of the module where nothing is kept.
+    `read` makes it of the module where nothing is kept. Without either, as of weights, which may be large, it can only
+    be refused, and reading it is the AttributeError of an attribute that is not there.
     """
     kept = kept or f"_{name}"
 

@@ -50,7 +50,7 @@ def test_a_trunk(own: State, tmp_path: Path, form: str, number: float) -> None:
     numel = own["conv2_1.weight"].numel()
     assert failure(ValueError, weights) == (
         f"'conv2_1.weight' (conv2_1 of vgg16) in {origin} must hold finite numbers, "
-        f"got NaN or infinity in 1 of {numel}: pass weights without"
+        f"got NaN or infinity in 1 of {numel}: use weights without"
     )
 
 

@@ -60,6 +60,8 @@ def test_what_cannot_be_set() -> None:
     before = distance(ours), ours.alpha.clone()
     with pytest.raises(ValueError, match=r"^alpha: expected no requires_grad, since no gradient flows to it"):
         ours.alpha = nn.Parameter(torch.ones(1, 1475, 1, 1))
+    with pytest.raises(TypeError, match=r"^beta: expected a tensor \(1, 1475, 1, 1\), got NoneType"):
+        ours.beta = None
     with pytest.raises(ValueError, match=r"in what was set as beta must be a float tensor of shape \(1, 1475, 1, 1\)"):
         ours.beta = torch.ones(3)
     with pytest.raises(ValueError, match="what was set as alpha: expected alpha and beta of a sum above 0"):
@@ -160,12 +162,31 @@ def test_a_loss_that_was_trained_goes_on_as_it_was() -> None:
     ours, theirs = both()
     theirs.alpha.data += 0.001
     before, after = Model(theirs), Model(ours)
-    with pytest.warns(UserWarning, match="^criterion: the checkpoint's alpha and beta are taken, other than"):
+    with pytest.warns(UserWarning, match="^criterion: the loss takes its alpha and beta from the checkpoint"):
         after.load_state_dict(before.state_dict())
     close(distance(ours), distance(theirs))
     theirs.mean.zero_()
     with pytest.raises(RuntimeError, match=r"criterion: expected mean to be \(0.485, .*, got \[0.0, 0.0, 0.0\]"):
         after.load_state_dict(before.state_dict())
+
+
+def test_what_is_refused_is_not_taken_in_part() -> None:
+    ours, theirs = both()
+    theirs.alpha.data += 0.001
+    state_dict = theirs.state_dict()
+    state_dict["stage1.0.weight"] = torch.full_like(state_dict["stage1.0.weight"], torch.nan)
+    before = distance(ours), ours.alpha
+    with pytest.raises(RuntimeError, match=r"stage1.0.weight' .* must hold finite numbers, .*: use weights without"):
+        ours.load_state_dict(state_dict)
+    assert_equal((distance(ours), ours.alpha), before)
+
+
+@pytest.mark.parametrize("where", ["loss", "checkpoint"])
+def test_on_the_meta_device(where: str) -> None:
+    ours, theirs = both()
+    (ours if where == "loss" else theirs).to("meta")
+    with pytest.warns(UserWarning, match="^criterion: nothing is taken of it, for the .* is on the meta device"):
+        Model(ours).load_state_dict(Model(theirs).state_dict())
 
 
 # ---- compiled, and made under inference mode ----

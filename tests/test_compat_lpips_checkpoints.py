@@ -94,7 +94,7 @@ def test_a_loss_that_was_trained_goes_on_as_it_was(make: Callable[..., nn.Module
     net = "alex" if make is LPIPS else "vgg"
     before = Model(trained(net))
     after = Model(make(weights=state(NETWORKS[net])))
-    with pytest.warns(UserWarning, match="^criterion: the checkpoint's linear weights are taken, other than those"):
+    with pytest.warns(UserWarning, match="^criterion: the loss takes its linear weights from the checkpoint"):
         after.load_state_dict(before.state_dict())
     close(distance(after.criterion), distance(before.criterion))
     remedy = Model(make(weights=state(NETWORKS[net]), linear=before.criterion.state_dict()))
@@ -105,7 +105,7 @@ def test_a_loss_that_was_trained_goes_on_as_it_was(make: Callable[..., nn.Module
 
 def test_another_network_is_taken() -> None:
     before, after = Model(their_loss(features("alexnet"))), Model(LPIPS(weights="random"))
-    with pytest.warns(UserWarning, match="the checkpoint's network are taken"):
+    with pytest.warns(UserWarning, match="the loss takes its network from the checkpoint"):
         after.load_state_dict(before.state_dict())
     close(distance(after.criterion), distance(before.criterion))
 
@@ -139,6 +139,27 @@ def test_what_is_refused() -> None:
         model.load_state_dict(whole)
     with pytest.raises(RuntimeError, match="the state dict: expected no linear weights for a loss made with lpips=F"):
         LPIPS(weights=state("alexnet"), lpips=False).load_state_dict(theirs)
+
+
+def test_what_is_refused_is_not_taken_in_part() -> None:
+    state_dict = trained().state_dict()
+    state_dict["net.slice1.0.weight"] = torch.full_like(state_dict["net.slice1.0.weight"], torch.nan)
+    loss = LPIPS(weights=state("alexnet"))
+    before = distance(loss)
+    with pytest.raises(RuntimeError, match=r"net.slice1.0.weight' .* in the state dict must hold finite numbers"):
+        loss.load_state_dict(state_dict)
+    assert_equal(distance(loss), before)
+
+
+@pytest.mark.parametrize("where", ["loss", "checkpoint"])
+def test_on_the_meta_device(where: str) -> None:
+    state_dict, loss = trained().state_dict(), Model(LPIPS(weights=state("alexnet"))).criterion
+    if where == "loss":
+        loss.to("meta")
+    else:
+        state_dict = {key: value.to("meta") for key, value in state_dict.items()}
+    with pytest.warns(UserWarning, match="^the state dict: nothing is taken of it, for the .* is on the meta device"):
+        loss.load_state_dict(state_dict)
 
 
 def test_a_network_with_blur_is_not_that_of_lpips() -> None:

@@ -108,6 +108,18 @@ def test_every_argument_of_a_constructor_is_read_or_refused_when_it_is_set_later
             assert argument not in vars(loss)
 
 
+@pytest.mark.parametrize("name", [*MAKERS, "lpips", "dists"])
+def test_plain_arguments_of_a_constructor_can_be_read(name: str) -> None:
+    """All but those that may be large, of which no copy is kept."""
+    others = {"lpips": lambda: LPIPS(weights=ALEX), "dists": lambda: DISTS(weights=VGG16)}
+    loss = (MAKERS | others)[name]()
+    for argument, parameter in inspect.signature(type(loss)).parameters.items():
+        if argument in ("weights", "linear", "alpha_beta"):
+            assert not hasattr(loss, argument)
+        elif (name, argument) != ("lpips", "net"):  # the network itself, as there
+            assert getattr(loss, argument) == parameter.default
+
+
 def test_settings_of_piqa_are_read_at_each_call() -> None:
     x, y = pairs()["batch"]
     loss = piqa.LPIPS(weights=ALEX)

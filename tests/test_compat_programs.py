@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable
 from functools import partial
@@ -9,16 +10,31 @@ from typing import Any
 
 import pytest
 import torch
+from peer_torchvision import import_torchvision
 from perceptual import images
 from torch import Tensor, nn
 
-from perceptual_ops.compat import basicsr, piq
+from perceptual_ops.compat import basicsr, dists, lpips, lpips_pytorch, piq, piqa, taming
+
+import_torchvision()  # before ours looks for torchmetrics, see test_compat_torchmetrics
+torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 
 
 def encoder() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+
+class Call(nn.Module):
+    """A function, or a loss that is called with more than images, as a module of images alone."""
+
+    def __init__(self, function: Callable[..., Tensor], **settings: Any) -> None:
+        super().__init__()
+        self.function, self.settings = function, settings
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.function(x, y, **self.settings)
 
 
 SHALLOW = {"layers": ("relu1_1", "conv1_2"), "weights": [0.5, 1.0], "network_weights": "random"}
@@ -41,6 +57,20 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {  # each is called with images and
     "basicsr.PerceptualLoss, both": partial(perceptual, style_weight=2.0),
     "basicsr.PerceptualLoss, fro": partial(perceptual, criterion="fro", range_norm=True),
     "basicsr.WeightedTVLoss": basicsr.WeightedTVLoss,
+    "lpips.LPIPS": partial(lpips.LPIPS, weights="random"),
+    "lpips.LPIPS, spatial": partial(lpips.LPIPS, weights="random", spatial=True),
+    "lpips.LPIPS, normalize": lambda: Call(lpips.LPIPS(weights="random"), normalize=True),
+    "taming.LPIPS": partial(taming.LPIPS, weights="random"),
+    "lpips_pytorch.LPIPS": partial(lpips_pytorch.LPIPS, weights="random"),
+    "lpips_pytorch.lpips": lambda: Call(lpips_pytorch.lpips, weights="random"),
+    "piqa.LPIPS": partial(piqa.LPIPS, weights="random"),
+    "dists.DISTS": lambda: Call(dists.DISTS(weights="random"), require_grad=True, batch_average=True),
+    "torchmetrics, lpips": lambda: Call(
+        torchmetrics.learned_perceptual_image_patch_similarity, weights="random", normalize=True
+    ),
+    "torchmetrics, dists": lambda: Call(
+        torchmetrics.deep_image_structure_and_texture_similarity, weights="random", reduction="sum"
+    ),
 }
 ALONE = ("piq.TVLoss",)  # called with images only
 AXES = {"piq.ContentLoss, chunks": (2, 3)}  # that may differ, if not all but the channels: the chunks are counted
@@ -91,3 +121,18 @@ def test_trace(name: str) -> None:
     torch.jit.save(traced, file)
     file.seek(0)
     assert_alike(value_and_gradient(torch.jit.load(file), *EXAMPLE[:count]), value_and_gradient(loss, *EXAMPLE[:count]))
+
+
+@pytest.mark.parametrize("kind", ["export", "trace"])
+def test_dists_without_gradient(kind: str) -> None:
+    """As DISTS-pytorch's: none flows, in a program either, unless it was asked for."""
+    loss, file = dists.DISTS(weights="random"), io.BytesIO()
+    if kind == "export":
+        torch.export.save(torch.export.export(loss, EXAMPLE, strict=False), file)
+    else:
+        torch.jit.save(torch.jit.trace(loss, EXAMPLE, check_trace=False), file)
+    file.seek(0)
+    program = torch.export.load(file).module() if kind == "export" else torch.jit.load(file)
+    value = program(EXAMPLE[0].clone().requires_grad_(), EXAMPLE[1])
+    torch.testing.assert_close(value, loss(*EXAMPLE))
+    assert not value.requires_grad

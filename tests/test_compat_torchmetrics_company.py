@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from metrics import pictures, trunk_weights
-from peers import features, peer, torchvision_gives
+from peers import exact_dists_numbers, features, peer, torchvision_gives
 from torch import Tensor, nn
 
 package = peer("torchmetrics")  # before ours looks for it, see test_compat_torchmetrics
@@ -81,6 +81,30 @@ def test_a_shared_network_runs_once() -> None:
 def test_networks_of_two_metrics_cannot_be_shared() -> None:
     with pytest.raises(TypeError, match=r"net: expected a network of \w+Similarity, got .*one kind can share"):
         wrappers.FeatureShare({"lpips": lpips(), "dists": dists()})
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        ({"net_type": "squeeze", "weights": "random"}, "architecture"),
+        ({"weights": "random"}, "weights"),
+        ({"linear": False}, "learned numbers"),
+    ],
+    ids=["architecture", "weights", "linear"],
+)
+def test_networks_that_differ_cannot_be_shared(other: dict[str, Any], part: str) -> None:
+    with pytest.raises(ValueError, match=f"^net: expected a network of the {part} that this metric's own has"):
+        wrappers.FeatureShare({"a": lpips(), "b": lpips(**other)})
+
+
+def test_settings_that_differ_cannot_be_shared() -> None:
+    for name, value in {"eps": 1e-3, "compute_dtype": torch.bfloat16}.items():
+        other = lpips()
+        setattr(other.net._loss, name, value)
+        with pytest.raises(ValueError, match=r"^net: expected a network of the settings that this metric's own has"):
+            wrappers.FeatureShare({"a": lpips(), "b": other})
+    with pytest.raises(ValueError, match=r"^net: expected a network of the learned numbers"):
+        wrappers.FeatureShare({"a": dists(), "b": dists(alpha_beta=exact_dists_numbers())})
 
 
 def test_a_network_may_be_replaced() -> None:
@@ -238,7 +262,7 @@ def test_wrappers() -> None:
         tracker.update(images, y)
     assert tracker.best_metric(return_step=True)[1] == {"lpips": 0, "dists": 0}
     torch.testing.assert_close(tracker.compute()["lpips"], expected)
-    booted = wrappers.BootStrapper(lpips(), num_bootstraps=2)
+    booted = wrappers.BootStrapper(lpips(), num_bootstraps=2, sampling_strategy="multinomial")
     booted.update(y, y)
     assert not booted.compute()["mean"]
 

@@ -16,7 +16,7 @@ from ..networks import FeatureNetwork
 from ..networks.metric_weights import linear_weights
 from ._checkpoint import DropsPeerState
 from ._images import check_images
-from ._peer_weights import dtype_of, refuse_others, take_numbers, take_trunk, tell
+from ._peer_weights import dtype_of, has_no_numbers, refuse_others, take_numbers, take_trunk, tell, trunk_weights
 
 # The normalisation of images in [-1, 1], as lpips rounds it, and the networks as its files and maps are called.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -27,7 +27,7 @@ def _linear_layer(index: int) -> Any:
     def read(module: LpipsModule) -> NetLinLayer:
         if index >= module.L:
             raise AttributeError  # a network of fewer layers; nn.Module says it
-        return NetLinLayer(module._linear()[index])
+        return NetLinLayer(module._linear_numbers()[index])
 
     return fixed(f"lin{index}", read=read)
 
@@ -50,18 +50,18 @@ class LpipsModule(DropsPeerState, ModuleWithSettings):
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")
     weights, linear = fixed("weights"), fixed("linear")
-    chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear()])
+    chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear_numbers()])
     L = fixed("L", read=lambda module: len(module.chns))
     net = fixed("net", read=lambda module: Maps(module._loss))
     scaling_layer = fixed("scaling_layer", read=lambda module: ScalingLayer(module._loss._device, module._dtype()))
-    lins = fixed("lins", read=lambda module: nn.ModuleList(map(NetLinLayer, module._linear())))
+    lins = fixed("lins", read=lambda module: nn.ModuleList(map(NetLinLayer, module._linear_numbers())))
     lin0, lin1, lin2, lin3, lin4, lin5, lin6 = map(_linear_layer, range(7))
 
     def __init__(self, loss: LPIPS) -> None:
         super().__init__()
         self._loss = loss
 
-    def _linear(self) -> list[Tensor]:  # L x (C)
+    def _linear_numbers(self) -> list[Tensor]:  # L x (C)
         return self._loss._numbers(self._dtype())
 
     def _dtype(self) -> torch.dtype:
@@ -69,13 +69,17 @@ class LpipsModule(DropsPeerState, ModuleWithSettings):
 
     def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
         origin = place or "the state dict"
+        if has_no_numbers(self._loss, state, origin):
+            return
         refuse_others(state, {"scaling_layer.shift": SHIFT, "scaling_layer.scale": SCALE}, origin)
-        taken, saved = {}, dtype_of(state)
-        if any(key.startswith("lin") for key in state):
-            numbers = linear_weights(state, "", "0.1", "", self.chns, origin)
-            taken["linear weights"] = take_numbers(self._loss, numbers, saved)
-        if any(key.startswith("net.") for key in state):
-            taken["network"] = take_trunk(self._loss, state, saved, origin)
+        has_linear, has_trunk = (any(key.startswith(part) for key in state) for part in ("lin", "net."))
+        linear = linear_weights(state, "", "0.1", "", self.chns, origin) if has_linear else []
+        trunk = trunk_weights(self._loss, state, origin) if has_trunk else {}
+        taken, saved = {}, dtype_of(state)  # from here on nothing is refused
+        if linear:
+            taken["linear weights"] = take_numbers(self._loss, linear, saved)
+        if trunk:
+            taken["network"] = take_trunk(self._loss, trunk, saved)
         tell(place, taken, "linear= and weights=, which take a state dict of lpips")
 
 

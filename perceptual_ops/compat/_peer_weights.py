@@ -26,8 +26,8 @@ def take_numbers(loss: MetricLoss, numbers: Sequence[Tensor], saved: torch.dtype
     return is_new
 
 
-def take_trunk(loss: MetricLoss, state: Mapping[str, Tensor], saved: torch.dtype, origin: str) -> bool:
-    """Makes the weights in a state dict those of a loss's network; as `take_numbers`.
+def trunk_weights(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """The weights of a loss's network in a peer's state dict, checked, under the keys of the network.
 
     Raises:
         ValueError: Of another network; see `convolution_weights`.
@@ -40,14 +40,31 @@ def take_trunk(loss: MetricLoss, state: Mapping[str, Tensor], saved: torch.dtype
             f"without, or leave the network's keys out"
         )
     forms = ARCHITECTURES[network.name], BLURRED_ARCHITECTURES[network.name]
-    weights = convolution_weights(state, network.name, forms, convolutions_of(network.layers), origin)
-    own = network.state_dict()
+    return convolution_weights(state, network.name, forms, convolutions_of(network.layers), origin)
+
+
+def take_trunk(loss: MetricLoss, weights: Mapping[str, Tensor], saved: torch.dtype) -> bool:
+    """Makes weights those of a loss's network; as `take_numbers`."""
+    own = loss._network.state_dict()
     is_new = not all(same(own[key], weight.to(saved)) for key, weight in weights.items())
     if is_new:
-        network.load_state_dict(weights)
+        loss._network.load_state_dict(weights)
         if loss._trunk:
             loss._trunk.forget()
     return is_new
+
+
+def has_no_numbers(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) -> bool:
+    """Whether a loss or a state dict is on the meta device, so that nothing can be taken; warns."""
+    on_meta = "loss" if loss._device.type == "meta" else "checkpoint"
+    found = on_meta == "loss" or any(value.is_meta for value in state.values())
+    if found:
+        warnings.warn(
+            f"{origin}: nothing is taken of it, for the {on_meta} is on the meta device, where tensors hold no "
+            "numbers; make the loss and load the checkpoint on another",
+            stacklevel=2,
+        )
+    return found
 
 
 def dtype_of(state: Mapping[str, Tensor]) -> torch.dtype:
@@ -75,8 +92,8 @@ def tell(place: str, taken: Mapping[str, bool], remedy: str) -> None:
     changed = " and ".join(part for part, is_new in taken.items() if is_new)
     if place and changed:
         warnings.warn(
-            f"{place}: the checkpoint's {changed} are taken, other than those that the loss was made with; it saves "
-            f"none, so make it with {remedy}",
+            f"{place}: the loss takes its {changed} from the checkpoint, in place of what it was made with; it saves "
+            f"nothing of that, so make it with {remedy}",
             stacklevel=2,
         )
     else:

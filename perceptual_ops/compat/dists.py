@@ -19,7 +19,7 @@ from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_images
 from ._missing import SaysWhatIsMissing
-from ._peer_weights import dtype_of, refuse_others, same, take_numbers, take_trunk, tell
+from ._peer_weights import dtype_of, has_no_numbers, refuse_others, same, take_numbers, take_trunk, tell, trunk_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,6 +92,7 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
             chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
         self._learned = {"alpha": alpha, "beta": beta}  # (1475,) each, on the CPU
+        self._load_weights = load_weights
 
     def forward(self, x: Tensor, y: Tensor, require_grad: bool = False, batch_average: bool = False) -> Tensor:
         """The distance of image pairs.
@@ -102,8 +103,9 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
             batch_average: Whether to return the mean over the batch; that of a batch of 0 is 0.
         """
         check_images(self._loss, x=x, y=y)
-        with torch.set_grad_enabled(require_grad and torch.is_grad_enabled()):
-            distance = self._loss(x, y)
+        if not require_grad:
+            x, y = x.detach(), y.detach()
+        distance = self._loss(x, y)
         return checks.reduce(distance, "mean") if batch_average else distance.squeeze()
 
     def forward_once(self, x: Tensor) -> list[Tensor]:
@@ -115,8 +117,10 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         return self._learned[name].to(self._loss._device, copy=True).view(1, -1, 1, 1)
 
     def _set(self, name: str, value: Tensor) -> None:
-        if isinstance(value, Tensor):
-            checks.refuse_gradient(name, value)
+        if not isinstance(value, Tensor):
+            shape = f"(1, {sum(DISTS_CHANNELS)}, 1, 1)"
+            raise TypeError(f"{name}: expected a tensor {shape}, got {type(value).__name__}")
+        checks.refuse_gradient(name, value)
         self._take_learned({name: value}, f"what was set as {name}")
 
     def _take_learned(self, numbers: Mapping[str, Tensor], origin: str) -> bool:
@@ -138,11 +142,14 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
 
     def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
         origin, taken, saved = place or "the state dict", {}, dtype_of(state)
+        if has_no_numbers(self._loss, state, origin):
+            return
         refuse_others(state, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}, origin)
+        trunk = trunk_weights(self._loss, state, origin) if any(key.startswith("stage") for key in state) else {}
         if learned := {name: state[name] for name in ("alpha", "beta") if name in state}:
             taken["alpha and beta"] = self._take_learned(learned, origin)
-        if any(key.startswith("stage") for key in state):
-            taken["network"] = take_trunk(self._loss, state, saved, origin)
+        if trunk:
+            taken["network"] = take_trunk(self._loss, trunk, saved)
         tell(place, taken, "alpha_beta= and weights=, which take a state dict of DISTS-pytorch")
 
 

@@ -58,6 +58,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
             NETWORKS[net_type], weights=weights, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
             backend=backend,
         )  # fmt: skip
+        self._net_type, self._linear_version = net_type, version  # nn.Module has a `_version`
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the distances of image pairs.

@@ -59,6 +59,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
             NETWORKS[network], weights=weights, input_range=(0.0, 1.0), reduction=reduction, eps=epsilon,
             compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
         )  # fmt: skip
+        self._network = network
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distance of image pairs.

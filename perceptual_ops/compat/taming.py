@@ -48,6 +48,7 @@ class LPIPS(LpipsModule):
             backend=backend,
         )  # fmt: skip
         super().__init__(loss)
+        self._use_dropout = use_dropout
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The distance of image pairs.

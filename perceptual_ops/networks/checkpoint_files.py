@@ -64,7 +64,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
             count = tensor.numel() - int(finite.sum())
             raise ValueError(
                 f"{name} in {origin} must hold finite numbers, got NaN or infinity in {count} of {tensor.numel()}: "
-                "pass weights without"
+                "use weights without"
             )
 
 

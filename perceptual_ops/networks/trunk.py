@@ -87,7 +87,7 @@ class Trunk:
         """Drops what is derived from the weights; to be called when the network has moved."""
         self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
         device = next(self.network.parameters()).device
-        self.key = f"{self.network.name}/{device}/{_content_hash(self.network)}/{self._number}"
+        self.key = f"{self.network.name}/{device}/{content_hash(self.network)}/{self._number}"
         _trunks[self.key] = self
 
     def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool, after: str | None = None) -> Tape:
@@ -180,7 +180,7 @@ def trunk_of(key: str) -> Trunk:
     return found
 
 
-def _content_hash(network: FeatureNetwork) -> str:
+def content_hash(network: FeatureNetwork) -> str:
     """The first digits of the SHA-256 of the layers and weights; 0.05 s for a VGG16."""
     content = hashlib.sha256(repr(network.layers).encode())
     for name, weight in network.state_dict().items():

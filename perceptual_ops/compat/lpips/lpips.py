@@ -108,6 +108,8 @@ class LPIPS(LpipsModule):
         super().__init__(loss)
         self._lpips, self._linear_version = lpips, version  # nn.Module has a `_version`
         self._pnet_type, self._pnet_rand, self._pnet_tune = net, pnet_rand, pnet_tune
+        self._pretrained, self._model_path, self._use_dropout = pretrained, model_path, use_dropout
+        self._eval_mode, self._verbose = eval_mode, verbose
 
     def forward(
         self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import _checks as checks
+from ... import ops
 from ..._settings import setting
 from ...losses import LPIPS, image_input
 from ...networks.metric_weights import LinearSource
@@ -55,7 +56,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         normalize: Whether images are in [0, 1] instead of [-1, 1].
         weights, linear: As of `perceptual_ops.LPIPS`.
         check_range: Whether images out of range are refused. As in torchmetrics [-1, 1] has no upper end. The check
-            waits for the GPU; without it nothing does.
+            waits for the GPU; without it nothing does. Programs of torch.export and torch.jit.trace have none.
         compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`.
         kwargs: Those of `torchmetrics.Metric`.
 
@@ -152,7 +153,7 @@ def _scores(net: Any, img1: Tensor, img2: Tensor, normalize: bool, check_range: 
                 f"{name}.expand(-1, 3, -1, -1) ({WORDS})"
             )
     # As in torchmetrics before sizes, and where the images are not beside each other, that is said below.
-    is_checked = check_range and img1.device == img2.device
+    is_checked = check_range and not ops.makes_program() and img1.device == img2.device
     in_range = check_ranges(img1.detach(), img2.detach(), normalize) if is_checked else 0
     check_images(loss, **pair)
     return net(img1, img2, normalize=normalize) + in_range

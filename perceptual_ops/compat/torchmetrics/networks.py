@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from ...losses.metric import MetricLoss
+from ...networks import FeatureNetwork
+from ...networks.trunk import content_hash
 from .._lpips import LpipsModule
 from .._metric import Metric
 from .scores import ScoreMetric
@@ -27,10 +29,36 @@ class NetworkMetric(ScoreMetric):
                 f"net: expected a network of {type(self).__name__}, got {type(_bare(value)).__name__}; only metrics of "
                 "one kind can share theirs"
             )
+        if name == "net" and _bare(value) is not value:
+            _refuse_unlike(loss_of(self.net), loss_of(value))
         super().__setattr__(name, value)
 
     def _is_double(self) -> bool:
         return loss_of(self.net)._trunk_dtype() == torch.float64
+
+
+def _refuse_unlike(own: MetricLoss, shared: MetricLoss) -> None:
+    """Raises for a network that would give a metric other numbers than its own."""
+    mine, theirs = (_identity(loss) for loss in (own, shared)) if own is not shared else ({}, {})
+    for part, found in mine.items():
+        if found != theirs[part]:
+            raise ValueError(
+                f"net: expected a network of the {part} that this metric's own has, got one of other {part}; only "
+                "metrics whose networks are the same can share theirs"
+            )
+
+
+def _identity(loss: MetricLoss) -> dict[str, object]:
+    """What a network's results depend on, by part."""
+    network = loss._network
+    assert isinstance(network, FeatureNetwork)
+    constants = {name: [tensor.tolist() for tensor in loss._constants[name]] for name in ("numbers", "input")}
+    return {
+        "architecture": (network.name, network.pooling, loss.layers),
+        "weights": content_hash(network),
+        "learned numbers": constants["numbers"],
+        "settings": (constants["input"], loss._eps_settings(), loss.compute_dtype),
+    }
 
 
 def _bare(net: Any) -> Any:
