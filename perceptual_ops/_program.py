@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
+import signal
 import sys
-from types import TracebackType
 
 PROGRAM = "perceptual-ops"
 NAMES = (PROGRAM, "-m")  # sys.argv[0] of the installed script, and while Python imports what `python -m` is to run
@@ -48,14 +49,22 @@ def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.backslashreplace_errors(error)
 
 
-def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        print(f"{PROGRAM}: interrupted, nothing was written", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def interruptible() -> None:
+    """Ctrl-C raises KeyboardInterrupt again, where the imports are done."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: object) -> None:
+    """Ends the process as the signal would, and at once: torch's imports may swallow a KeyboardInterrupt."""
+    with contextlib.suppress(OSError):  # nobody reads stderr
+        os.write(2, f"{PROGRAM}: interrupted, nothing was written\n".encode())
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 codecs.register_error(ERRORS, _as_on_disk)
 if os.path.basename(sys.argv[0] if sys.argv else "") in NAMES:
     prepare_streams()
-    sys.excepthook = _without_traceback
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # as it is not under nohup
+        signal.signal(signal.SIGINT, _end)

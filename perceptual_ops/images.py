@@ -183,7 +183,7 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
             known = f"{', '.join(formats[:-1])} or {formats[-1]}"
             raise ValueError(f"{name}: expected a picture in {known}, this file is in none of them") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ValueError(f"{name}: expected a picture of a usual size; {error}") from None
+            raise ValueError(f"{name}: expected a picture of a usual size; {reason(error).rstrip('.')}") from None
         except Exception as error:  # damaged bytes make decoders raise whatever they like
             if is_out_of_memory(error):
                 wanted = "expected a picture that fits into memory"

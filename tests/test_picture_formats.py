@@ -183,7 +183,7 @@ def test_a_bomb_in_any_format_is_refused(tmp_path, monkeypatch):
         for limit in (400, 200):  # beyond the limit Pillow warns, beyond twice the limit it raises
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
             for read in (read_image, side_lengths):
-                with pytest.raises(ValueError, match=r"bomb\.png: expected a picture of a usual size"):
+                with pytest.raises(ValueError, match=r"bomb\.png: expected a picture of a usual size; .*[^.]$"):
                     read(tmp_path / "bomb.png")
 
 

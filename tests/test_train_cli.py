@@ -173,6 +173,7 @@ def test_invert(folder, kind):
         (("-o", "model.png"), "out: expected a name that ends with .safetensors"),
         (("--size", "16"), "size: expected at least 17 pixels"),
         (("--lr", "-1"), "lr: expected"),
+        (("--batch", "2147483647"), "batch: expected crops that fit into the"),
     ],
 )
 def test_what_train_style_refuses(folder, capsys, options, sentence):

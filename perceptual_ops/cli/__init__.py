@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .._failures import is_out_of_memory, reason
-from .._program import PROGRAM, discard_output, prepare_streams
+from .._program import PROGRAM, discard_output, interruptible, prepare_streams
 from ..recipes.optimization import DivergenceError
 from . import apply, compare, doctor, invert, stylize, train
 from .terminal import plain_warnings, say
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
+        interruptible()
         arguments = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = arguments.command
         with plain_warnings():

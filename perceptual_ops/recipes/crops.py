@@ -77,3 +77,13 @@ class RandomCrops(Dataset[Tensor]):
         size = (self.size, self.size)
         shrunk = F.interpolate(crop[None], size, mode="bicubic", antialias=True, align_corners=False)
         return shrunk[0].clamp(0, 1)
+
+
+def check_memory(batch: int, size: int) -> None:
+    """Refuses a batch whose crops alone are more than this machine holds, before they are collected."""
+    there, wanted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), batch * 3 * size**2 * 4  # bytes, in fp32
+    if wanted > there:
+        raise ValueError(
+            f"batch: expected crops that fit into the {there / 2**30:.0f} GiB of this machine, {batch} of {size} x "
+            f"{size} pixels take {wanted / 2**30:.0f}; choose a smaller batch or size"
+        )

@@ -66,6 +66,11 @@ class PicturePool:
         return len(self.paths)
 
     @property
+    def folder(self) -> Path:
+        """That has all of the pictures in it or below."""
+        return Path(os.path.commonpath([path.absolute().parent for path in self.paths]))
+
+    @property
     def unreadable(self) -> int:
         """How many pictures could not be read until now."""
         return self._unopened + int(self.damaged.sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from .. import _checks as checks
 from .._failures import reason
 from ..networks.checkpoint_files import check_finite_state
 from .checkpoint import ANEW, load_checkpoint, save_checkpoint
-from .crops import RandomCrops
+from .crops import RandomCrops, check_memory
 from .optimization import DivergenceError, StepCallback
 from .processes import joined
 from .training_files import TrainingFiles
@@ -144,6 +143,7 @@ class Training:
         options = self.options
         if options.batch % self.processes:
             raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
+        check_memory(options.batch // self.processes, options.size)
         torch.manual_seed(options.seed)
         self.model = make_network().to(self.device)
         if options.channels_last:
@@ -293,15 +293,10 @@ class Training:
                 f"the network's weights are no numbers any more after step {self.done}: try a smaller learning rate"
             ) from None
 
-    def _folder(self) -> Path | None:
-        """That of the pictures, if they are files."""
-        if self._pool is None:
-            return None
-        return Path(os.path.commonpath([path.absolute().parent for path in self._pool.paths]))
-
     def _resume(self) -> None:
         if self.checkpoint.exists():
-            self.done = load_checkpoint(self.checkpoint, self.settings, self._parts(), self._folder())
+            folder = None if self._pool is None else self._pool.folder
+            self.done = load_checkpoint(self.checkpoint, self.settings, self._parts(), folder)
             self.log.resume(self.done)
         elif self.out.exists():
             raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {ANEW}")
