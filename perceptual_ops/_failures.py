@@ -22,5 +22,13 @@ def reason(error: BaseException) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
+def sentence(error: BaseException) -> str:
+    """The text of an error for who runs a command: also where the system's own, which is no sentence, came through."""
+    if isinstance(error, OSError) and error.errno is not None and isinstance(error.filename, str):
+        name = printable(error.filename)
+        return f"{name}: expected a file or a folder that can be used, it cannot ({error.strerror})"
+    return reason(error)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)

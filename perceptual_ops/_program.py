@@ -25,7 +25,8 @@ def prepare_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors=ERRORS)
+        # Kept until the end, where an error can be told: Python may be asked to write each text at once.
+        sys.stdout.reconfigure(errors=ERRORS, write_through=False)
 
 
 def discard_output() -> None:

@@ -204,7 +204,9 @@ def _open_file(path: PathLike) -> BinaryIO:
     except PermissionError:
         raise PermissionError(f"{name}: expected a picture, there is no permission to read it") from None
     except (OSError, ValueError) as error:
-        raise OSError(f"{name}: expected a picture, it cannot be opened ({reason(error)})") from None
+        raise OSError(
+            f"{name}: expected a picture, it cannot be opened ({getattr(error, 'strerror', '') or error})"
+        ) from None
     if stat.S_ISDIR(mode):
         raise FileNotFoundError(f"{name}: expected a picture, this is a folder")
     raise OSError(f"{name}: expected a picture, this is no regular file but a device, a socket or a named pipe")

@@ -195,3 +195,32 @@ def test_doctor_notices_a_wrong_operator(library, capsys, monkeypatch):
 def test_no_command_is_one_sentence(capsys):
     assert cli.main([]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "stylize LONG style.png -o out.png",
+        "stylize content.png style.png -o LONG.png",
+        "stylize content.png style.png -o out.png --weights LONG.pth",
+        "invert content.png -o LONG.png",
+        "apply LONG content.png out.png",
+        "apply model LONG out.png",
+        "apply model content.png LONG.png",
+        "compare LONG content.png",
+        "compare content.png LONG",
+        "compare content.png style.png --resize --weights random --map LONG.png",
+        "compare content.png style.png --resize --weights random --csv LONG.csv",
+        "compare . content.png --resize --weights random --map LONG",
+        "train-sr -o LONG.safetensors",
+        "train-sr -o m.safetensors --export LONG.pt2",
+        "train-sr -o m.safetensors --data LONG",
+        "train-sr -o m.safetensors --data . --size 8 --weights LONG.pth",
+        "train-style LONG -o m.safetensors",
+    ],
+)
+def test_a_name_that_is_too_long_is_one_sentence(folder, capsys, monkeypatch, command):
+    monkeypatch.chdir(folder)
+    assert cli.main([word.replace("LONG", "x" * 300) for word in command.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "x" * 300 in line and ": expected " in line and "Errno" not in line

@@ -69,8 +69,11 @@ def test_closed_streams(folder):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_behind_stdout(capsys):
-    with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_behind_stdout(capsys, buffered):
+    """Also where Python is to write at once, as under PYTHONUNBUFFERED."""
+    raw = open("/dev/full", "wb", buffering=-1 if buffered else 0)  # noqa: SIM115
+    with io.TextIOWrapper(raw, write_through=not buffered) as full, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", full)
         with pytest.raises(SystemExit, match="2"):
             cli.main(["--version"])

@@ -164,6 +164,18 @@ def test_each_error_is_one_sentence(folder, capsys, monkeypatch, options, senten
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "rows", ["tea,money,12\n", "a.png,lpips alex 0.1,far\n", "a.png,lpips alex 0.1,0.5,more\n", "a.png,dists\n", '"']
+)
+def test_a_table_of_others_with_the_same_header_is_left_alone(folder, capsys, rows):
+    table = folder / "table.csv"
+    table.write_text("name,metric,distance\na.png,lpips alex 0.1,0.25\n" + rows)
+    before = table.read_bytes()
+    assert run(folder, *LPIPS, "--csv", table) == 2
+    assert "table.csv is none; choose another name" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
 def test_tables_and_maps_replace_no_input_and_no_other_file(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "link.csv").symlink_to("a.png")

@@ -127,9 +127,16 @@ def test_a_malformed_scale_is_one_sentence(stopped, tmp_path, change):
         run(stopped[0], out, options)
 
 
-@pytest.mark.parametrize("data", [b"x", b"\x80\x02.", b"PK\x03\x04" + bytes(40)])
-def test_other_bytes_are_no_checkpoint(stopped, tmp_path, data):
-    with pytest.raises(ValueError, match=r"model\.checkpoint .*remove it to begin anew"):
+@pytest.mark.parametrize(
+    ("data", "error", "remedy"),
+    [
+        (b"x", FileExistsError, "move it or choose another name"),
+        (b"\x80\x02.", FileExistsError, "move it or choose another name"),
+        (b"PK\x03\x04" + bytes(40), ValueError, "remove it to begin anew"),
+    ],
+)
+def test_other_bytes_are_no_checkpoint(stopped, tmp_path, data, error, remedy):
+    with pytest.raises(error, match=rf"model\.checkpoint.*{remedy}"):
         resume(stopped, tmp_path, checkpoint=data)
 
 

@@ -1,14 +1,17 @@
 """Transformation networks and their files: shapes, ranges, any size, and what cannot be exported."""
 
 import json
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from perceptual_ops import cli
+from perceptual_ops.images import write_image
 from perceptual_ops.recipes import StyleNet, SuperResolutionNet, export_model, load_model, save_model
 from perceptual_ops.recipes.exported import FACTS
-from perceptual_ops.recipes.own_network import check_sizes
+from perceptual_ops.recipes.own_network import check_sizes, module_by_path
 from perceptual_ops.recipes.super_resolution import enlarged, shrunk
 from perceptual_ops.recipes.transform_net import FLAT
 
@@ -232,3 +235,33 @@ def test_sizes_of_a_network_of_ones_own():
         ValueError, match=r"expected images \(1, 3, 64, 64\) from images \(1, 3, 32, 32\), got \(1, 3, 32, 32\)"
     ):
         check_sizes(nn.Conv2d(3, 3, 1), 32, scale=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "sentence"),
+    [
+        ("", ".own_bad:Net", "network: expected package.module:name, such as"),
+        ("", "own_bad", "network: expected package.module:name, such as"),
+        ("def Net(:", "own_bad:Net", "network: expected own_bad to be imported, it raises SyntaxError"),
+        ("raise RuntimeError('no luck')", "own_bad:Net", "own_bad to be imported, it raises RuntimeError (no luck)"),
+        ("raise SystemExit(0)", "own_bad:Net", "own_bad to be imported, it raises SystemExit (0)"),
+        ("def Net(): {}['weights']", "own_bad:Net", "own_bad:Net to make a module without arguments, it raises KeyErr"),
+        ("def Net(): open('/no/such')", "own_bad:Net", "without arguments, it raises FileNotFoundError"),
+        ("def Net(size): pass", "own_bad:Net", "without arguments, it raises TypeError"),
+        ("import sys; Net = sys.exit", "own_bad:Net", "without arguments, it raises SystemExit"),
+    ],
+)
+def test_a_network_of_ones_own_that_cannot_be_made(tmp_path, monkeypatch, capsys, source, path, sentence):
+    (tmp_path / "own_bad.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_bad", raising=False)
+    with pytest.raises(ValueError) as refused:
+        module_by_path(path)
+    assert sentence in str(refused.value)
+    if not path.startswith(".") and ":" in path:
+        save_model(tmp_path / "model.safetensors", nn.Conv2d(3, 3, 1), "style", source=path)
+        write_image(tmp_path / "in.png", torch.zeros(3, 20, 20))
+        names = [str(tmp_path / name) for name in ("model.safetensors", "in.png", "out.png")]
+        assert cli.main(["apply", *names, "--network", path, "--device", "cpu"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert sentence in line

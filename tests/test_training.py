@@ -209,7 +209,7 @@ def test_damaged_checkpoints_and_logs(pictures, tmp_path):
     out.with_suffix(".checkpoint").write_bytes(whole.replace(weight, bytes(len(weight))))
     with pytest.raises(ValueError, match=r"is damaged, its record .*/data/0 has a wrong CRC: remove it to begin anew"):
         run(pictures, out)
-    out.with_suffix(".checkpoint").write_text("damaged")
+    out.with_suffix(".checkpoint").write_text("PK\x03\x04damaged")
     with pytest.raises(ValueError, match=r"is damaged or holds no state dict, .*: remove it to begin anew"):
         run(pictures, out)
     torch.save({"done": 6}, out.with_suffix(".checkpoint"))

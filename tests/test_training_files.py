@@ -53,7 +53,52 @@ def test_files_of_its_own_are_replaced(pictures, tmp_path):
     for seed in ("0", "1"):
         assert train(pictures, out, "--export", str(program), "--seed", seed) == 0
         out.unlink()
-    assert (tmp_path / "model.log.png").exists() and program.exists()
+        program.unlink()
+    assert (tmp_path / "model.log.png").exists()
+
+
+def test_models_that_would_share_a_log(pictures, tmp_path, capsys):
+    assert train(pictures, tmp_path / "model.safetensors") == 0
+    before = everything(tmp_path)
+    assert train(pictures, tmp_path / "model.pt2") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "model.pt2: expected a log and a checkpoint of its own" in line and "model.safetensors" in line
+    assert everything(tmp_path) == before
+
+
+def test_the_program_of_another_training_is_left_alone(pictures, tmp_path, capsys):
+    program = tmp_path / "program.pt2"
+    assert train(pictures, tmp_path / "one.safetensors", "--export", str(program)) == 0
+    before = everything(tmp_path)
+    assert train(pictures, tmp_path / "two.safetensors", "--export", str(program)) == 2
+    assert "program.pt2: expected a name that is free" in capsys.readouterr().err.splitlines()[-1]
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["step,seconds,note\nfirst,1,walked\n", "step,seconds,pace\n1,2,3\n7,8,9\n", "step,seconds,x\n1,2\n"]
+)
+def test_a_table_that_begins_as_a_log_is_left_alone(tmp_path, text):
+    (tmp_path / "model.log.csv").write_text(text)
+    with pytest.raises(FileExistsError, match=r"model\.log\.csv: expected nothing or the log of a training"):
+        TrainingFiles(tmp_path / "model.safetensors").check()
+
+
+def test_a_checkpoint_of_others_is_left_alone(tmp_path):
+    (tmp_path / "model.checkpoint").write_text("of a game")
+    with pytest.raises(FileExistsError, match=r"model\.checkpoint: .* this file is none; move it or choose another"):
+        TrainingFiles(tmp_path / "model.safetensors").check()
+
+
+def test_each_fault_of_a_name_has_its_sentence(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, sentence in [
+        ("model.pth", r"expected a name that ends with \.safetensors, got "),
+        ("no/model.safetensors", r"expected a place in a folder that is there, .*no is none; create it"),
+        ("folder.safetensors", r"expected the name of a file, .* is a folder"),
+    ]:
+        with pytest.raises(ValueError, match=f"out: {sentence}"):
+            TrainingFiles(tmp_path / name).check()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.log.csv", "model.log.png", "model.checkpoint"])
@@ -86,7 +131,7 @@ def test_names_of_a_program(pictures, tmp_path, capsys):
         (tmp_path / "program.onnx", "export: expected a name that ends with .pt2"),
         (
             tmp_path / "missing" / "program.pt2",
-            "export: expected a name that ends with .pt2, in a folder that is there",
+            "export: expected a place in a folder that is there",
         ),
     ]:
         assert train(pictures, out, "--export", str(program)) == 2

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .._failures import is_out_of_memory, reason
+from .._failures import is_out_of_memory, reason, sentence
 from .._program import PROGRAM, discard_output, interruptible, prepare_streams
 from ..recipes.optimization import DivergenceError
 from . import apply, compare, doctor, invert, stylize, train
@@ -56,7 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
         say(reason(error))
         return 1
     except (ValueError, OSError, ImportError) as error:
-        say(reason(error))
+        say(sentence(error))
         return 2
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS = ("name", "metric", "distance")
+LABELS = (*METRICS, "stlpips")  # what a metric's label begins with
 
 
 def register(commands: Any) -> None:
@@ -166,9 +167,15 @@ def _check_map(path: Path, output: Path, target: Path) -> None:
 
 
 def _is_table(path: Path) -> bool:
-    header = (",".join(COLUMNS) + "\n").encode()
-    with path.open("rb") as file:
-        return file.read(len(header)) == header
+    """Whether it holds what `_write_row` writes, to its last row."""
+    try:
+        with path.open(newline="", errors="surrogateescape") as file:
+            rows = csv.reader(file, strict=True)
+            return tuple(next(rows)) == COLUMNS and all(
+                label.split(" ", 1)[0] in LABELS and math.isfinite(float(distance)) for _, label, distance in rows
+            )
+    except (ValueError, csv.Error, StopIteration):  # too few columns or too many, no numbers, nothing at all
+        return False
 
 
 def _map_place(given: str | None, name: str) -> Path | None:

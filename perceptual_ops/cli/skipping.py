@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from .._failures import is_out_of_memory, reason
+from .._failures import is_out_of_memory, sentence
 from .terminal import say
 
 Arguments = ParamSpec("Arguments")
@@ -50,7 +50,7 @@ class Skipped:
         if self._strict:
             raise failure
         self.count += 1
-        say(reason(failure))
+        say(sentence(failure))
 
     def exit_code(self, done: str) -> int:
         """0, or after a summary 1. `done` says what was made of the others."""

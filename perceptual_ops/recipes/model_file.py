@@ -167,7 +167,7 @@ def read_model_file(path: str | os.PathLike[str]) -> tuple[ModelFacts, dict[str,
     if begin.startswith(ZIP):
         raise ValueError(
             f"{expected} file is an archive of torch.export or torch.save, which can run code of its own when it is "
-            f"opened; train the model again, into a .safetensors file"
+            f"opened; train the model again, into a .safetensors file, or convert one of your own as CHANGELOG.md says"
         )
     if len(begin) < 8 or int.from_bytes(begin, "little") > MAX_HEADER:
         raise ValueError(f"{expected} file is no safetensors file")

@@ -10,7 +10,7 @@ from torch import nn
 
 from .._failures import reason
 from .exported import exported
-from .model_file import KINDS, MULTIPLES, ModelFacts, encoded, weights_of
+from .model_file import IMPORT_PATH, KINDS, MULTIPLES, ModelFacts, encoded, weights_of
 
 
 def own_network(path: str, side: int, scale: int, export: bool = False) -> nn.Module:
@@ -34,28 +34,35 @@ def module_by_path(path: str) -> nn.Module:
     """A module from "package.module:name", where name is a class or function that makes one without arguments.
 
     Raises:
-        ValueError: The path is not of that form, has no such name, or what it names makes no module.
+        ValueError: The path is not of that form, what it names cannot be imported, or makes no module.
         ModuleNotFoundError: There is no such package or module.
     """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
+    if not IMPORT_PATH.fullmatch(path) or path.startswith("."):
         raise ValueError(f"network: expected package.module:name, such as my_networks:Generator, got {path!r}")
+    module, _, name = path.partition(":")
     try:
-        found = importlib.import_module(module)
+        factory = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"network: {path!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
         ) from None
-    factory = getattr(found, name, None)
+    except (Exception, SystemExit) as error:  # it is the caller's code
+        raise ValueError(f"network: expected {module} to be imported, it raises {_what(error)}") from error
     if not callable(factory):
         raise ValueError(f"network: expected a class or function in {module}, which has no such {name!r}")
     try:
         network = factory()
-    except TypeError as error:
-        raise ValueError(f"network: expected {path} to make a module without arguments ({error})") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"network: expected {path} to make a module without arguments, it raises {_what(error)}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"network: expected {path} to make a torch.nn.Module, it made {type(network).__name__}")
     return network
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__} ({reason(error)})"
 
 
 def check_sizes(network: nn.Module, side: int, scale: int) -> None:

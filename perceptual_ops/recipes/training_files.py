@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import PathLike, check_apart, check_writable_file, is_taken
 from ..networks.weights import WeightSource
-from .exported import FACTS
-from .model_file import installed_safetensors, is_model_file
+from .model_file import ZIP, installed_safetensors, is_model_file
 from .training_log import is_log, is_plot
 
 SUFFIX = ".safetensors"
@@ -45,7 +43,7 @@ class TrainingFiles:
     def check(self, inputs: Iterable[PathLike] = ()) -> None:
         """Refuses what would fail at the end, and to replace an input, or a file that no training wrote.
 
-        A checkpoint is looked into by `load_checkpoint`.
+        A checkpoint is looked into by `load_checkpoint`, and a log that it goes on with by `read_log`.
 
         Raises:
             ValueError, OSError: In a sentence.
@@ -58,15 +56,30 @@ class TrainingFiles:
         check_apart(self.all, inputs)
         for path in self.all:
             check_writable_file(path)
+        self._check_model()
+        _check_replaceable(self.plot, "the plot of a training's log", is_plot)
+        _check_replaceable(self.checkpoint, "a checkpoint of a training", is_archive)
+        if self.checkpoint.exists():  # of this run, or it is refused; so is a log that does not go with it
+            return
+        _check_replaceable(self.log, "the log of a training", is_log)
+        if self.program is not None and is_taken(self.program):
+            raise FileExistsError(
+                f"{self.program}: expected a name that is free, this file is there; move it or choose another name"
+            )
+
+    def _check_model(self) -> None:
         if is_taken(self.model) and not is_model_file(self.model):
             raise FileExistsError(
                 f"{self.model}: expected a name that is free, this file is no model of a training; move it or choose "
                 f"another name"
             )
-        _check_replaceable(self.log, "the log of a training", is_log)
-        _check_replaceable(self.plot, "the plot of a training's log", is_plot)
-        if self.program is not None:
-            _check_replaceable(self.program, "a program of a training", is_program)
+        for suffix in (SUFFIX, PROGRAM_SUFFIX):
+            other = self.model.with_suffix(suffix)
+            if other != self.model and other.exists() and is_model_file(other):
+                raise FileExistsError(
+                    f"{self.model}: expected a log and a checkpoint of its own, {self.log} is of {other}; choose "
+                    f"another name"
+                )
 
 
 def input_files(pictures: Iterable[PathLike], weights: WeightSource) -> list[PathLike]:
@@ -74,13 +87,10 @@ def input_files(pictures: Iterable[PathLike], weights: WeightSource) -> list[Pat
     return [*pictures, *([weights] if isinstance(weights, str | os.PathLike) else [])]
 
 
-def is_program(path: Path) -> bool:
-    """Whether `export_model` wrote it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(f"/{FACTS}") for name in archive.namelist())
-    except Exception:  # no archive, or a damaged one
-        return False
+def is_archive(path: Path) -> bool:
+    """Whether it begins as what torch.save writes."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def _check_replaceable(path: Path, what: str, is_one: Callable[[Path], bool]) -> None:
@@ -91,7 +101,9 @@ def _check_replaceable(path: Path, what: str, is_one: Callable[[Path], bool]) ->
 
 
 def _check_name(argument: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    if path.suffix not in suffixes or path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            f"{argument}: expected a name that ends with {suffixes[0]}, in a folder that is there; got {path}"
-        )
+    if path.suffix not in suffixes:
+        raise ValueError(f"{argument}: expected a name that ends with {suffixes[0]}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{argument}: expected the name of a file, {path} is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"{argument}: expected a place in a folder that is there, {path.parent} is none; create it")

@@ -102,10 +102,12 @@ def without_plots(pictures: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def is_log(path: Path) -> bool:
-    """Whether it begins like a log."""
-    begin = ",".join((*COUNTS, "")).encode()
-    with path.open("rb") as file:
-        return file.read(len(begin)) == begin
+    """Whether `read_log` can read it."""
+    try:
+        read_log(path)
+    except ValueError:
+        return False
+    return True
 
 
 def is_plot(path: Path) -> bool:
