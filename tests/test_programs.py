@@ -102,7 +102,7 @@ def test_a_spawned_process_and_a_pickled_compiled_loss() -> None:
     process = context.Process(target=_value, args=(sender, criterion, x, y))
     process.start()
     assert receiver.poll(300)  # a guard against a child that died
-    assert receiver.recv() == expected
+    assert receiver.recv() == pytest.approx(expected, rel=1e-6)  # it may use another number of threads
     process.join()
 
 
