@@ -1,71 +1,32 @@
-"""BasicSR's PerceptualLoss and WeightedTVLoss (basicsr/losses/basic_loss.py, basicsr/archs/vgg_arch.py)."""
+"""PerceptualLoss."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .. import _checks as checks
-from .. import ops, reference
-from .._settings import ModuleWithSettings, fixed, passed_on, setting
-from ..losses import PerceptualLoss as _PerceptualLoss
-from ..losses.frozen import ENGINES
-from ..losses.terms import Part
-from ..networks import ARCHITECTURES, FeatureNetwork, Layer
-from ..networks.weights import WeightSource
-from ._checkpoint import DropsPeerState
-from ._images import check_pair
-from ._lean_part import lean_content, lean_style
-from ._missing import SaysWhatIsMissing, missing_names
+from ... import _checks as checks
+from ... import ops, reference
+from ..._settings import ModuleWithSettings, fixed, passed_on, setting
+from ...losses import PerceptualLoss as _PerceptualLoss
+from ...losses.frozen import ENGINES
+from ...losses.terms import Part
+from ...networks import ARCHITECTURES, FeatureNetwork, Layer
+from ...networks.weights import WeightSource
+from .._checkpoint import DropsPeerState
+from .._images import check_pair
+from .._lean_part import lean_content, lean_style
+from .._missing import SaysWhatIsMissing
 
 NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
 DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the root of a sum of squares
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
 WEIGHTS_FILE = "experiments/pretrained_models/vgg19-dcbb9e9d.pth"
-
-_PIXEL_LOSS = "it holds no network, so import BasicSR's own from basicsr.losses.basic_loss"
-__getattr__ = missing_names(
-    __name__,
-    {
-        "L1Loss": _PIXEL_LOSS,
-        "MSELoss": _PIXEL_LOSS,
-        "CharbonnierLoss": _PIXEL_LOSS,
-        "VGGFeatureExtractor": "use perceptual_ops.load_network(vgg_type, weights, layers=layer_name_list); images in "
-        "[0, 1] give a dict of maps by layer name",
-    },
-)
-
-
-def register(registry: Any = None, suffix: str = "perceptual_ops") -> None:
-    """Makes these losses known to BasicSR's `build_loss`, so that one word of an options file switches to them.
-
-    After `register()`, somewhere before the model is built, `type: PerceptualLoss` of the options becomes
-    `type: PerceptualLoss_perceptual_ops`, likewise `WeightedTVLoss`. A second call changes nothing.
-
-    Args:
-        registry: A registry of BasicSR's. None: `basicsr.utils.registry.LOSS_REGISTRY`.
-        suffix: What follows the name and an underscore.
-
-    Raises:
-        ModuleNotFoundError: No registry was given, and BasicSR, or a module that it imports, is not installed.
-    """
-    if registry is None:
-        try:
-            registry = importlib.import_module("basicsr.utils.registry").LOSS_REGISTRY
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"registry: expected BasicSR's, whose import says {error}; pip install basicsr, or pass registry=",
-                name=error.name,
-            ) from error
-    for loss in (PerceptualLoss, WeightedTVLoss):
-        if f"{loss.__name__}_{suffix}" not in registry:
-            registry.register(loss, suffix=suffix)
 
 
 class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
@@ -235,55 +196,6 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         ).sum()
 
 
-class WeightedTVLoss(ModuleWithSettings):
-    """BasicSR's `WeightedTVLoss`: L1 between neighbours, down plus across, each with a mean or sum of its own.
-
-    As in BasicSR, a mean with weights is divided by their sum, and is NaN where that is 0.
-
-    Args:
-        loss_weight: Factor of the loss.
-        reduction: "mean" or "sum".
-
-    Raises:
-        TypeError, ValueError: An argument is not as described.
-    """
-
-    loss_weight = setting("loss_weight", checks.check_number)
-    reduction = setting("reduction", partial(checks.check_choice, choices=("mean", "sum")))
-
-    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-        self.reduction = reduction
-
-    def forward(self, pred: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The total variation of images, a scalar.
-
-        Args:
-            pred: Images (N, C, H, W), any range.
-            weight: Of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W). One for the
-                whole batch, of which BasicSR's mean is N times too large, is refused.
-        """
-        checks.check_map("pred", pred)
-        if weight is not None:
-            _check_weight(pred, weight)
-        variation = torch.zeros((), dtype=checks.accumulator_dtype(pred), device=pred.device)
-        for axis in (2, 3):
-            length = pred.shape[axis] - 1
-            steps = pred.narrow(axis, 1, length) - pred.narrow(axis, 0, length)
-            variation = variation + self._reduced(steps, None if weight is None else weight.narrow(axis, 0, length))
-        return self.loss_weight * variation
-
-    def _reduced(self, steps: Tensor, weight: Tensor | None) -> Tensor:  # (N, C, H, W) -> ()
-        distances = steps.abs() if weight is None else steps.abs() * weight
-        total = distances.sum(dtype=checks.accumulator_dtype(steps))
-        if self.reduction == "sum":
-            return total
-        if weight is None:
-            return total / steps.numel()
-        return total / (weight.sum(dtype=total.dtype) * (steps.shape[1] // weight.shape[1]))
-
-
 def _checked_layers(name: str, layers: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(layers, Mapping) or not layers:
         raise TypeError(
@@ -301,23 +213,6 @@ def _check_known(layers: Mapping[str, float], known: Sequence[Layer], remedy: st
 
 def _dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
     return DTYPES[checks.check_choice(name, dtype, tuple(DTYPES))] if isinstance(dtype, str) else dtype
-
-
-def _check_weight(pred: Tensor, weight: object) -> None:
-    """Of every image its own: BasicSR's mean by one for the whole batch would be N times too large."""
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
-    if weight.device != pred.device:
-        raise ValueError(f"weight: expected a tensor on {pred.device}, where pred is; got {weight.device}")
-    is_map = weight.dim() == 4
-    # Axis by axis: symbolic sizes under torch.compile stay symbolic.
-    of_each = is_map and (weight.shape[1] == 1 or weight.shape[1] == pred.shape[1])
-    if of_each and all(weight.shape[axis] == pred.shape[axis] for axis in (0, 2, 3)):
-        return
-    remedy = "; weight.expand(N, -1, -1, -1) weighs each image alike" if is_map and weight.shape[0] == 1 else ""
-    raise ValueError(
-        f"weight: expected (N, 1, H, W) or the shape of pred, {tuple(pred.shape)}; got {tuple(weight.shape)}{remedy}"
-    )
 
 
 def _batch(images: Tensor) -> Tensor:
