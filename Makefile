@@ -41,7 +41,8 @@ test: build
 # The suite on the PyTorch reference alone: the files of tests whose numbers an operator or a loss makes.
 WITHOUT_ARITHMETIC := host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
-    kernel_resources* sass* gram_plan* native_library* recipe_networks* programs*
+    kernel_resources* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
+    training.py
 test-reference: build
 	$(PYTEST) --backend reference $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
 
