@@ -201,7 +201,7 @@ def _process(rank: int, reduction: str, batches: Sequence[Sequence[Tensor]], fil
 def test_two_processes(reduction: str, tmp_path: Any) -> None:
     """The second has no batch at all."""
     batches = [[pictures(2, 40, 40), pictures(1, 40, 40, seed=1)], []]
-    mp.start_processes(_process, (reduction, batches, str(tmp_path / "store")), nprocs=2, start_method="fork")
+    mp.start_processes(_process, (reduction, batches, str(tmp_path / "store")), nprocs=2, start_method="spawn")
     alone = lpips(reduction=reduction).set_dtype(torch.bfloat16)
     for batch in batches[0]:
         alone.update(batch, 1 - batch)
