@@ -121,9 +121,11 @@ def test_opcheck(name: str, native: str, device: str) -> None:
     opcheck(getattr(torch.ops.perceptual_ops, name).default, operator_calls(device)[name])
 
 
-def every_operator(x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
-    loss = po.style_loss([x], [gram], distance="charbonnier") + po.feature_loss([x], [y], distance="huber")
-    return loss + po.total_variation(x, "l2") + po.gram_matrix(x).square().sum() + metrics([x], [y])
+def every_operator(x: Tensor, y: Tensor, gram: Tensor, backend: str = "auto") -> Tensor:
+    loss = po.style_loss([x], [gram], distance="charbonnier", backend=backend)
+    loss = loss + po.feature_loss([x], [y], distance="huber", backend=backend)
+    loss = loss + po.total_variation(x, "l2", backend=backend) + po.gram_matrix(x, backend=backend).square().sum()
+    return loss + metrics([x], [y], backend=backend)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -141,17 +143,20 @@ def test_compile(compiler: str, dynamic: bool, native: str, device: str) -> None
         assert compiled_gradient.stride() == gradient.stride()
 
 
-def test_export(native: str, device: str) -> None:
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_export(backend: str, native: str, device: str) -> None:
+    """A program holds operators of this library only where they were insisted on."""
+
     class Module(torch.nn.Module):
         def forward(self, x: Tensor, y: Tensor, gram: Tensor) -> Tensor:
-            return every_operator(x, y, gram)
+            return every_operator(x, y, gram, backend)
 
     x, y = random_map((2, 4, 6, 6), torch.float32, device, 1), random_map((2, 4, 6, 6), torch.float32, device, 2)
     gram = random_map((1, 4, 4), torch.float32, device, 3)
     batch = torch.export.Dim("batch", min=2, max=16)
     shapes = {"x": {0: batch}, "y": {0: batch}, "gram": None}
     program = torch.export.export(Module(), (x, y, gram), dynamic_shapes=shapes)
-    assert any("perceptual_ops" in str(node.target) for node in program.graph.nodes)
+    assert any("perceptual_ops" in str(node.target) for node in program.graph.nodes) == (backend == "native")
     more = torch.cat([x, y]), torch.cat([y, y]), gram
     torch.testing.assert_close(program.module()(*more), every_operator(*more))
 
