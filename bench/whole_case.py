@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from perceptual_ops.losses.chunks import default_chunk_size
+from perceptual_ops.engine.batching import default_chunk_size
 
 from .timing import MIN_ROUNDS, Call
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from perceptual_ops import LPIPS
+from perceptual_ops.engine.convolution import FrozenConv
 from perceptual_ops.images import read_image
-from perceptual_ops.networks.convolution import FrozenConv
 from perceptual_ops.networks.layers import Conv
 from perceptual_ops.recipes.photographs import held_out_photographs
 

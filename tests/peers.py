@@ -22,7 +22,7 @@ from maps import LAST_PLACES, relative_error
 from peer_torchvision import import_torchvision
 from torch import Tensor, nn
 
-from perceptual_ops.losses.frozen import FrozenLoss
+from perceptual_ops.losses.base import FrozenLoss
 from perceptual_ops.networks.weights import IMAGENET_FILES
 
 Pair = tuple[Tensor, Tensor]

@@ -132,7 +132,7 @@ def test_any_chain(pooling: str, wanted: list[str], device: str) -> None:
 @pytest.mark.parametrize("pooling", ["max", "average", "blur"])
 def test_bias_beside_the_relu(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where torch adds the bias in a pass of its own."""
-    monkeypatch.setattr("perceptual_ops.networks.stages.bias_is_a_pass", lambda device: True)
+    monkeypatch.setattr("perceptual_ops.engine.stages.bias_is_a_pass", lambda device: True)
     for taps in ("a layer in both", "before the ReLU", "poolings"):
         lean, autograd, _ = (loss.double() for loss in losses("vgg13", pooling, **TAPS[taps]))
         close(run(lean, (21, 18)), run(autograd, (21, 18)), 1e-10)

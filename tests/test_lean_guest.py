@@ -14,9 +14,9 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
-from perceptual_ops.losses.chunks import default_chunk_size
-from perceptual_ops.networks.convolution import FrozenConv
-from perceptual_ops.networks.stages import Forward, Saved, Stage
+from perceptual_ops.engine.batching import default_chunk_size
+from perceptual_ops.engine.convolution import FrozenConv
+from perceptual_ops.engine.stages import Forward, Saved, Stage
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -119,7 +119,7 @@ def test_no_backward_work_where_no_gradient_is_wanted(monkeypatch: pytest.Monkey
     def refuse(*arguments: object) -> None:
         raise AssertionError("a backward nobody asked for")
 
-    monkeypatch.setattr("perceptual_ops.networks.trunk.Trunk.backward", refuse)
+    monkeypatch.setattr("perceptual_ops.engine.trunk.Trunk.backward", refuse)
     criterion = make(tv_weight=0.1)
     arguments = images(2), images(2, seed=1), images(1, seed=2)
     loss = criterion(*arguments)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perceptual_ops.losses.chunks import default_tile_side
+from perceptual_ops.engine.batching import default_tile_side
+from perceptual_ops.engine.tiles import cut_of, tiles_of
 from perceptual_ops.networks import FeatureNetwork, load_network
-from perceptual_ops.networks.tiles import cut_of, tiles_of
 
 SIZES = ((97, 131), (64, 128), (65, 200), (40, 33))
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 import perceptual_ops as po
+from perceptual_ops.engine.convolution import Convolution, FrozenConv
+from perceptual_ops.engine.loss_scale import GradientScale
+from perceptual_ops.engine.stages import Stage, stages_of
+from perceptual_ops.engine.trunk import Trunk
 from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
-from perceptual_ops.networks.convolution import Convolution, FrozenConv
-from perceptual_ops.networks.gradient_scale import GradientScale
 from perceptual_ops.networks.layers import convolutions_of
-from perceptual_ops.networks.stages import Stage, stages_of
-from perceptual_ops.networks.trunk import Trunk
 from perceptual_ops.networks.weights import random_weights
 from perceptual_ops.reference import l2_pool
 
@@ -224,7 +224,7 @@ L2_CHAIN: tuple[Layer, ...] = (
     "layers", [["conv3"], ["conv1", "pool1", "relu2", "again2"], ["relu1", "conv2", "twice2"], ["pool2", "conv3"]]
 )
 def test_l2_pooling_among_others(layers: list[str], bias: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perceptual_ops.networks.stages.bias_is_a_pass", lambda device: bias)
+    monkeypatch.setattr("perceptual_ops.engine.stages.bias_is_a_pass", lambda device: bias)
     network = FeatureNetwork("chain", L2_CHAIN, layers, "l2")
     network.load_state_dict(random_weights(convolutions_of(network.layers), seed=3))
     assert_runs_as_the_network(network, (19, 26), device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import ops
+from ..engine.terms import Part, Terms
 from ..losses import PerceptualLoss
-from ..losses.terms import Part, Terms
 
 _NO_PART = Part((), (), "mse", 0.0)
 

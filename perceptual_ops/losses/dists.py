@@ -11,11 +11,11 @@ from torch import Tensor
 from .. import _checks as checks
 from .. import metric_ops
 from .._settings import fixed
+from ..engine.pair import IMAGE
 from ..networks import load_network
 from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
-from .pair import IMAGE
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 

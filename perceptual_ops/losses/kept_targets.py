@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from ..engine.batching import check_partner, target_pass
 from .arguments import normalized_shares
-from .frozen import FrozenLoss
-from .targets import check_partner, target_pass
+from .base import FrozenLoss
 
 
 class LossWithTargets(FrozenLoss):

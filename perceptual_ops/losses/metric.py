@@ -11,11 +11,11 @@ from torch import Tensor
 from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
+from ..engine.batching import chunks
+from ..engine.metric_op import metric_loss
+from ..engine.pair import IMAGE
 from ..networks import FeatureNetwork
-from .chunks import chunks
-from .frozen import FrozenLoss
-from .metric_loss import metric_loss
-from .pair import IMAGE
+from .base import FrozenLoss
 
 
 class MetricLoss(FrozenLoss):

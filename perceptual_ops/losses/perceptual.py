@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from .._settings import setting
+from ..engine.autograd import graph_loss
+from ..engine.perceptual_op import perceptual_loss
+from ..engine.terms import Part, Terms
 from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import (
@@ -21,11 +24,8 @@ from .arguments import (
     trunk_of,
     wanted_layers,
 )
-from .graph import graph_loss
 from .kept_targets import LossWithTargets
-from .lean import perceptual_loss
 from .presets import PRESETS
-from .terms import Part, Terms
 
 
 class PerceptualLoss(LossWithTargets):
@@ -57,8 +57,8 @@ class PerceptualLoss(LossWithTargets):
             autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16 the
             lean engine scales its gradient by powers of two: however small the loss, it does not vanish.
         chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
-            same but for rounding. None: `losses.chunks.default_chunk_size`, a function of size, dtype and device type;
-            the whole batch for "autograd".
+            same but for rounding. None: as `engine.batching.default_chunk_size` says for size, dtype and device
+            type; the whole batch for "autograd".
         engine: "lean" makes the gradient by the images in the forward, keeps nothing else, and multiplies it by the
             upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a gradient
             that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary autograd,

@@ -13,9 +13,9 @@ from torch import Tensor
 from ... import _checks as checks
 from ... import ops, reference
 from ..._settings import ModuleWithSettings, fixed, passed_on, setting
+from ...engine.terms import Part
 from ...losses import PerceptualLoss as _PerceptualLoss
-from ...losses.frozen import ENGINES
-from ...losses.terms import Part
+from ...losses.base import ENGINES
 from ...networks import ARCHITECTURES, FeatureNetwork, Layer
 from ...networks.weights import WeightSource
 from .._checkpoint import DropsPeerState

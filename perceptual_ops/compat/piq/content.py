@@ -14,10 +14,10 @@ from torch.nn.modules.loss import _Loss
 from ... import _checks as checks
 from ... import ops, reference
 from ..._settings import ModuleWithSettings, fixed, passed_on, setting
+from ...engine.batching import chunks
+from ...engine.terms import Part
 from ...losses import PerceptualLoss
-from ...losses.chunks import chunks
-from ...losses.frozen import FrozenLoss
-from ...losses.terms import Part
+from ...losses.base import FrozenLoss
 from ...metric_ops import lpips_terms
 from ...networks import IMAGENET_MEAN, IMAGENET_STD
 from ...networks.weights import WeightSource

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...engine.trunk import content_hash
 from ...losses.metric import MetricLoss
 from ...networks import FeatureNetwork
-from ...networks.trunk import content_hash
 from .._lpips import LpipsModule
 from .._metric import Metric
 from .scores import ScoreMetric

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..networks.gradient_scale import GradientScale
-from ..networks.tiles import Tile
-from .head import LayerGradients
+from .loss_scale import GradientScale
 from .metrics import Lpips, Metric
+from .perceptual_head import LayerGradients
+from .tiles import Tile
 
 
 class PairHead:

@@ -1,10 +1,13 @@
-"""How many samples, and how much of a large one, go through a network at a time."""
+"""How many samples, and how much of a large one, go through a network at a time, and their targets with them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 # Pixels of a chunk in fp32. On a CPU, a map of 64 channels is then 16 MB, which the allocator hands out again without
 # asking the system for it; on a GPU, the first maps are a few hundred MB, large enough to fill it.
@@ -36,3 +39,24 @@ def chunks(batch: int, size: int | None) -> list[slice]:
     if size is None:
         return [slice(None)]
     return [slice(first, first + size) for first in range(0, max(batch, 1), size)]
+
+
+@contextlib.contextmanager
+def target_pass(device: torch.device) -> Iterator[None]:
+    """Targets that are kept are made alike whatever the caller has switched on, and may be used in training later."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def rows_of(targets: Sequence[Tensor], rows: slice) -> list[Tensor]:
+    """The rows of targets that are one per sample; those that stand for every sample as they are."""
+    return [target if target.shape[0] == 1 else target[rows] for target in targets]
+
+
+def check_partner(name: str, output: torch.Size, partner: torch.Size, what: str) -> None:
+    same_size = partner[2] == output[2] and partner[3] == output[3]
+    if not same_size or (partner[0] != 1 and partner[0] != output[0]):
+        raise ValueError(
+            f"{name}: expected the batch and size of {what}"
+            f"{'' if name == 'output' else ', or a batch of 1'}; output is {tuple(output)}, the other {tuple(partner)}"
+        )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..networks.gradient_scale import GradientScale
+from .loss_scale import GradientScale
 from .terms import Part, Terms
 
 operators = torch.ops.perceptual_ops

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
-from .chunks import chunks
-from .targets import rows_of
+from .batching import chunks, rows_of
 from .terms import Terms
 
 FeaturesOf = Callable[[Tensor, Sequence[str]], list[Tensor]]  # images (N, 3, H, W) and layers -> features

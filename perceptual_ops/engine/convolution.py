@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from .layers import Conv
+from ..networks.layers import Conv
 
 # oneDNN's fp32 convolution in channels_last adds all products of an output in one chain. Its rounding error grows with
 # the root of the length: at 512 channels six times that of torch's gradient in NCHW. Chains of so many cost a tenth.

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..networks.feature_network import FeatureNetwork
+from ..networks.layers import Conv
 from .convolution import FrozenConv
-from .feature_network import FeatureNetwork
-from .layers import Conv
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
 
 

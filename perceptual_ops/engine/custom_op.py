@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..networks.tiles import cut_of
-from ..networks.trunk import Tape, TapGradients, trunk_of
-from .chunks import chunks, default_chunk_size, default_tile_side
+from .batching import chunks, default_chunk_size, default_tile_side
+from .tiles import cut_of
+from .trunk import Tape, TapGradients, trunk_of
 
 operators = torch.ops.perceptual_ops
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..networks.stages import Tap
-from ..networks.tiles import Tile, tiles_of
-from ..networks.trunk import Tape, holder, trunk_of
-from .entry import Entry
-from .head import LayerGradients
+from .custom_op import Entry
 from .pair import Pair
+from .perceptual_head import LayerGradients
+from .stages import Tap
+from .tiles import Tile, tiles_of
+from .trunk import Tape, holder, trunk_of
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The loss and the gradient by its images in one pass, a chunk of samples at a time.
 
 The loss is one number a sample and the network is frozen, so the image's gradient is made while the loss is, and
-multiplied by the upstream number of each sample when that is known. Nothing else is kept. entry.py says how operators
-over a trunk are called.
+multiplied by the upstream number of each sample when that is known. Nothing else is kept. custom_op.py says how
+operators over a trunk are called.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..networks.trunk import trunk_of
-from .entry import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
-from .head import Head
-from .targets import rows_of
+from .batching import rows_of
+from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
+from .perceptual_head import Head
 from .terms import Part, Terms
+from .trunk import trunk_of
 
 operators = torch.ops.perceptual_ops
 

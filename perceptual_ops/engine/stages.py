@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..networks.layers import Conv, Layer, Pool, Relu
 from .convolution import FrozenConv
-from .gradient_scale import GradientScale
-from .layers import Conv, Layer, Pool, Relu
+from .loss_scale import GradientScale
 
 operators = torch.ops.perceptual_ops
 

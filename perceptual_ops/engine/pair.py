@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..networks.stages import Tap
-from ..networks.tiles import Tile
-from ..networks.trunk import holder, trunk_of
-from .entry import Entry
+from .custom_op import Entry
+from .metric_head import PairHead, TileHead
 from .metrics import Lpips, Metric
-from .pair_head import PairHead, TileHead
+from .stages import Tap
+from .tiles import Tile
+from .trunk import holder, trunk_of
 
 IMAGE = "image"  # the name of the images among the layers: DISTS compares them too, as they are
 

@@ -1,14 +1,14 @@
-"""LPIPS and DISTS of image pairs and their gradients in one pass, a chunk of pairs at a time; see lean.py."""
+"""LPIPS and DISTS of image pairs and their gradients in one pass, a chunk of pairs at a time; see perceptual_op.py."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .entry import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
+from .batching import rows_of
+from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
 from .metrics import Dists, Lpips, Metric
 from .pair import IMAGE, Pair
-from .targets import rows_of
 from .tiled_pair import TiledPair
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 
-from .layers import BLUR_PADDING, Conv, Layer, Pool
+from ..networks.layers import BLUR_PADDING, Conv, Layer, Pool
 
 Region = tuple[EllipsisType, slice, slice]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from .. import _checks as checks
 from .. import ops
 from .._settings import ModuleWithSettings, fixed, setting
+from ..engine.batching import chunks
+from ..engine.perceptual_op import trunk_features
+from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
-from ..networks.trunk import Trunk
-from .chunks import chunks
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
-from .lean import trunk_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self
