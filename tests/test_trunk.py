@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input
 
 import perceptual_ops as po
 from perceptual_ops.engine.convolution import Convolution, FrozenConv
-from perceptual_ops.engine.loss_scale import GradientScale
+from perceptual_ops.engine.loss_scale import LossScale
 from perceptual_ops.engine.stages import Stage, stages_of
 from perceptual_ops.engine.trunk import Trunk
 from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
@@ -129,7 +129,7 @@ def test_stages() -> None:
 
 
 def test_scales_are_powers_of_two_that_nothing_overflows() -> None:
-    scale = GradientScale(torch.ones(5))
+    scale = LossScale(torch.ones(5))
     bounds = torch.tensor([1e-9, 3.0, 7e4, 0.0, float("inf")])
     assert scale.choose([bounds / 2, bounds / 2], 1.0, 20.0, first=True) is None
     mantissas, _ = torch.frexp(scale.current)
@@ -153,7 +153,7 @@ class Given:
 
     def __init__(self, gradients: dict[str, Tensor], dtype: torch.dtype) -> None:
         self._gradients, self._dtype = gradients, dtype
-        self.scale = GradientScale(next(iter(gradients.values()))) if dtype == torch.float16 else None
+        self.scale = LossScale(next(iter(gradients.values()))) if dtype == torch.float16 else None
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         gradient = self._gradients[layer]

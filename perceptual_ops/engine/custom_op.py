@@ -81,6 +81,22 @@ def by_hand(images: Tensor) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def under_autograd() -> Iterator[None]:
+    """A graph is recorded within an operator, which torch runs below autograd: for modules that are not run by hand.
+
+    The keys that torch left out for the operator are let in again; there is no public way.
+    """
+    keys = torch._C.DispatchKey
+    with (
+        torch.inference_mode(False),
+        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
+        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
+        torch.enable_grad(),
+    ):
+        yield
+
+
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     """Like the images, or empty where it is not wanted."""
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)

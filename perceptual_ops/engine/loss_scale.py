@@ -11,7 +11,7 @@ LARGEST = 2.0**15  # half of what fp16 holds
 MOST = 60  # of the exponent, so that a ratio of two scales is an fp32 number
 
 
-class GradientScale:
+class LossScale:
     """A power of two for each sample that keeps its gradient within what fp16 holds.
 
     The gradient is made before anyone knows the factor that a GradScaler will bring, and by itself, a mean over a map,

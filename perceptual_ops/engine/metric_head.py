@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .loss_scale import GradientScale
+from .loss_scale import LossScale
 from .metrics import Lpips, Metric
 from .perceptual_head import LayerGradients
 from .tiles import Tile
 
 
-class PairHead:
+class MetricHead:
     """Values and gradients, each made of both maps when the trunk has the second, so that the first is gone.
 
     Args:
@@ -65,7 +65,7 @@ class PairHead:
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self._wanted, strict=True)
         bounds = [self._metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
-        chosen = GradientScale(self._ones)
+        chosen = LossScale(self._ones)
         chosen.choose([bound for bound in bounds if bound is not None], 1.0, 1.0, first=True)
         return chosen.current, bounds
 
@@ -75,7 +75,7 @@ class PairHead:
                 gradients.put(layer, gradient, scale, bound)
 
 
-class TileHead(PairHead):
+class TileHead(MetricHead):
     """The same of a tile: of its maps only the part counts that is its own, and as a share of the whole image.
 
     By pixels, so that nothing is cut out of the maps: what the tile brought along has a weight of 0.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .custom_op import Entry
-from .metric_head import PairHead, TileHead
+from .metric_head import MetricHead, TileHead
 from .metrics import Lpips, Metric
 from .stages import Tap
 from .tiles import Tile
@@ -30,14 +30,14 @@ class Pair:
     by_output: Tensor | None  # (n, 3, H, W)
     by_target: Tensor | None  # (n, 3, H, W)
 
-    def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> PairHead:
+    def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> MetricHead:
         """What meets the output's maps; the target's are taken over."""
         numbers = {layer: i for i, layer in enumerate(self.layers)}
         ones = self.output.new_ones(self.output.shape[0], dtype=self.entry.wide)
         scaled = self.entry.dtype == torch.float16
         wanted = self.by_output is not None, self.by_target is not None
         if tile is None:
-            return PairHead(self.metric, numbers, ones, scaled, targets, *wanted)
+            return MetricHead(self.metric, numbers, ones, scaled, targets, *wanted)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
         return TileHead(self.metric, numbers, ones, scaled, targets, *wanted, tile)
 
@@ -61,7 +61,7 @@ class Pair:
             self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_images[0]))
         return torch.stack([head.values[layer] for layer in self.layers])
 
-    def _meet_images(self, head: PairHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
+    def _meet_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""
         wanted = self.by_output is not None, self.by_target is not None
         pair = self.output.to(self.entry.wide), self.target.to(self.entry.wide)

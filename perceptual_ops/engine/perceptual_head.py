@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .loss_scale import GradientScale
+from .loss_scale import LossScale
 from .terms import Part, Terms
 
 operators = torch.ops.perceptual_ops
@@ -27,7 +27,7 @@ class LayerGradients:
 
     def __init__(self, ones: Tensor, scaled: bool) -> None:
         self._ones = ones
-        self.scale = GradientScale(ones) if scaled else None
+        self.scale = LossScale(ones) if scaled else None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def another(self) -> LayerGradients:
@@ -53,7 +53,7 @@ class LayerGradients:
         return bound
 
 
-class Head:
+class PerceptualHead:
     """The loss of one chunk, made of each map when the trunk has it, and its `TapGradients` by the output's maps.
 
     A content gradient is made with its value, in one pass over map and target, so that the target is gone. A style
@@ -146,7 +146,7 @@ class Head:
         bound = scale = None
         if self.scale:
             bound = self._content_bound(layer, x, target)
-            chosen = GradientScale(self._ones)
+            chosen = LossScale(self._ones)
             chosen.choose([bound], 1.0, 1.0, first=True)
             scale = chosen.current
         _, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .batching import rows_of
 from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
-from .perceptual_head import Head
+from .perceptual_head import PerceptualHead
 from .terms import Part, Terms
 from .trunk import trunk_of
 
@@ -140,8 +140,8 @@ class _Chunk:
         if self.target is not None:
             contents, target_tape = entry.features(self.target, terms.content.layers, self.by_target is not None)
         ones = self.output.new_ones(self.output.shape[0], dtype=entry.wide)
-        scaled = entry.dtype == torch.float16
-        head = Head(terms, ones, scaled, contents, grams, self.by_output is not None, self.by_target is not None)
+        wanted = self.by_output is not None, self.by_target is not None
+        head = PerceptualHead(terms, ones, entry.dtype == torch.float16, contents, grams, *wanted)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
         tape = trunk_of(entry.trunk).forward(
             entry.normalized(self.output), terms.layers, head.meet, self.by_output is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..networks.layers import Conv, Layer, Pool, Relu
 from .convolution import FrozenConv
-from .loss_scale import GradientScale
+from .loss_scale import LossScale
 
 operators = torch.ops.perceptual_ops
 
@@ -33,7 +33,7 @@ class TapGradients(Protocol):
         scale: What they are to be scaled by; None where the dtype has the range.
     """
 
-    scale: GradientScale | None
+    scale: LossScale | None
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         """The gradient by a tapped map (N, C, H, W), times `scale` (N); a tensor that the trunk may write into."""
