@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._settings import ModuleWithSettings, fixed, passed_on
+from .._settings import ModuleWithSettings, fixed
 from ..losses import LPIPS
 from ..networks import FeatureNetwork
 from ..networks.metric_weights import linear_weights
 from ._checkpoint import DropsPeerState
 from ._images import check_images
+from ._options import HasEngineOptions
 from ._peer_weights import dtype_of, has_no_numbers, refuse_others, take_numbers, take_trunk, tell, trunk_weights
 
 # The normalisation of images in [-1, 1], as lpips rounds it, and the networks as its files and maps are called.
@@ -32,12 +33,12 @@ def _linear_layer(index: int) -> Any:
     return fixed(f"lin{index}", read=read)
 
 
-class LpipsModule(DropsPeerState, ModuleWithSettings):
+class LpipsModule(DropsPeerState, HasEngineOptions):
     """A module that has what lpips' has beside its distance, over a loss of this library.
 
     Its parts, for forwards of one's own, run by autograd: `net` (normalised images -> named tuple of maps), `lins`,
     `lin0`, ... (linear layers, copies that nothing trains), `scaling_layer` (the normalisation), `chns` and `L`. None
-    can be set, but `compute_dtype`, `chunk_size`, `engine` and `backend` can.
+    can be set, but the options of the engine can.
 
     Args:
         loss: Without reduction, for images in [-1, 1].
@@ -47,8 +48,6 @@ class LpipsModule(DropsPeerState, ModuleWithSettings):
         r"scaling_layer\.(shift|scale)|net\.slice\d+\.[\w.]+\.(weight|bias)|lin(s\.)?\d+\.model\.[01]\.weight"
     )
 
-    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
-    engine, backend = passed_on("engine"), passed_on("backend")
     weights, linear = fixed("weights"), fixed("linear")
     chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear_numbers()])
     L = fixed("L", read=lambda module: len(module.chns))

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, fixed, passed_on
+from .._settings import fixed
 from ..losses import DISTS as _DISTS
+from ..losses.options import EngineOptions, takes_engine_options
 from ..networks import DISTS_CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_images
 from ._missing import SaysWhatIsMissing
+from ._options import HasEngineOptions
 from ._peer_weights import dtype_of, has_no_numbers, refuse_others, same, take_numbers, take_trunk, tell, trunk_weights
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ def _learned(name: str) -> Any:
     return property(lambda dists: dists._copy(name), lambda dists, value: dists._set(name, value))
 
 
-class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
+class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     """DISTS-pytorch's `DISTS`: (N,), or a scalar for a batch of 1, from images in [0, 1].
 
     Repeated from there: no gradient flows to the images unless a call says `require_grad=True`. Otherwise than there:
@@ -47,7 +50,6 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     Attributes:
         alpha, beta: The learned numbers (1, 1475, 1, 1), not normalised: copies, so set one instead of writing into it;
             it counts from the next call on.
-        compute_dtype, chunk_size, engine, backend: As given; may be set, too.
         mean, std, chns: As in DISTS-pytorch; fixed.
 
     Args:
@@ -55,7 +57,8 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
             0.1, with the global random numbers.
         weights: Of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers, in place of the official ones; see `perceptual_ops.DISTS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.DISTS`.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+            They may be set later, too.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
@@ -69,28 +72,21 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
     std = fixed("std", read=lambda dists: dists._per_channel(IMAGENET_STD))
     load_weights, weights, alpha_beta = fixed("load_weights"), fixed("weights"), fixed("alpha_beta")
     chns = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
-    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
-    engine, backend = passed_on("engine"), passed_on("backend")
 
+    @takes_engine_options
     def __init__(
         self,
         load_weights: bool = True,
         *,
         weights: WeightSource = "imagenet",
         alpha_beta: DistsSource = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
         if alpha_beta is None and not load_weights:
             alpha_beta = {name: torch.empty(sum(DISTS_CHANNELS)).normal_(0.1, 0.01) for name in ("alpha", "beta")}
         alpha, beta = (torch.cat(numbers) for numbers in dists_weights(alpha_beta))
-        self._loss = _DISTS(
-            weights=weights, alpha_beta={"alpha": alpha, "beta": beta}, compute_dtype=compute_dtype,
-            chunk_size=chunk_size, engine=engine, backend=backend,
-        )  # fmt: skip
+        self._loss = _DISTS(weights=weights, alpha_beta={"alpha": alpha, "beta": beta}, **options)
         self._learned = {"alpha": alpha, "beta": beta}  # (1475,) each, on the CPU
         self._load_weights = load_weights
 

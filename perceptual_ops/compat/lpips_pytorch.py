@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, fixed, passed_on
+from .._settings import fixed
 from ..losses import LPIPS as _LPIPS
+from ..losses.options import EngineOptions, takes_engine_options
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._kept import kept_network
 from ._lpips import NETWORKS, pair_of
+from ._options import HasEngineOptions
 
 VERSIONS = ("0.1",)
 
 
-class LPIPS(DropsPeerState, ModuleWithSettings):
+class LPIPS(DropsPeerState, HasEngineOptions):
     """lpips_pytorch's `LPIPS`: (1, 1, 1, 1), **summed over the batch**, from images in [-1, 1].
 
     Otherwise than there: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
@@ -28,7 +30,7 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
         net_type: "alex", "vgg" or "squeeze".
         version: "0.1".
         weights: Of the network, see `perceptual_ops.LPIPS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`; may be set later, too.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -36,28 +38,21 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
 
     peer_keys = re.compile(r"net\.(mean|std)|net\.layers\.[\w.]+\.(weight|bias)|lin\.\d+\.1\.weight")
 
-    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
-    engine, backend = passed_on("engine"), passed_on("backend")
     net_type, version, weights = fixed("net_type"), fixed("version", "_linear_version"), fixed("weights")
 
+    @takes_engine_options
     def __init__(
         self,
         net_type: str = "alex",
         version: str = "0.1",
         *,
         weights: WeightSource = "imagenet",
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
         checks.check_choice("net_type", net_type, tuple(NETWORKS))
         checks.check_choice("version", version, VERSIONS)
-        self._loss = _LPIPS(
-            NETWORKS[net_type], weights=weights, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
-            backend=backend,
-        )  # fmt: skip
+        self._loss = _LPIPS(NETWORKS[net_type], weights=weights, **options)
         self._net_type, self._linear_version = net_type, version  # nn.Module has a `_version`
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

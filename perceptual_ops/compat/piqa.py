@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, fixed, passed_on
+from .._settings import fixed, passed_on
 from ..losses import LPIPS as _LPIPS
+from ..losses.options import EngineOptions, takes_engine_options
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_images
 from ._lpips import NETWORKS
+from ._options import HasEngineOptions
 
 
-class LPIPS(DropsPeerState, ModuleWithSettings):
+class LPIPS(DropsPeerState, HasEngineOptions):
     """piqa's `LPIPS`: a scalar, or (N,) for reduction="none", from images in [0, 1], whose range is not checked.
 
     Otherwise than in piqa: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
@@ -27,8 +29,8 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
         epsilon: Beside the length of a pixel's channels.
         reduction: "mean" or "sum" over the batch, or "none".
         weights: Of the network, see `perceptual_ops.LPIPS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`. They, `epsilon` and `reduction` may be
-            set later, too.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+            They, `epsilon` and `reduction` may be set later, too.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -37,10 +39,9 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
     peer_keys = re.compile(r"normalize\.(shift|scale)|net\.blocks\.[\w.]+\.(weight|bias)|weights\.\d+")
 
     epsilon, reduction = passed_on("epsilon", known_as="eps"), passed_on("reduction")
-    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
-    engine, backend = passed_on("engine"), passed_on("backend")
     network, weights = fixed("network"), fixed("weights")
 
+    @takes_engine_options
     def __init__(
         self,
         network: str = "alex",
@@ -48,16 +49,13 @@ class LPIPS(DropsPeerState, ModuleWithSettings):
         reduction: str = "mean",
         *,
         weights: WeightSource = "imagenet",
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
         checks.check_choice("network", network, tuple(NETWORKS))
         self._loss = _LPIPS(
             NETWORKS[network], weights=weights, input_range=(0.0, 1.0), reduction=reduction, eps=epsilon,
-            compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
+            **options,
         )  # fmt: skip
         self._network = network
 

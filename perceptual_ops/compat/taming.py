@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .._settings import fixed
 from ..losses import LPIPS as _LPIPS
+from ..losses.options import EngineOptions, takes_engine_options
 from ..networks.metric_weights import LinearSource
 from ..networks.weights import WeightSource
 from ._lpips import LpipsModule, pair_of
@@ -24,7 +25,7 @@ class LPIPS(LpipsModule):
     Args:
         use_dropout: Changes nothing.
         weights, linear: Of the network and its linear layers, see `perceptual_ops.LPIPS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -32,22 +33,16 @@ class LPIPS(LpipsModule):
 
     use_dropout = fixed("use_dropout")
 
+    @takes_engine_options
     def __init__(
         self,
         use_dropout: bool = True,
         *,
         weights: WeightSource = "imagenet",
         linear: LinearSource = True,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
-        loss = _LPIPS(
-            "vgg16", weights=weights, linear=linear, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
-            backend=backend,
-        )  # fmt: skip
-        super().__init__(loss)
+        super().__init__(_LPIPS("vgg16", weights=weights, linear=linear, **options))
         self._use_dropout = use_dropout
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .dists import DISTS
 from .lpips import LPIPS
+from .options import EngineOptions
 from .perceptual import PerceptualLoss
 
-__all__ = ["DISTS", "LPIPS", "PerceptualLoss"]
+__all__ = ["DISTS", "LPIPS", "EngineOptions", "PerceptualLoss"]

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from .. import _checks as checks
 from .. import ops
-from .._settings import ModuleWithSettings, fixed, setting
+from .._settings import fixed, setting
 from ..engine.batching import chunks
 from ..engine.perceptual_op import trunk_features
 from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
+from .options import EngineOptions, EngineSettings, takes_engine_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-ENGINES = ("lean", "autograd")
 
-
-def _checked_dtype(name: str, dtype: torch.dtype | None) -> torch.dtype | None:
-    if dtype is not None and dtype not in checks.DTYPES[:3]:
-        raise ValueError(f"{name}: expected None, torch.float32, float16 or bfloat16, got {dtype!r}")
-    return dtype
-
-
-def _checked_chunk_size(name: str, size: int | None) -> int | None:
-    if size is not None and (type(size) is not int or size < 1):
-        raise ValueError(f"{name}: expected None or a whole number above 0, got {size!r}")
-    return size
-
-
-class FrozenLoss(ModuleWithSettings):
+class FrozenLoss(EngineSettings):
     """A loss whose network is part of it and yet none of its parameters, buffers or submodules.
 
     An optimizer, a checkpoint or DistributedDataParallel over a model that holds the loss sees no tensor of it. The
@@ -49,41 +36,28 @@ class FrozenLoss(ModuleWithSettings):
         mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all; None where the
             network takes that as it is.
         input_range: Values of black and white in the images.
-        compute_dtype: dtype of the arithmetic of an fp32 trunk; None follows autocast, and without it the trunk's own.
-        chunk_size: Samples that go through the network at a time; None: see `PerceptualLoss`.
-        engine: "lean" or "autograd", see `PerceptualLoss`.
-        backend: "auto", "native" or "reference", as in `perceptual_ops.ops`.
+        options: See `EngineOptions`.
     """
 
     _network: FeatureNetwork | ModuleFeatures
 
     input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
-    compute_dtype = setting("compute_dtype", _checked_dtype)
-    chunk_size = setting("chunk_size", _checked_chunk_size)
-    engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
-    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
     network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
     weights = fixed("weights")
     mean = fixed("mean")
     std = fixed("std")
 
+    @takes_engine_options
     def __init__(
         self,
         network: FeatureNetwork | ModuleFeatures,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         input_range: tuple[float, float],
-        compute_dtype: torch.dtype | None,
-        chunk_size: int | None,
-        engine: str,
-        backend: str,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        super().__init__()
+        super().__init__(**options)
         self.input_range = input_range
-        self.compute_dtype = compute_dtype
-        self.chunk_size = chunk_size
-        self.engine = engine
-        self.backend = backend
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
         self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None

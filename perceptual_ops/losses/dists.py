@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
 from .. import metric_ops
@@ -16,6 +17,7 @@ from ..networks import load_network
 from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
+from .options import EngineOptions, takes_engine_options
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -36,7 +38,7 @@ class DISTS(MetricLoss):
         input_range: Values of black and white in the images; not checked.
         reduction: "none", or "mean" or "sum" over the batch.
         mean, std: Normalisation of an image in [0, 1] for the network, three numbers each. None: ImageNet's.
-        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `EngineOptions`.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
@@ -47,6 +49,7 @@ class DISTS(MetricLoss):
 
     alpha_beta, normalize_weights = fixed("alpha_beta"), fixed("normalize_weights")
 
+    @takes_engine_options
     def __init__(
         self,
         *,
@@ -57,10 +60,7 @@ class DISTS(MetricLoss):
         reduction: str = "none",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         if isinstance(weights, str) and weights == "stlpips":
             raise ValueError(
@@ -81,7 +81,7 @@ class DISTS(MetricLoss):
                 numbers = [number / total for number in numbers]
         super().__init__(
             trunk, [IMAGE, *LAYERS], numbers, trunk.mean if mean is None else mean, trunk.std if std is None else std,
-            input_range, reduction, compute_dtype, chunk_size, engine, backend,
+            input_range, reduction, **options,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

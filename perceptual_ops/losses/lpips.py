@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
 from .. import metric_ops
@@ -15,6 +16,7 @@ from ..networks import load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
+from .options import EngineOptions, takes_engine_options
 
 # The network of each name, and its layers with their channels, as in the package lpips.
 TRUNKS: dict[str, tuple[str, dict[str, int]]] = {
@@ -47,9 +49,9 @@ class LPIPS(MetricLoss):
         reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
-        compute_dtype, chunk_size, engine, backend: See `PerceptualLoss`. The lean engine runs chains of layers: spatial
-            maps, layers returned one by one, and "squeeze" go through ordinary autograd. Images of more than twice the
-            pixels of a chunk it cuts into tiles for the first layers, whose maps are the largest.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `EngineOptions`. The lean engine runs chains
+            of layers: spatial maps, layers returned one by one, and "squeeze" go through ordinary autograd. Images of
+            more than twice the pixels of a chunk it cuts into tiles for the first layers, whose maps are the largest.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
@@ -62,6 +64,7 @@ class LPIPS(MetricLoss):
     eps, eps_inside = setting("eps", checks.check_positive), setting("eps_inside", checks.check_flag)
     version, linear = fixed("version", "_linear_version"), fixed("linear")
 
+    @takes_engine_options
     def __init__(
         self,
         network: str = "alex",
@@ -76,10 +79,7 @@ class LPIPS(MetricLoss):
         eps_inside: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         checks.check_choice("network", network, tuple(TRUNKS))
         checks.check_choice("version", version, LPIPS_VERSIONS)
@@ -94,7 +94,7 @@ class LPIPS(MetricLoss):
         own_mean, own_std = (unscaled, unscaled) if version == "0.0" else (trunk.mean, trunk.std)
         super().__init__(
             trunk, list(channels), numbers, own_mean if mean is None else mean, own_std if std is None else std,
-            input_range, reduction, compute_dtype, chunk_size, engine, backend,
+            input_range, reduction, **options,
         )  # fmt: skip
         self._linear_version = version
         self.spatial = spatial

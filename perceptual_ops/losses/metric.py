@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import _checks as checks
 from .. import ops
@@ -16,6 +17,7 @@ from ..engine.metric_op import metric_loss
 from ..engine.pair import IMAGE
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
+from .options import EngineOptions, takes_engine_options
 
 
 class MetricLoss(FrozenLoss):
@@ -25,13 +27,14 @@ class MetricLoss(FrozenLoss):
         network: The frozen trunk.
         layers: Names of the layers compared; `IMAGE` is the images themselves.
         numbers: The learned numbers of the metric, each (C,).
-        mean, std, input_range, reduction, compute_dtype, chunk_size, engine, backend: See `LPIPS`.
+        mean, std, input_range, reduction, options: See `LPIPS`.
     """
 
     metric: str  # "lpips" or "dists", as `metric_loss` takes it
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     layers = fixed("layers")
 
+    @takes_engine_options
     def __init__(
         self,
         network: FeatureNetwork,
@@ -41,12 +44,9 @@ class MetricLoss(FrozenLoss):
         std: Sequence[float],
         input_range: tuple[float, float],
         reduction: str,
-        compute_dtype: torch.dtype | None,
-        chunk_size: int | None,
-        engine: str,
-        backend: str,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        super().__init__(network, mean, std, input_range, compute_dtype, chunk_size, engine, backend)
+        super().__init__(network, mean, std, input_range, **options)
         self._layers = tuple(layers)
         self.reduction = reduction
         self._keep_constants("numbers", [number.double() for number in numbers])

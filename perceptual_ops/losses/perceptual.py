@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from .. import _checks as checks
 from .._settings import setting
@@ -25,6 +26,7 @@ from .arguments import (
     wanted_layers,
 )
 from .kept_targets import LossWithTargets
+from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
 
 
@@ -53,21 +55,10 @@ class PerceptualLoss(LossWithTargets):
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
             output in training may overshoot.
         reduction: "mean" or "sum" over the batch, or "none".
-        compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16. None:
-            autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16 the
-            lean engine scales its gradient by powers of two: however small the loss, it does not vanish.
-        chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
-            same but for rounding. None: as `engine.batching.default_chunk_size` says for size, dtype and device
-            type; the whole batch for "autograd".
-        engine: "lean" makes the gradient by the images in the forward, keeps nothing else, and multiplies it by the
-            upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a gradient
-            that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary autograd,
-            with the memory that takes, and has derivatives of every order. SqueezeNet, your own
-            module, and the reference where the compiled operators cannot run, always take that way.
-        backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
         mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all. None: the network's
             own; ImageNet's for a network by name, none for your own module.
         eps, delta: Parameters of "charbonnier" and "huber" (see `style_loss`).
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `EngineOptions`.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
@@ -91,6 +82,7 @@ class PerceptualLoss(LossWithTargets):
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
 
+    @takes_engine_options
     def __init__(
         self,
         network: str | nn.Module = "vgg16",
@@ -106,14 +98,11 @@ class PerceptualLoss(LossWithTargets):
         gram_normalize: str = "chw",
         input_range: tuple[float, float] = (0.0, 1.0),
         reduction: str = "mean",
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         eps: float = 1e-6,
         delta: float = 1.0,
+        **options: Unpack[EngineOptions],
     ) -> None:
         content = wanted_layers("content", content_layers, content_weight)
         style = wanted_layers("style", style_layers, style_weight)
@@ -127,10 +116,7 @@ class PerceptualLoss(LossWithTargets):
             trunk.mean if mean is None else mean,
             trunk.std if std is None else std,
             input_range,
-            compute_dtype,
-            chunk_size,
-            engine,
-            backend,
+            **options,
         )
         self.content_layers, self.content_weight = content, content_weight
         self.style_layers, self.style_weight = style, style_weight

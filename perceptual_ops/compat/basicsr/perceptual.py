@@ -9,27 +9,28 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ... import _checks as checks
 from ... import ops, reference
-from ..._settings import ModuleWithSettings, fixed, passed_on, setting
+from ..._settings import fixed, setting
 from ...engine.terms import Part
 from ...losses import PerceptualLoss as _PerceptualLoss
-from ...losses.base import ENGINES
+from ...losses.options import ENGINES, EngineOptions, takes_engine_options
 from ...networks import ARCHITECTURES, FeatureNetwork, Layer
 from ...networks.weights import WeightSource
 from .._checkpoint import DropsPeerState
 from .._images import check_pair
 from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
+from .._options import HasEngineOptions
 
 NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
 DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the root of a sum of squares
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
 WEIGHTS_FILE = "experiments/pretrained_models/vgg19-dcbb9e9d.pth"
 
 
-class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
+class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     """BasicSR's `PerceptualLoss`: (perceptual loss, style loss), each a scalar, or None if its weight is not above 0.
 
     "l1" and "l2" are means over the batch. "fro" is the norm of the whole batch's difference, so it grows with the
@@ -48,10 +49,10 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         perceptual_weight, style_weight: Factors of the two losses.
         criterion: "l1", "l2" or "fro".
         weights: Weights of the network, see `perceptual_ops.load_network`.
-        compute_dtype, chunk_size, backend: As of `perceptual_ops.PerceptualLoss`; chunk_size serves the lean engine.
-            compute_dtype may be a word, as options files have it: "bfloat16".
-        engine: "lean", "autograd", or None: "lean" for one of the two losses. Both together, and "fro", take one pass
-            of ordinary autograd, since their gradients are weighted by numbers that only the backward knows.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+            chunk_size serves the lean engine. engine may be None, as without it: "lean" for one of the two losses. Both
+            together, and "fro", take one pass of ordinary autograd, since their gradients are weighted by numbers that
+            only the backward knows.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
@@ -72,11 +73,10 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         lambda name, engine: engine and checks.check_choice(name, engine, ENGINES),
         changed=lambda loss: setattr(loss._loss, "engine", loss.engine or "lean"),
     )
-    compute_dtype = passed_on("compute_dtype", check=lambda name, dtype: _dtype(name, dtype))
-    chunk_size, backend = passed_on("chunk_size"), passed_on("backend")
     vgg_type, weights = fixed("vgg_type"), fixed("weights")
     use_input_norm, range_norm = fixed("use_input_norm"), fixed("range_norm")
 
+    @partial(takes_engine_options, engine=None)
     def __init__(
         self,
         layer_weights: Mapping[str, float],
@@ -88,10 +88,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         criterion: str = "l1",
         *,
         weights: WeightSource = "imagenet",
-        compute_dtype: torch.dtype | str | None = None,
-        chunk_size: int | None = None,
-        engine: str | None = None,
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
         checks.check_choice("vgg_type", vgg_type, NETWORKS)
@@ -101,8 +98,9 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
         self.perceptual_weight = perceptual_weight
         self.style_weight = style_weight
         self.criterion_type = criterion
-        self.engine = engine
+        self.engine = options.get("engine")
         self._check_engine()
+        options["engine"] = self.engine or "lean"
         try:
             self._loss = _PerceptualLoss(
                 vgg_type,
@@ -111,10 +109,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings):
                 input_range=(-1.0, 1.0) if range_norm else (0.0, 1.0),
                 mean=None if use_input_norm else (0.0, 0.0, 0.0),
                 std=None if use_input_norm else (1.0, 1.0, 1.0),
-                compute_dtype=_dtype("compute_dtype", compute_dtype),
-                chunk_size=chunk_size,
-                engine=engine or "lean",
-                backend=backend,
+                **options,
             )
         except OSError as error:
             raise type(error)(f"{error}; BasicSR's own file for VGG19 is named by weights={WEIGHTS_FILE!r}") from error
@@ -209,10 +204,6 @@ def _check_known(layers: Mapping[str, float], known: Sequence[Layer], remedy: st
     for layer in layers:
         if layer not in names:
             raise ValueError(f"layer_weights: expected some of {', '.join(names)}; got {layer!r}{remedy}")
-
-
-def _dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
-    return DTYPES[checks.check_choice(name, dtype, tuple(DTYPES))] if isinstance(dtype, str) else dtype
 
 
 def _batch(images: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ... import _checks as checks
 from ..._settings import fixed, passed_on
 from ...losses import LPIPS as _LPIPS
 from ...losses.lpips import TRUNKS
+from ...losses.options import EngineOptions, takes_engine_options
 from ...networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
@@ -37,8 +38,7 @@ class LPIPS(LpipsModule):
     of an optimizer's state, `perceptual_ops.compat` says.
 
     Attributes:
-        spatial: As given; may be set, and counts from the next call on. So may `compute_dtype`, `chunk_size`, `engine`
-            and `backend`.
+        spatial: As given; may be set, and counts from the next call on. So may the options.
         net, scaling_layer, lins, lin0, ...: lpips' parts for forwards of one's own: copies that nothing trains.
         chns, L, pnet_type, pnet_rand, pnet_tune, lpips, version: As in lpips; fixed.
 
@@ -56,7 +56,7 @@ class LPIPS(LpipsModule):
             them.
         weights: Of the network, see `perceptual_ops.LPIPS`.
         linear: The linear weights, in place of what the arguments above say; see `perceptual_ops.LPIPS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`; ValueError for pnet_tune.
@@ -68,6 +68,7 @@ class LPIPS(LpipsModule):
     pretrained, model_path, use_dropout = fixed("pretrained"), fixed("model_path"), fixed("use_dropout")
     eval_mode, verbose = fixed("eval_mode"), fixed("verbose")
 
+    @takes_engine_options
     def __init__(
         self,
         pretrained: bool = True,
@@ -84,10 +85,7 @@ class LPIPS(LpipsModule):
         *,
         weights: WeightSource = "imagenet",
         linear: LinearSource | None = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         checks.check_choice("net", net, tuple(NETWORKS))
         if pnet_tune:
@@ -101,10 +99,7 @@ class LPIPS(LpipsModule):
             linear = _random_linear(network)
         elif linear is None:
             linear = lpips  # the learned ones, or none
-        loss = _LPIPS(
-            network, weights=weights, version=version, linear=linear, spatial=spatial, compute_dtype=compute_dtype,
-            chunk_size=chunk_size, engine=engine, backend=backend,
-        )  # fmt: skip
+        loss = _LPIPS(network, weights=weights, version=version, linear=linear, spatial=spatial, **options)
         super().__init__(loss)
         self._lpips, self._linear_version = lpips, version  # nn.Module has a `_version`
         self._pnet_type, self._pnet_rand, self._pnet_tune = net, pnet_rand, pnet_tune

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
+from typing_extensions import Unpack
 
 from ... import _checks as checks
 from ... import ops, reference
-from ..._settings import ModuleWithSettings, fixed, passed_on, setting
+from ..._settings import fixed, setting
 from ...engine.batching import chunks
 from ...engine.terms import Part
 from ...losses import PerceptualLoss
 from ...losses.base import FrozenLoss
+from ...losses.options import EngineOptions, takes_engine_options
 from ...metric_ops import lpips_terms
 from ...networks import IMAGENET_MEAN, IMAGENET_STD
 from ...networks.weights import WeightSource
@@ -25,6 +27,7 @@ from .._checkpoint import DropsPeerState
 from .._images import check_pair
 from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
+from .._options import HasEngineOptions
 from .arguments import DISTANCES, channel_weights, checked_distance, checked_weights, fused_name
 from .asserted import asserted
 from .networks import Order, check_channels, order_of, trunk_for
@@ -35,7 +38,7 @@ EPS = 1e-10  # beside the length of a pixel's channels
 METHODS = ("get_features", "compute_distance", "normalize", "gram_matrix")
 
 
-class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
+class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
     """piq's `ContentLoss`: for each sample sum_l mean over (H, W) of the sum over channels of w_l d(x_l, y_l).
 
     The distance is summed over the channels, so it is C times that of `perceptual_ops.feature_loss`. Repeated from piq
@@ -61,8 +64,9 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         allow_layers_weights_mismatch: Whether layers without a weight, and weights without a layer, are left out.
         as_named: Whether each layer gives what its name says, and has the weight at its place in `weights`.
         network_weights: Weights of a network by name, see `perceptual_ops.load_network`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.PerceptualLoss`. Normalised features, weights
-            that are tensors, distances of your own, and your own module take ordinary autograd.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+            Normalised features, weights that are tensors, distances of your own, and your own module take ordinary
+            autograd.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
@@ -77,8 +81,6 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
     distance = setting("distance", checked_distance)
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     normalize_features = setting("normalize_features", checks.check_flag)
-    compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
-    engine, backend = passed_on("engine"), passed_on("backend")
     feature_extractor, network_weights = fixed("feature_extractor"), fixed("network_weights")
     layers, mean, std, as_named = fixed("layers"), fixed("mean"), fixed("std"), fixed("as_named")
     allow_layers_weights_mismatch = fixed("allow_layers_weights_mismatch", "_allows_mismatch")
@@ -86,6 +88,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
     _loss: FrozenLoss
     _is_style = False
 
+    @takes_engine_options
     def __init__(
         self,
         feature_extractor: str | nn.Module = "vgg16",
@@ -101,10 +104,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         *,
         as_named: bool = False,
         network_weights: WeightSource = "imagenet",
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
         if isinstance(layers, str):
@@ -120,8 +120,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, ModuleWithSettings, _Loss):
         pooling = self.replace_pooling if replace_pooling else None
         self._loss = PerceptualLoss(
             trunk_for(feature_extractor, network_weights, self._all_taps, pooling),
-            content_layers=self._all_taps, mean=mean, std=std, compute_dtype=compute_dtype, chunk_size=chunk_size,
-            engine=engine, backend=backend,
+            content_layers=self._all_taps, mean=mean, std=std, **options,
         )  # fmt: skip
 
     def _hold(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from ... import _checks as checks
 from ..._settings import fixed, setting
@@ -16,6 +17,7 @@ from ...losses import LPIPS as _LPIPS
 from ...losses import PerceptualLoss
 from ...losses.dists import LAYERS
 from ...losses.lpips import TRUNKS
+from ...losses.options import EngineOptions, takes_engine_options
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
 from ...networks.weights import WeightSource
@@ -42,8 +44,8 @@ class LPIPS(ContentLoss):
         reduction: "mean" or "sum" over the batch, or "none".
         mean, std: Normalisation of images in [0, 1].
         weights, linear: As of `perceptual_ops.LPIPS`; linear may be the list of tensors that piq downloads.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`. `replace_pooling`, settings that are
-            not LPIPS's and methods of a subclass take ordinary autograd.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+            `replace_pooling`, settings that are not LPIPS's and methods of a subclass take ordinary autograd.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -51,6 +53,7 @@ class LPIPS(ContentLoss):
 
     weights, linear = _learned, fixed("linear")
 
+    @takes_engine_options
     def __init__(
         self,
         replace_pooling: bool = False,
@@ -61,10 +64,7 @@ class LPIPS(ContentLoss):
         *,
         weights: WeightSource = "imagenet",
         linear: LinearSource = True,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super(ContentLoss, self).__init__()
         name, channels = TRUNKS["vgg16"]
@@ -74,10 +74,7 @@ class LPIPS(ContentLoss):
             normalize_features=True,
         )  # fmt: skip
         self._set_taps(order_of(name))
-        settings: dict[str, Any] = {
-            "mean": mean, "std": std, "compute_dtype": compute_dtype, "chunk_size": chunk_size, "engine": engine,
-            "backend": backend,
-        }  # fmt: skip
+        settings: dict[str, Any] = {"mean": mean, "std": std, **options}
         if replace_pooling:
             trunk = trunk_for(name, weights, self._all_taps, self.replace_pooling)
             self._loss = PerceptualLoss(trunk, content_layers=self._all_taps, **settings)
@@ -104,7 +101,7 @@ class DISTS(ContentLoss):
         weights: Of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers: None for those of DISTS, divided by their sum; or, for instance, piq's own
             file, by its path or as a state dict, which is taken as it is, as piq does.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.DISTS`.
+        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
@@ -114,6 +111,7 @@ class DISTS(ContentLoss):
     sum_of_distances = setting("sum_of_distances", checks.check_flag)
     resize = setting("resize", checks.check_flag)
 
+    @takes_engine_options
     def __init__(
         self,
         reduction: str = "mean",
@@ -124,10 +122,7 @@ class DISTS(ContentLoss):
         resize: bool = True,
         weights: WeightSource = "imagenet",
         alpha_beta: DistsSource = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
+        **options: Unpack[EngineOptions],
     ) -> None:
         super(ContentLoss, self).__init__()
         alpha, beta = dists_weights(alpha_beta)
@@ -141,7 +136,7 @@ class DISTS(ContentLoss):
         self.resize = resize
         self._loss = _DISTS(
             weights=weights, alpha_beta=alpha_beta, normalize_weights=alpha_beta is None, mean=mean, std=std,
-            compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine, backend=backend,
+            **options,
         )  # fmt: skip
         # piq takes the weighted similarities from 1, ours from the sum of the weights.
         self._offset = 0.0 if alpha_beta is None else 1 - numbers.sum().item()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import _checks as checks
 from ...losses import DISTS
+from ...losses.options import split_options, takes_engine_options
 from ...networks.metric_weights import DistsSource
 from ...networks.weights import WeightSource
 from .._images import check_images
@@ -32,8 +32,8 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
     Args:
         reduction: "mean" or "sum" over all image pairs.
         weights, alpha_beta: As of `perceptual_ops.DISTS`.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.DISTS`.
-        kwargs: Those of `torchmetrics.Metric`.
+        kwargs: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`, which
+            are attributes of `net`; and those of `torchmetrics.Metric`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
@@ -42,23 +42,18 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
     _reductions_known = ("mean", "sum")
     _network_type = DISTS
 
+    @takes_engine_options
     def __init__(
         self,
         reduction: str = "mean",
         *,
         weights: WeightSource = "imagenet",
         alpha_beta: DistsSource = None,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(reduction, **kwargs)
-        self.net = DISTS(
-            weights=weights, alpha_beta=alpha_beta, compute_dtype=compute_dtype, chunk_size=chunk_size, engine=engine,
-            backend=backend,
-        )  # fmt: skip
+        options, others = split_options(kwargs)
+        super().__init__(reduction, **others)
+        self.net = DISTS(weights=weights, alpha_beta=alpha_beta, **options)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Takes the scores of image pairs (N, 3, H, W), or (N, 1, H, W) for grey, in.

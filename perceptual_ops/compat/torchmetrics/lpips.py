@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import _checks as checks
 from ... import ops
 from ..._settings import setting
 from ...losses import LPIPS, image_input
+from ...losses.options import split_options, takes_engine_options
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
 from .._images import check_images
@@ -57,8 +57,8 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         weights, linear: As of `perceptual_ops.LPIPS`.
         check_range: Whether images out of range are refused. As in torchmetrics [-1, 1] has no upper end. The check
             waits for the GPU; without it nothing does. Programs of torch.export and torch.jit.trace have none.
-        compute_dtype, chunk_size, engine, backend: As of `perceptual_ops.LPIPS`.
-        kwargs: Those of `torchmetrics.Metric`.
+        kwargs: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`, which
+            are attributes of `net`; and those of `torchmetrics.Metric`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -71,6 +71,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
     normalize = setting("normalize", check_flag)
     check_range = setting("check_range", check_flag)
 
+    @takes_engine_options
     def __init__(
         self,
         net_type: str = "alex",
@@ -80,20 +81,14 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         weights: WeightSource = "imagenet",
         linear: LinearSource = True,
         check_range: bool = True,
-        compute_dtype: torch.dtype | None = None,
-        chunk_size: int | None = None,
-        engine: str = "lean",
-        backend: str = "auto",
         **kwargs: Any,
     ) -> None:
         check_choice("net_type", net_type, tuple(NETWORKS))
-        super().__init__(reduction, **kwargs)
+        options, others = split_options(kwargs)
+        super().__init__(reduction, **others)
         self.normalize = normalize
         self.check_range = check_range
-        self.net = LpipsNetwork(
-            net_type, weights=weights, linear=linear, compute_dtype=compute_dtype, chunk_size=chunk_size,
-            engine=engine, backend=backend,
-        )  # fmt: skip
+        self.net = LpipsNetwork(net_type, weights=weights, linear=linear, **options)
 
     def update(self, img1: Tensor, img2: Tensor) -> None:
         """Takes the scores of image pairs (N, 3, H, W) in.

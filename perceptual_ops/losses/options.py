@@ -1,0 +1,116 @@
+"""How a loss runs its frozen network: options that every loss and drop-in takes by keyword, and reads at each call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ParamSpec, TypedDict, cast, get_type_hints
+
+import torch
+from typing_extensions import Unpack
+
+from .. import _checks as checks
+from .._settings import ModuleWithSettings, setting
+
+P = ParamSpec("P")
+
+ENGINES = ("lean", "autograd")
+COMPUTE_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
+
+
+class EngineOptions(TypedDict, total=False):
+    """Options of the engine, keywords beside the arguments that the class describes; attributes, too, to be set later.
+
+    Args:
+        compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16, or its name.
+            None: autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16
+            the lean engine scales its gradient by powers of two (loss scaling): however small the loss, it does not
+            vanish.
+        chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
+            same but for rounding. None: as `engine.batching.default_chunk_size` says for size, dtype and device type;
+            the whole batch for "autograd".
+        engine: "lean" makes the gradient with respect to the images in the forward, keeps nothing else, and multiplies
+            it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
+            gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary
+            autograd, with the memory that takes, and has derivatives of every order. SqueezeNet, your own module, and
+            the reference where the compiled operators cannot run, always take that way.
+        backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
+    """
+
+    compute_dtype: torch.dtype | str | None
+    chunk_size: int | None
+    engine: str
+    backend: str
+
+
+DEFAULTS: EngineOptions = {"compute_dtype": None, "chunk_size": None, "engine": "lean", "backend": "auto"}
+
+
+def _checked_dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = COMPUTE_DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if found is None or (isinstance(found, torch.dtype) and found in COMPUTE_DTYPES.values()):
+        return found
+    raise ValueError(f"{name}: expected None, torch.float32, float16 or bfloat16, got {dtype!r}")
+
+
+def _checked_chunk_size(name: str, size: int | None) -> int | None:
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"{name}: expected None or a whole number above 0, got {size!r}")
+    return size
+
+
+class EngineSettings(ModuleWithSettings):
+    """A module that holds the options of the engine."""
+
+    compute_dtype = setting("compute_dtype", _checked_dtype)
+    chunk_size = setting("chunk_size", _checked_chunk_size)
+    engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
+    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+
+    def __init__(self, **options: Unpack[EngineOptions]) -> None:
+        super().__init__()
+        for name, value in {**DEFAULTS, **options}.items():
+            setattr(self, name, value)
+
+
+def takes_engine_options(init: Callable[P, None], **defaults: object) -> Callable[P, None]:
+    """A constructor that takes the options of the engine: it refuses other names, and its help says which there are.
+
+    Args:
+        init: With `**options: Unpack[EngineOptions]`. Under another name than `options` they are not refused, for they
+            may be another library's.
+        defaults: Of this constructor's options where they are other than `DEFAULTS`.
+    """
+    signature = inspect.signature(init)
+    *own, rest = signature.parameters.values()
+    types, made = get_type_hints(EngineOptions), {**DEFAULTS, **defaults}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=made[name], annotation=types[name])
+        for name in DEFAULTS
+    ]
+    is_open = rest.name != "options"
+    names = [parameter.name for parameter in own]
+    owner = init.__qualname__.split(".")[0]
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in kwargs:
+            if not is_open and name not in names and name not in DEFAULTS:
+                raise TypeError(
+                    f"{name}: expected an argument of {owner} ({', '.join(names[1:])}) or an option of its engine "
+                    f"({', '.join(DEFAULTS)}), got an unknown name"
+                )
+        init(*args, **kwargs)
+
+    checked.__doc__ = EngineOptions.__doc__
+    shown = signature.replace(parameters=[*own, *options, *([rest] if is_open else [])])
+    checked.__signature__ = shown  # type: ignore[attr-defined]
+    return checked
+
+
+def split_options(keywords: Mapping[str, Any]) -> tuple[EngineOptions, dict[str, Any]]:
+    """The options of the engine among keywords, and the rest of these."""
+    options = {name: value for name, value in keywords.items() if name in DEFAULTS}
+    return cast(EngineOptions, options), {name: value for name, value in keywords.items() if name not in DEFAULTS}
