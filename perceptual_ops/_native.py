@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., object])
 
 LIBRARY = Path(__file__).with_name("_C.so")
 
@@ -82,7 +86,16 @@ native = _load()
 _told: set[str] = set()
 
 
-@torch.compiler.assume_constant_result  # torch.compile runs it once while it traces, and keeps its graph whole
+def constant_when_compiled(function: F) -> F:
+    """torch.compile runs the function once while it traces, and keeps its graph whole.
+
+    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
 def fall_back(reason: str) -> bool:
     """Warns once, for each reason, that the reference runs in place of the compiled operators."""
     if reason not in _told:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._native import constant_when_compiled
 from ..networks.checkpoint_files import CHECKPOINT_SUFFIXES
 from ..networks.weights import WeightSource
 
@@ -59,7 +60,7 @@ def _made(make: Maker, name: str, weights: WeightSource, device: torch.device, d
 _traced: dict[str, Any] = {}
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _key_of_traced(make: Maker, name: str, weights: str, device: torch.device, dtype: torch.dtype) -> str:
     path, stamp = _stamped(weights)
     key = f"{make.__module__}.{make.__qualname__} {name} {path} {stamp} {device} {dtype}"
