@@ -15,6 +15,8 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DISTANCES = ("mse", "l1", "charbonnier", "huber", "sse")
+CONTENT_DISTANCES = (*DISTANCES, "cosine")  # of features alone: of two Grams' channels nobody asks for the angle
+COSINE_EPS = 1e-10  # beside the length of a vector, as in LPIPS
 NORMALIZATIONS = ("none", "hw", "chw")
 REDUCTIONS = ("mean", "sum", "none")
 VARIATIONS = ("l1", "l2_squared", "l2")
@@ -218,9 +220,9 @@ def check_lpips_settings(eps: object, eps_inside: object, reduction: str, spatia
     return check_positive("eps", eps)
 
 
-def check_distance(distance: str, eps: float, delta: float) -> float:
+def check_distance(distance: str, eps: float, delta: float, choices: Sequence[str] = DISTANCES) -> float:
     """The distance's one parameter: eps for Charbonnier, delta for Huber, 0 for the others, which have none."""
-    check_choice("distance", distance, DISTANCES)
+    check_choice("distance", distance, choices)
     eps, delta = check_positive("eps", eps), check_positive("delta", delta)
     return {"charbonnier": eps, "huber": delta}.get(distance, 0.0)
 

@@ -10,7 +10,7 @@ import torch
 from metrics import METRICS, Metric, make, naive, pictures
 from torch import Tensor
 
-from perceptual_ops.losses import chunks
+from perceptual_ops.engine import batching
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -35,7 +35,7 @@ def errors(found: Result, exact: Result) -> list[float]:
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     for device in ("CPU", "GPU"):
-        monkeypatch.setattr(chunks, f"{device}_PIXELS", pixels)
+        monkeypatch.setattr(batching, f"{device}_PIXELS", pixels)
 
 
 def close(found: Result, exact: Result, tolerance: float) -> None:

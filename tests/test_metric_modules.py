@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import perceptual_ops as po
-from perceptual_ops.losses import chunks
+from perceptual_ops.engine import batching
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -207,7 +207,7 @@ def test_nothing_but_the_image_gradients_is_kept(name: str, library: None) -> No
 def test_compiles_whole(name: str, tiled: bool, library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if tiled:
         for device in ("CPU", "GPU"):
-            monkeypatch.setattr(chunks, f"{device}_PIXELS", 24 * 24)
+            monkeypatch.setattr(batching, f"{device}_PIXELS", 24 * 24)
     metric = make(name)
     body = torch.nn.Conv2d(3, 3, 3, padding=1).to(pictures(1).device)
     counter = CompileCounterWithBackend("aot_eager")

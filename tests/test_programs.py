@@ -14,7 +14,7 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine.trunk import trunk_of
+from perceptual_ops.engine.registry import trunk_of
 
 # What opens the programs: torch alone, and not the process that made them.
 RUN = """

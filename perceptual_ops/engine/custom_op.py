@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .batching import chunks, default_chunk_size, default_tile_side
+from .registry import Run, Tape, trunk_of
+from .stages import TapGradients
 from .tiles import cut_of
-from .trunk import Tape, TapGradients, trunk_of
-
-operators = torch.ops.perceptual_ops
+from .trunk import Trunk, holder
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,31 @@ class Entry:
         return chunks(images.shape[0], size)
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
-        """The pooling up to which large images go through the trunk in tiles, and their side; None: they do not."""
+        """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""
+        trunk = trunk_of(self.trunk)
         side = default_tile_side(images.shape[2], images.shape[3], self.dtype, images.device.type)
-        cut = cut_of(trunk_of(self.trunk).network.layers, layers) if side else None
+        cut = cut_of(trunk.network.layers, layers) if side and isinstance(trunk, Trunk) else None
         return (cut, side) if cut and side else None
 
     def normalized(self, images: Tensor) -> Tensor:
-        """A chunk of images (n, 3, H, W) as the trunk takes them."""
-        return operators.normalize_images(images, self.scale.flatten(), self.shift.flatten(), self.dtype)
+        """A chunk of images (n, C, H, W) as the trunk takes them."""
+        return trunk_of(self.trunk).enter(images, self.scale, self.shift, self.dtype)
+
+    def forward(self, runs: list[Run], layers: Sequence[str]) -> list[Tape]:
+        """See `FrozenTrunk.forward_together`."""
+        return trunk_of(self.trunk).forward_together(runs, layers, self.dtype)
 
     def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
         """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
-        found, tape = trunk_of(self.trunk).features(self.normalized(images), layers, keep)
+        found: dict[str, Tensor] = {}
+        (tape,) = self.forward([(self.normalized(images), holder(found), keep)], layers)
         return [found[layer] for layer in layers], tape
 
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
-        """The gradient (n, 3, H, W) by a chunk of images, plus another one."""
-        x = trunk_of(self.trunk).backward(tape, gradients)
+        """The gradient (n, C, H, W) with respect to a chunk of images, plus another one."""
+        trunk = trunk_of(self.trunk)
         factor = None if gradients.scale is None else 1 / gradients.scale.current
-        return operators.normalize_images_backward(x, images, self.scale.flatten(), factor, add)
+        return trunk.leave(trunk.backward(tape, gradients), images, self.scale, factor, add)
 
 
 def layer_names(layers: str) -> tuple[str, ...]:
@@ -127,7 +133,7 @@ def multiply_gradients(ctx, grad, *_non_differentiable):
         )
     # Out of place: a second backward finds the same gradients.
     found = [
-        (made * grad.view(-1, 1, 1, 1)).to(dtype) if wanted else None
+        (made * grad.view(-1, *[1] * (made.dim() - 1))).to(dtype) if wanted else None
         for made, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)
     ]
     return *found, *ctx.others

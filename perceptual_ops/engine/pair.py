@@ -11,9 +11,9 @@ from torch import Tensor
 from .custom_op import Entry
 from .metric_head import MetricHead, TileHead
 from .metrics import Lpips, Metric
-from .stages import Tap
+from .registry import Run
 from .tiles import Tile
-from .trunk import holder, trunk_of
+from .trunk import holder
 
 IMAGE = "image"  # the name of the images among the layers: DISTS compares them too, as they are
 
@@ -48,12 +48,12 @@ class Pair:
             targets: The target's maps where they are known; taken over.
         """
         entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
-        trunk, head = trunk_of(entry.trunk), self.head(targets)
+        head = self.head(targets)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
-        runs: list[tuple[Tensor, Tap, bool]] = [(entry.normalized(self.output), head.meet, self.by_output is not None)]
+        runs: list[Run] = [(entry.normalized(self.output), head.meet, self.by_output is not None)]
         if not targets:  # side by side, so that no more than one of its maps waits for the output's
             runs.insert(0, (entry.normalized(self.target), holder(targets), self.by_target is not None))
-        *target_tape, tape = trunk.forward_together(runs, layers)
+        *target_tape, tape = entry.forward(runs, layers)
         by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
         if self.by_target is not None:
             self.by_target.copy_(entry.backward(target_tape[0], head.by_target, self.target, by_images[1]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .distances import ContentDistance, content_distance, largest
 from .loss_scale import LossScale
 from .terms import Part, Terms
+from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
 
@@ -102,6 +103,9 @@ class PerceptualHead:
 
     def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes a map in, and holds on to it where its style gradient is to come."""
+        if self._terms.normalize_features == "channel":
+            self._meet_unit(layer, x)
+            return False
         if layer in self._contents:
             self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._grams:
@@ -123,7 +127,7 @@ class PerceptualHead:
         bound = self._by_content.bound(layer) if layer in self._by_content else torch.zeros_like(self._ones)
         if layer in self._styled:
             x, slopes = self._styled[layer]
-            bound = bound + slopes.abs().sum(2).amax(1) * _largest(x)
+            bound = bound + slopes.abs().sum(2).amax(1) * largest(x)
         return bound
 
     def _meet_gram(self, layer: str, x: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, C)
@@ -138,36 +142,59 @@ class PerceptualHead:
 
     def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
         """The content value, and its gradients where they are wanted."""
-        part = self._terms.content
-        arguments = ([x], [target], [_weight(part, layer)], part.distance, part.parameter)
+        distance = self._content_distance(layer)
         if not self._wants_output and not self._wants_target:
-            self._values["content", layer] = operators.feature_loss(*arguments)[1][0]
+            self._values["content", layer] = distance.value(x, target)
             return
         bound = scale = None
         if self.scale:
-            bound = self._content_bound(layer, x, target)
-            chosen = LossScale(self._ones)
-            chosen.choose([bound], 1.0, 1.0, first=True)
-            scale = chosen.current
-        _, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)
-        self._values["content", layer] = values[0]
-        if self._wants_target:  # a distance depends on x - y alone
-            self.by_target.put(layer, -gradient, scale, bound)
-        if self._wants_output:
-            self._by_content.put(layer, gradient, scale, bound)
+            bound = distance.bound(x, target)
+            scale = self._scale_of(bound)
+        value, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
+        self._values["content", layer] = value
+        for gradients, gradient in zip((self._by_content, self.by_target), found, strict=True):
+            if gradient is not None:
+                gradients.put(layer, gradient, scale, bound)
 
-    def _content_bound(self, layer: str, x: Tensor, target: Tensor) -> Tensor:  # (n)
-        """At least the largest magnitude of the content gradient."""
+    def _meet_unit(self, layer: str, x: Tensor) -> None:  # (n, C, H, W)
+        """Both parts of features of unit length; their gradients are made at once, in the accumulation dtype."""
+        unit, of_output = UnitMap(x), None
+        if layer in self._contents:
+            target = UnitMap(self._contents.pop(layer).to(x.dtype))
+            distance = self._content_distance(layer)
+            wanted = self._wants_output, self._wants_target
+            if any(wanted):
+                value, of_output, of_target = distance.gradients(unit.map, target.map, None, *wanted)
+                if of_target is not None:
+                    self._put_measured(self.by_target, layer, target.input_gradient(of_target), x.dtype)
+            else:
+                value = distance.value(unit.map, target.map)
+            self._values["content", layer] = value
+        if layer in self._grams:
+            slopes = self._meet_gram(layer, unit.map)
+            if self._wants_output:
+                (style,) = operators.style_loss_backward(self._ones, [unit.map], [slopes])
+                of_output = style if of_output is None else style.add_(of_output)
+        if of_output is not None:
+            self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
+
+    def _put_measured(self, gradients: LayerGradients, layer: str, gradient: Tensor, dtype: torch.dtype) -> None:
+        bound = scale = None
+        if self.scale:
+            bound = largest(gradient)
+            scale = self._scale_of(bound)
+            gradient = gradient * scale.view(-1, 1, 1, 1)
+        gradients.put(layer, gradient.to(dtype), scale, bound)
+
+    def _scale_of(self, bound: Tensor) -> Tensor:  # (n) -> (n)
+        chosen = LossScale(self._ones)
+        chosen.choose([bound], 1.0, 1.0, first=True)
+        return chosen.current
+
+    def _content_distance(self, layer: str) -> ContentDistance:
         part = self._terms.content
-        share = abs(_weight(part, layer)) * (1.0 if part.distance == "sse" else 1 / math.prod(x.shape[1:]))
-        if part.distance in ("mse", "sse"):
-            return 2 * share * (_largest(x) + _largest(target))
-        return share * (part.parameter if part.distance == "huber" else 1.0) * self._ones
+        return content_distance(part.distance, part.parameter, _weight(part, layer))
 
 
 def _weight(part: Part, layer: str) -> float:
     return part.weights[part.layers.index(layer)]
-
-
-def _largest(x: Tensor) -> Tensor:  # (n, C, H, W) -> (n) fp32
-    return torch.linalg.vector_norm(x, torch.inf, dim=(1, 2, 3), dtype=torch.float32)

@@ -16,8 +16,9 @@ from torch import Tensor
 from .batching import rows_of
 from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
 from .perceptual_head import PerceptualHead
+from .registry import trunk_of
 from .terms import Part, Terms
-from .trunk import trunk_of
+from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
 
@@ -32,7 +33,7 @@ def trunk_features(
     chunk_size: int,
     layers: str,
 ) -> list[Tensor]:
-    """Features (N, C, H', W') of each of the layers, by a pass that keeps nothing else."""
+    """Features (N, C, H', W') of layers of a chain, by a pass that keeps nothing else."""
     entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layer_names(layers)
     with by_hand(images):
         parts = [entry.features(images[rows], names)[0] for rows in entry.chunks(images)]
@@ -41,7 +42,9 @@ def trunk_features(
 
 @trunk_features.register_fake
 def _(images, trunk, scale, shift, dtype, chunk_size, layers):
-    sizes = trunk_of(trunk).sizes(*images.shape[2:])
+    chain = trunk_of(trunk)
+    assert isinstance(chain, Trunk), "whose sizes are known without running it"
+    sizes = chain.sizes(*images.shape[2:])
     shapes = [(images.shape[0], *sizes[name]) for name in layer_names(layers)]
     return [
         torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last) for shape in shapes
@@ -143,9 +146,7 @@ class _Chunk:
         wanted = self.by_output is not None, self.by_target is not None
         head = PerceptualHead(terms, ones, entry.dtype == torch.float16, contents, grams, *wanted)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
-        tape = trunk_of(entry.trunk).forward(
-            entry.normalized(self.output), terms.layers, head.meet, self.by_output is not None
-        )
+        (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.by_output is not None)], terms.layers)
         if self.target is not None and self.by_target is not None and target_tape is not None:
             self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, None))
         values = head.values()

@@ -28,6 +28,7 @@ class Terms:
     Attributes:
         content, style: The parts over features.
         gram_normalize: See `perceptual_ops.gram_matrix`.
+        normalize_features: "none", or "channel" for features of unit length over their channels.
         variation: Weight of the total variation of the images as they come.
     """
 
@@ -35,6 +36,7 @@ class Terms:
     style: Part
     gram_normalize: str
     variation: float
+    normalize_features: str = "none"
 
     @property
     def layers(self) -> tuple[str, ...]:

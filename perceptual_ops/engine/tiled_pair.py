@@ -15,9 +15,10 @@ from torch import Tensor
 from .custom_op import Entry
 from .pair import Pair
 from .perceptual_head import LayerGradients
+from .registry import trunk_of
 from .stages import Tap
 from .tiles import Tile, tiles_of
-from .trunk import Tape, holder, trunk_of
+from .trunk import Tape, Trunk, holder
 
 
 @dataclass
@@ -82,7 +83,9 @@ class TiledPair:
 
     def __init__(self, pair: Pair, cut: str, side: int) -> None:
         self._pair = pair
-        self._trunk = trunk_of(pair.entry.trunk)
+        trunk = trunk_of(pair.entry.trunk)
+        assert isinstance(trunk, Trunk), "tiles are of chains"
+        self._trunk = trunk
         names = [layer.name for layer in self._trunk.network.layers]
         self._shallow = self._trunk.network.layers[: names.index(cut) + 1]
         near = {layer.name for layer in self._shallow}
@@ -115,7 +118,7 @@ class TiledPair:
             (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
             for side, tap, _ in sides
         ]
-        tapes = self._trunk.forward_together(runs, [*self._near, self._cut])
+        tapes = self._trunk.forward_together(runs, [*self._near, self._cut], self._pair.entry.dtype)
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is None:
                 continue
@@ -130,7 +133,7 @@ class TiledPair:
         head = self._pair.head(targets)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
-        tapes = self._trunk.forward_together(runs, self._far, after=self._cut)
+        tapes = self._trunk.forward_together(runs, self._far, self._pair.entry.dtype, after=self._cut)
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is not None:
                 side.finish(self._trunk.backward(tape, gradients), gradients)

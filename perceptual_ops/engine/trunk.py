@@ -7,11 +7,7 @@ is one pass each way (csrc/activation, stages.py).
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import itertools
 import threading
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +17,10 @@ from torch import Tensor
 from ..networks.feature_network import FeatureNetwork
 from ..networks.layers import Conv
 from .convolution import FrozenConv
+from .registry import Run, enroll, new_number
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
+
+operators = torch.ops.perceptual_ops
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,23 @@ def holder(maps: dict[str, Tensor]) -> Tap:
 
 
 class Trunk:
-    """A frozen network as a chain that is run by hand.
-
-    Attributes:
-        key: A name under which `trunk_of` finds it as long as it lives: architecture, device and a hash of the weights,
-            so that a graph which a compiler kept finds in another process its own network or none, and a number, so
-            that here it finds this very object. Operators that are opaque to torch.compile take strings and tensors.
-    """
+    """A frozen network as a chain that is run by hand; a `FrozenTrunk`."""
 
     def __init__(self, network: FeatureNetwork) -> None:
         if not network.is_chain:
             raise ValueError(f"network: expected one that is_chain, got {network.name}; run it by autograd")
         self.network = network
-        self._number = next(_numbers)
+        self._number = new_number()
         self._lock = threading.Lock()
         self.forget()
 
     def __reduce__(self) -> tuple[type[Trunk], tuple[FeatureNetwork]]:
         return Trunk, (self.network,)  # a copy has its own key and remakes what is derived
+
+    @property
+    def key(self) -> str:
+        """See `FrozenTrunk`."""
+        return self._key
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """The (C, H, W) of each layer for images of a size."""
@@ -86,9 +84,15 @@ class Trunk:
     def forget(self) -> None:
         """Drops what is derived from the weights; to be called when the network has moved."""
         self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
-        device = next(self.network.parameters()).device
-        self.key = f"{self.network.name}/{device}/{content_hash(self.network)}/{self._number}"
-        _trunks[self.key] = self
+        self._key = enroll(self, self.network.name, self.network, self._number)
+
+    def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `FrozenTrunk`; (N, C, H, W), channels_last, of that dtype."""
+        return operators.normalize_images(images, scale.flatten(), shift.flatten(), dtype)
+
+    def leave(self, grad: Tensor, images: Tensor, scale: Tensor, factor: Tensor | None, add: Tensor | None) -> Tensor:
+        """See `FrozenTrunk`."""
+        return operators.normalize_images_backward(grad, images, scale.flatten(), factor, add)
 
     def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool, after: str | None = None) -> Tape:
         """Runs normalised images, or the map of a pooling, up to the deepest layer wanted.
@@ -100,12 +104,12 @@ class Trunk:
             keep: Whether a backward is to follow.
             after: The pooling whose map x is; None: x is normalised images.
         """
-        runs = [(x, tap, keep)]
+        runs, dtype = [(x, tap, keep)], x.dtype
         del x  # held by nobody else, so that it is gone when it was read
-        return self.forward_together(runs, layers, after)[0]
+        return self.forward_together(runs, list(layers), dtype, after)[0]
 
     def forward_together(
-        self, runs: list[tuple[Tensor, Tap, bool]], layers: Iterable[str], after: str | None = None
+        self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
     ) -> list[Tape]:
         """As `forward`, for several runs (x, tap, keep) side by side: each layer's maps of one after those of another.
 
@@ -115,7 +119,7 @@ class Trunk:
         names = [layer.name for layer in self.network.layers]
         first = names.index(after) + 1 if after else 0
         last = max(i for i, name in enumerate(names) if name in taps)
-        derived = self._derived(runs[0][0].dtype)
+        derived = self._derived(dtype)
         stages = stages_of(self.network.layers[first : last + 1])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
         forwards = [Forward(x, taps, tap, keep) for x, tap, keep in runs]
@@ -154,38 +158,3 @@ class Trunk:
                         if isinstance(layer, Conv)
                     }
             return self._convolutions[dtype]
-
-
-_trunks: weakref.WeakValueDictionary[str, Trunk] = weakref.WeakValueDictionary()
-_numbers = itertools.count()
-
-
-def trunk_of(key: str) -> Trunk:
-    """The trunk with a key, or another one with the same weights on the same device.
-
-    Raises:
-        RuntimeError: There is none in this process.
-    """
-    found = _trunks.get(key)
-    if found is None:
-        same = key.rpartition("/")[0]
-        found = next((trunk for other, trunk in list(_trunks.items()) if other.rpartition("/")[0] == same), None)
-    if found is None:
-        name, device, content, _ = key.split("/")
-        raise RuntimeError(
-            f"network: expected a loss over {name} on {device} whose weights hash to {content}, this process holds "
-            "none; make the loss that this program was compiled with, or use torch.export, whose programs hold the "
-            "weights"
-        )
-    return found
-
-
-def content_hash(network: FeatureNetwork) -> str:
-    """The first digits of the SHA-256 of the layers and weights; 0.05 s for a VGG16."""
-    content = hashlib.sha256(repr(network.layers).encode())
-    for name, weight in network.state_dict().items():
-        content.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        if not weight.is_meta:
-            here = weight.detach().cpu().contiguous()
-            content.update((ctypes.c_char * here.nbytes).from_address(here.data_ptr()))
-    return content.hexdigest()[:16]

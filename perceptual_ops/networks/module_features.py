@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+from .. import _checks as checks
+from .module_outputs import LayerPath, as_map, entry_names, missing, picked, without_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class ModuleFeatures(nn.Module):
-    """Features of your own module, by submodule name: `ModuleFeatures(encoder, ["stem.conv", "layer2"])`.
+    """Features of your own module, by layer name: `ModuleFeatures(encoder, ["stem.conv", "layer2"])`.
 
-    If the module returns a dict that holds all the layers wanted, its entries are the features; otherwise each layer
-    names a submodule (dotted, as in `named_modules`), and its output is the feature. A submodule that runs more than
-    once gives its last output. The whole module runs in every forward, on what you pass: nothing is normalised.
+    A layer is a submodule (dotted, as in `named_modules`), whose output is the feature, or an entry of what the module
+    returns: a key of its dict, a field of its dataclass (such as transformers' ModelOutput), or "output", what it
+    returns as a whole. `[i]` and `[key]` lead on from there: "hidden_states[6]", "output[0]", "blocks.3[0]". If what
+    the module returns has all the layers wanted as entries, those are taken, else submodules go first. A submodule that
+    runs more than once gives its last output. The whole module runs in every forward, on what you pass: nothing is
+    normalised.
 
     It works on a frozen deep copy: no parameter requires a gradient, `.train()` changes nothing, your module stays as
     it was. A tap is what the submodule returned, whatever runs after it. In-place activations spoil that in other
@@ -33,16 +38,22 @@ class ModuleFeatures(nn.Module):
     Args:
         module: the trunk; called with the images alone.
         layers: names of the layers wanted by default, at least one.
+        drop_tokens: how many tokens are dropped from the front of features (N, T, C), such as class and register tokens
+            (timm calls their number `num_prefix_tokens`).
+
+    Raises:
+        TypeError, ValueError: layers or drop_tokens that are not as described.
     """
 
     mean: None = None
     std: None = None
 
-    def __init__(self, module: nn.Module, layers: Iterable[str]) -> None:
+    def __init__(self, module: nn.Module, layers: Iterable[str], drop_tokens: int = 0) -> None:
         super().__init__()
         self.taps = _names(layers)
         if not self.taps:
-            raise ValueError("layers must name at least one submodule")
+            raise ValueError("layers: expected the name of at least one submodule or output, got none")
+        self.drop_tokens = checks.check_whole("drop_tokens", drop_tokens, 0)
         self.module = copy.deepcopy(module)
         self.requires_grad_(False)
         self.eval()
@@ -50,9 +61,12 @@ class ModuleFeatures(nn.Module):
         for submodule in submodules.values():
             if getattr(submodule, "inplace", False):
                 submodule.inplace = False
-        # A name that is no submodule may still be a key of what the module returns: `forward` finds out.
-        for name in set(self.taps) & submodules.keys():
-            submodules[name].register_forward_hook(partial(_record, name))
+        self._paths = {name: LayerPath.of(name, submodules) for name in self.taps}
+        # A name that is no submodule may still be an entry of what the module returns: `forward` finds out.
+        for source in dict.fromkeys(path.source for path in self._paths.values()):
+            paths = tuple(path for path in self._paths.values() if path.source == source)
+            if source in submodules and source:
+                submodules[source].register_forward_hook(partial(_record, paths))
 
     def train(self, mode: bool = True) -> Self:
         """Changes nothing: a frozen network is always in eval mode."""
@@ -66,11 +80,12 @@ class ModuleFeatures(nn.Module):
             layers: names of the layers wanted, among those given at construction; default: all of those.
 
         Returns:
-            Features by layer name, in the order asked: (N, C', H', W'), floating point.
+            Features by layer name, in the order asked, floating point: maps (N, C, H, W) or (N, C, D, H, W), tokens
+            (N, T, C) without the first `drop_tokens`, or vectors (N, C).
 
         Raises:
-            ValueError: a layer that is neither a submodule nor in the dict returned, that was not given at
-                construction, that never ran, or whose output is not a 4-d floating-point tensor.
+            ValueError: a layer that is neither a submodule nor in what the module returns, that was not given at
+                construction, that never ran, or that is not such a feature of each of the N images.
         """
         wanted = self.taps if layers is None else _names(layers)
         self.check_layers(wanted)
@@ -83,35 +98,34 @@ class ModuleFeatures(nn.Module):
         finally:
             _recording.outputs = outer
 
-        keys = [key for key in returned if isinstance(key, str)] if isinstance(returned, Mapping) else []
-        outputs = returned if set(wanted) <= set(keys) else recorded
-        return {name: self._feature(name, outputs, keys) for name in wanted}
+        entries = entry_names(returned)
+        paths = [self._paths[name] for name in wanted]
+        from_returned = all(path.source in entries for path in paths)
+        features = {}
+        for path in paths:
+            if not from_returned and path.name in recorded:
+                found = recorded[path.name]
+            elif path.source in entries:
+                found = picked(returned, (path.source, *path.keys), path.name)
+            elif path.source == "output":
+                found = picked(returned, path.keys, path.name)
+            else:
+                raise missing(path, self.module, entries)
+            features[path.name] = without_prefix(path.name, found, images.shape[0], self.drop_tokens)
+        return features
 
-    features = forward
+    def features(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """As `forward`, each as a map (N, C, H, W): pixels are tokens, one for a vector, or those of all depths."""
+        return {name: as_map(feature) for name, feature in self(images, layers).items()}
 
     def check_layers(self, layers: Iterable[str]) -> None:
         """Raises ValueError for layers that were not given at construction."""
         for name in layers:
             if name not in self.taps:
-                raise ValueError(f"layer {name!r} was not among the layers of this ModuleFeatures: {self.taps}")
-
-    def _feature(self, name: str, outputs: Mapping[str, object], keys: list[str]) -> Tensor:
-        """The feature called `name`, or the error that says why there is none; `keys`: of the dict returned, if any."""
-        if name not in outputs:
-            submodules = [submodule for submodule, _ in self.module.named_modules(remove_duplicate=False) if submodule]
-            if name in submodules:
-                raise ValueError(f"layer {name!r} did not run in the forward of {type(self.module).__name__}")
-            close = difflib.get_close_matches(name, submodules + keys, n=5, cutoff=0.4)
-            hint = f"close to it: {', '.join(close)}" if close else f"submodules: {', '.join(submodules)}"
-            raise ValueError(f"{type(self.module).__name__} has no submodule {name!r} and returns none; {hint}")
-        feature = outputs[name]
-        if not isinstance(feature, Tensor):
-            raise ValueError(f"layer {name!r} must give a 4-d float tensor, got {type(feature).__name__}")
-        if feature.dim() != 4 or not feature.is_floating_point():
-            raise ValueError(
-                f"layer {name!r} must give a 4-d float tensor, got {feature.dtype} of shape {tuple(feature.shape)}"
-            )
-        return feature
+                raise ValueError(
+                    f"layers: expected some of those this ModuleFeatures was made for, {', '.join(self.taps)}; "
+                    f"got {name!r}"
+                )
 
 
 class _Recording(threading.local):
@@ -124,13 +138,15 @@ class _Recording(threading.local):
 _recording = _Recording()
 
 
-def _record(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+def _record(paths: tuple[LayerPath, ...], module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
     """Forward hook. A module-level function, so that the module copies and pickles with its hooks."""
     if _recording.outputs is not None:
-        _recording.outputs[name] = output.clone() if isinstance(output, Tensor) else output
+        for path in paths:
+            found = picked(output, path.keys, path.name)
+            _recording.outputs[path.name] = found.clone() if isinstance(found, Tensor) else found
 
 
 def _names(layers: Iterable[str]) -> tuple[str, ...]:
     if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of layer names, got the string {layers!r}")
+        raise TypeError(f"layers: expected a list of layer names, got the string {layers!r}")
     return tuple(layers)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...engine.trunk import content_hash
+from ...engine.registry import content_hash
 from ...losses.metric import MetricLoss
 from ...networks import FeatureNetwork
 from .._lpips import LpipsModule

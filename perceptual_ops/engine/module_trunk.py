@@ -1,0 +1,120 @@
+"""Any frozen module as a trunk: each chunk under ordinary autograd, whose graph is freed before the next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..networks import FeatureNetwork, ModuleFeatures
+from .custom_op import under_autograd
+from .registry import Run, enroll, new_number
+from .stages import TapGradients
+
+# Of the range of fp16, what a module may make of a gradient on its way down. Nobody knows; networks with normalisation
+# layers change it little.
+GROWTH = 2.0**12
+
+
+@dataclass(frozen=True)
+class ModuleTape:
+    """The graph of a forward.
+
+    Attributes:
+        entered: What went in, a leaf.
+        maps: The features by layer, with their graph.
+    """
+
+    entered: Tensor  # (n, C, ...)
+    maps: dict[str, Tensor]  # (n, C, H, W)
+
+
+class ModuleTrunk:
+    """A frozen network that is run by its own forward; a `FrozenTrunk`.
+
+    Autograd keeps what it wants of one chunk, and gives the memory back when the chunk's gradient is made.
+    """
+
+    def __init__(self, network: FeatureNetwork | ModuleFeatures) -> None:
+        self.network = network
+        self._number = new_number()
+        self._key: str | None = None
+
+    def __reduce__(self) -> tuple[type[ModuleTrunk], tuple[FeatureNetwork | ModuleFeatures]]:
+        return ModuleTrunk, (self.network,)  # a copy has its own key
+
+    @property
+    def key(self) -> str:
+        """See `FrozenTrunk`; made when it is asked for, since a large module's hash takes a while."""
+        if self._key is None:
+            network = self.network
+            name = network.name if isinstance(network, FeatureNetwork) else type(network.module).__name__
+            self._key = enroll(self, name, network, self._number)
+        return self._key
+
+    def forget(self) -> None:
+        """To be called when the network has moved."""
+        self._key = None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `FrozenTrunk`; of the weights' dtype, since autocast casts in the module as it sees fit."""
+        wide = scale.dtype
+        scale, shift = (_per_channel(numbers, images) for numbers in (scale, shift))
+        return torch.addcmul(shift, images.to(wide), scale).to(self._dtype)
+
+    def leave(self, grad: Tensor, images: Tensor, scale: Tensor, factor: Tensor | None, add: Tensor | None) -> Tensor:
+        """See `FrozenTrunk`."""
+        grad = grad.to(scale.dtype) * _per_channel(scale, images)
+        if factor is not None:
+            grad = grad * factor.view(-1, *[1] * (grad.dim() - 1))
+        return grad if add is None else grad.add_(add)
+
+    def forward_together(
+        self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
+    ) -> list[ModuleTape]:
+        """See `FrozenTrunk`; one after the other."""
+        tapes = []
+        while runs:
+            x, tap, keep = runs.pop(0)
+            with under_autograd() if keep else contextlib.nullcontext(), self._precision(x.device, dtype):
+                entered = x.requires_grad_(keep)
+                maps = self.network.features(entered, layers)
+            if keep and not any(map.requires_grad for map in maps.values()):
+                raise RuntimeError(
+                    f"network: expected a gradient from {', '.join(layers)} to the images, there is none; "
+                    f"{type(self.network).__name__} must not run under torch.no_grad or detach them"
+                )
+            for layer in layers:
+                tap(layer, maps[layer].detach())
+            tapes.append(ModuleTape(entered, maps if keep else {}))
+            del x, entered, maps  # nothing of a run that keeps nothing stays
+        return tapes
+
+    def backward(self, tape: ModuleTape, gradients: TapGradients) -> Tensor:
+        """See `FrozenTrunk`. Frees the graph."""
+        maps = {layer: x for layer, x in tape.maps.items() if x.requires_grad}
+        scale = gradients.scale
+        if scale:
+            scale.choose([gradients.bound(layer) for layer in maps], 1.0, GROWTH, first=True)
+        current = scale.current if scale else None
+        upstream = [gradients.gradient(layer, current) for layer in maps]
+        tape.maps.clear()
+        with under_autograd():
+            (found,) = torch.autograd.grad(list(maps.values()), tape.entered, upstream)
+        return found
+
+    def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+        """The weights' own arithmetic, or autocast's."""
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != self._dtype)
+
+
+def _per_channel(numbers: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)
+    return numbers.view(1, -1, *[1] * (images.dim() - 2))

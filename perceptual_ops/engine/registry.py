@@ -1,0 +1,91 @@
+"""Trunks by name: operators that are opaque to torch.compile take strings and tensors, no modules."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import weakref
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .stages import Tap, TapGradients
+
+Tape = Any  # a forward as its backward reads it, of a class of the trunk's own
+Run = tuple[Tensor, Tap, bool]  # what enters (N, C, H, W), who takes the maps, whether a backward is to follow
+
+
+class FrozenTrunk(Protocol):
+    """A frozen network as operators run it."""
+
+    @property
+    def key(self) -> str:
+        """A name under which `trunk_of` finds it as long as it lives: architecture, device and a hash of the weights,
+        so that a graph which a compiler kept finds in another process its own network or none, and a number, so that
+        here it finds this very object.
+        """
+
+    def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """Images (N, C, ...) * scale + shift, as `forward_together` takes them for arithmetic in a dtype."""
+
+    def leave(self, grad: Tensor, images: Tensor, scale: Tensor, factor: Tensor | None, add: Tensor | None) -> Tensor:
+        """The gradient with respect to images, from that with respect to what entered, times factor (N); plus add."""
+
+    def forward_together(
+        self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
+    ) -> list[Tape]:
+        """Runs several images side by side and hands every wanted map to their taps. Empties the list."""
+
+    def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:
+        """The gradient with respect to what entered, times gradients.scale.current where there is a scale."""
+
+
+_trunks: weakref.WeakValueDictionary[str, FrozenTrunk] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def new_number() -> int:
+    """A number that no trunk of this process has."""
+    return next(_numbers)
+
+
+def enroll(trunk: FrozenTrunk, name: str, network: nn.Module, number: int) -> str:
+    """Makes a trunk known; its key."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    key = f"{name}/{device}/{content_hash(network)}/{number}"
+    _trunks[key] = trunk
+    return key
+
+
+def trunk_of(key: str) -> FrozenTrunk:
+    """The trunk with a key, or another one with the same weights on the same device.
+
+    Raises:
+        RuntimeError: There is none in this process.
+    """
+    found = _trunks.get(key)
+    if found is None:
+        same = key.rpartition("/")[0]
+        found = next((trunk for other, trunk in list(_trunks.items()) if other.rpartition("/")[0] == same), None)
+    if found is None:
+        name, device, content, _ = key.split("/")
+        raise RuntimeError(
+            f"network: expected a loss over {name} on {device} whose weights hash to {content}, this process holds "
+            "none; make the loss that this program was compiled with, or use torch.export, whose programs hold the "
+            "weights"
+        )
+    return found
+
+
+def content_hash(network: nn.Module) -> str:
+    """The first digits of the SHA-256 of the layers and weights; 0.05 s for a VGG16."""
+    content = hashlib.sha256(repr(getattr(network, "layers", network)).encode())
+    for name, weight in itertools.chain(network.named_parameters(), network.named_buffers()):
+        content.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        if not weight.is_meta and type(weight) in (Tensor, nn.Parameter):
+            here = weight.detach().cpu().contiguous()
+            content.update((ctypes.c_char * here.nbytes).from_address(here.data_ptr()))
+    return content.hexdigest()[:16]
