@@ -71,8 +71,9 @@ class Entry:
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
         """The gradient (n, C, H, W) with respect to a chunk of images, plus another one."""
         trunk = trunk_of(self.trunk)
-        factor = None if gradients.scale is None else 1 / gradients.scale.current
-        return trunk.leave(trunk.backward(tape, gradients), images, self.scale, factor, add)
+        x = trunk.backward(tape, gradients)
+        factor = None if gradients.scale is None else 1 / gradients.scale.current  # which the backward has changed
+        return trunk.leave(x, images, self.scale, factor, add)
 
 
 def layer_names(layers: str) -> tuple[str, ...]:
