@@ -1,7 +1,7 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
 from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
-from .losses import DISTS, LPIPS, PerceptualLoss
+from .losses import DISTS, LPIPS, PerceptualLoss, chunked
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
 from .ops import feature_loss, gram_matrix, style_loss, total_variation
@@ -12,6 +12,7 @@ __all__ = [
     "DISTS",
     "LPIPS",
     "PerceptualLoss",
+    "chunked",
     "dists_distance",
     "feature_loss",
     "gram_matrix",

@@ -96,6 +96,7 @@ def under_autograd() -> Iterator[None]:
     """
     keys = torch._C.DispatchKey
     with (
+        _without_saved_tensors_hooks(),
         torch.inference_mode(False),
         torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
         torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
@@ -104,9 +105,46 @@ def under_autograd() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _without_saved_tensors_hooks() -> Iterator[None]:
+    """Those of activation checkpointing would run the caller's whole region again for each chunk's backward."""
+    autograd, hooks = torch._C._autograd, []
+    while pair := autograd._top_saved_tensors_default_hooks(True):
+        hooks.append(pair)
+        autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pair in reversed(hooks):
+            autograd._push_saved_tensors_default_hooks(*pair)
+
+
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     """Like the images, or empty where it is not wanted."""
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
+
+
+def no_gradients(inputs: Sequence[object]) -> list[list[None] | None]:
+    """What a backward returns for arguments that no gradient flows to."""
+    # A list of tensors wants a list of gradients, and so does an empty one, whatever it was to hold.
+    return [
+        [None] * len(value) if isinstance(value, list) and all(isinstance(x, Tensor) for x in value) else None
+        for value in inputs
+    ]
+
+
+def times_upstream(made: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient (N, ...) times the upstream number (N) of each sample."""
+    # Out of place: a second backward finds the same gradients.
+    return (made * grad.view(-1, *[1] * (made.dim() - 1))).to(dtype)
+
+
+def refuse_second_derivative(remedy: str) -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"the gradient of this loss was made in its forward and cannot be differentiated again; {remedy} for "
+            "create_graph=True"
+        )
 
 
 def keep_gradients(ctx, inputs, output):
@@ -114,11 +152,7 @@ def keep_gradients(ctx, inputs, output):
     by_output, by_target = output[2:]
     ctx.dtypes = images.dtype, None if target is None else target.dtype
     ctx.wanted = inputs[-2:]
-    # A list of tensors wants a list of gradients, and so does an empty one, whatever it was to hold.
-    ctx.others = [
-        [None] * len(value) if isinstance(value, list) and all(isinstance(x, Tensor) for x in value) else None
-        for value in inputs[2:]
-    ]
+    ctx.others = no_gradients(inputs[2:])
     ctx.mark_non_differentiable(output[1], by_output, by_target)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(by_output, by_target)
@@ -127,14 +161,9 @@ def keep_gradients(ctx, inputs, output):
 def multiply_gradients(ctx, grad, *_non_differentiable):
     if grad is None:
         return None, None, *ctx.others
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the gradient of this loss was made in its forward and cannot be differentiated again; make the loss with "
-            'engine="autograd" for create_graph=True'
-        )
-    # Out of place: a second backward finds the same gradients.
+    refuse_second_derivative('make the loss with engine="autograd"')
     found = [
-        (made * grad.view(-1, *[1] * (made.dim() - 1))).to(dtype) if wanted else None
+        times_upstream(made, grad, dtype) if wanted else None
         for made, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)
     ]
     return *found, *ctx.others

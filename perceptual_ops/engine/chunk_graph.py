@@ -1,0 +1,152 @@
+"""The autograd graph of one chunk's values: what it reaches besides the chunk, by the names that its function has."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+DEPTH = 4  # of objects within objects, to look for names in
+MAX_NAMED = 3  # tensors in one message
+
+
+class ChunkGraph:
+    """The graph behind the values (n) of one chunk, whose only leaf is to be the chunk.
+
+    Attributes:
+        has_fp16: Whether a gradient passes through fp16.
+    """
+
+    def __init__(self, values: Tensor, leaf: Tensor) -> None:
+        self._values, self._leaf = values, leaf
+        self._nodes = _nodes_behind(values) if values.requires_grad else []
+        # Not in torch's documentation: what else tells of a cast within fn?
+        self.has_fp16 = any(maps.dtype == torch.float16 for node in self._nodes for maps in node._input_metadata)
+
+    def check(self, fn: Callable[..., Tensor]) -> None:
+        """Refuses a graph that reaches other leaves, that does not reach the chunk, or that mixes its samples."""
+        leaves = [node.variable for node in self._nodes if hasattr(node, "variable")]
+        foreign = [leaf for leaf in leaves if leaf is not self._leaf]
+        norms = [node for node in self._nodes if getattr(node, "_saved_training", False)]  # cuDNN's node has it too
+        if foreign:
+            raise ValueError(
+                "fn: expected frozen networks and constants, since the gradient flows to output alone; got tensors "
+                f"that require grad or are computed from such: {self._origins(foreign, named_tensors(fn))}; freeze "
+                "them by requires_grad_(False), pass .detach(), or train them by calling fn itself"
+            )
+        if self._leaf.requires_grad and not leaves:
+            raise ValueError(
+                "fn: expected values that depend on output, got none with a gradient; look for torch.no_grad(), "
+                ".detach() or .item() within fn"
+            )
+        if norms:
+            names = named_tensors(fn)
+            mixing = list(filter(None, (_mixing_norm(node, names) for node in norms)))
+            if mixing:
+                raise ValueError(
+                    "fn: expected values of one sample each, got batch normalisation by the statistics of a chunk: "
+                    f"{_listed(mixing)}; call .eval() on it, or call fn itself"
+                )
+
+    def _origins(self, foreign: list[Tensor], names: dict[int, str]) -> str:
+        """The names of foreign leaves and of results computed from them; where fn holds none of these, the shapes."""
+        reached = {id(x) for x in (*self._nodes, *foreign)}
+        named = [name for key, name in names.items() if key in reached]
+        return _listed(named or [f"one of shape {tuple(leaf.shape)}" for leaf in foreign])
+
+
+def _nodes_behind(values: Tensor) -> list[Any]:
+    """Every node of the graph, in the order of a search in depth."""
+    found: dict[Any, None] = {}
+    waiting: list[Any] = [get_gradient_edge(values).node]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [below for below, _ in reversed(node.next_functions)]
+    return list(found)
+
+
+def _mixing_norm(node: Any, names: dict[int, str]) -> str | None:
+    """The name of a batch normalisation; None for torch's instance normalisation, which is one of a single sample."""
+    own = (getattr(node, f"_saved_{tensor}", None) for tensor in ("weight", "running_mean"))
+    name = next((names[id(tensor)] for tensor in own if id(tensor) in names), None)
+    if name is None:
+        return node.name() if node._input_metadata[0].shape[0] > 1 else None
+    return name.rpartition(".")[0] or "fn"
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def named_tensors(fn: Callable[..., Tensor]) -> dict[int, str]:
+    """id -> name, of the tensors that a function holds and of the nodes that computed them.
+
+    Looked for in a module, in what a function closes over or reads of its globals, in a partial's arguments and in the
+    attributes of a bound method's object.
+    """
+    found: dict[int, str] = {}
+    _collect("", fn, found, set(), DEPTH)
+    return found
+
+
+def _collect(name: str, value: object, found: dict[int, str], seen: set[int], depth: int) -> None:
+    if id(value) in seen or depth < 0:
+        return
+    if isinstance(value, Tensor):
+        found.setdefault(id(value), name)
+        if value.grad_fn is not None:
+            found.setdefault(id(value.grad_fn), name)
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        for own, tensor in itertools.chain(value.named_parameters(), value.named_buffers()):
+            _collect(_joined(name, own), tensor, found, seen, depth)
+    for own, part in _parts(value):
+        _collect(_joined(name, own), part, found, seen, depth - 1)
+
+
+def _joined(name: str, own: str) -> str:
+    return f"{name}.{own}" if name and own else name or own
+
+
+def _parts(value: Any) -> Iterator[tuple[str, object]]:
+    """What an object holds, by name; nothing of a module of Python, a class, or what is written in C."""
+    if isinstance(value, functools.partial):
+        yield "", value.func
+        yield from ((f"args[{i}]", x) for i, x in enumerate(value.args))
+        yield from value.keywords.items()
+    elif isinstance(value, types.MethodType):
+        yield "self", value.__self__
+        yield "", value.__func__
+    elif isinstance(value, types.FunctionType):
+        yield from _closed_over(value)
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", x) for i, x in enumerate(value))
+    elif isinstance(value, dict):
+        yield from ((f"[{key!r}]", x) for key, x in value.items())
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)):
+        yield from ((key, x) for key, x in vars(value).items() if key not in ("_parameters", "_buffers", "_modules"))
+        if callable(value):
+            yield "", getattr(type(value).__call__, "__func__", type(value).__call__)
+
+
+def _closed_over(fn: types.FunctionType) -> Iterator[tuple[str, object]]:
+    code = fn.__code__
+    for own, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            yield own, cell.cell_contents
+        except ValueError:  # empty yet
+            continue
+    yield from ((own, fn.__globals__[own]) for own in code.co_names if own in fn.__globals__)
+    signature = inspect.signature(fn).parameters.values()
+    yield from ((x.name, x.default) for x in signature if x.default is not x.empty)
