@@ -232,7 +232,10 @@ def test_available_says_what_is_there_and_where_it_goes(cache: Path) -> None:
     (cache / "vgg19-dcbb9e9d.pth").touch()
     files = {file.network: file for file in available() if file.source == "imagenet"}
     assert [network for network, file in files.items() if file.present] == ["vgg19"]
-    assert list(files) == ["vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1"]
+    assert list(files) == [
+        *("vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1"),
+        *("convnext_small", "resnet50"),
+    ]
     assert files["vgg16"].path == cache / "vgg16-397923af.pth"
     assert files["alexnet"].path == cache / "alexnet-owt-7be5be79.pth"
     assert files["vgg16"].remedy == "download https://download.pytorch.org/models/vgg16-397923af.pth"

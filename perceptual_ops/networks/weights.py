@@ -28,6 +28,8 @@ IMAGENET_FILES = {
     "vgg19": "vgg19-dcbb9e9d.pth",
     "alexnet": "alexnet-owt-7be5be79.pth",
     "squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
+    "convnext_small": "convnext_small-0c510722.pth",
+    "resnet50": "resnet50-0676ba61.pth",
 }
 
 # Shift-tolerant LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686): an ImageNet VGG16 and AlexNet with blur pooling.

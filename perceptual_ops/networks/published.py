@@ -1,0 +1,123 @@
+"""Networks of published perceptual losses that other packages build: ConvNeXt-S, ResNet-50, DINOv2-B."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from .checkpoint_files import check_finite_state
+from .weights import SOURCES, WeightSource, read_weights
+
+DINOV2 = "facebook/dinov2-base"
+
+
+def convnext_small(weights: WeightSource = "imagenet") -> nn.Module:
+    """torchvision's ConvNeXt-S (Liu et al. 2022): images (N, 3, H, W), normalised -> logits (N, 1000).
+
+    Args:
+        weights: "imagenet": torchvision's IMAGENET1K_V1, from the torch hub cache, else downloaded; "random"; the path
+            of a .pth, .pt or .safetensors file, or a state dict, both with torchvision's keys.
+    """
+    models = _import("torchvision.models", "convnext_small")
+    # Its random blocks are scaled by 1e-6, which would make a ConvNeXt that consists of its four strided convolutions.
+    return _filled("convnext_small", lambda: models.convnext_small(weights=None, layer_scale=1.0), weights)
+
+
+def resnet50(weights: WeightSource = "imagenet") -> nn.Module:
+    """torchvision's ResNet-50 (He et al. 2016): images (N, 3, H, W), normalised -> logits (N, 1000).
+
+    Args:
+        weights: as of `convnext_small`.
+    """
+    models = _import("torchvision.models", "resnet50")
+    return _filled("resnet50", lambda: models.resnet50(weights=None), weights)
+
+
+def dinov2_base(weights: WeightSource = "lvd142m") -> nn.Module:
+    """transformers' DINOv2-B/14 (Oquab et al. 2024): images (N, 3, H, W), normalised -> a dataclass of tokens.
+
+    `hidden_states[0]` to `hidden_states[12]` are what enters the blocks and what leaves each, `last_hidden_state` is
+    the last after the final LayerNorm; all (N, 1 + T, 768), the class token first, T = (H // 14) (W // 14).
+
+    Args:
+        weights: "lvd142m": facebook/dinov2-base, from the Hugging Face cache, else downloaded; "random"; the path of a
+            .pth, .pt or .safetensors file, or a state dict, both with transformers' keys.
+    """
+    if isinstance(weights, str) and weights in SOURCES and weights != "random":
+        raise ValueError(
+            f'weights: expected "lvd142m", "random", a path or a state dict for dinov2_base, got {weights!r}'
+        )
+    transformers = _import("transformers", "dinov2_base")
+    if isinstance(weights, str) and weights == "lvd142m":
+        network = _from_hub(transformers, DINOV2)
+    else:
+        # At 518 pixels the positions of the patches are those that were trained.
+        build = lambda: transformers.Dinov2Model(transformers.Dinov2Config(image_size=518))  # noqa: E731
+        network = _filled("dinov2_base", build, weights)
+    network.config.output_hidden_states = True  # type: ignore[union-attr]
+    return network
+
+
+# Name -> its function.
+PUBLISHED: dict[str, Callable[..., nn.Module]] = {
+    "convnext_small": convnext_small,
+    "resnet50": resnet50,
+    "dinov2_base": dinov2_base,
+}
+
+
+def _import(module: str, network: str) -> ModuleType:
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"network: {network} is built by the package {package}, which cannot be imported ({error}): "
+            f"pip install {package}"
+        ) from error
+    except (ImportError, RuntimeError) as error:  # the latter is how operators of a build for another torch fail
+        raise ImportError(
+            f"network: {network} is built by the package {package}, which cannot be imported ({error}): "
+            f"install a build for torch {torch.__version__}"
+        ) from error
+
+
+def _filled(name: str, build: Callable[[], nn.Module], weights: WeightSource) -> nn.Module:
+    """The network in eval mode, with random numbers or with those of a file or a state dict."""
+    state, origin = (None, "") if isinstance(weights, str) and weights == "random" else read_weights(weights, name)
+    # The packages draw from the global generator, which is the caller's; a seed for all devices would touch CUDA's.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)
+        network = build()
+    if state is not None:
+        _load(network, state, f"{origin} is not for {name}")
+        check_finite_state(network.state_dict(), network, origin)
+    return network.eval()
+
+
+def _load(network: nn.Module, state: Mapping[str, Any], problem: str) -> None:
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except (RuntimeError, TypeError) as error:  # tensors of other shapes, or what is no tensor
+        raise ValueError(f"weights: {problem}: {' '.join(str(error).split())}") from error
+    keys = list(network.state_dict())
+    if missing or unexpected:
+        came = f"lacks {missing[0]!r}" if missing else f"holds {unexpected[0]!r}"
+        raise ValueError(f"weights: {problem}: it {came}; expected keys such as {keys[0]!r}, {len(keys)} in all")
+
+
+def _from_hub(transformers: ModuleType, repository: str) -> nn.Module:
+    try:
+        return transformers.Dinov2Model.from_pretrained(repository)
+    except OSError as error:  # how transformers reports whatever keeps it from a file
+        cache = importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE
+        raise OSError(
+            f"weights: could not get {repository} of the Hugging Face Hub ({str(error).splitlines()[0]}): "
+            f"fill its cache, {cache}, by `hf download {repository}` where there is a network, or pass "
+            "weights=<path of its model.safetensors>"
+        ) from error
