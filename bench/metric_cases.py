@@ -19,8 +19,10 @@ def own_metric(metric: str, **settings) -> Any:
     """A module of ours by the name of the metric, with random weights."""
     if metric == "dists":
         return perceptual_ops.DISTS(weights="random", **settings)
-    network = {"lpips-vgg": "vgg16", "lpips-alex": "alex"}[metric]
-    return perceptual_ops.LPIPS(network, weights="random", **settings)
+    networks = {"lpips-vgg": "vgg16", "lpips-alex": "alex"}
+    if metric not in networks:
+        raise ValueError(f"metric: expected dists, {' or '.join(networks)}; got {metric!r}")
+    return perceptual_ops.LPIPS(networks[metric], weights="random", **settings)
 
 
 def plain(metric: str) -> Any:

@@ -42,7 +42,7 @@ class PlainLoss(nn.Module):
         self.slices = nn.ModuleDict()
         layers: list[nn.Module] = []
         for layer in network.layers:
-            layers.append(nn.ReLU(inplace=True) if isinstance(layer, Relu) else deepcopy(getattr(network, layer.name)))
+            layers.append(nn.ReLU(inplace=True) if isinstance(layer, Relu) else deepcopy(network.module_of(layer)))
             if layer.name in TAPS:
                 self.slices[layer.name] = nn.Sequential(*layers)
                 layers = []

@@ -7,7 +7,7 @@ sizes under torch.compile stay symbolic.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 
 import torch
@@ -31,8 +31,13 @@ def accumulator_dtype(x: Tensor) -> torch.dtype:
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}")
+        raise unknown(name, value, choices)
     return value
+
+
+def unknown(name: str, value: object, known: Iterable[str]) -> ValueError:
+    """The error of whoever is asked for what is not among what it knows."""
+    return ValueError(f"{name}: expected one of {', '.join(map(repr, known))}; got {value!r}")
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -224,7 +229,10 @@ def check_distance(distance: str, eps: float, delta: float, choices: Sequence[st
     """The distance's one parameter: eps for Charbonnier, delta for Huber, 0 for the others, which have none."""
     check_choice("distance", distance, choices)
     eps, delta = check_positive("eps", eps), check_positive("delta", delta)
-    return {"charbonnier": eps, "huber": delta}.get(distance, 0.0)
+    parameters = {"mse": 0.0, "l1": 0.0, "charbonnier": eps, "huber": delta, "sse": 0.0, "cosine": 0.0}
+    if distance not in parameters:
+        raise unknown("distance", distance, parameters)
+    return parameters[distance]
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:  # (N) -> () or (N)
@@ -233,4 +241,6 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:  # (N) -> () or (N)
         return loss
     if reduction == "sum":
         return loss.sum()
-    return loss.sum() / max(loss.shape[0], 1)
+    if reduction == "mean":
+        return loss.sum() / max(loss.shape[0], 1)
+    raise unknown("reduction", reduction, REDUCTIONS)

@@ -165,6 +165,7 @@ def _register_activation() -> None:
 
     @fake("perceptual_ops::bias_relu_pool")
     def _(x, bias, relu, kind, kernel, stride, codes):
+        checks.check_choice("kind", kind, ("max", "average", "blur"))
         batch, channels, *size = x.shape
         windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
         pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows

@@ -264,7 +264,7 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
     checks.check_map("x", x)
     checks.check_choice("kind", kind, checks.VARIATIONS)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    summed = "l1" if kind == "l1" else "l2_squared"
+    summed = "l2_squared" if kind == "l2" else kind
     if use_native([x], backend):
         value = torch.ops.perceptual_ops.total_variation(x, summed)
     else:

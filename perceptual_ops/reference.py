@@ -30,7 +30,9 @@ def distance_map(error: Tensor, distance: str, parameter: float) -> Tensor:
         return (error.square() + parameter).sqrt()
     if distance == "huber":
         return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=parameter)
-    return error.square()
+    if distance in ("mse", "sse"):
+        return error.square()
+    raise checks.unknown("distance", distance, checks.DISTANCES)
 
 
 def sample_distances(error: Tensor, distance: str, parameter: float) -> Tensor:  # (N, ...) -> (N)
@@ -57,7 +59,9 @@ def raw_gram_matrix(x: Tensor, normalize: str) -> Tensor:  # (N, C, H, W) -> (N,
         return gram / (height * width)
     if normalize == "chw":
         return gram / (channels * height * width)
-    return gram
+    if normalize == "none":
+        return gram
+    raise checks.unknown("normalize", normalize, checks.NORMALIZATIONS)
 
 
 def style_terms(
@@ -118,11 +122,14 @@ def loss_head(
 
 
 def variation(x: Tensor, kind: str) -> Tensor:  # (N, C, H, W) -> (N)
+    """The sums of "l1" and "l2_squared"; "l2" is the root of the latter."""
     x = _widened(x)
     right, down = x[:, :, :, 1:] - x[:, :, :, :-1], x[:, :, 1:] - x[:, :, :-1]
     if kind == "l1":
         return right.abs().flatten(1).sum(1) + down.abs().flatten(1).sum(1)
-    return right.square().flatten(1).sum(1) + down.square().flatten(1).sum(1)
+    if kind == "l2_squared":
+        return right.square().flatten(1).sum(1) + down.square().flatten(1).sum(1)
+    raise checks.unknown("kind", kind, checks.VARIATIONS)
 
 
 def root(x: Tensor) -> Tensor:
@@ -236,8 +243,8 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
     checks.check_map("x", x)
     checks.check_choice("kind", kind, checks.VARIATIONS)
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    value = variation(x, kind)
-    return checks.reduce(root(value) if kind == "l2" else value, reduction)
+    value = root(variation(x, "l2_squared")) if kind == "l2" else variation(x, kind)
+    return checks.reduce(value, reduction)
 
 
 def lpips_distance(

@@ -53,8 +53,10 @@ class OfErrors:
         share = abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:]))
         if self.name in ("mse", "sse"):
             return 2 * share * (largest(x) + largest(y))
-        steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}[self.name]
-        return torch.full_like(largest(x), share * steepest)
+        steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}
+        if self.name not in steepest:
+            raise checks.unknown("distance", self.name, checks.DISTANCES)
+        return torch.full_like(largest(x), share * steepest[self.name])
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ class Cosine:
 
 def content_distance(name: str, parameter: float, weight: float) -> ContentDistance:
     """The distance of a name, see `perceptual_ops.feature_loss`."""
-    checks.check_choice("distance", name, checks.CONTENT_DISTANCES)
-    return Cosine(weight) if name == "cosine" else OfErrors(name, parameter, weight)
+    if name == "cosine":
+        return Cosine(weight)
+    return OfErrors(checks.check_choice("distance", name, checks.DISTANCES), parameter, weight)
 
 
 def largest(x: Tensor) -> Tensor:  # (n, C, H, W) -> (n) fp32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .batching import rows_of
 from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
 from .metrics import Dists, Lpips, Metric
@@ -76,5 +77,7 @@ metric_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)
 def _metric(name: str, parameters: list[Tensor], eps: float, eps_inside: bool) -> Metric:
     if name == "lpips":
         return Lpips(parameters, eps, eps_inside)
-    layers = len(parameters) // 2
-    return Dists(parameters[:layers], parameters[layers:])
+    if name == "dists":
+        layers = len(parameters) // 2
+        return Dists(parameters[:layers], parameters[layers:])
+    raise checks.unknown("metric", name, ("lpips", "dists"))

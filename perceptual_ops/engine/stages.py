@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..networks.layers import Conv, Layer, Pool, Relu
+from .. import _checks as checks
+from ..networks.layers import POOLINGS, Conv, Layer, Pool, Relu, check_chained
 from .convolution import FrozenConv
 from .loss_scale import LossScale
 
@@ -80,6 +81,7 @@ def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
     """The chain cut into stages."""
     found = [Stage()]
     for layer in layers:
+        check_chained(layer)
         last = found[-1]
         if isinstance(layer, Conv):
             found.append(Stage(conv=layer))
@@ -251,4 +253,6 @@ def _spread(pool: Pool) -> float:
         return overlap
     if pool.kind == "average":
         return overlap / pool.kernel**2
+    if pool.kind != "blur":
+        raise checks.unknown("kind", pool.kind, POOLINGS)
     return 4 * pool.kernel**2  # windows at stride 1, whose maxima the reflected border counts up to four times

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 
-from ..networks.layers import BLUR_PADDING, Conv, Layer, Pool
+from .. import _checks as checks
+from ..networks.layers import BLUR_PADDING, POOLINGS, Conv, Layer, Pool, check_chained
 
 Region = tuple[EllipsisType, slice, slice]
 
@@ -151,12 +152,15 @@ def _lengths(layers: Sequence[Layer], length: int) -> list[int]:
 
 def _window(layer: Layer) -> tuple[int, int, int]:
     """Stride of a layer, and how far its window reaches: output i reads i * stride - before to i * stride + after."""
+    check_chained(layer)
     if isinstance(layer, Conv):
         return layer.stride, layer.padding, layer.kernel - 1 - layer.padding
-    if isinstance(layer, Pool):
-        if layer.kind == "blur":
-            return layer.stride, BLUR_PADDING, layer.kernel - 1
-        if layer.kind == "l2":
-            return 2, 1, 1
+    if not isinstance(layer, Pool):
+        return 1, 0, 0
+    if layer.kind == "blur":
+        return layer.stride, BLUR_PADDING, layer.kernel - 1
+    if layer.kind == "l2":
+        return 2, 1, 1
+    if layer.kind in ("max", "average"):
         return layer.stride, 0, layer.kernel - 1
-    return 1, 0, 0
+    raise checks.unknown("kind", layer.kind, POOLINGS)

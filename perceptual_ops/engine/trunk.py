@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..networks.feature_network import FeatureNetwork
-from ..networks.layers import Conv
+from ..networks.layers import Conv, check_chained
 from .convolution import FrozenConv
 from .registry import Run, enroll, new_number
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
@@ -76,6 +76,7 @@ class Trunk:
         found: dict[str, tuple[int, int, int]] = {}
         channels = 3
         for layer in self.network.layers:
+            check_chained(layer)
             channels = layer.out_channels if isinstance(layer, Conv) else channels
             height, width = layer.output_size(height), layer.output_size(width)
             found[layer.name] = (channels, height, width)
@@ -153,7 +154,7 @@ class Trunk:
             if dtype not in self._convolutions:
                 with torch.inference_mode(False), torch.no_grad():
                     self._convolutions[dtype] = {
-                        layer.name: FrozenConv(getattr(self.network, layer.name), layer, dtype)
+                        layer.name: FrozenConv(self.network.module_of(layer), layer, dtype)
                         for layer in self.network.layers
                         if isinstance(layer, Conv)
                     }

@@ -10,9 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _checks as checks
 from ..reference import l2_pool
 from .checkpoint_files import check_finite
-from .layers import BLUR_PADDING, POOLINGS, Conv, Fire, Layer, Pool, Pooling, Relu, smallest_sizes
+from .layers import (
+    BLUR_PADDING,
+    POOLINGS,
+    Conv,
+    Fire,
+    Layer,
+    Pool,
+    Pooling,
+    Relu,
+    is_chained,
+    smallest_sizes,
+    unknown_layer,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,7 +48,7 @@ class FeatureNetwork(nn.Module):
         name: what errors call the network, such as "vgg16".
         architecture: all the layers of the network, in order; the first is a convolution of 3 channels.
         taps: names of the layers wanted by default, at least one; the deepest says how much is built.
-        pooling: "max", "average", "blur" or "l2", for every pooling layer.
+        pooling: "max", "average", "blur" or "l2", for every pooling layer; None: each as the architecture says.
         mean, std: normalisation of the channels of an image in [0, 1]; three floats each, kept as plain attributes.
 
     Attributes:
@@ -50,12 +63,12 @@ class FeatureNetwork(nn.Module):
         name: str,
         architecture: Sequence[Layer],
         taps: Iterable[str],
-        pooling: Pooling = "max",
+        pooling: Pooling | None = "max",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
+        if pooling is not None and pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
         self.name = name
         self.pooling = pooling
@@ -67,11 +80,13 @@ class FeatureNetwork(nn.Module):
         self._depths = {layer.name: depth for depth, layer in enumerate(architecture, start=1)}
         self.taps = self._known(taps)
         built = architecture[: self._depth(self.taps)]
-        self.layers = tuple(replace(layer, kind=pooling) if isinstance(layer, Pool) else layer for layer in built)
+        if pooling is not None:
+            built = [replace(layer, kind=pooling) if isinstance(layer, Pool) else layer for layer in built]
+        self.layers = tuple(built)
         self._smallest_sizes = smallest_sizes(self.layers)
         for layer in self.layers:
             if not isinstance(layer, Relu):
-                self.add_module(layer.name, _module(layer))
+                self.add_module(_key(layer), _module(layer))
         self.requires_grad_(False)
         self.eval()
 
@@ -82,8 +97,8 @@ class FeatureNetwork(nn.Module):
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is made of what `Trunk` runs: no modules, and no pooling windows beyond the map."""
-        return not any(isinstance(layer, Fire) or (isinstance(layer, Pool) and layer.ceil) for layer in self.layers)
+        """Whether it is made of what `Trunk` runs."""
+        return all(map(is_chained, self.layers))
 
     def train(self, mode: bool = True) -> Self:
         """Changes nothing: a frozen network is always in eval mode."""
@@ -95,6 +110,10 @@ class FeatureNetwork(nn.Module):
         weights = {name: value.to(self.dtype) for name, value in loaded.items() if isinstance(value, Tensor)}
         check_finite(weights, "the state dict")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def module_of(self, layer: Conv | Pool | Fire) -> Any:
+        """The module that holds the layer's weights and runs it; a ReLU has none."""
+        return self._modules[_key(layer)]
 
     def check_layers(self, layers: Iterable[str]) -> None:
         """Raises ValueError for layers that the network does not have, or that were not built."""
@@ -133,13 +152,20 @@ class FeatureNetwork(nn.Module):
         features: dict[str, Tensor] = {}
         overwrite = False
         for layer in self.layers[: self._depth(wanted)]:
-            x = F.relu(x, inplace=overwrite) if isinstance(layer, Relu) else getattr(self, layer.name)(x)
+            x = self._run_layer(layer, x, overwrite)
             if layer.name in wanted:
                 features[layer.name] = x
             # A convolution nobody asked for may be overwritten; on a CPU a new map costs a quarter of it. A pooling may
             # not: autograd keeps the roots of "l2".
             overwrite = isinstance(layer, Conv) and layer.name not in features
         return {name: features[name] for name in wanted}
+
+    def _run_layer(self, layer: Layer, x: Tensor, overwrite: bool) -> Tensor:
+        if isinstance(layer, Relu):
+            return F.relu(x, inplace=overwrite)
+        if isinstance(layer, (Conv, Pool, Fire)):
+            return self.module_of(layer)(x)
+        raise unknown_layer(layer)
 
     def _normalize(self, images: Tensor) -> Tensor:
         """(images - mean) / std in one pass, in fp32 or fp64."""
@@ -242,10 +268,19 @@ class BlurPool(nn.Module):
         return F.conv2d(padded, kernel, stride=self.layer.stride, groups=self.layer.channels)
 
 
+def _key(layer: Layer) -> str:
+    """Under which a layer's module is registered: a dot in it would be refused."""
+    return layer.name.replace(".", "/")
+
+
 def _module(layer: Conv | Pool | Fire) -> nn.Module:
     if isinstance(layer, Conv):
         return _conv(layer)
-    return FireModule(layer) if isinstance(layer, Fire) else _pool(layer)
+    if isinstance(layer, Pool):
+        return _pool(layer)
+    if isinstance(layer, Fire):
+        return FireModule(layer)
+    raise unknown_layer(layer)
 
 
 def _conv(layer: Conv) -> nn.Conv2d:
@@ -265,8 +300,11 @@ def _pool(layer: Pool) -> nn.Module:
         return BlurPool(layer)
     if layer.kind == "l2":
         return L2Pool()
-    pooling = nn.MaxPool2d if layer.kind == "max" else nn.AvgPool2d
-    return pooling(layer.kernel, layer.stride, ceil_mode=layer.ceil)
+    if layer.kind == "max":
+        return nn.MaxPool2d(layer.kernel, layer.stride, ceil_mode=layer.ceil)
+    if layer.kind == "average":
+        return nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=layer.ceil)
+    raise checks.unknown("kind", layer.kind, POOLINGS)
 
 
 def _three_floats(argument: str, values: Sequence[float]) -> tuple[float, ...]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .. import _checks as checks
+
 Pooling = Literal["max", "average", "blur", "l2"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
@@ -93,9 +95,11 @@ class Pool:
         """Side of the output for an input of side `size`."""
         if self.kind == "l2":
             return (size - 1) // 2 + 1
-        if self.kind != "blur":
+        if self.kind in ("max", "average"):
             count = _window_count(size + self.stride - 1 if self.ceil else size, self.kernel, self.stride)
             return min(count, (size - 1) // self.stride + 1)  # a window begins within the map
+        if self.kind != "blur":
+            raise checks.unknown("kind", self.kind, POOLINGS)
         maxima = _window_count(size, self.kernel, 1)
         if maxima <= BLUR_PADDING:  # reflection needs more pixels than it adds
             return 0
@@ -103,6 +107,21 @@ class Pool:
 
 
 Layer = Conv | Relu | Pool | Fire
+
+
+def unknown_layer(layer: object) -> TypeError:
+    """The error of whoever tells layers by their type."""
+    return TypeError(f"layer: expected Conv, Relu, Pool or Fire; got {layer!r}; teach this function what it does")
+
+
+def is_chained(layer: Layer) -> bool:
+    """Whether the layer can be run by hand: no module of its own, and no pooling windows beyond the map."""
+    return isinstance(layer, (Conv, Relu)) or (isinstance(layer, Pool) and layer.kind in POOLINGS and not layer.ceil)
+
+
+def check_chained(layer: Layer) -> None:
+    if not is_chained(layer):
+        raise ValueError(f"layer: expected Conv, Relu or a Pool without ceil, as in a chain; got {layer!r}")
 
 
 def convolutions_of(layers: Iterable[Layer]) -> tuple[Conv, ...]:
@@ -113,6 +132,8 @@ def convolutions_of(layers: Iterable[Layer]) -> tuple[Conv, ...]:
             found.append(layer)
         elif isinstance(layer, Fire):
             found += layer.convolutions
+        elif not isinstance(layer, (Relu, Pool)):
+            raise unknown_layer(layer)
     return tuple(found)
 
 

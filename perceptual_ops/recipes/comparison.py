@@ -92,8 +92,10 @@ def comparison(
     label = f"{metric} {network}{named} {' '.join(layers)}"
     if metric == "content":
         return _content(label, network, source, layers, device)
-    style = PerceptualLoss(network, weights=source, content_layers=None, style_layers=layers).to(device)
-    return Comparison(label, lambda output, target: style(output, style=target), any_size=True)
+    if metric == "style":
+        style = PerceptualLoss(network, weights=source, content_layers=None, style_layers=layers).to(device)
+        return Comparison(label, lambda output, target: style(output, style=target), any_size=True)
+    raise checks.unknown("metric", metric, METRICS)
 
 
 def _lpips(
