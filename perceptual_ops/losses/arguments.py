@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _checks as checks
 from ..networks import FeatureNetwork, ModuleFeatures, load_network
 from ..networks.checkpoint_files import check_finite
+from ..networks.recognition import recognized
 from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
@@ -123,7 +124,7 @@ def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str])
         network.check_layers(layers)
         return copy.deepcopy(network)
     if isinstance(network, nn.Module):
-        return ModuleFeatures(network, layers)
+        return recognized(network, layers) or ModuleFeatures(network, layers)
     raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
 
 
