@@ -24,6 +24,12 @@ def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type:
     return max(1, _pixels(dtype, device_type) // (height * width))
 
 
+def samples_at_a_time(images: Tensor, dtype: torch.dtype) -> int:
+    """The default chunk size of images (N, C, H, W), or of clips (N, C, D, H, W), whose frames are all of a sample."""
+    height, width = images.shape[-2:]
+    return default_chunk_size(height * (images.shape[2] if images.dim() == 5 else 1), width, dtype, images.device.type)
+
+
 def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:
     """The side of the tiles in which the first layers are run, or None where the image is no more than two of them."""
     pixels = _pixels(dtype, device_type)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batching import chunks, default_chunk_size, default_tile_side
+from .batching import chunks, default_tile_side, samples_at_a_time
 from .registry import Run, Tape, trunk_of
 from .stages import TapGradients
 from .tiles import cut_of
@@ -44,8 +44,7 @@ class Entry:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def chunks(self, images: Tensor) -> list[slice]:
-        size = self.chunk_size or default_chunk_size(images.shape[2], images.shape[3], self.dtype, images.device.type)
-        return chunks(images.shape[0], size)
+        return chunks(images.shape[0], self.chunk_size or samples_at_a_time(images, self.dtype))
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
         """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""

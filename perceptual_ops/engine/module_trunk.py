@@ -67,12 +67,12 @@ class ModuleTrunk:
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """See `FrozenTrunk`; of the weights' dtype, since autocast casts in the module as it sees fit."""
         wide = scale.dtype
-        scale, shift = (_per_channel(numbers, images) for numbers in (scale, shift))
+        scale, shift = (per_channel(numbers, images) for numbers in (scale, shift))
         return torch.addcmul(shift, images.to(wide), scale).to(self._dtype)
 
     def leave(self, grad: Tensor, images: Tensor, scale: Tensor, factor: Tensor | None, add: Tensor | None) -> Tensor:
         """See `FrozenTrunk`."""
-        grad = grad.to(scale.dtype) * _per_channel(scale, images)
+        grad = grad.to(scale.dtype) * per_channel(scale, images)
         if factor is not None:
             grad = grad * factor.view(-1, *[1] * (grad.dim() - 1))
         return grad if add is None else grad.add_(add)
@@ -116,5 +116,6 @@ class ModuleTrunk:
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != self._dtype)
 
 
-def _per_channel(numbers: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)
+def per_channel(numbers: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)
+    """Numbers of each channel, as images or clips take them."""
     return numbers.view(1, -1, *[1] * (images.dim() - 2))

@@ -13,7 +13,8 @@ from typing_extensions import Unpack
 
 from .. import ops
 from .._settings import fixed, setting
-from ..engine.batching import chunks
+from ..engine.batching import chunks, samples_at_a_time
+from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
 from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
@@ -60,7 +61,8 @@ class FrozenLoss(EngineSettings):
         self.input_range = input_range
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
-        self._trunk = Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else None
+        is_chain = isinstance(network, FeatureNetwork) and network.is_chain
+        self._trunk: Trunk | ModuleTrunk = Trunk(network) if is_chain else ModuleTrunk(network)  # type: ignore[arg-type]
         centers, deviations = checked_numbers("mean", mean), checked_numbers("std", std)
         self._channels = channels_of(network, centers, deviations)
         count = self._channels.count if self._channels.reason else None
@@ -93,8 +95,7 @@ class FrozenLoss(EngineSettings):
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
             super()._apply(fn, recurse)
             self._network._apply(fn)
-            if self._trunk:
-                self._trunk.forget()
+            self._trunk.forget()
             device = fn(self._kept["input"][0]).device
             moved = {name: [tensor.to(device) for tensor in tensors] for name, tensors in self._kept.items()}
             self._kept = moved | {name: self._served(tensors, device) for name, tensors in self._constants.items()}
@@ -113,7 +114,7 @@ class FrozenLoss(EngineSettings):
                 f"move one of them by .to()"
             )
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
-        height, width = images.shape[2:]
+        height, width = images.shape[-2:]
         if height < smallest or width < smallest:
             raise ValueError(
                 f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "
@@ -133,8 +134,9 @@ class FrozenLoss(EngineSettings):
                 f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
                 "no state dict; got strict=True"
             )
-        lean = self._trunk is not None and self.engine == "lean"
-        if not lean or ops.makes_program() or not ops.use_native(list(given.values()), self.backend, forward_mode=True):
+        if self.engine != "lean" or ops.makes_program():
+            return False
+        if not ops.use_native(list(given.values()), self.backend, forward_mode=True):
             return False
         if not torch.compiler.is_compiling():
             for name, tensor in given.items():
@@ -147,7 +149,6 @@ class FrozenLoss(EngineSettings):
 
     def _entry(self, images: Tensor) -> tuple[str, Tensor, Tensor, torch.dtype, int]:
         """How images enter the lean engine, as the arguments of its operators."""
-        assert self._trunk is not None
         dtype = self._trunk_dtype()
         if self.compute_dtype is not None:
             dtype = self.compute_dtype
@@ -159,9 +160,13 @@ class FrozenLoss(EngineSettings):
     def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""
         with ops.grad_mode(False):
-            if self._is_lean(images=images):
+            lean = self._is_lean(images=images)
+            if lean and isinstance(self._trunk, Trunk):
                 return trunk_features(images, *self._entry(images), "\n".join(layers))
-            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], self._graph_chunk)]
+            size = self._graph_chunk
+            if lean and size is None:
+                size = samples_at_a_time(images, self._trunk_dtype())
+            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
     def _trunk_dtype(self) -> torch.dtype:
@@ -177,15 +182,9 @@ class FrozenLoss(EngineSettings):
         """Images (N, C, H, W) in input_range -> the features of each layer."""
         trunk = self._trunk_dtype()
         wide = torch.float64 if trunk == torch.float64 else torch.float32
-        scale, shift = (tensor.to(wide) for tensor in self._kept["input"])
+        scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])
         with self._precision(images.device.type):
             features = self._run_network(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
-        for layer in layers:
-            if features[layer].shape[0] != images.shape[0]:
-                raise ValueError(
-                    f"layer {layer!r}: expected features of each of the {images.shape[0]} images, "
-                    f"got {features[layer].shape[0]}"
-                )
         # Under autocast the layers of a module may differ in dtype.
         common = reduce(torch.promote_types, (features[layer].dtype for layer in layers))
         return [features[layer].to(common) for layer in layers]

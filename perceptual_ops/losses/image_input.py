@@ -19,10 +19,12 @@ class Channels:
     Attributes:
         count: None: any number.
         reason: What settles the count; empty where it is a guess, which the network may prove wrong.
+        is_image_network: Whether it takes images alone; your own module may take clips.
     """
 
     count: int | None
     reason: str = ""
+    is_image_network: bool = False
 
 
 def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[float] | None) -> Channels:
@@ -33,17 +35,20 @@ def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[flo
         numbers: mean and std. As many as there are channels settle it for your own module; one serves every channel.
     """
     if isinstance(network, FeatureNetwork):
-        return Channels(3, f"for {network.name}")
+        return Channels(3, f"for {network.name}", is_image_network=True)
     counts = [len(values) for values in numbers if values is not None and len(values) > 1]
     if counts:
         return Channels(counts[0], "as mean and std have numbers")
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    convolutions = (module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
     return Channels(next((first.in_channels for first in convolutions if first.in_channels), None))
 
 
 def check_images(name: str, images: object, channels: Channels, input_range: tuple[float, float]) -> Tensor:
-    """A batch (N, C, H, W) as a network of `channels` takes it: grey is repeated where it takes three."""
-    count = channels.count
+    """A batch (N, C, H, W) as a network of `channels` takes it: grey is repeated where it takes three.
+
+    Your own module may take clips (N, C, D, H, W).
+    """
+    count, is_own = channels.count, not channels.is_image_network
     if not isinstance(images, Tensor):
         raise TypeError(f"{name}: expected a tensor of images (N, {count or 'C'}, H, W), got {type(images).__name__}")
     if images.dtype not in checks.DTYPES:
@@ -54,7 +59,8 @@ def check_images(name: str, images: object, channels: Channels, input_range: tup
     if images.dim() == 4 and count == 3 and images.shape[1] == 1:
         return images.expand(-1, 3, -1, -1)
     # Not `in (None, count)`, which is false of a symbolic size.
-    if images.dim() == 4 and (not channels.reason or images.shape[1] == count):
+    is_batch = images.dim() == 4 or (is_own and images.dim() == 5)
+    if is_batch and (not channels.reason or images.shape[1] == count):
         return images
     grey = ", or (N, 1, H, W) for grey" if count == 3 else ""
     reason = f" {channels.reason}" if images.dim() == 4 else ""
