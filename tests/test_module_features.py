@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import threading
 from collections.abc import Callable
@@ -76,18 +77,75 @@ def test_module_that_returns_a_dict() -> None:
     torch.testing.assert_close(ModuleFeatures(trunk, ["stem.2"])(images), {"stem.2": trunk(images)["low"]})
     # Its ReLU writes over what it returns as "norm"; in the copy it does not.
     assert trunk(images)["norm"].min() == 0 and ModuleFeatures(trunk, ["norm"])(images)["norm"].min() < 0
-    with pytest.raises(ValueError, match="DictTrunk has no submodule 'lo' and returns none; close to it: low"):
+    with pytest.raises(
+        ValueError, match=r"layer 'lo': expected a submodule of DictTrunk or an entry .* close to it: low"
+    ):
         ModuleFeatures(trunk, ["lo"])(images)
+
+
+@dataclasses.dataclass
+class Output:
+    """As transformers' ModelOutput."""
+
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+class Tokens(nn.Module):
+    """What networks of today give: tokens behind a class token, vectors, clips, nested outputs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 6, 4, stride=4)
+        self.norm = nn.LayerNorm(6)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> object:
+        patches = self.embed(x)
+        tokens = torch.cat([patches.mean((2, 3))[:, None], patches.flatten(2).transpose(1, 2)], dim=1)
+        states = tokens, self.norm(tokens)
+        clip = torch.stack([patches, 2 * patches], dim=2)
+        outputs = {
+            "tensor": states[1], "list": [states[0], {"clip": clip}], "dict": {"logits": patches.mean((2, 3))},
+            "dataclass": Output(patches.mean((2, 3)), states),
+        }  # fmt: skip
+        return outputs[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "shape", "as_map"),
+    [
+        ("tensor", "output", (2, 4, 6), (2, 6, 4, 1)),
+        ("tensor", "norm", (2, 4, 6), (2, 6, 4, 1)),
+        ("list", "output[0]", (2, 4, 6), (2, 6, 4, 1)),
+        ("list", "output[-1][clip]", (2, 6, 2, 2, 2), (2, 6, 4, 2)),
+        ("dict", "logits", (2, 6), (2, 6, 1, 1)),
+        ("dataclass", "hidden_states[1]", (2, 4, 6), (2, 6, 4, 1)),
+        ("dataclass", "output[logits]", (2, 6), (2, 6, 1, 1)),
+        ("dataclass", "embed", (2, 6, 2, 2), (2, 6, 2, 2)),
+    ],
+)
+def test_module_outputs_of_every_kind(kind: str, layer: str, shape: tuple[int, ...], as_map: tuple[int, ...]) -> None:
+    network = ModuleFeatures(Tokens(kind), [layer], drop_tokens=1)
+    feature, found = network(pictures())[layer], network.features(pictures())[layer]
+    assert feature.shape == shape and found.shape == as_map
+    channels_last = feature.movedim(1, 2) if feature.dim() == 3 else feature
+    torch.testing.assert_close(found.flatten(), channels_last.flatten())
+    if len(shape) == 3:
+        whole = ModuleFeatures(Tokens(kind), [layer])(pictures())[layer]
+        assert whole.shape[1] == 5
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("stem.conv", r"Trunk has no submodule 'stem.conv' and returns none; close to it: stem"),
-        ("zzzzz", r"Trunk has no submodule 'zzzzz' and returns none; submodules: stem, stem.0, .*pairs"),
-        ("unused", "layer 'unused' did not run in the forward of Trunk"),
-        ("flat", r"layer 'flat' must give a 4-d float tensor, got torch.float32 of shape \(2, 36\)"),
-        ("pairs", "layer 'pairs' must give a 4-d float tensor, got tuple"),
+        ("stem.conv", r"layer 'stem.conv': expected a submodule of Trunk or an entry .*; close to it: stem"),
+        ("zzzzz", r"layer 'zzzzz': expected a submodule of Trunk .*; known: stem, stem.0, .*pairs, output"),
+        ("unused", "layer 'unused': expected a submodule that runs in the forward of Trunk"),
+        ("pairs", r"layer 'pairs': expected a floating-point tensor \(N, C\), .*, got a tuple of 2"),
+        ("pairs[2]", r"layer 'pairs\[2\]': expected an entry \[2\], got a tuple of 2"),
+        ("pairs[1]", r"layer 'pairs\[1\]': expected a floating-point tensor .*, got torch.int64 of shape"),
+        ("output[low]", r"layer 'output\[low\]': expected an entry \[low\], got torch.float32 of shape \(2, 36\)"),
     ],
 )
 def test_module_layers_without_a_feature_are_named(layer: str, message: str) -> None:
@@ -95,13 +153,26 @@ def test_module_layers_without_a_feature_are_named(layer: str, message: str) -> 
         ModuleFeatures(Trunk(), [layer])(pictures())
 
 
+def test_module_features_are_of_each_image() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(0, 1)[:, None]
+
+    with pytest.raises(ValueError, match="layer 'output': expected features of each of the 2 images, got 6"):
+        ModuleFeatures(Mixed(), ["output"])(pictures())
+    with pytest.raises(ValueError, match="layer 'output': expected more than drop_tokens=5 tokens, got 5"):
+        ModuleFeatures(Tokens("tensor"), ["output"], drop_tokens=5)(pictures())
+
+
 def test_module_layers_are_checked() -> None:
-    with pytest.raises(ValueError, match="layer 'mix' was not among the layers of this ModuleFeatures"):
+    with pytest.raises(ValueError, match=r"layers: expected some of those .* made for, stem; got 'mix'"):
         ModuleFeatures(Trunk(), ["stem"])(pictures(), ["mix"])
-    with pytest.raises(ValueError, match="layers must name at least one submodule"):
+    with pytest.raises(ValueError, match="layers: expected the name of at least one submodule or output, got none"):
         ModuleFeatures(Trunk(), [])
-    with pytest.raises(TypeError, match="layers must be a list of layer names, got the string 'stem'"):
+    with pytest.raises(TypeError, match="layers: expected a list of layer names, got the string 'stem'"):
         ModuleFeatures(Trunk(), "stem")
+    with pytest.raises(ValueError, match="drop_tokens: expected a whole number of at least 0, got -1"):
+        ModuleFeatures(Trunk(), ["stem"], drop_tokens=-1)
 
 
 def test_module_is_frozen_and_copyable() -> None:

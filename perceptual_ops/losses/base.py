@@ -184,22 +184,10 @@ class FrozenLoss(EngineSettings):
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])
         with self._precision(images.device.type):
-            features = self._run_network(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
+            features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
         # Under autocast the layers of a module may differ in dtype.
         common = reduce(torch.promote_types, (features[layer].dtype for layer in layers))
         return [features[layer].to(common) for layer in layers]
-
-    def _run_network(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        expected, came = self._channels.count, images.shape[1]
-        if expected is None or came == expected:
-            return self._network.features(images, layers)
-        try:  # a module that prepares its images may take others than its first convolution does
-            return self._network.features(images, layers)
-        except RuntimeError as error:
-            raise ValueError(
-                f"images: expected {expected} channels, as the first convolution of the network takes, got {came}; "
-                f"if it prepares its images, what it stumbles over is: {error}"
-            ) from error
 
     @property
     def _graph_chunk(self) -> int | None:

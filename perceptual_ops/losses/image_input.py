@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks as checks
 from ..networks import FeatureNetwork, ModuleFeatures
@@ -39,8 +39,7 @@ def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[flo
     counts = [len(values) for values in numbers if values is not None and len(values) > 1]
     if counts:
         return Channels(counts[0], "as mean and std have numbers")
-    convolutions = (module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
-    return Channels(next((first.in_channels for first in convolutions if first.in_channels), None))
+    return Channels(network.channels)
 
 
 def check_images(name: str, images: object, channels: Channels, input_range: tuple[float, float]) -> Tensor:

@@ -41,6 +41,9 @@ class ModuleFeatures(nn.Module):
         drop_tokens: how many tokens are dropped from the front of features (N, T, C), such as class and register tokens
             (timm calls their number `num_prefix_tokens`).
 
+    Attributes:
+        channels: of the images that the first convolution takes; None where there is none.
+
     Raises:
         TypeError, ValueError: layers or drop_tokens that are not as described.
     """
@@ -61,6 +64,8 @@ class ModuleFeatures(nn.Module):
         for submodule in submodules.values():
             if getattr(submodule, "inplace", False):
                 submodule.inplace = False
+        convolutions = [module for module in submodules.values() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
+        self.channels = next((first.in_channels for first in convolutions if first.in_channels), None)
         self._paths = {name: LayerPath.of(name, submodules) for name in self.taps}
         # A name that is no submodule may still be an entry of what the module returns: `forward` finds out.
         for source in dict.fromkeys(path.source for path in self._paths.values()):
@@ -94,7 +99,7 @@ class ModuleFeatures(nn.Module):
         outer = _recording.outputs
         _recording.outputs = recorded
         try:
-            returned = self.module(images)
+            returned = self._run(images)
         finally:
             _recording.outputs = outer
 
@@ -117,6 +122,18 @@ class ModuleFeatures(nn.Module):
     def features(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """As `forward`, each as a map (N, C, H, W): pixels are tokens, one for a vector, or those of all depths."""
         return {name: as_map(feature) for name, feature in self(images, layers).items()}
+
+    def _run(self, images: Tensor) -> object:
+        expected, came = self.channels, images.shape[1]
+        if expected is None or came == expected:
+            return self.module(images)
+        try:  # a module that prepares its images may take others than its first convolution does
+            return self.module(images)
+        except RuntimeError as error:
+            raise ValueError(
+                f"images: expected {expected} channels, as the first convolution of the network takes, got {came}; "
+                f"if it prepares its images, what it stumbles over is: {error}"
+            ) from error
 
     def check_layers(self, layers: Iterable[str]) -> None:
         """Raises ValueError for layers that were not given at construction."""
