@@ -143,6 +143,11 @@ def check_weights(weights: object, layers: int) -> list[float]:
     return [float(weight) for weight in weights]
 
 
+def halves(features: list[Tensor]) -> list[Tensor]:
+    """1/2 for each channel of each layer: LPIPS with them is 1 - the cosine."""
+    return [torch.full((x.shape[1],), 0.5, dtype=accumulator_dtype(x), device=x.device) for x in features]
+
+
 def refuse_gradient(name: str, x: Tensor) -> None:
     if x.requires_grad:
         raise ValueError(f"{name}: expected no requires_grad, since no gradient flows to it; pass {name}.detach()")

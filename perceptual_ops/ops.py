@@ -112,10 +112,14 @@ def feature_terms(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The feature loss (N) and its unweighted, detached layer values (L, N), from checked arguments."""
-    if use_native([*features, *targets], backend):
-        loss, per_layer = layer_loss("feature_loss", features, targets, weights, distance, parameter)
-    else:
+    if not use_native([*features, *targets], backend):
         loss, per_layer = reference.feature_terms(features, targets, weights, distance, parameter)
+    elif distance == "cosine":
+        pairs = zip(features, targets, checks.halves(features), strict=True)
+        values = [layer_loss("lpips_distance", *([x] for x in pair), checks.COSINE_EPS, False)[0] for pair in pairs]
+        loss, per_layer = reference.weighted_sum(values, weights)
+    else:
+        loss, per_layer = layer_loss("feature_loss", features, targets, weights, distance, parameter)
     return loss, per_layer.detach()
 
 
@@ -218,14 +222,15 @@ def feature_loss(
 ) -> Tensor:
     """Distance of feature maps, all layers at once (Johnson et al. 2016, eq. 2).
 
-    For each sample sum_l weights[l] * mean over (C, H, W) of d(x_l - y_l).
+    For each sample sum_l weights[l] * mean over (C, H, W) of d(x_l - y_l); "cosine" is the mean over (H, W) of 1 - the
+    cosine of the channels of x_l and y_l, with 1e-10 beside their lengths.
 
     Args:
         features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
         targets: One map per layer, shaped like the features or with a batch of 1, in their dtype. Gradients flow to
             those that require them.
         weights: One number per layer; ones by default.
-        distance, reduction, eps, delta: As in `style_loss`.
+        distance, reduction, eps, delta: As in `style_loss`, or "cosine".
         backend: See the module.
 
     Returns:
@@ -236,7 +241,7 @@ def feature_loss(
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    parameter = checks.check_distance(distance, eps, delta)
+    parameter = checks.check_distance(distance, eps, delta, checks.CONTENT_DISTANCES)
     maps = checks.check_features(features)
     target_maps = checks.check_targets(targets, maps)
     numbers = checks.check_weights(weights, len(maps))

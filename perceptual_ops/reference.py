@@ -82,6 +82,9 @@ def style_terms(
 def feature_terms(
     features: list[Tensor], targets: list[Tensor], weights: list[float], distance: str, parameter: float
 ) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    if distance == "cosine":  # half the squared error of unit vectors
+        maps = lpips_maps(features, targets, checks.halves(features), checks.COSINE_EPS, False)
+        return weighted_sum([pixels.mean((1, 2, 3)) for pixels in maps], weights)
     values = [
         sample_distances(_widened(x) - _widened(y), distance, parameter) for x, y in zip(features, targets, strict=True)
     ]
@@ -231,7 +234,7 @@ def feature_loss(
 ) -> Tensor:
     """See `perceptual_ops.feature_loss`."""
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
-    parameter = checks.check_distance(distance, eps, delta)
+    parameter = checks.check_distance(distance, eps, delta, checks.CONTENT_DISTANCES)
     maps = checks.check_features(features)
     target_maps = checks.check_targets(targets, maps)
     loss, _ = feature_terms(maps, target_maps, checks.check_weights(weights, len(maps)), distance, parameter)

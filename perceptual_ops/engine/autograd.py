@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from ..reference import unit_features
 from .batching import chunks, rows_of
 from .terms import Terms
+from .unit_map import EPS
 
 FeaturesOf = Callable[[Tensor, Sequence[str]], list[Tensor]]  # images (N, 3, H, W) and layers -> features
 
@@ -65,6 +67,9 @@ def _chunk_terms(
 ) -> dict[str, Tensor]:
     """Every term of the samples of one chunk, each (n)."""
     features = dict(zip(terms.layers, features_of(images, terms.layers), strict=True))
+    if terms.normalize_features == "channel":
+        features = {layer: unit_features(x, EPS, False) for layer, x in features.items()}
+        contents = [unit_features(y, EPS, False) for y in contents]
     found: dict[str, Tensor] = {}
     if terms.content.layers:
         part = terms.content

@@ -66,8 +66,7 @@ class Cosine:
     weight: float
 
     def _metric(self, x: Tensor) -> Lpips:
-        half = torch.full((x.shape[1],), 0.5, dtype=checks.accumulator_dtype(x), device=x.device)
-        return Lpips([half], checks.COSINE_EPS, False)
+        return Lpips(checks.halves([x]), checks.COSINE_EPS, False)
 
     def value(self, x: Tensor, y: Tensor) -> Tensor:
         return self._metric(x).value(0, x, y)
