@@ -28,9 +28,9 @@ def photographs(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 def run(criterion: po.PerceptualLoss, size: tuple[int, int], batch: int = 3, target_gradient: bool = False) -> Result:
     """Loss and gradients with an upstream number of its own for each sample."""
-    dtype = torch.float64 if criterion._trunk_dtype() == torch.float64 else torch.float32
+    dtype = torch.float64 if criterion.network_dtype() == torch.float64 else torch.float32
     x, y, style = (
-        photographs(n, *size, seed).to(criterion._device, dtype) for n, seed in ((batch, 0), (batch, 1), (1, 2))
+        photographs(n, *size, seed).to(criterion.device, dtype) for n, seed in ((batch, 0), (batch, 1), (1, 2))
     )
     x.requires_grad_()
     y.requires_grad_(target_gradient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,8 +210,7 @@ def test_operators_keep_their_contract(dtype: torch.dtype) -> None:
     criterion = make(tv_weight=0.1, reduction="none")
     recorded: list[tuple[object, ...]] = []
     for x in (images(2).requires_grad_(), images(2, 17)[:, :1].expand(-1, 3, -1, -1)):
-        trunk, scale, shift, _, chunk = criterion._entry(x)
-        common = (trunk, scale, shift, dtype, chunk)
+        common = replace(criterion.entry(x), dtype=dtype).encoded()
         torch.library.opcheck(torch.ops.perceptual_ops.trunk_features, (x.detach(), *common, "relu1_1\nconv2_1"))
         grams = [torch.rand(1, 64, 64), torch.rand(2, 128, 128)]
         settings = ("pool1\nconv2_1", [0.5, 2.0], "mse", 0.0, "relu1_1\nrelu2_1", [3.0, 1.5], "l1", 0.0, "chw", 0.1)

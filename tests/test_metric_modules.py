@@ -228,7 +228,7 @@ def test_the_operator_keeps_its_contract(name: str, library: None) -> None:
     metric = make(name)
     x, y = pictures(2, 40, 40).requires_grad_(), pictures(1, 40, 40, seed=1)
     arguments = (
-        x, y, metric._kept["numbers"], *metric._entry(x), "\n".join(metric.layers), metric.metric,
+        x, y, metric._kept["numbers"], *metric.entry(x).encoded(), "\n".join(metric.layers), metric.metric,
         *metric._eps_settings(), True, False,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.perceptual_ops.metric_loss, arguments)

@@ -120,7 +120,7 @@ def test_to_dtype_casts_the_trunk_only(dtype: torch.dtype, device: str) -> None:
 
 
 def features_dtype(criterion: po.PerceptualLoss, x: Tensor) -> torch.dtype:
-    return criterion._features(x, ["relu2_1"])[0].dtype
+    return criterion.features(x, ["relu2_1"])[0].dtype
 
 
 def test_compute_dtype_and_autocast(device: str) -> None:
@@ -221,7 +221,7 @@ def test_kept_targets_move_with_it(device: str) -> None:
 def test_a_module_keeps_its_device() -> None:
     trunk = nn.Conv2d(3, 4, 3, device="meta")
     criterion = po.PerceptualLoss(nn.Sequential(trunk), content_layers=["0"])
-    assert criterion._device.type == "meta"
+    assert criterion.device.type == "meta"
 
 
 def test_second_backward_and_second_derivative() -> None:

@@ -26,7 +26,7 @@ def test_presets_run(name: str) -> None:
 def test_johnson_style_has_the_numbers_of_pytorch_examples() -> None:
     criterion = po.PerceptualLoss.preset("johnson-style", weights="random")
     x, target, style = images(2, 32), images(2, 32, seed=1), images(1, 32, seed=2)
-    network = po.load_network("vgg16", "random", layers=criterion._layers)
+    network = po.load_network("vgg16", "random", layers=criterion.network_layers)
     of = lambda value: network((value * 255).div(255))  # noqa: E731
     f, g, s = of(x), of(target), of(style)
     mse = nn.functional.mse_loss
@@ -42,7 +42,7 @@ def test_johnson_style_has_the_numbers_of_pytorch_examples() -> None:
 def test_pix2pixhd_feeds_the_images_as_they_are() -> None:
     criterion = po.PerceptualLoss.preset("pix2pixhd", weights="random")
     x, target = (2 * images(1, 32, seed=i) - 1 for i in range(2))
-    network = po.load_network("vgg19", "random", layers=criterion._layers)
+    network = po.load_network("vgg19", "random", layers=criterion.network_layers)
     f, g = network.features(x), network.features(target)
     weights = dict(zip(criterion.content_layers, criterion.content_weights, strict=True))
     expected = sum(weight * (f[layer] - g[layer]).abs().mean() for layer, weight in weights.items())

@@ -11,7 +11,7 @@ from ..losses.metric import MetricLoss
 
 def check_images(loss: MetricLoss, **images: object) -> None:  # two, each (N, 3, H, W), or (N, 1, H, W) for grey
     """Raises for a pair of images that `loss` would refuse; it would call them output and target."""
-    pair = {name: loss._images(name, batch, loss._trunk_layers) for name, batch in images.items()}
+    pair = {name: loss.checked_images(name, batch, loss.network_layers) for name, batch in images.items()}
     check_pair(pair, either=True)
 
 

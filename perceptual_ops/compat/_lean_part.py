@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import ops
+from ..engine.perceptual_op import perceptual_loss
 from ..engine.terms import Part, Terms
 from ..losses import PerceptualLoss
 
@@ -13,12 +14,12 @@ _NO_PART = Part((), (), "mse", 0.0)
 
 def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tensor:  # (N, C, H, W) -> (N)
     """The content loss of x and its target y, with the gradients made at once where they are wanted."""
-    return loss._lean_loss(Terms(part, _NO_PART, "none", 0.0), x, y, [], [])[0]
+    return perceptual_loss(x, y, [], [], loss.entry(x), Terms(part, _NO_PART, "none", 0.0))[0]
 
 
 def lean_style(loss: PerceptualLoss, part: Part, gram_normalize: str, x: Tensor, y: Tensor) -> Tensor:  # -> (N)
     """The style loss of x and the Grams of y, to which no gradient flows."""
     with ops.grad_mode(False):
-        maps = loss._target_features(y, list(part.layers))
+        maps = loss.target_features(y, list(part.layers))
         grams = [ops.gram_matrix(features, gram_normalize, backend=loss.backend) for features in maps]
-    return loss._lean_loss(Terms(_NO_PART, part, gram_normalize, 0.0), x, None, [], grams)[0]
+    return perceptual_loss(x, None, [], grams, loss.entry(x), Terms(_NO_PART, part, gram_normalize, 0.0))[0]

@@ -25,10 +25,10 @@ NETWORKS = {"alex": "alex", "vgg": "vgg16", "squeeze": "squeeze"}
 
 
 def _linear_layer(index: int) -> Any:
-    def read(module: LpipsModule) -> NetLinLayer:
-        if index >= module.L:
+    def read(self: LpipsModule) -> NetLinLayer:
+        if index >= self.L:
             raise AttributeError  # a network of fewer layers; nn.Module says it
-        return NetLinLayer(module._linear_numbers()[index])
+        return NetLinLayer(self._linear_numbers()[index])
 
     return fixed(f"lin{index}", read=read)
 
@@ -49,11 +49,11 @@ class LpipsModule(DropsPeerState, HasEngineOptions):
     )
 
     weights, linear = fixed("weights"), fixed("linear")
-    chns = fixed("chns", read=lambda module: [len(numbers) for numbers in module._linear_numbers()])
-    L = fixed("L", read=lambda module: len(module.chns))
-    net = fixed("net", read=lambda module: Maps(module._loss))
-    scaling_layer = fixed("scaling_layer", read=lambda module: ScalingLayer(module._loss._device, module._dtype()))
-    lins = fixed("lins", read=lambda module: nn.ModuleList(map(NetLinLayer, module._linear_numbers())))
+    chns = fixed("chns", read=lambda self: [len(numbers) for numbers in self._linear_numbers()])
+    L = fixed("L", read=lambda self: len(self.chns))
+    net = fixed("net", read=lambda self: Maps(self._loss))
+    scaling_layer = fixed("scaling_layer", read=lambda self: ScalingLayer(self._loss.device, self._dtype()))
+    lins = fixed("lins", read=lambda self: nn.ModuleList(map(NetLinLayer, self._linear_numbers())))
     lin0, lin1, lin2, lin3, lin4, lin5, lin6 = map(_linear_layer, range(7))
 
     def __init__(self, loss: LPIPS) -> None:
@@ -61,10 +61,10 @@ class LpipsModule(DropsPeerState, HasEngineOptions):
         self._loss = loss
 
     def _linear_numbers(self) -> list[Tensor]:  # L x (C)
-        return self._loss._numbers(self._dtype())
+        return self._loss.learned_numbers(self._dtype())
 
     def _dtype(self) -> torch.dtype:
-        return self._loss._trunk_dtype()
+        return self._loss.network_dtype()
 
     def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
         origin = place or "the state dict"
@@ -102,7 +102,7 @@ class Maps(nn.Module):
 
     def __init__(self, loss: LPIPS) -> None:
         super().__init__()
-        object.__setattr__(self, "_network", loss._network)  # none of its parameters is to be this module's
+        object.__setattr__(self, "_network", loss.frozen_network)  # none of its parameters is to be this module's
         self._layers = loss.layers
         names = loss.layers if "_" in loss.layers[0] else [f"relu{i}" for i in range(1, len(loss.layers) + 1)]
         self._named = _named(names)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..losses.metric import MetricLoss
-from ..networks import FeatureNetwork
 from ..networks.layers import convolutions_of
 from ..networks.load import ARCHITECTURES, BLURRED_ARCHITECTURES
 from ..networks.state_dicts import convolution_weights
@@ -20,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 def take_numbers(loss: MetricLoss, numbers: Sequence[Tensor], saved: torch.dtype) -> bool:
     """Makes numbers, each (C,), the learned ones of a loss; whether they, saved in a dtype, are others than it had."""
-    is_new = not all(same(own, other.to(saved)) for own, other in zip(loss._constants["numbers"], numbers, strict=True))
+    is_new = not all(same(own, other.to(saved)) for own, other in zip(loss.exact_numbers(), numbers, strict=True))
     if is_new:
-        loss._keep_constants("numbers", [number.double() for number in numbers])
+        loss.set_learned_numbers(numbers)
     return is_new
 
 
@@ -32,8 +31,7 @@ def trunk_weights(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) ->
     Raises:
         ValueError: Of another network; see `convolution_weights`.
     """
-    network = loss._network
-    assert isinstance(network, FeatureNetwork)
+    network = loss.frozen_network
     if network.pooling == "blur":
         raise ValueError(
             f'{origin}: expected the network that it was written with, got a loss of weights="stlpips"; make the loss '
@@ -45,18 +43,16 @@ def trunk_weights(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) ->
 
 def take_trunk(loss: MetricLoss, weights: Mapping[str, Tensor], saved: torch.dtype) -> bool:
     """Makes weights those of a loss's network; as `take_numbers`."""
-    own = loss._network.state_dict()
+    own = loss.frozen_network.state_dict()
     is_new = not all(same(own[key], weight.to(saved)) for key, weight in weights.items())
     if is_new:
-        loss._network.load_state_dict(weights)
-        if loss._trunk:
-            loss._trunk.forget()
+        loss.replace_network_weights(weights)
     return is_new
 
 
 def has_no_numbers(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) -> bool:
     """Whether a loss or a state dict is on the meta device, so that nothing can be taken; warns."""
-    on_meta = "loss" if loss._device.type == "meta" else "checkpoint"
+    on_meta = "loss" if loss.device.type == "meta" else "checkpoint"
     found = on_meta == "loss" or any(value.is_meta for value in state.values())
     if found:
         warnings.warn(

@@ -33,7 +33,7 @@ _STAGE = "the network is run by forward_once(x), which gives its maps"
 
 def _learned(name: str) -> Any:
     """alpha or beta as an attribute."""
-    return property(lambda dists: dists._copy(name), lambda dists, value: dists._set(name, value))
+    return property(lambda self: self._copy(name), lambda self, value: self._set(name, value))
 
 
 class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
@@ -68,8 +68,8 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     missing: ClassVar[Mapping[str, str]] = {f"stage{number}": _STAGE for number in range(1, 6)}
 
     alpha, beta = _learned("alpha"), _learned("beta")
-    mean = fixed("mean", read=lambda dists: dists._per_channel(IMAGENET_MEAN))
-    std = fixed("std", read=lambda dists: dists._per_channel(IMAGENET_STD))
+    mean = fixed("mean", read=lambda self: self._per_channel(IMAGENET_MEAN))
+    std = fixed("std", read=lambda self: self._per_channel(IMAGENET_STD))
     load_weights, weights, alpha_beta = fixed("load_weights"), fixed("weights"), fixed("alpha_beta")
     chns = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
 
@@ -106,11 +106,11 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
 
     def forward_once(self, x: Tensor) -> list[Tensor]:
         """x (N, 3, H, W) itself and the five maps of it that are compared, (N, C, H', W') each, by autograd."""
-        layers = self._loss._trunk_layers
-        return [x, *self._loss._features(self._loss._images("x", x, layers), layers)]
+        layers = self._loss.network_layers
+        return [x, *self._loss.features(self._loss.checked_images("x", x, layers), layers)]
 
     def _copy(self, name: str) -> Tensor:
-        return self._learned[name].to(self._loss._device, copy=True).view(1, -1, 1, 1)
+        return self._learned[name].to(self._loss.device, copy=True).view(1, -1, 1, 1)
 
     def _set(self, name: str, value: Tensor) -> None:
         if not isinstance(value, Tensor):
@@ -134,7 +134,7 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         return True
 
     def _per_channel(self, numbers: tuple[float, ...]) -> Tensor:  # (1, 3, 1, 1)
-        return torch.tensor(numbers, dtype=torch.float32, device=self._loss._device).view(1, -1, 1, 1)
+        return torch.tensor(numbers, dtype=torch.float32, device=self._loss.device).view(1, -1, 1, 1)
 
     def _take_peer_state(self, state: Mapping[str, Tensor], place: str) -> None:
         origin, taken, saved = place or "the state dict", {}, dtype_of(state)

@@ -2,7 +2,8 @@
 
 Such operators are opaque to torch.compile: the network is named by its key, and what the caller's modes say (autocast,
 whose gradient is wanted) comes as an argument. Their first two arguments are the images, their last two whose gradient
-is wanted; they return the loss (N), values that no gradient flows through, and the gradients by the images.
+is wanted; they return the loss (N), values that no gradient flows through, and the gradients by the images. Settings
+are objects to those who call them (`OperatorSettings`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,9 +22,74 @@ from .stages import TapGradients
 from .tiles import cut_of
 from .trunk import Trunk, holder
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# Arguments that operators take, by the type of a field. There are no lists of strings: names are joined, one a line.
+ARGUMENTS = {
+    str: "str", bool: "bool", int: "int", float: "float", torch.dtype: "ScalarType", Tensor: "Tensor",
+    tuple[float, ...]: "float[]", tuple[str, ...]: "str",
+}  # fmt: skip
+
+
+class OperatorSettings:
+    """A dataclass whose fields are arguments of an operator, one each; a field that is such a class is those of it.
+
+    Whoever adds a setting adds a field: the operator's schema, encoding and decoding follow from its type.
+    """
+
+    _types: ClassVar[dict[str, Any]]
+    _names: ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls)
+        cls._types = {field: hints[field] for field in cls.__annotations__}
+        cls._names = frozenset(field for field, kind in cls._types.items() if kind == tuple[str, ...])
+
+    @classmethod
+    def schema(cls, prefix: str = "") -> str:
+        """The arguments, as a part of an operator's schema; `prefix` goes before each name."""
+        found = []
+        for field, kind in cls._types.items():
+            if _is_settings(kind):
+                found.append(kind.schema(f"{prefix}{field}_"))
+            elif kind in ARGUMENTS:
+                found.append(f"{ARGUMENTS[kind]} {prefix}{field}")
+            else:
+                raise TypeError(f"{cls.__name__}.{field}: expected a type of {list(ARGUMENTS)}, got {kind}")
+        return ", ".join(found)
+
+    def encoded(self) -> list[Any]:
+        """The arguments of these settings; torch.compile traces it."""
+        found: list[Any] = []
+        for field in self._types:
+            value = getattr(self, field)
+            if isinstance(value, OperatorSettings):
+                found += value.encoded()
+            elif field in self._names:
+                found.append("\n".join(value))
+            else:
+                found.append(list(value) if isinstance(value, tuple) else value)
+        return found
+
+    @classmethod
+    def decoded(cls, arguments: Iterator[Any]) -> Self:
+        """The settings whose arguments come next."""
+        values = []
+        for field, kind in cls._types.items():
+            value = kind.decoded(arguments) if _is_settings(kind) else next(arguments)
+            if field in cls._names:
+                value = layer_names(value)
+            values.append(tuple(value) if isinstance(value, list) else value)
+        return cls(*values)
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, OperatorSettings)
+
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(OperatorSettings):
     """How images enter a trunk: images * scale + shift, in the dtype of the arithmetic.
 
     Attributes:
@@ -116,6 +183,20 @@ def _without_saved_tensors_hooks() -> Iterator[None]:
     finally:
         for pair in reversed(hooks):
             autograd._push_saved_tensors_default_hooks(*pair)
+
+
+def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | None, bool, bool]:
+    """The target (N, 3, H, W) as an operator takes it, and whether gradients of output and target are wanted.
+
+    The gradient of a target that stands for every sample is the sum of theirs, times upstream numbers that are not
+    known yet: such a target becomes one per sample.
+    """
+    by_output, by_target = (
+        torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
+    )
+    if target is not None and by_target:
+        target = target.expand(output.shape[0], -1, -1, -1)
+    return target, by_output, by_target
 
 
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:

@@ -2,82 +2,111 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
 from .batching import rows_of
-from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
+from .custom_op import (
+    Entry,
+    OperatorSettings,
+    by_hand,
+    gradient_like,
+    keep_gradients,
+    multiply_gradients,
+    wanted_gradients,
+)
 from .metrics import Dists, Lpips, Metric
 from .pair import IMAGE, Pair
 from .tiled_pair import TiledPair
 
 
-@torch.library.custom_op("perceptual_ops::metric_loss", mutates_args=())
+@dataclass(frozen=True)
+class MetricSettings(OperatorSettings):
+    """What a metric compares, and how.
+
+    Attributes:
+        layers: Their names; `IMAGE` is the images themselves.
+        metric: "lpips", whose learned numbers are channel weights, or "dists", whose are its alpha and then its beta.
+        eps, eps_inside: See `perceptual_ops.lpips_distance`; "dists" has none.
+    """
+
+    layers: tuple[str, ...]
+    metric: str
+    eps: float = 0.0
+    eps_inside: bool = False
+
+    def of(self, numbers: list[Tensor]) -> Metric:  # L x (C), or 2 L
+        if self.metric == "lpips":
+            return Lpips(numbers, self.eps, self.eps_inside)
+        if self.metric == "dists":
+            return Dists(numbers[: len(self.layers)], numbers[len(self.layers) :])
+        raise checks.unknown("metric", self.metric, ("lpips", "dists"))
+
+
 def metric_loss(
     output: Tensor,  # (N, 3, H, W)
     target: Tensor,  # (N or 1, 3, H, W)
-    parameters: list[Tensor],  # L x (C), or 2 L
-    trunk: str,
-    scale: Tensor,
-    shift: Tensor,
-    dtype: torch.dtype,
-    chunk_size: int,
-    layers: str,
-    metric: str,
-    eps: float,
-    eps_inside: bool,
-    output_gradient: bool,
-    target_gradient: bool,
+    numbers: list[Tensor],  # L x (C), or 2 L
+    entry: Entry,
+    settings: MetricSettings,
+) -> Tensor:
+    """The distance (N) by the metric's learned numbers; its gradients are made at once where they are wanted."""
+    images, *wanted = wanted_gradients(output, target)
+    distance, *_ = _metric_loss(output, images, numbers, *entry.encoded(), *settings.encoded(), *wanted)
+    return distance
+
+
+@torch.library.custom_op(
+    "perceptual_ops::metric_loss", mutates_args=(),
+    schema=f"(Tensor output, Tensor target, Tensor[] numbers, {Entry.schema()}, {MetricSettings.schema()}, "
+    "bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+)  # fmt: skip
+def _metric_loss(
+    output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The distance (N), that of each layer (L, N), and its gradients by output and target.
 
-    `metric` is "lpips", with its channel weights, or "dists", with its alpha and then its beta. Gradients that are not
-    wanted are empty. A target whose gradient is wanted is one per sample.
+    Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
     """
-    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layer_names(layers)
-    measure = _metric(metric, [number.to(entry.wide) for number in parameters], eps, eps_inside)
+    values = iter(settings)
+    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
+    measure, layers = chosen.of([number.to(entry.wide) for number in numbers]), chosen.layers
     by_output, by_target = (
         gradient_like(images, entry.wide, wanted)
         for images, wanted in ((output, output_gradient), (target, target_gradient))
     )
     found = []
     with by_hand(output):
-        tiles = entry.tiles(output, names) if isinstance(measure, Lpips) else None
+        tiles = entry.tiles(output, layers) if isinstance(measure, Lpips) else None
         shared: dict[str, Tensor] = {}
         if target.shape[0] < output.shape[0] and not tiles:  # one for all, and for all chunks
-            features = [name for name in names if name != IMAGE]
+            features = [name for name in layers if name != IMAGE]
             shared = dict(zip(features, entry.features(target, features)[0], strict=True))
         for rows in entry.chunks(output):
             pair = Pair(
-                entry, measure, names, output[rows], rows_of([target], rows)[0],
+                entry, measure, layers, output[rows], rows_of([target], rows)[0],
                 by_output[rows] if output_gradient else None,
                 by_target[rows] if target_gradient else None,
             )  # fmt: skip
             found.append(TiledPair(pair, *tiles).run() if tiles else pair.run(dict(shared)))
-    values = torch.cat(found, dim=1)
-    return values.sum(0), values, by_output, by_target
+    distances = torch.cat(found, dim=1)
+    return distances.sum(0), distances, by_output, by_target
 
 
-@metric_loss.register_fake
-def _(output, target, parameters, trunk, scale, shift, dtype, chunk_size, layers, metric, eps, eps_inside,
-      output_gradient, target_gradient):  # fmt: skip
-    wide = Entry(trunk, scale, shift, dtype, chunk_size).wide
+@_metric_loss.register_fake
+def _(output, target, numbers, *settings):
+    values = iter(settings)
+    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
     return (
-        output.new_empty(output.shape[0], dtype=wide),
-        output.new_empty((len(layer_names(layers)), output.shape[0]), dtype=wide),
-        gradient_like(output, wide, output_gradient),
-        gradient_like(target, wide, target_gradient),
+        output.new_empty(output.shape[0], dtype=entry.wide),
+        output.new_empty((len(chosen.layers), output.shape[0]), dtype=entry.wide),
+        gradient_like(output, entry.wide, output_gradient),
+        gradient_like(target, entry.wide, target_gradient),
     )
 
 
-metric_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)
-
-
-def _metric(name: str, parameters: list[Tensor], eps: float, eps_inside: bool) -> Metric:
-    if name == "lpips":
-        return Lpips(parameters, eps, eps_inside)
-    if name == "dists":
-        layers = len(parameters) // 2
-        return Dists(parameters[:layers], parameters[layers:])
-    raise checks.unknown("metric", name, ("lpips", "dists"))
+_metric_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)

@@ -9,83 +9,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batching import rows_of
-from .custom_op import Entry, by_hand, gradient_like, keep_gradients, layer_names, multiply_gradients
+from .custom_op import (
+    Entry,
+    by_hand,
+    gradient_like,
+    keep_gradients,
+    layer_names,
+    multiply_gradients,
+    wanted_gradients,
+)
 from .perceptual_head import PerceptualHead
 from .registry import trunk_of
-from .terms import Part, Terms
+from .terms import Terms
 from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
 
 
-@torch.library.custom_op("perceptual_ops::trunk_features", mutates_args=())
-def trunk_features(
-    images: Tensor,  # (N, 3, H, W)
-    trunk: str,
-    scale: Tensor,
-    shift: Tensor,
-    dtype: torch.dtype,
-    chunk_size: int,
-    layers: str,
-) -> list[Tensor]:
-    """Features (N, C, H', W') of layers of a chain, by a pass that keeps nothing else."""
-    entry, names = Entry(trunk, scale, shift, dtype, chunk_size), layer_names(layers)
+def trunk_features(images: Tensor, entry: Entry, layers: Sequence[str]) -> list[Tensor]:
+    """Features (N, C, H', W') of images (N, 3, H, W) at layers of a chain, by a pass that keeps nothing else."""
+    return _trunk_features(images, *entry.encoded(), "\n".join(layers))
+
+
+@torch.library.custom_op(
+    "perceptual_ops::trunk_features", mutates_args=(),
+    schema=f"(Tensor images, {Entry.schema()}, str layers) -> Tensor[]",
+)  # fmt: skip
+def _trunk_features(images: Tensor, *settings: Any) -> list[Tensor]:
+    values = iter(settings)
+    entry, (layers,) = Entry.decoded(values), values
     with by_hand(images):
-        parts = [entry.features(images[rows], names)[0] for rows in entry.chunks(images)]
+        parts = [entry.features(images[rows], layer_names(layers))[0] for rows in entry.chunks(images)]
         return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
 
-@trunk_features.register_fake
-def _(images, trunk, scale, shift, dtype, chunk_size, layers):
-    chain = trunk_of(trunk)
+@_trunk_features.register_fake
+def _(images, *settings):
+    values = iter(settings)
+    entry, (layers,) = Entry.decoded(values), values
+    chain = trunk_of(entry.trunk)
     assert isinstance(chain, Trunk), "whose sizes are known without running it"
     sizes = chain.sizes(*images.shape[2:])
     shapes = [(images.shape[0], *sizes[name]) for name in layer_names(layers)]
     return [
-        torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last) for shape in shapes
+        torch.empty(shape, dtype=entry.dtype, device=images.device, memory_format=torch.channels_last)
+        for shape in shapes
     ]
 
 
-@torch.library.custom_op("perceptual_ops::perceptual_loss", mutates_args=())
 def perceptual_loss(
     output: Tensor,  # (N, 3, H, W)
     target: Tensor | None,  # (N or 1, 3, H, W)
     contents: list[Tensor],  # K x (N or 1, C, H', W'), in place of the target
     grams: list[Tensor],  # S x (N or 1, C, C)
-    trunk: str,
-    scale: Tensor,
-    shift: Tensor,
-    dtype: torch.dtype,
-    chunk_size: int,
-    content_layers: str,
-    content_weights: list[float],
-    content_distance: str,
-    content_parameter: float,
-    style_layers: str,
-    style_weights: list[float],
-    style_distance: str,
-    style_parameter: float,
-    gram_normalize: str,
-    variation: float,
-    output_gradient: bool,
-    target_gradient: bool,
+    entry: Entry,
+    terms: Terms,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss (N) and its terms by name, each (N); its gradients are made at once where they are wanted."""
+    target, *wanted = wanted_gradients(output, target)
+    loss, values, *_ = _perceptual_loss(output, target, contents, grams, *entry.encoded(), *terms.encoded(), *wanted)
+    return loss, dict(zip(terms.names, values, strict=True))
+
+
+@torch.library.custom_op(
+    "perceptual_ops::perceptual_loss", mutates_args=(),
+    schema=f"(Tensor output, Tensor? target, Tensor[] contents, Tensor[] grams, {Entry.schema()}, {Terms.schema()}, "
+    "bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+)  # fmt: skip
+def _perceptual_loss(
+    output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients by output and target.
 
     Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
     """
-    entry = Entry(trunk, scale, shift, dtype, chunk_size)
-    terms = Terms(
-        Part(layer_names(content_layers), tuple(content_weights), content_distance, content_parameter),
-        Part(layer_names(style_layers), tuple(style_weights), style_distance, style_parameter),
-        gram_normalize,
-        variation,
-    )
+    values = iter(settings)
+    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
     by_output = gradient_like(output, entry.wide, output_gradient)
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
     found = []
@@ -102,23 +107,23 @@ def perceptual_loss(
                 by_target[rows] if target_gradient else None,
             )
             found.append(chunk.run(rows_of(contents, rows), rows_of(grams, rows)))
-        loss, values = _summed(terms, torch.cat(found, dim=1))
-    return loss, values, by_output, by_target
+        loss, terms_of_samples = _summed(terms, torch.cat(found, dim=1))
+    return loss, terms_of_samples, by_output, by_target
 
 
-@perceptual_loss.register_fake
-def _(output, target, contents, grams, trunk, scale, shift, dtype, chunk_size, content_layers, content_weights,
-      content_distance, content_parameter, style_layers, style_weights, style_distance, style_parameter,
-      gram_normalize, variation, output_gradient, target_gradient):  # fmt: skip
-    wide = Entry(trunk, scale, shift, dtype, chunk_size).wide
-    content, style = len(content_weights), len(style_weights)
-    terms = content + style + bool(content) + bool(style) + bool(variation)
+@_perceptual_loss.register_fake
+def _(output, target, contents, grams, *settings):
+    values = iter(settings)
+    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
     return (
-        output.new_empty(output.shape[0], dtype=wide),
-        output.new_empty((terms, output.shape[0]), dtype=wide),
-        gradient_like(output, wide, output_gradient),
-        gradient_like(output if target is None else target, wide, target_gradient),
+        output.new_empty(output.shape[0], dtype=entry.wide),
+        output.new_empty((len(terms.names), output.shape[0]), dtype=entry.wide),
+        gradient_like(output, entry.wide, output_gradient),
+        gradient_like(output if target is None else target, entry.wide, target_gradient),
     )
+
+
+_perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,3 @@ def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     for value, weight in zip(values[1:], weights[1:], strict=True):
         total = total.add(value, alpha=weight)
     return total
-
-
-perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .custom_op import OperatorSettings
+
 
 @dataclass(frozen=True)
-class Part:
+class Part(OperatorSettings):
     """The content or the style of a loss.
 
     Attributes:
@@ -22,7 +24,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Terms(OperatorSettings):
     """Content, style and total variation.
 
     Attributes:

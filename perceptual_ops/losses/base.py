@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import chunks, samples_at_a_time
+from ..engine.custom_op import Entry
 from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
 from ..engine.trunk import Trunk
@@ -31,6 +32,9 @@ class FrozenLoss(EngineSettings):
     An optimizer, a checkpoint or DistributedDataParallel over a model that holds the loss sees no tensor of it. The
     network moves and changes dtype with the module (`.to`, `.cuda`, `.bfloat16`), and copies and pickles with it. What
     is kept beside it (normalisation, cached targets) moves too but stays fp32.
+
+    Drop-ins and recipes that need more of it than the loss of images use what has no underscore: `frozen_network`,
+    `network_layers`, `network_dtype`, `device`, `checked_images`, `features`, `target_features`, `runs_lean`, `entry`.
 
     Args:
         network: The frozen trunk.
@@ -77,7 +81,7 @@ class FrozenLoss(EngineSettings):
             self._keep_constants("input", [*input_map(self._range_of_input(), self._mean, self._std)])
 
     def _range_of_input(self) -> tuple[float, float]:
-        """The range of what `_features` and the lean engine are given."""
+        """The range of what `features` and the lean engine are given."""
         return self.input_range
 
     def _keep_constants(self, name: str, tensors: list[Tensor]) -> None:
@@ -102,15 +106,31 @@ class FrozenLoss(EngineSettings):
         return self
 
     @property
-    def _device(self) -> torch.device:
+    def frozen_network(self) -> FeatureNetwork | ModuleFeatures:
+        """The network, to be read: weights changed in place would go unnoticed, see `replace_network_weights`."""
+        return self._network
+
+    @property
+    def network_layers(self) -> list[str]:
+        """The layers whose features the loss compares, each once."""
+        raise NotImplementedError
+
+    def replace_network_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Makes the tensors of a state dict of the network its own."""
+        self._network.load_state_dict(state)
+        self._trunk.forget()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and images have to be."""
         return self._kept["input"][0].device
 
-    def _images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
+    def checked_images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
         """Checks a batch of images (N, C, H, W) of the network's channels; where it takes three, grey is repeated."""
         images = check_images(name, images, self._channels, self.input_range)
-        if images.device != self._device:
+        if images.device != self.device:
             raise ValueError(
-                f"{name}: expected images on {self._device}, where the loss is; got {images.device}; "
+                f"{name}: expected images on {self.device}, where the loss is; got {images.device}; "
                 f"move one of them by .to()"
             )
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
@@ -122,7 +142,7 @@ class FrozenLoss(EngineSettings):
             )
         return images
 
-    def _is_lean(self, **images: Tensor | None) -> bool:
+    def runs_lean(self, **images: Tensor | None) -> bool:
         """Whether the lean engine runs for the images; raises where it is asked for what it cannot give.
 
         Never in a program of torch.export or torch.jit.trace: its operators know the network by a key, and a program
@@ -147,29 +167,29 @@ class FrozenLoss(EngineSettings):
                     )
         return True
 
-    def _entry(self, images: Tensor) -> tuple[str, Tensor, Tensor, torch.dtype, int]:
-        """How images enter the lean engine, as the arguments of its operators."""
-        dtype = self._trunk_dtype()
+    def entry(self, images: Tensor) -> Entry:
+        """How images enter the lean engine."""
+        dtype = self.network_dtype()
         if self.compute_dtype is not None:
             dtype = self.compute_dtype
         elif dtype != torch.float64 and torch.is_autocast_enabled(images.device.type):
             dtype = torch.get_autocast_dtype(images.device.type)
         scale, shift = self._kept["input"]
-        return self._trunk.key, scale, shift, dtype, self.chunk_size or 0
+        return Entry(self._trunk.key, scale, shift, dtype, self.chunk_size or 0)
 
-    def _target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""
         with ops.grad_mode(False):
-            lean = self._is_lean(images=images)
+            lean = self.runs_lean(images=images)
             if lean and isinstance(self._trunk, Trunk):
-                return trunk_features(images, *self._entry(images), "\n".join(layers))
+                return trunk_features(images, self.entry(images), layers)
             size = self._graph_chunk
             if lean and size is None:
-                size = samples_at_a_time(images, self._trunk_dtype())
-            parts = [self._features(images[rows], layers) for rows in chunks(images.shape[0], size)]
+                size = samples_at_a_time(images, self.network_dtype())
+            parts = [self.features(images[rows], layers) for rows in chunks(images.shape[0], size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
-    def _trunk_dtype(self) -> torch.dtype:
+    def network_dtype(self) -> torch.dtype:
         """The dtype of the network."""
         trunk = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
         if self.compute_dtype not in (None, trunk) and trunk != torch.float32:
@@ -178,9 +198,9 @@ class FrozenLoss(EngineSettings):
             )
         return trunk
 
-    def _features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Images (N, C, H, W) in input_range -> the features of each layer."""
-        trunk = self._trunk_dtype()
+        trunk = self.network_dtype()
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])
         with self._precision(images.device.type):

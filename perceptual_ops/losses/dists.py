@@ -101,7 +101,7 @@ class DISTS(MetricLoss):
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
         output, target = (self._in_unit_range(images) for images in self._pair(output, target))
-        if self._is_lean(output=output, target=target):
+        if self.runs_lean(output=output, target=target):
             return checks.reduce(self._lean_distance(output, target), self.reduction)
         by_images = self._distance(slice(0, 1), [output], [target.to(output.dtype)])
         pairs = self._graph_pairs(output, target)
@@ -118,7 +118,7 @@ class DISTS(MetricLoss):
         return (images.to(checks.accumulator_dtype(images)) - low) / (high - low)
 
     def _distance(self, layers: slice, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
-        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
         half = len(self.layers)
         alpha, beta = numbers[:half][layers], numbers[half:][layers]
         return metric_ops.dists_terms(xs, ys, alpha, beta, self.backend)[0]

@@ -33,9 +33,9 @@ class LossWithTargets(FrozenLoss):
             raise ValueError(
                 "images: this loss has no content part; give content_layers and content_weight when it is made"
             )
-        images = self._images("images", images, self.content_layers)
+        images = self.checked_images("images", images, self.content_layers)
         with target_pass(images.device):
-            features = self._target_features(images, self.content_layers)
+            features = self.target_features(images, self.content_layers)
             # A new dict, so that a copy of the module and a forward in another thread keep theirs.
             self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
         self._content_shape = images.shape
@@ -48,7 +48,7 @@ class LossWithTargets(FrozenLoss):
                 Gram is the weighted mean of theirs. Sizes may differ from the output's and from each other's.
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
         """
-        with target_pass(self._device):
+        with target_pass(self.device):
             self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
 
     def _forget_target(self, part: str) -> None:
@@ -66,7 +66,7 @@ class LossWithTargets(FrozenLoss):
                 raise ValueError("target: expected content images, got None; pass them or call set_content once before")
             check_partner("output", output.shape, self._content_shape, "the images of set_content")
             return None, self._kept["content"]
-        target = self._images("target", target, self.content_layers)
+        target = self.checked_images("target", target, self.content_layers)
         check_partner("target", output.shape, target.shape, "output")
         return target, []
 
@@ -109,7 +109,7 @@ class LossWithTargets(FrozenLoss):
         blended: list[Tensor] = []
         for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
             argument = name if len(styles) == 1 else f"{name}[{i}]"
-            style = self._images(argument, style, self.style_layers)
+            style = self.checked_images(argument, style, self.style_layers)
             checks.refuse_gradient(argument, style)
             if style.shape[0] not in (1, batch):
                 raise ValueError(
@@ -117,7 +117,7 @@ class LossWithTargets(FrozenLoss):
                 )
             grams = [
                 ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
-                for x in self._target_features(style, self.style_layers)
+                for x in self.target_features(style, self.style_layers)
             ]
             blended = (
                 [share * gram for gram in grams]

@@ -122,7 +122,7 @@ class LPIPS(MetricLoss):
         """
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
         output, target = self._pair(output, target)
-        lean = self._is_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
+        lean = self.runs_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
         if lean and not self.spatial and not return_layers:
             return checks.reduce(self._lean_distance(output, target), self.reduction)
         pairs = self._graph_pairs(output, target)
@@ -138,12 +138,12 @@ class LPIPS(MetricLoss):
         return self.eps, self.eps_inside
 
     def _distance(self, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
-        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_terms(xs, ys, numbers, self.eps, self.eps_inside, self.backend)[0]
 
     def _layer_distances(self, xs: list[Tensor], ys: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Each layer's distance (n), or map (n, 1, H, W), with a graph of its own."""
-        numbers = self._numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
         settings = *self._eps_settings(), self.backend
         if not self.spatial:
             triples = zip(xs, ys, numbers, strict=True)

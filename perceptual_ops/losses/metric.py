@@ -13,8 +13,9 @@ from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import chunks
-from ..engine.metric_op import metric_loss
+from ..engine.metric_op import MetricSettings, metric_loss
 from ..engine.pair import IMAGE
+from ..engine.registry import content_hash
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .options import EngineOptions, takes_engine_options
@@ -30,7 +31,8 @@ class MetricLoss(FrozenLoss):
         mean, std, input_range, reduction, options: See `LPIPS`.
     """
 
-    metric: str  # "lpips" or "dists", as `metric_loss` takes it
+    _network: FeatureNetwork
+    metric: str  # as of `MetricSettings`
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     layers = fixed("layers")
 
@@ -49,15 +51,44 @@ class MetricLoss(FrozenLoss):
         super().__init__(network, mean, std, input_range, **options)
         self._layers = tuple(layers)
         self.reduction = reduction
+        self.set_learned_numbers(numbers)
+
+    def set_learned_numbers(self, numbers: Sequence[Tensor]) -> None:
+        """Makes numbers, each (C,), the learned ones of the metric."""
         self._keep_constants("numbers", [number.double() for number in numbers])
 
+    def learned_numbers(self, dtype: torch.dtype) -> list[Tensor]:
+        """The learned numbers of the metric, each (C,), where the network is."""
+        return [number.to(dtype) for number in self._kept["numbers"]]
+
+    def exact_numbers(self) -> list[Tensor]:
+        """The learned numbers as they were given, each (C,): fp64, on the CPU."""
+        return self._constants["numbers"]
+
+    def identity(self) -> dict[str, object]:
+        """What the distance of a pair depends on, by part: losses with equal ones give the same numbers."""
+        network = self._network
+        settings = [tensor.tolist() for tensor in self._constants["input"]], self._eps_settings(), self.compute_dtype
+        return {
+            "architecture": (network.name, network.pooling, self.layers),
+            "weights": content_hash(network),
+            "learned numbers": [number.tolist() for number in self.exact_numbers()],
+            "settings": settings,
+        }
+
     @property
-    def _trunk_layers(self) -> list[str]:
+    def frozen_network(self) -> FeatureNetwork:
+        return self._network
+
+    @property
+    def network_layers(self) -> list[str]:
         return [layer for layer in self.layers if layer != IMAGE]
 
     def _pair(self, output: object, target: object) -> tuple[Tensor, Tensor]:
         """Both, checked; one image stands for a batch, repeated where it is the output."""
-        pair = [self._images(name, x, self._trunk_layers) for name, x in (("output", output), ("target", target))]
+        pair = [
+            self.checked_images(name, x, self.network_layers) for name, x in (("output", output), ("target", target))
+        ]
         first, second = pair
         same_size = first.shape[2] == second.shape[2] and first.shape[3] == second.shape[3]
         if not same_size or (first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0])):
@@ -70,23 +101,13 @@ class MetricLoss(FrozenLoss):
         return first, second
 
     def _eps_settings(self) -> tuple[float, bool]:
-        """eps and eps_inside as `metric_loss` takes them; a metric without ignores them."""
+        """eps and eps_inside, as of `MetricSettings`."""
         return 0.0, False
-
-    def _numbers(self, dtype: torch.dtype) -> list[Tensor]:
-        return [number.to(dtype) for number in self._kept["numbers"]]
 
     def _lean_distance(self, output: Tensor, target: Tensor) -> Tensor:  # (N)
         """The distance, with its gradients made at once where they are wanted."""
-        wanted = [torch.is_grad_enabled() and images.requires_grad for images in (output, target)]
-        if wanted[1]:
-            # Its gradient is the sum of each sample's, times upstream numbers that are not known yet.
-            target = target.expand(output.shape[0], -1, -1, -1)
-        distance, *_ = metric_loss(
-            output, target, self._kept["numbers"], *self._entry(output),
-            "\n".join(self.layers), self.metric, *self._eps_settings(), *wanted,
-        )  # fmt: skip
-        return distance
+        settings = MetricSettings(self.layers, self.metric, *self._eps_settings())
+        return metric_loss(output, target, self._kept["numbers"], self.entry(output), settings)
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""
@@ -99,4 +120,4 @@ class MetricLoss(FrozenLoss):
     def _layer_maps(self, images: Tensor) -> list[Tensor]:
         """Features of one of the two; the pass keeps nothing unless a gradient is to flow to the images."""
         with ops.grad_mode(torch.is_grad_enabled() and images.requires_grad):
-            return self._features(images, self._trunk_layers)
+            return self.features(images, self.network_layers)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -128,7 +127,7 @@ class PerceptualLoss(LossWithTargets):
         self.reduction = reduction
 
     @property
-    def _layers(self) -> list[str]:
+    def network_layers(self) -> list[str]:
         return list(dict.fromkeys([*self._content_layers, *self._style_layers]))
 
     @classmethod
@@ -180,15 +179,15 @@ class PerceptualLoss(LossWithTargets):
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.
         """
-        output = self._images("output", output, self._layers)
+        output = self.checked_images("output", output, self.network_layers)
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
         terms = self._terms()
-        if self._is_lean(output=output, target=target):
-            loss, values = self._lean_loss(terms, output, target, contents, grams)
+        if self.runs_lean(output=output, target=target):
+            loss, values = perceptual_loss(output, target, contents, grams, self.entry(output), terms)
         else:
             loss, values = graph_loss(
-                terms, self._features, output, target, contents, grams, self._graph_chunk, self.backend
+                terms, self.features, output, target, contents, grams, self._graph_chunk, self.backend
             )
         loss = checks.reduce(loss, self.reduction)
         if not return_terms:
@@ -206,22 +205,3 @@ class PerceptualLoss(LossWithTargets):
             self.gram_normalize,
             self.tv_weight / (high - low) ** 2,
         )
-
-    def _lean_loss(
-        self, terms: Terms, output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (N) and its terms, each (N), with the gradient made at once where one is wanted."""
-        wants_output, wants_target = (
-            torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
-        )
-        if target is not None and wants_target:
-            # Its gradient is the sum of each sample's, times upstream numbers that are not known yet.
-            target = target.expand(output.shape[0], -1, -1, -1)
-        content, style = terms.content, terms.style
-        loss, values, *_ = perceptual_loss(
-            output, target, contents, grams, *self._entry(output),
-            "\n".join(content.layers), list(content.weights), content.distance, content.parameter,
-            "\n".join(style.layers), list(style.weights), style.distance, style.parameter,
-            terms.gram_normalize, terms.variation, wants_output, wants_target,
-        )  # fmt: skip
-        return loss, dict(zip(terms.names, values, strict=True))

@@ -71,7 +71,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     engine = setting(
         "engine",
         lambda name, engine: engine and checks.check_choice(name, engine, ENGINES),
-        changed=lambda loss: setattr(loss._loss, "engine", loss.engine or "lean"),
+        changed=lambda self: setattr(self._loss, "engine", self.engine or "lean"),
     )
     vgg_type, weights = fixed("vgg_type"), fixed("weights")
     use_input_norm, range_norm = fixed("use_input_norm"), fixed("range_norm")
@@ -131,12 +131,12 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
         layers = self._layers()
-        pair = {name: self._loss._images(name, _batch(images), layers)
+        pair = {name: self._loss.checked_images(name, _batch(images), layers)
                 for name, images in (("x", x), ("gt", gt))}  # fmt: skip
         # Grams are as large as there are channels.
         check_pair(pair, same_size=self.perceptual_weight > 0)
         x, gt = pair["x"], pair["gt"].detach()
-        if self._is_whole or not self._loss._is_lean(x=x):
+        if self._is_whole or not self._loss.runs_lean(x=x):
             return self._by_autograd(x, gt)
         part = Part(tuple(layers), tuple(layers.values()), DISTANCES[self.criterion_type], 0.0)
         if self.perceptual_weight > 0:
@@ -145,7 +145,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
 
     def _layers(self) -> dict[str, float]:
         """Layer -> weight, checked at each call: the dict is the user's to edit."""
-        layers, trunk = _checked_layers("layer_weights", self.layer_weights), self._loss._network
+        layers, trunk = _checked_layers("layer_weights", self.layer_weights), self._loss.frozen_network
         assert isinstance(trunk, FeatureNetwork)
         _check_known(layers, trunk.layers, "; a deeper one is to be named when the loss is made")
         return layers
@@ -165,9 +165,9 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     def _by_autograd(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Every loss asked for, of one pass of the network over x and one over gt."""
         loss, layers = self._loss, list(self.layer_weights)
-        maps = loss._features(x, layers)
+        maps = loss.features(x, layers)
         with ops.grad_mode(False):  # the same way as x, so that an x like gt is at 0, where a norm is steep
-            targets = loss._features(gt, layers)
+            targets = loss.features(gt, layers)
         perceptual = style = None
         if self.perceptual_weight > 0:
             perceptual = self.perceptual_weight * self._total(maps, targets)

@@ -184,17 +184,17 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
-        device = self._loss._device
+        device = self._loss.device
         self._weights = tuple(weight.to(device) if isinstance(weight, Tensor) else weight for weight in self._weights)
         return self
 
     def _checked(self, x: object, y: object) -> tuple[Tensor, Tensor]:
         """Both images, checked; the network is where they are."""
         loss = self._loss
-        if isinstance(x, Tensor) and x.device != loss._device:
+        if isinstance(x, Tensor) and x.device != loss.device:
             self.to(x.device)
         with asserted():
-            pair = {name: loss._images(name, images, self._all_taps) for name, images in (("x", x), ("y", y))}
+            pair = {name: loss.checked_images(name, images, self._all_taps) for name, images in (("x", x), ("y", y))}
             check_pair(pair)
         return pair["x"], pair["y"]
 
@@ -215,7 +215,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         y = y if wants_y else y.detach()
         pairs = self._pairs()
         part = self._part(pairs)
-        if part and self._loss._is_lean(x=x, y=y) and not (wants_y and self._is_style):  # no gradient flows to a style
+        if part and self._loss.runs_lean(x=x, y=y) and not (wants_y and self._is_style):  # no gradient flows to a style
             assert isinstance(self._loss, PerceptualLoss)
             if self._is_style:
                 return lean_style(self._loss, part, "none", x, y)
@@ -244,7 +244,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
 
     def _maps(self, images: Tensor, taps: list[str]) -> list[Tensor]:
         layers = list(dict.fromkeys(taps))
-        maps = dict(zip(layers, self._loss._features(images, layers), strict=True))
+        maps = dict(zip(layers, self._loss.features(images, layers), strict=True))
         return [maps[tap] for tap in taps]
 
     def _distance_of(self, maps: list[Tensor], targets: list[Tensor]) -> Tensor:  # L x (N, C, H, W) -> (N)

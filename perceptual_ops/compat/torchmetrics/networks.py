@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...engine.registry import content_hash
 from ...losses.metric import MetricLoss
-from ...networks import FeatureNetwork
 from .._lpips import LpipsModule
 from .._metric import Metric
 from .scores import ScoreMetric
@@ -34,31 +32,18 @@ class NetworkMetric(ScoreMetric):
         super().__setattr__(name, value)
 
     def _is_double(self) -> bool:
-        return loss_of(self.net)._trunk_dtype() == torch.float64
+        return loss_of(self.net).network_dtype() == torch.float64
 
 
 def _refuse_unlike(own: MetricLoss, shared: MetricLoss) -> None:
     """Raises for a network that would give a metric other numbers than its own."""
-    mine, theirs = (_identity(loss) for loss in (own, shared)) if own is not shared else ({}, {})
+    mine, theirs = (loss.identity() for loss in (own, shared)) if own is not shared else ({}, {})
     for part, found in mine.items():
         if found != theirs[part]:
             raise ValueError(
                 f"net: expected a network of the {part} that this metric's own has, got one of other {part}; only "
                 "metrics whose networks are the same can share theirs"
             )
-
-
-def _identity(loss: MetricLoss) -> dict[str, object]:
-    """What a network's results depend on, by part."""
-    network = loss._network
-    assert isinstance(network, FeatureNetwork)
-    constants = {name: [tensor.tolist() for tensor in loss._constants[name]] for name in ("numbers", "input")}
-    return {
-        "architecture": (network.name, network.pooling, loss.layers),
-        "weights": content_hash(network),
-        "learned numbers": constants["numbers"],
-        "settings": (constants["input"], loss._eps_settings(), loss.compute_dtype),
-    }
 
 
 def _bare(net: Any) -> Any:
