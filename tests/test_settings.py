@@ -177,7 +177,7 @@ def test_layers_that_the_network_was_not_built_for() -> None:
         with pytest.raises(ValueError, match=f"content_layers: .*{message}"):
             loss.content_layers = [layer]
     own = po.PerceptualLoss(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), content_layers=["0"])
-    with pytest.raises(ValueError, match="style_layers: layer '1' was not among the layers"):
+    with pytest.raises(ValueError, match=r"style_layers: .*layer '1'"):
         own.style_layers = ["1"]
 
 

@@ -18,7 +18,7 @@ from ..files import append_whole, check_apart, check_writable_file, is_taken, ma
 from ..heat_map import heat_map
 from ..images import read_image, save_picture
 from ..picture_outputs import check_writable, check_writable_below
-from ..recipes.comparison import LAYERS, METRICS, WITH_PIXELS, Comparison, comparison
+from ..recipes.comparison import METRICS, WITH_LAYERS, WITH_PIXELS, Comparison, comparison, default_layers
 from . import numbers
 from .picture_pairs import PicturePair, picture_pairs
 from .skipping import STRICT_HELP, Skipped
@@ -40,8 +40,8 @@ def register(commands: Any) -> None:
     networks = "; ".join(f"{metric}: {', '.join(known)}" for metric, known in METRICS.items())
     add("--network", metavar="NAME", help=f"the network, the first by default: {networks}")
     add("--weights", help="of the network: imagenet (default), stlpips, random, or the path of a file")
-    layers = "; ".join(f"{metric}: {','.join(known)}" for metric, known in LAYERS.items())
-    add("--layers", type=names, help=f"layers, separated by commas, of content and style (defaults: {layers})")
+    layers = "; ".join(f"{metric}: {','.join(default_layers(metric, 'vgg16'))}" for metric in WITH_LAYERS)
+    add("--layers", type=names, help=f"layers, separated by commas, of content and style (of vgg16 {layers})")
     add("--size", type=numbers.side, help="pixels of the longer side of both (default: as they are)")
     add("--resize", action="store_true", help="bring B to the size of A")
     add("--map", metavar="OUT", help="write the distance of each pixel as colours over A; for folders, a folder")

@@ -21,7 +21,7 @@ from ._peer_weights import dtype_of, has_no_numbers, refuse_others, take_numbers
 
 # The normalisation of images in [-1, 1], as lpips rounds it, and the networks as its files and maps are called.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-NETWORKS = {"alex": "alex", "vgg": "vgg16", "squeeze": "squeeze"}
+NETWORKS = ("alex", "vgg", "squeeze")
 
 
 def _linear_layer(index: int) -> Any:

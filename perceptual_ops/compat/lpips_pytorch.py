@@ -50,9 +50,9 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
-        checks.check_choice("net_type", net_type, tuple(NETWORKS))
+        checks.check_choice("net_type", net_type, NETWORKS)
         checks.check_choice("version", version, VERSIONS)
-        self._loss = _LPIPS(NETWORKS[net_type], weights=weights, **options)
+        self._loss = _LPIPS(net_type, weights=weights, **options)
         self._net_type, self._linear_version = net_type, version  # nn.Module has a `_version`
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

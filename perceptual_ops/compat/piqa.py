@@ -52,9 +52,9 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__()
-        checks.check_choice("network", network, tuple(NETWORKS))
+        checks.check_choice("network", network, NETWORKS)
         self._loss = _LPIPS(
-            NETWORKS[network], weights=weights, input_range=(0.0, 1.0), reduction=reduction, eps=epsilon,
+            network, weights=weights, input_range=(0.0, 1.0), reduction=reduction, eps=epsilon,
             **options,
         )  # fmt: skip
         self._network = network

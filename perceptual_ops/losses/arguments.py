@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks as checks
-from ..networks import FeatureNetwork, ModuleFeatures, load_network
+from ..networks import ARCHITECTURES, FeatureNetwork, ModuleFeatures, checked_network, load_network
 from ..networks.checkpoint_files import check_finite
+from ..networks.load import BLURRED_ARCHITECTURES
 from ..networks.recognition import recognized
 from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
+
+# A layer of each of the first four blocks: for VGG16 those of Johnson et al. 2016, for others what corresponds to them.
+# The third is the content layer of a loss that is not told another.
+DEFAULT_LAYERS = {
+    "vgg11": ("relu1_1", "relu2_1", "relu3_2", "relu4_2"),
+    "vgg13": ("relu1_2", "relu2_2", "relu3_2", "relu4_2"),
+    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+    "vgg19": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+    "alexnet": ("relu1", "relu2", "relu3", "relu4"),
+    "squeezenet1_1": ("relu1", "fire3", "fire5", "fire8"),
+}
 
 
 def checked_layers(name: str, layers: LayerWeights | None) -> dict[str, float]:
@@ -39,6 +51,20 @@ def wanted_layers(part: str, layers: LayerWeights | None, weight: object) -> dic
     return checked_layers(f"{part}_layers", layers) if factor else {}
 
 
+def content_or_default(layers: LayerWeights | str | None, network: object) -> LayerWeights | None:
+    """The content layers as given; for "default" that of the network."""
+    if not isinstance(layers, str) or layers != "default":
+        return layers
+    if isinstance(network, str):
+        return (DEFAULT_LAYERS[checked_network("network", network)][2],)
+    if isinstance(network, FeatureNetwork) and network.name in DEFAULT_LAYERS:
+        return (DEFAULT_LAYERS[network.name][2],)
+    raise ValueError(
+        "content_layers: expected names of layers for a network of your own, got 'default', which those of "
+        "load_network alone have; name some, or pass None for no content part"
+    )
+
+
 def part_layers(part: str, changed: Callable[[Any], None]) -> Any:
     """The layers of "content" or "style" as a property: given as to the constructor, read as their names.
 
@@ -51,7 +77,7 @@ def part_layers(part: str, changed: Callable[[Any], None]) -> Any:
     def set_layers(loss: nn.Module, layers: LayerWeights | None) -> None:
         found, is_first = checked_layers(name, layers), kept not in loss.__dict__
         if not is_first:
-            _check_built(name, loss, list(found))
+            _check_built(name, loss._network, found, ", or make another loss with it")
         object.__setattr__(loss, kept, found)
         if not is_first:
             changed(loss)
@@ -59,13 +85,14 @@ def part_layers(part: str, changed: Callable[[Any], None]) -> Any:
     return property(lambda loss: tuple(getattr(loss, kept)), set_layers, doc=f"Names of the {part} layers.")
 
 
-def _check_built(name: str, loss: Any, layers: list[str]) -> None:
-    """Refuses layers that the network of a loss, which is no deeper than it had to be, does not have."""
+def _check_built(name: str, network: Any, layers: Iterable[str], remedy: str = "") -> None:
+    """Refuses layers that a network, which is no deeper than it had to be, does not have."""
+    names = list(layers)
     try:
-        if layers:
-            loss._network.check_layers(layers)
+        if names:
+            network.check_layers(names)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}, or make another loss with it") from None
+        raise ValueError(f"{name}: {error}{remedy}") from None
 
 
 def part_weight(part: str) -> Any:
@@ -112,19 +139,29 @@ def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float
 
 
 @torch.inference_mode(False)  # or the network could not serve in training later
-def trunk_of(network: str | nn.Module, weights: WeightSource, layers: list[str]) -> FeatureNetwork | ModuleFeatures:
-    """A network of the loss's own, no deeper than the layers ask."""
+def trunk_of(
+    network: str | nn.Module, weights: WeightSource, layers: Mapping[str, Iterable[str]]
+) -> FeatureNetwork | ModuleFeatures:
+    """A network of the loss's own, no deeper than the layers ask, which come by the argument that names them."""
+    taps = list(dict.fromkeys(layer for names in layers.values() for layer in names))
     if isinstance(network, str):
-        return load_network(network, weights, layers=layers)
+        name = checked_network("network", network)
+        known = dict.fromkeys(layer.name for form in (ARCHITECTURES, BLURRED_ARCHITECTURES) for layer in form[name])
+        for argument, names in layers.items():
+            for layer in names:
+                if layer not in known:
+                    raise ValueError(f"{argument}: expected layers of {name} ({', '.join(known)}), got {layer!r}")
+        return load_network(name, weights, layers=taps)
     if weights != "imagenet":
         raise ValueError("weights: expected none beside a network that is a module, which has its own")
     if isinstance(network, nn.Module):
         _check_module(network)
     if isinstance(network, FeatureNetwork):
-        network.check_layers(layers)
+        for argument, names in layers.items():
+            _check_built(argument, network, names)
         return copy.deepcopy(network)
     if isinstance(network, nn.Module):
-        return recognized(network, layers) or ModuleFeatures(network, layers)
+        return recognized(network, taps) or ModuleFeatures(network, taps)
     raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
 
 

@@ -12,21 +12,20 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from .. import metric_ops
 from .._settings import fixed, setting
-from ..networks import load_network
+from ..networks import checked_network, load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
 
-# The network of each name, and its layers with their channels, as in the package lpips.
-TRUNKS: dict[str, tuple[str, dict[str, int]]] = {
-    "alex": ("alexnet", {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256}),
-    "vgg16": ("vgg16", {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512}),
-    "squeeze": (
-        "squeezenet1_1",
-        {"relu1": 64, "fire3": 128, "fire5": 256, "fire6": 384, "fire7": 384, "fire8": 512, "fire9": 512},
-    ),
-}
+# The layers of each network with their channels, as in the package lpips.
+LAYERS: dict[str, dict[str, int]] = {
+    "alexnet": {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256},
+    "vgg16": {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512},
+    "squeezenet1_1": {
+        "relu1": 64, "fire3": 128, "fire5": 256, "fire6": 384, "fire7": 384, "fire8": 512, "fire9": 512,
+    },
+}  # fmt: skip
 
 
 class LPIPS(MetricLoss):
@@ -37,7 +36,7 @@ class LPIPS(MetricLoss):
     numbers are those of the package lpips; gradients at features that are all zero are 0, not NaN.
 
     Args:
-        network: "alex", "vgg16" or "squeeze".
+        network: "alex" or "alexnet", "vgg16" or "vgg", "squeeze" or "squeezenet1_1".
         weights: Of the trunk: "imagenet", "stlpips" (the shift-tolerant ST-LPIPS of Ghildyal and Liu 2022, "alex" and
             "vgg16", with the linear weights it was published with), "random", a path or a state dict (`load_network`).
         version: Of the official linear weights: "0.1", or "0.0", whose trunk takes images in [-1, 1] as they are.
@@ -81,12 +80,12 @@ class LPIPS(MetricLoss):
         std: Sequence[float] | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        checks.check_choice("network", network, tuple(TRUNKS))
+        name = checked_network("network", network, LAYERS)
         checks.check_choice("version", version, LPIPS_VERSIONS)
         checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
         if version != "0.1" and isinstance(weights, str) and weights == "stlpips":
             raise ValueError(f'version: expected "0.1" with weights="stlpips", whose input it is; got {version!r}')
-        name, channels = TRUNKS[network]
+        channels = LAYERS[name]
         with torch.inference_mode(False):  # or it could not serve in training later
             trunk = load_network(name, weights, layers=channels)
         numbers = linear_weights(linear, name, version, weights, list(channels.values()))

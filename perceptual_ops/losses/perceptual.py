@@ -18,6 +18,7 @@ from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import (
     LayerWeights,
+    content_or_default,
     part_layers,
     part_weight,
     part_weights,
@@ -42,12 +43,15 @@ class PerceptualLoss(LossWithTargets):
     torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
 
     Args:
-        network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1", or any module: a network of
-            `load_network`, or your own, whose features are taken by submodule name (see `networks.ModuleFeatures`). A
-            module is copied and frozen; NaN in it is refused, and infinity in its parameters. Your own takes images of
-            any number of channels, or of as many as `mean` and `std` have numbers; grey is repeated for three.
+        network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
+            `load_network`); or any module: a network of `load_network`, or your own, whose features are taken by
+            submodule name (see `networks.ModuleFeatures`). A module is copied and frozen; NaN in it is refused, and
+            infinity in its parameters. Your own takes images of any number of channels, or of as many as `mean` and
+            `std` have numbers; grey is repeated for three.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
+            "default" for content: "relu3_3" of VGG16 and VGG19, "relu3_2" of VGG11 and VGG13, "relu3" of AlexNet,
+            "fire5" of SqueezeNet; of a network of your own they have to be named.
         content_weight, style_weight, tv_weight: Weights of the parts.
         content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`).
         gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
@@ -87,7 +91,7 @@ class PerceptualLoss(LossWithTargets):
         network: str | nn.Module = "vgg16",
         *,
         weights: WeightSource = "imagenet",
-        content_layers: LayerWeights | None = {"relu3_3": 1.0},  # noqa: B006 (the signature users read; never written to)
+        content_layers: LayerWeights | str | None = "default",
         style_layers: LayerWeights | None = None,
         content_weight: float = 1.0,
         style_weight: float = 1.0,
@@ -103,13 +107,13 @@ class PerceptualLoss(LossWithTargets):
         delta: float = 1.0,
         **options: Unpack[EngineOptions],
     ) -> None:
-        content = wanted_layers("content", content_layers, content_weight)
+        content = wanted_layers("content", content_or_default(content_layers, network), content_weight)
         style = wanted_layers("style", style_layers, style_weight)
         if not content and not style:
             raise ValueError(
                 "content_layers, style_layers: expected at least one layer whose part has a weight, got none"
             )
-        trunk = trunk_of(network, weights, list(dict.fromkeys([*content, *style])))
+        trunk = trunk_of(network, weights, {"content_layers": content, "style_layers": style})
         super().__init__(
             trunk,
             trunk.mean if mean is None else mean,

@@ -2,12 +2,13 @@
 
 from .feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
 from .layers import POOLINGS, Conv, Fire, Layer, Pool, Pooling, Relu
-from .load import ARCHITECTURES, load_network
+from .load import ALIASES, ARCHITECTURES, checked_network, full_name, load_network
 from .metric_weights import DISTS_CHANNELS, LPIPS_VERSIONS, dists_weights, linear_weights
 from .module_features import ModuleFeatures
 from .weights import SOURCES, WeightFile, WeightSource, available
 
 __all__ = [
+    "ALIASES",
     "ARCHITECTURES",
     "DISTS_CHANNELS",
     "IMAGENET_MEAN",
@@ -26,7 +27,9 @@ __all__ = [
     "WeightFile",
     "WeightSource",
     "available",
+    "checked_network",
     "dists_weights",
+    "full_name",
     "linear_weights",
     "load_network",
 ]

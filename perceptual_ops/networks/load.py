@@ -15,6 +15,22 @@ from .weights import WeightSource, random_weights, read_weights
 ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**VGG, "alexnet": ALEXNET, "squeezenet1_1": SQUEEZENET}
 # Those of pooling "blur", where it changes more than the poolings.
 BLURRED_ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**ARCHITECTURES, "alexnet": BLURRED_ALEXNET}
+# What others call some of them, lpips above all.
+ALIASES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
+
+
+def full_name(name: str) -> str:
+    """The name of a network in `ARCHITECTURES`, of one of its names; others as they are."""
+    return ALIASES.get(name, name)
+
+
+def checked_network(argument: str, name: object, known: Iterable[str] = ARCHITECTURES) -> str:
+    """The full name of a network that is among those known; ValueError for another."""
+    names = tuple(known)
+    if not isinstance(name, str) or full_name(name) not in names:
+        short = ", ".join(f"{alias!r} for {full}" for alias, full in ALIASES.items() if full in names)
+        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}, or {short}; got {name!r}")
+    return full_name(name)
 
 
 def load_network(
@@ -31,7 +47,7 @@ def load_network(
     """A frozen network: images (N, 3, H, W) in [0, 1] -> dict of features by layer name.
 
     Args:
-        name: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet" or "squeezenet1_1".
+        name: "vgg11", "vgg13", "vgg16" or "vgg", "vgg19", "alexnet" or "alex", "squeezenet1_1" or "squeeze".
         weights: "imagenet": torchvision's file, from the torch hub cache, else downloaded; checked against the hash in
             its name once a process (half a second for the 553 MB of VGG16); "stlpips": the blur-pool VGG16 or AlexNet
             of the installed package stlpips-pytorch; "random"; the path of a .pth, .pt or .safetensors file; or a state
@@ -48,8 +64,7 @@ def load_network(
             network.
         OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
     """
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise ValueError(f"network must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    name = checked_network("name", name)
     if pooling is None:
         pooling = "blur" if weights == "stlpips" else "max"
     plain, blurred = ARCHITECTURES[name], BLURRED_ARCHITECTURES[name]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .. import _checks as checks
 from ..losses import DISTS, LPIPS, PerceptualLoss
-from ..losses.presets import PRESETS
-from ..networks import load_network
+from ..losses.arguments import DEFAULT_LAYERS
+from ..networks import full_name, load_network
 
 # The networks of each metric, its default first.
 METRICS = {
@@ -26,7 +26,7 @@ METRICS = {
     "style": ("vgg16", "vgg19", "vgg13", "vgg11"),
 }
 WITH_PIXELS = ("lpips", "stlpips", "content")  # whose distance is a sum over pixels, so that there is a map
-LAYERS = {"content": ("relu3_3",), "style": tuple(PRESETS["johnson-style"]["style_layers"])}
+WITH_LAYERS = ("content", "style")  # their layers are the caller's choice
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,7 +63,7 @@ def comparison(
             squared error of features; "style", that of their Gram matrices.
         network: One of `METRICS`; None: the first.
         weights: Of the network, as in `load_network`; None: "imagenet"; "stlpips" has none but its own.
-        layers: For "content" and "style", each weighing 1; None: `LAYERS`.
+        layers: For "content" and "style", each weighing 1; None: those of `default_layers`.
         device: Where the network is to be.
 
     Raises:
@@ -71,12 +71,10 @@ def comparison(
         OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
     """
     checks.check_choice("metric", metric, tuple(METRICS))
-    network = METRICS[metric][0] if network is None else network
-    if network not in METRICS[metric]:
-        raise ValueError(f"network: expected {' or '.join(METRICS[metric])} for {metric}, got {network!r}")
-    if layers is not None and metric not in LAYERS:
+    network = METRICS[metric][0] if network is None else _known(metric, network)
+    if layers is not None and metric not in WITH_LAYERS:
         raise ValueError(
-            f"layers: expected none for {metric}, whose layers are fixed; {' and '.join(LAYERS)} take them"
+            f"layers: expected none for {metric}, whose layers are fixed; {' and '.join(WITH_LAYERS)} take them"
         )
     if metric == "stlpips" and weights not in (None, "stlpips"):
         raise ValueError(f"weights: expected none for stlpips, which has its own, got {weights!r}; lpips takes others")
@@ -88,7 +86,7 @@ def comparison(
         return _lpips(metric, network, source, named, device)
     if metric == "dists":
         return Comparison(f"dists{named}", DISTS(weights=source).to(device))
-    layers = LAYERS[metric] if layers is None else layers
+    layers = default_layers(metric, network) if layers is None else layers
     label = f"{metric} {network}{named} {' '.join(layers)}"
     if metric == "content":
         return _content(label, network, source, layers, device)
@@ -96,6 +94,20 @@ def comparison(
         style = PerceptualLoss(network, weights=source, content_layers=None, style_layers=layers).to(device)
         return Comparison(label, lambda output, target: style(output, style=target), any_size=True)
     raise checks.unknown("metric", metric, METRICS)
+
+
+def default_layers(metric: str, network: str) -> tuple[str, ...]:
+    """The layers of a network that "content" and "style" compare unless others are named."""
+    layers = DEFAULT_LAYERS[network]
+    return layers if metric == "style" else layers[2:3]
+
+
+def _known(metric: str, network: str) -> str:
+    """A network, by any of its names, as `METRICS` names it."""
+    for name in METRICS[metric]:
+        if full_name(name) == full_name(network):
+            return name
+    raise ValueError(f"network: expected {' or '.join(METRICS[metric])} for {metric}, got {network!r}")
 
 
 def _lpips(

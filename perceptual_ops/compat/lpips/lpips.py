@@ -11,8 +11,9 @@ from typing_extensions import Unpack
 from ... import _checks as checks
 from ..._settings import fixed, passed_on
 from ...losses import LPIPS as _LPIPS
-from ...losses.lpips import TRUNKS
+from ...losses.lpips import LAYERS
 from ...losses.options import EngineOptions, takes_engine_options
+from ...networks import full_name
 from ...networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
@@ -22,7 +23,7 @@ from .helpers import spatial_average, upsample
 
 __all__ = ["LPIPS", "spatial_average", "upsample"]
 
-NETWORKS = {"alex": "alex", "vgg": "vgg16", "vgg16": "vgg16", "squeeze": "squeeze"}
+NETWORKS = ("alex", "vgg", "vgg16", "squeeze")
 
 
 class LPIPS(LpipsModule):
@@ -87,19 +88,18 @@ class LPIPS(LpipsModule):
         linear: LinearSource | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        checks.check_choice("net", net, tuple(NETWORKS))
+        checks.check_choice("net", net, NETWORKS)
         if pnet_tune:
             raise ValueError("pnet_tune: expected False, since the network is frozen; train it with the package lpips")
-        network = NETWORKS[net]
         weights = "random" if pnet_rand else weights
         if linear is None and lpips and pretrained and model_path is not None:
             linear = _checkpoint(model_path)
             weights = linear if any(str(key).startswith("net.") for key in linear) else weights
         elif linear is None and lpips and not pretrained:
-            linear = _random_linear(network)
+            linear = _random_linear(net)
         elif linear is None:
             linear = lpips  # the learned ones, or none
-        loss = _LPIPS(network, weights=weights, version=version, linear=linear, spatial=spatial, **options)
+        loss = _LPIPS(net, weights=weights, version=version, linear=linear, spatial=spatial, **options)
         super().__init__(loss)
         self._lpips, self._linear_version = lpips, version  # nn.Module has a `_version`
         self._pnet_type, self._pnet_rand, self._pnet_tune = net, pnet_rand, pnet_tune
@@ -144,8 +144,8 @@ def _checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     return state
 
 
-def _random_linear(network: str) -> list[Tensor]:
-    return [nn.Conv2d(count, 1, 1, bias=False).weight.detach() for count in TRUNKS[network][1].values()]
+def _random_linear(net: str) -> list[Tensor]:
+    return [nn.Conv2d(count, 1, 1, bias=False).weight.detach() for count in LAYERS[full_name(net)].values()]
 
 
 _BASELINE = "use the functions l2 and dssim of perceptual_ops.compat.lpips, for one pair as well"

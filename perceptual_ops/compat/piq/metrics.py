@@ -16,7 +16,7 @@ from ...losses import DISTS as _DISTS
 from ...losses import LPIPS as _LPIPS
 from ...losses import PerceptualLoss
 from ...losses.dists import LAYERS
-from ...losses.lpips import TRUNKS
+from ...losses.lpips import LAYERS as LPIPS_LAYERS
 from ...losses.options import EngineOptions, takes_engine_options
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
@@ -67,7 +67,7 @@ class LPIPS(ContentLoss):
         **options: Unpack[EngineOptions],
     ) -> None:
         super(ContentLoss, self).__init__()
-        name, channels = TRUNKS["vgg16"]
+        name, channels = "vgg16", LPIPS_LAYERS["vgg16"]
         numbers = linear_weights(linear, name, "0.1", weights, list(channels.values()))
         self._hold(
             tuple(channels), [number.view(1, -1, 1, 1) for number in numbers], distance, reduction, mean, std,

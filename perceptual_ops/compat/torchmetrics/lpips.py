@@ -27,7 +27,7 @@ class LpipsNetwork(LpipsModule):
     """torchmetrics' network of LPIPS, with 1e-8 inside the root of a pixel's length; see `perceptual_ops.LPIPS`."""
 
     def __init__(self, net_type: str, **settings: Any) -> None:
-        super().__init__(LPIPS(NETWORKS[net_type], eps=EPS, eps_inside=True, **settings))
+        super().__init__(LPIPS(net_type, eps=EPS, eps_inside=True, **settings))
 
     def forward(self, in0: Tensor, in1: Tensor, normalize: bool = False) -> Tensor:
         """The distance (N) of images (N, 3, H, W) in [-1, 1], or for normalize in [0, 1]."""
@@ -83,7 +83,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         check_range: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_choice("net_type", net_type, tuple(NETWORKS))
+        check_choice("net_type", net_type, NETWORKS)
         options, others = split_options(kwargs)
         super().__init__(reduction, **others)
         self.normalize = normalize
@@ -125,7 +125,7 @@ def learned_perceptual_image_patch_similarity(
     Raises:
         TypeError, ValueError, OSError: As `LearnedPerceptualImagePatchSimilarity` and its `update`.
     """
-    check_choice("net_type", net_type, tuple(NETWORKS))
+    check_choice("net_type", net_type, NETWORKS)
     reduction = check_reduction(reduction)
     net = kept_network(_made, net_type, weights, img1)
     scores = _scores(net, img1, img2, check_flag("normalize", normalize), check_range)
