@@ -44,7 +44,7 @@ def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = Fals
     if not refusal:
         return True
     if backend == "native":
-        raise RuntimeError(f'backend="native": {refusal}')
+        raise RuntimeError(f'backend: expected "auto" or "reference", got "native", which cannot run: {refusal}')
     fall_back(refusal)
     return False
 

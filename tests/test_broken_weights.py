@@ -49,15 +49,15 @@ def test_a_trunk(own: State, tmp_path: Path, form: str, number: float) -> None:
         weights, origin = path, str(path)
     numel = own["conv2_1.weight"].numel()
     assert failure(ValueError, weights) == (
-        f"'conv2_1.weight' (conv2_1 of vgg16) in {origin} must hold finite numbers, "
-        f"got NaN or infinity in 1 of {numel}: use weights without"
+        f"'conv2_1.weight' (conv2_1 of vgg16) in {origin}: expected finite numbers, "
+        f"got NaN or infinity in 1 of {numel}; use weights without"
     )
 
 
 def test_numbers_whose_sum_alone_overflows() -> None:
     check_finite({"large": torch.full((8,), 3e38), "empty": torch.empty(0), "counts": torch.arange(3)}, "a file")
     check_finite({"half": torch.full((4,), 6e4, dtype=torch.float16)}, "a file")
-    with pytest.raises(ValueError, match=r"^both in a file must hold finite numbers, got NaN or infinity in 2 of 2:"):
+    with pytest.raises(ValueError, match=r"^both in a file: expected finite numbers, got NaN or infinity in 2 of 2;"):
         check_finite({"large": torch.full((8,), 3e38), "both": torch.tensor([float("inf"), -float("inf")])}, "a file")
 
 
@@ -70,9 +70,9 @@ def test_load_state_dict(own: State, number: float) -> None:
     network = load_network("vgg16", "random", layers=["relu3_3"], seed=3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = spoilt(own, "conv2_1.bias", number)
-    with pytest.raises(ValueError, match=r"^conv2_1\.bias in the state dict must hold finite numbers, got NaN or inf"):
+    with pytest.raises(ValueError, match=r"^conv2_1\.bias in the state dict: expected finite numbers, got NaN or inf"):
         network.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"^0\.conv2_1\.bias in the state dict must hold finite numbers"):
+    with pytest.raises(ValueError, match=r"^0\.conv2_1\.bias in the state dict: expected finite numbers"):
         nn.Sequential(network).load_state_dict({f"0.{name}": value for name, value in state.items()})
     for name, value in network.state_dict().items():
         assert value.equal(before[name])
@@ -84,13 +84,13 @@ def test_load_state_dict(own: State, number: float) -> None:
 def test_learned_numbers_of_metrics(number: float) -> None:
     linear = [torch.ones(1, count, 1, 1, dtype=torch.float64) for count in (2, 3)]
     linear[1][0, 2] = number
-    with pytest.raises(ValueError, match=r"^layer 1 in what was passed as linear must hold finite numbers"):
+    with pytest.raises(ValueError, match=r"^layer 1 in what was passed as linear: expected finite numbers"):
         linear_weights(linear, "alexnet", "0.1", "random", [2, 3])
     alpha = torch.rand(1, 1475, 1, 1)
     beta = alpha.double()
     beta[0, 7] = number
     with pytest.raises(
-        ValueError, match=r"^beta in what was passed as alpha_beta must hold finite numbers, got NaN or"
+        ValueError, match=r"^beta in what was passed as alpha_beta: expected finite numbers, got NaN or"
     ):
         dists_weights({"alpha": alpha, "beta": beta})
 
@@ -102,21 +102,21 @@ def test_a_module_of_ones_own(number: float) -> None:
     po.PerceptualLoss(network, content_layers=["1"])
     with torch.no_grad():
         network[0].bias[2] = number
-    with pytest.raises(ValueError, match=r"^0\.bias in the network Sequential must hold finite numbers"):
+    with pytest.raises(ValueError, match=r"^0\.bias in the network Sequential: expected finite numbers"):
         po.PerceptualLoss(network, content_layers=["1"])
 
 
 def test_a_module_trained_into_nan() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     network[1].running_var.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"^1\.running_var in the network Sequential must hold .* in 4 of 4"):
+    with pytest.raises(ValueError, match=r"^1\.running_var in the network Sequential: expected .* in 4 of 4"):
         po.PerceptualLoss(network, content_layers=["1"])
 
 
 def test_a_feature_network_filled_by_hand() -> None:
     network = load_network("vgg16", "random", layers=["relu1_1"])
     network.conv1_1.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"^conv1_1\.bias in the network FeatureNetwork must hold finite numbers"):
+    with pytest.raises(ValueError, match=r"^conv1_1\.bias in the network FeatureNetwork: expected finite numbers"):
         po.PerceptualLoss(network, content_layers=["relu1_1"])
 
 
@@ -128,7 +128,7 @@ def test_the_command(own: State, tmp_path: Path, capsys: pytest.CaptureFixture[s
     options = ["--metric", "content", "--weights", weights, "--layers", "relu1_2"]
     assert main(["compare", picture, picture, *options]) == 2
     said = capsys.readouterr()
-    assert said.out == "" and f"'conv1_1.bias' (conv1_1 of vgg16) in {weights} must hold finite numbers" in said.err
+    assert said.out == "" and f"'conv1_1.bias' (conv1_1 of vgg16) in {weights}: expected finite numbers" in said.err
 
 
 # ---- damaged ----
@@ -152,7 +152,8 @@ def test_a_file_whose_bytes_changed(own: State, tmp_path: Path, kind: str) -> No
     damaged(path, "vgg/data/2", 1000, bytes([data[1000] ^ 4]) if kind == "a flipped bit" else bytes(4096))
     size = path.stat().st_size
     assert failure(ValueError, path) == (
-        f"{path} ({size} bytes) is damaged, its record vgg/data/2 has a wrong CRC: "
+        f"{path} ({size} bytes): expected a file as it was written, got a damaged one, whose record vgg/data/2 has a "
+        "wrong CRC; "
         "pass a file that torch.save or safetensors wrote"
     )
 
@@ -161,7 +162,7 @@ def test_linear_weights_whose_bytes_changed(tmp_path: Path) -> None:
     path = tmp_path / "linear.pth"
     torch.save({"lin0.weight": torch.ones(1, 64, 1, 1)}, path)
     damaged(path, "linear/data/0", 0, bytes(8))
-    with pytest.raises(ValueError, match="is damaged, its record linear/data/0 has a wrong CRC"):
+    with pytest.raises(ValueError, match="whose record linear/data/0 has a wrong CRC"):
         linear_weights(path, "alexnet", "0.1", "random", [64])
 
 

@@ -126,10 +126,10 @@ def test_what_is_refused() -> None:
     model = Model(LPIPS(net="vgg", weights=state("vgg16")))
     rest = {key: value for key, value in model.state_dict().items() if key.startswith("generator")}
     whole = {f"criterion.{key}": value for key, value in theirs.items()} | rest
-    with pytest.raises(RuntimeError, match=r"'lin1.model.1.weight' in criterion must be a float tensor of shape"):
+    with pytest.raises(RuntimeError, match=r"'lin1.model.1.weight' in criterion: expected a float tensor of shape"):
         model.load_state_dict(whole)
     network = {key: value for key, value in whole.items() if ".lin" not in key}
-    with pytest.raises(RuntimeError, match="criterion is not for vgg16: it holds the convolution"):
+    with pytest.raises(RuntimeError, match="criterion: expected weights of vgg16, whose convolutions are numbered"):
         model.load_state_dict(network)
     model = Model(LPIPS(weights=state("alexnet")))
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"criterion.lin0.scale\""):
@@ -146,7 +146,7 @@ def test_what_is_refused_is_not_taken_in_part() -> None:
     state_dict["net.slice1.0.weight"] = torch.full_like(state_dict["net.slice1.0.weight"], torch.nan)
     loss = LPIPS(weights=state("alexnet"))
     before = distance(loss)
-    with pytest.raises(RuntimeError, match=r"net.slice1.0.weight' .* in the state dict must hold finite numbers"):
+    with pytest.raises(RuntimeError, match=r"net.slice1.0.weight' .* in the state dict: expected finite numbers"):
         loss.load_state_dict(state_dict)
     assert_equal(distance(loss), before)
 

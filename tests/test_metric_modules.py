@@ -134,7 +134,7 @@ def test_settings_that_are_refused(arguments: dict[str, object], sentence: str) 
         ({"alpha_beta": {"alpha": torch.zeros(1475), "beta": torch.zeros(1475)}}, "alpha_beta: expected numbers whose"),
         (
             {"alpha_beta": {"alpha": torch.full((1475,), torch.nan), "beta": torch.zeros(1475)}},
-            "must hold finite numbers",
+            ": expected finite numbers",
         ),
     ],
     ids=["blurred", "zeros", "nan"],

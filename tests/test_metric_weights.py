@@ -64,7 +64,7 @@ def test_stlpips_has_its_own(network: str, sum_of_last: float) -> None:
     found = linear_weights(True, network, "0.1", "stlpips", CHANNELS[network])
     assert found[-1].sum().item() == pytest.approx(sum_of_last, rel=1e-5)
     assert linear_weights(False, network, "0.1", "stlpips", SMALL)[0].equal(torch.ones(3))
-    with pytest.raises(ValueError, match="weights 'stlpips' has no squeezenet1_1, only vgg16, alexnet"):
+    with pytest.raises(ValueError, match="a source that has squeezenet1_1, got 'stlpips', which has vgg16, alexnet"):
         linear_weights(True, "squeezenet1_1", "0.1", "stlpips", CHANNELS["squeezenet1_1"])
 
 
@@ -117,38 +117,40 @@ def failure(error: type[Exception], linear: object, channels: tuple[int, ...] = 
 def test_linear_weights_that_do_not_fit(tmp_path: Path) -> None:
     whole = keyed("lin0.weight", "lin1.weight")
     passed = "what was passed as linear"
-    lacking = f"{passed} lacks the linear weights of layer 0, such as 'lin0.model.1.weight'"
+    lacking = f"{passed}: expected linear weights of layer 0, such as 'lin0.model.1.weight', got none"
     assert failure(ValueError, {"lin1.weight": LAYERS[1]}) == lacking
-    assert failure(ValueError, [LAYERS[0]]).endswith("of layer 1, such as 'lin1.model.1.weight'")
+    assert failure(ValueError, [LAYERS[0]]).endswith("of layer 1, such as 'lin1.model.1.weight', got none")
     assert failure(ValueError, whole | {"lin2.weight": LAYERS[0]}).endswith("of 2 layers, got 3")
-    shape = "must be a float tensor of shape (1, 2, 1, 1), got torch.float32 (3,)"
-    assert failure(ValueError, whole | {"lin1.weight": LAYERS[0]}) == f"'lin1.weight' in {passed} {shape}"
-    assert failure(ValueError, [*LAYERS[:1], LAYERS[0]]) == f"layer 1 in {passed} {shape}"
+    shape = ": expected a float tensor of shape (1, 2, 1, 1), got torch.float32 (3,)"
+    assert failure(ValueError, whole | {"lin1.weight": LAYERS[0]}) == f"'lin1.weight' in {passed}{shape}"
+    assert failure(ValueError, [*LAYERS[:1], LAYERS[0]]) == f"layer 1 in {passed}{shape}"
     assert "got torch.int64 (2,)" in failure(ValueError, [LAYERS[0], LAYERS[1].long()])
-    assert failure(ValueError, [LAYERS[0], 3.0]).endswith("must be a tensor, got float")
+    assert failure(ValueError, [LAYERS[0], 3.0]).endswith(": expected a tensor, got float")
     assert failure(ValueError, {"conv1_1.weight": LAYERS[0]}).endswith("lin0.model.1.weight, got conv1_1.weight")
     assert failure(ValueError, {}).endswith("got an empty one")
-    assert failure(ValueError, True).endswith("lpips-v0.1-vgg.pth must hold linear weights of 2 layers, got 5")
+    assert failure(ValueError, True).endswith("lpips-v0.1-vgg.pth: expected linear weights of 2 layers, got 5")
 
     torch.save({"lin0.weight": LAYERS[0]}, tmp_path / "linear.pt")
     path = tmp_path / "linear.pt"
-    assert failure(ValueError, path).startswith(f"{path} lacks the linear weights of layer 1")
+    assert failure(ValueError, path).startswith(f"{path}: expected linear weights of layer 1")
     torch.save(LAYERS[0], path)
     assert f"got Tensor from {path}" in failure(TypeError, path)
     path.write_bytes(b"damaged")
-    assert failure(ValueError, path).startswith(f"{path} (7 bytes) is damaged or holds no state dict")
+    assert failure(ValueError, path).startswith(f"{path} (7 bytes): expected a state dict, got a file whose")
 
 
 def test_linear_sources_that_are_none(tmp_path: Path) -> None:
-    assert failure(ValueError, True, version="0.2") == "version must be one of 0.1, 0.0, got '0.2'"
+    assert failure(ValueError, True, version="0.2") == "version: expected one of '0.1', '0.0'; got '0.2'"
     assert failure(ValueError, False, version="v0.1").endswith("got 'v0.1'")
     assert failure(ValueError, True, network="vgg19") == (
-        "linear=True: there are official weights for alexnet, vgg16, squeezenet1_1, got the network 'vgg19'; "
-        "pass linear=False, a path or a state dict"
+        "linear: expected False, a path or a state dict for vgg19, got True; there are official weights for "
+        "alexnet, vgg16, squeezenet1_1"
     )
     assert failure(TypeError, 1).startswith("linear: expected True, False, a path, a state dict or a list of tensors")
     assert failure(FileNotFoundError, tmp_path / "no.pth").startswith(f"linear: there is no file at {tmp_path}")
-    suffixes = "linear must be True, False, a path that ends with .pth, .pt, .safetensors, or a state dict, got 'alex'"
+    suffixes = (
+        "linear: expected True, False, a path that ends with .pth, .pt, .safetensors, or a state dict, got 'alex'"
+    )
     assert failure(ValueError, "alex") == suffixes
 
 
@@ -177,17 +179,17 @@ def test_dists_weights_from_elsewhere(tmp_path: Path) -> None:
 
 def test_dists_weights_that_do_not_fit(tmp_path: Path) -> None:
     numbers = torch.rand(1475)
-    with pytest.raises(ValueError, match=r"^what was passed as alpha_beta lacks beta$"):
+    with pytest.raises(ValueError, match=r"^what was passed as alpha_beta: expected beta, got none$"):
         dists_weights({"alpha": numbers})
-    with pytest.raises(ValueError, match=r"alpha in .* must be a float tensor of shape \(1, 1475, 1, 1\), got .*1474"):
+    with pytest.raises(ValueError, match=r"alpha in .*: expected a float .* shape \(1, 1475, 1, 1\), got .*1474"):
         dists_weights({"alpha": numbers[1:], "beta": numbers})
     with pytest.raises(
-        TypeError, match="what was passed as alpha_beta must be a state dict with alpha and beta, got int"
+        TypeError, match="what was passed as alpha_beta: expected a state dict with alpha and beta, got int"
     ):
         dists_weights(3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="alpha_beta: there is no file at "):
         dists_weights(tmp_path / "no.pt")
-    with pytest.raises(ValueError, match=r"alpha_beta must be None, a path that ends with .*, got 'official'"):
+    with pytest.raises(ValueError, match=r"alpha_beta: expected None, a path that ends with .*, got 'official'"):
         dists_weights("official")
 
 

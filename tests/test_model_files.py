@@ -162,7 +162,7 @@ def not_a_number():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (not_a_number, "last.bias in the network StyleNet must hold finite numbers"),
+        (not_a_number, "last.bias in the network StyleNet: expected finite numbers"),
         (lambda: Stateful(3, 3, 1), "network: expected a state of dense tensors alone, _extra_state is a dict"),
         (Sparse, "network: expected a state of dense tensors alone, table is a torch.sparse_coo tensor"),
         (lambda: nn.LazyConv2d(3, 1), "network: expected weights that can be copied"),

@@ -99,7 +99,7 @@ def test_falls_back_inside_a_compiled_graph(no_library: str) -> None:
 
 
 def test_native_insists(no_library: str) -> None:
-    with pytest.raises(RuntimeError, match=f'backend="native": {no_library}'):
+    with pytest.raises(RuntimeError, match=f'^backend: .* got "native", which cannot run: {no_library}'):
         po.gram_matrix(torch.rand(1, 2, 3, 3), backend="native")
 
 

@@ -68,7 +68,7 @@ BAD_SETTINGS = {
     "mean: expected 3 numbers": {"mean": (0.5, 0.5)},
     "std: expected numbers above 0": {"std": (0.0, 1.0, 1.0)},
     "content_layers.*at least one": {"content_layers": None, "style_layers": None},
-    "has no layer 'relu9_9'": {"content_layers": ["relu9_9"]},
+    "content_layers: expected .*, got 'relu9_9'": {"content_layers": ["relu9_9"]},
 }
 
 
@@ -108,8 +108,8 @@ def test_bad_images() -> None:
         (ValueError, "style: expected no requires_grad", lambda: criterion(x, x, images(1).requires_grad_())),
         (ValueError, "target: expected None, since this loss has no content", lambda: style_only(x, x, s)),
         (ValueError, "style: expected None, since this loss has no style", lambda: content_only(x, x, s)),
-        (ValueError, "images: this loss has no content part", lambda: style_only.set_content(x)),
-        (ValueError, "images: this loss has no style part", lambda: content_only.set_style(x)),
+        (ValueError, "images: expected none, since this loss has no content part", lambda: style_only.set_content(x)),
+        (ValueError, "images: expected none, since this loss has no style part", lambda: content_only.set_style(x)),
         (ValueError, "weights: expected 2 numbers", lambda: criterion.set_style([s, s], [1])),
         (ValueError, "weights: expected 2 numbers, none negative", lambda: criterion.set_style([s, s], [1, -1])),
         (ValueError, "images: expected at least one style", lambda: criterion.set_style([])),

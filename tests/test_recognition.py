@@ -280,7 +280,7 @@ def test_images_are_taken_as_they_are() -> None:
 @pytest.mark.usefixtures("library")
 def test_a_folded_convolution_has_no_output_of_its_own() -> None:
     criterion = po.PerceptualLoss(with_(lambda net: None, CONV, norm(4), nn.ReLU()), content_layers=["2"])
-    with pytest.raises(ValueError, match="content_layers: Sequential has no layer '0'; its layers are 1, 2"):
+    with pytest.raises(ValueError, match=r"content_layers: expected those of Sequential \(1, 2\), got '0'"):
         criterion.content_layers = ["0"]
     criterion.content_layers = ["1"]
 

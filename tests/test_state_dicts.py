@@ -46,25 +46,25 @@ def test_missing_and_misshapen_tensors_are_named(own: State) -> None:
     torchvision = renamed(own, "vgg16", "torchvision")
     short = {key: value for key, value in torchvision.items() if key != "features.14.bias"}
     assert failure(ValueError, short) == (
-        "the state dict passed as weights lacks 'features.14.bias' (conv3_3 of vgg16)"
+        "the state dict passed as weights: expected 'features.14.bias' (conv3_3 of vgg16), got no such key"
     )
     lpips = {key: value for key, value in renamed(own, "vgg16", "lpips").items() if ".12." not in key}
-    assert "lacks 'net.slice*.12.weight' (conv3_2 of vgg16)" in failure(ValueError, lpips)
+    assert "expected 'net.slice*.12.weight' (conv3_2 of vgg16)" in failure(ValueError, lpips)
     wide = {**own, "conv2_1.weight": torch.zeros(128, 3, 3, 3)}
     assert failure(ValueError, wide) == (
-        "'conv2_1.weight' (conv2_1 of vgg16) in the state dict passed as weights must be a float tensor of shape "
+        "'conv2_1.weight' (conv2_1 of vgg16) in the state dict passed as weights: expected a float tensor of shape "
         "(128, 64, 3, 3), got torch.float32 (128, 3, 3, 3)"
     )
     assert "got torch.int64 (64,)" in failure(ValueError, {**own, "conv1_1.bias": torch.zeros(64, dtype=torch.long)})
-    assert "must be a tensor, got list" in failure(ValueError, {**own, "conv1_1.bias": [0.0] * 64})
+    assert ": expected a tensor, got list" in failure(ValueError, {**own, "conv1_1.bias": [0.0] * 64})
 
 
 def test_a_state_dict_of_another_network_is_refused_although_its_first_layers_fit(own: State) -> None:
     vgg19 = dict(load_network("vgg19", "random").state_dict())
-    assert "is not for vgg16: it holds 'conv3_4.weight'" in failure(ValueError, vgg19)
+    assert "got 'conv3_4.weight'" in failure(ValueError, vgg19)
     for numbers, foreign in (((0, 2, 5, 7, 10, 12, 14, 16), 16), ((0, 3, 7, 10, 14, 17, 20), 3)):  # VGG19, batch norm
         message = failure(ValueError, {f"features.{n}.weight": torch.zeros(4, 4, 3, 3) for n in numbers})
-        assert f"is not for vgg16: it holds the convolution 'features.{foreign}.weight', and those of vgg16" in message
+        assert "expected weights of vgg16" in message and f"got 'features.{foreign}.weight'" in message
     beyond = renamed(own, "vgg16", "its features") | {"31.weight": torch.zeros(1024, 512, 3, 3)}  # SSD's VGG16 goes on
     assert_loaded(load_network("vgg16", beyond), own)
 
@@ -85,12 +85,13 @@ def test_networks_are_not_taken_for_each_other() -> None:
     }  # fmt: skip
     for (name, other), key in foreign.items():
         message = failure(ValueError, states[other], name)
-        assert f"is not for {name}: it holds the convolution '{key}', and those of {name} are numbered 0, " in message
+        assert f"expected weights of {name}, whose convolutions are numbered 0, " in message
+        assert message.endswith(f"got {key!r}")
     short = {key: value for key, value in states["squeezenet1_1"].items() if key != "features.7.squeeze.bias"}
-    lacking = "lacks 'features.7.squeeze.bias' (fire5.squeeze of squeezenet1_1)"
+    lacking = "expected 'features.7.squeeze.bias' (fire5.squeeze of squeezenet1_1), got no such key"
     assert failure(ValueError, short, "squeezenet1_1").endswith(lacking)
     own = random_state("squeezenet1_1") | {"fire2.squeeze.weight": torch.zeros(16, 64, 3, 3)}
     assert failure(ValueError, own, "squeezenet1_1") == (
-        "'fire2.squeeze.weight' (fire2.squeeze of squeezenet1_1) in the state dict passed as weights must be a float "
+        "'fire2.squeeze.weight' (fire2.squeeze of squeezenet1_1) in the state dict passed as weights: expected a float "
         "tensor of shape (16, 64, 1, 1), got torch.float32 (16, 64, 3, 3)"
     )

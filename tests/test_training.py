@@ -201,16 +201,20 @@ def test_damaged_checkpoints_and_logs(pictures, tmp_path):
         run(pictures, out)
     state["model"]["convolution.bias"] = torch.full((3,), math.nan)
     torch.save(state, out.with_suffix(".checkpoint"))
-    with pytest.raises(ValueError, match=r"^convolution.bias in .*model.checkpoint must hold finite numbers"):
+    with pytest.raises(ValueError, match=r"^convolution.bias in .*model.checkpoint: expected finite numbers"):
         run(pictures, out)
     whole = out.with_suffix(".checkpoint").read_bytes()
     with zipfile.ZipFile(out.with_suffix(".checkpoint")) as archive:
         weight = archive.read("model/data/0")
     out.with_suffix(".checkpoint").write_bytes(whole.replace(weight, bytes(len(weight))))
-    with pytest.raises(ValueError, match=r"is damaged, its record .*/data/0 has a wrong CRC: remove it to begin anew"):
+    with pytest.raises(
+        ValueError, match=r"got a damaged one, whose record .*/data/0 has a wrong CRC; remove it to begin anew"
+    ):
         run(pictures, out)
     out.with_suffix(".checkpoint").write_text("PK\x03\x04damaged")
-    with pytest.raises(ValueError, match=r"is damaged or holds no state dict, .*: remove it to begin anew"):
+    with pytest.raises(
+        ValueError, match=r"expected a state dict, got a file whose reading failed .*; remove it to begin anew"
+    ):
         run(pictures, out)
     torch.save({"done": 6}, out.with_suffix(".checkpoint"))
     with pytest.raises(ValueError, match=r"expected a checkpoint of a training, this file holds none; remove it"):

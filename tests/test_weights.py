@@ -50,21 +50,21 @@ def test_path(own: State, tmp_path: Path, suffix: str) -> None:
 def test_a_path_that_cannot_be_used(own: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "vgg.pth"
     assert failure(FileNotFoundError, str(path)).startswith(f"weights: there is no file at {path}, ")
-    unknown = "weights must be one of imagenet, stlpips, random, a path that ends with .pth, .pt, .safetensors, "
+    unknown = "weights: expected one of imagenet, stlpips, random, a path that ends with .pth, .pt, .safetensors, "
     assert failure(ValueError, "imagenette") == f"{unknown}or a state dict, got 'imagenette'"
     assert failure(ValueError, tmp_path / "vgg.bin").startswith(unknown)
-    assert failure(TypeError, 3) == "weights must be a source, a path or a state dict, got int"
-    assert failure(TypeError, nn.ReLU()).endswith("got ReLU, pass its state_dict()")
+    assert failure(TypeError, 3) == "weights: expected a source, a path or a state dict, got int"
+    assert failure(TypeError, nn.ReLU()).endswith("got ReLU; pass its state_dict()")
 
     torch.save(torch.zeros(3), path)
-    assert f"{path} must hold a state dict, got Tensor" in failure(ValueError, path)
+    assert f"{path}: expected a state dict, got Tensor" in failure(ValueError, path)
     torch.save(own, path)
     whole = path.read_bytes()
     for contents in (b"", b"<html>not found</html>", whole[:1000], whole[:-1000]):
         path.write_bytes(contents)
-        assert failure(ValueError, path).startswith(f"{path} ({len(contents)} bytes) is damaged or holds no state dict")
+        assert failure(ValueError, path).startswith(f"{path} ({len(contents)} bytes): expected a state dict")
     torch.save({key: value for key, value in own.items() if key != "conv1_1.weight"}, path)
-    assert failure(ValueError, path) == f"{path} lacks 'conv1_1.weight' (conv1_1 of vgg16)"
+    assert failure(ValueError, path) == f"{path}: expected 'conv1_1.weight' (conv1_1 of vgg16), got no such key"
 
     safetensors = tmp_path / "vgg.safetensors"
     safetensors.write_bytes(b"{}")
@@ -82,7 +82,7 @@ class Touch:  # what a hostile checkpoint does: unpickling it runs code, here so
 
 def test_a_file_never_runs_code(tmp_path: Path) -> None:
     torch.save({"conv1_1.weight": Touch(tmp_path / "touched")}, tmp_path / "vgg.pth")
-    assert "is damaged or holds no state dict" in failure(ValueError, tmp_path / "vgg.pth")
+    assert "expected a state dict, got a file whose reading failed" in failure(ValueError, tmp_path / "vgg.pth")
     assert not (tmp_path / "touched").exists()
 
 
@@ -118,8 +118,8 @@ def test_imagenet_in_the_cache_of_another_hash(own: State, cache: Path) -> None:
     for _ in range(2):  # once as it was written, once changed
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert failure(ValueError, "imagenet") == (
-            f"{path} ({path.stat().st_size} bytes) must be the file whose SHA-256 begins with 397923af, "
-            f"got one with {digest}: delete it and it is downloaded again at the next call, "
+            f"{path} ({path.stat().st_size} bytes): expected the file whose SHA-256 begins with 397923af, "
+            f"got one with {digest}; delete it and it is downloaded again at the next call, "
             "or pass weights=<its path> to use it as it is"
         )
         load_network("vgg16", path, layers=LAYERS)
@@ -183,7 +183,10 @@ def test_stlpips_are_blur_pool_networks(name: str, deepest: str, sizes: dict[str
     assert load_network(name, "stlpips", layers=["pool1"], pooling="max").pooling == "max"
     taps = network(torch.rand(1, 3, 39, 39))
     assert {layer: taps[layer].shape[2] for layer in sizes} == sizes
-    assert failure(ValueError, "stlpips", "vgg19") == "weights 'stlpips' has no vgg19, only vgg16, alexnet"
+    assert (
+        failure(ValueError, "stlpips", "vgg19")
+        == "weights: expected a source that has vgg19, got 'stlpips', which has vgg16, alexnet"
+    )
 
 
 def test_stlpips_is_read_without_importing_it(own: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

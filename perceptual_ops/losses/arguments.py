@@ -59,6 +59,7 @@ def content_or_default(layers: LayerWeights | str | None, network: object) -> La
         return (DEFAULT_LAYERS[checked_network("network", network)][2],)
     if isinstance(network, FeatureNetwork) and network.name in DEFAULT_LAYERS:
         return (DEFAULT_LAYERS[network.name][2],)
+    _refuse_no_network(network)
     raise ValueError(
         "content_layers: expected names of layers for a network of your own, got 'default', which those of "
         "load_network alone have; name some, or pass None for no content part"
@@ -92,7 +93,7 @@ def _check_built(name: str, network: Any, layers: Iterable[str], remedy: str = "
         if names:
             network.check_layers(names)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}{remedy}") from None
+        raise ValueError(f"{name}: {str(error).removeprefix('layers: ')}{remedy}") from None
 
 
 def part_weight(part: str) -> Any:
@@ -152,17 +153,20 @@ def trunk_of(
                 if layer not in known:
                     raise ValueError(f"{argument}: expected layers of {name} ({', '.join(known)}), got {layer!r}")
         return load_network(name, weights, layers=taps)
+    _refuse_no_network(network)
     if weights != "imagenet":
         raise ValueError("weights: expected none beside a network that is a module, which has its own")
-    if isinstance(network, nn.Module):
-        _check_module(network)
+    _check_module(network)
     if isinstance(network, FeatureNetwork):
         for argument, names in layers.items():
             _check_built(argument, network, names)
         return copy.deepcopy(network)
-    if isinstance(network, nn.Module):
-        return recognized(network, taps) or ModuleFeatures(network, taps)
-    raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
+    return recognized(network, taps) or ModuleFeatures(network, taps)
+
+
+def _refuse_no_network(network: object) -> None:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network: expected a name or a torch.nn.Module, got {type(network).__name__}")
 
 
 def _check_module(network: nn.Module) -> None:

@@ -31,7 +31,8 @@ class LossWithTargets(FrozenLoss):
         """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
         if not self.content_layers:
             raise ValueError(
-                "images: this loss has no content part; give content_layers and content_weight when it is made"
+                "images: expected none, since this loss has no content part; give content_layers and content_weight "
+                "when it is made"
             )
         images = self.checked_images("images", images, self.content_layers)
         with target_pass(images.device):
@@ -97,7 +98,10 @@ class LossWithTargets(FrozenLoss):
     ) -> list[Tensor]:
         """The blended Grams of style images, each (N or 1, C, C)."""
         if not self.style_layers:
-            raise ValueError(f"{name}: this loss has no style part; give style_layers and style_weight when it is made")
+            raise ValueError(
+                f"{name}: expected none, since this loss has no style part; give style_layers and style_weight when "
+                "it is made"
+            )
         if not isinstance(images, (Tensor, list, tuple)):
             raise TypeError(f"{name}: expected a tensor of images or a list of them, got {type(images).__name__}")
         styles = [images] if isinstance(images, Tensor) else list(images)

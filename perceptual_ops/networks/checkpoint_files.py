@@ -21,7 +21,7 @@ def checked_path(argument: str, given: str | os.PathLike[str], names: str) -> Pa
     path = Path(given).expanduser()
     if path.suffix not in CHECKPOINT_SUFFIXES:
         raise ValueError(
-            f"{argument} must be {names}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
+            f"{argument}: expected {names}, a path that ends with {', '.join(CHECKPOINT_SUFFIXES)}, "
             f"or a state dict, got {os.fspath(given)!r}"
         )
     if not path.is_file():
@@ -42,10 +42,13 @@ def read_checkpoint(path: Path, remedy: str) -> object:
         raise
     except Exception as error:  # damaged bytes can raise anything on their way through the readers
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or holds no state dict, "
-            f"reading it failed with {type(error).__name__}: {remedy}"
+            f"{path} ({path.stat().st_size} bytes): expected a state dict, "
+            f"got a file whose reading failed with {type(error).__name__}; {remedy}"
         ) from error
-    raise ValueError(f"{path} ({path.stat().st_size} bytes) is damaged, its record {damaged} has a wrong CRC: {remedy}")
+    raise ValueError(
+        f"{path} ({path.stat().st_size} bytes): expected a file as it was written, got a damaged one, "
+        f"whose record {damaged} has a wrong CRC; {remedy}"
+    )
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -63,7 +66,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         if not tensor.sum().isfinite() and not (finite := tensor.isfinite()).all():
             count = tensor.numel() - int(finite.sum())
             raise ValueError(
-                f"{name} in {origin} must hold finite numbers, got NaN or infinity in {count} of {tensor.numel()}: "
+                f"{name} in {origin}: expected finite numbers, got NaN or infinity in {count} of {tensor.numel()}; "
                 "use weights without"
             )
 
@@ -88,8 +91,8 @@ def check_hash(path: Path, expected: str, remedy: str) -> None:
     digest = _sha256(path.absolute(), status.st_size, status.st_mtime_ns)
     if not digest.startswith(expected):
         raise ValueError(
-            f"{path} ({status.st_size} bytes) must be the file whose SHA-256 begins with {expected}, "
-            f"got one with {digest}: {remedy}"
+            f"{path} ({status.st_size} bytes): expected the file whose SHA-256 begins with {expected}, "
+            f"got one with {digest}; {remedy}"
         )
 
 

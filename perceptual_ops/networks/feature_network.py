@@ -68,14 +68,14 @@ class FeatureNetwork(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if pooling is not None and pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+        if pooling is not None:
+            checks.check_choice("pooling", pooling, POOLINGS)
         self.name = name
         self.pooling = pooling
         self.mean = _three_floats("mean", mean)
         self.std = _three_floats("std", std)
         if min(self.std) <= 0:
-            raise ValueError(f"std must be above 0, got {self.std}")
+            raise ValueError(f"std: expected three numbers above 0, got {self.std}")
 
         self._depths = {layer.name: depth for depth, layer in enumerate(architecture, start=1)}
         self.taps = self._known(taps)
@@ -181,13 +181,13 @@ class FeatureNetwork(nn.Module):
 
     def _known(self, layers: Iterable[str]) -> tuple[str, ...]:
         if isinstance(layers, str):
-            raise TypeError(f"layers must be a list of layer names, got the string {layers!r}")
+            raise TypeError(f"layers: expected a list of layer names, got the string {layers!r}")
         names = tuple(layers)
         if not names:
-            raise ValueError(f"layers must name at least one layer of {self.name}: {', '.join(self._depths)}")
+            raise ValueError(f"layers: expected at least one of {', '.join(self._depths)}, got none")
         unknown = [name for name in names if name not in self._depths]
         if unknown:
-            raise ValueError(f"{self.name} has no layer {unknown[0]!r}; its layers are {', '.join(self._depths)}")
+            raise ValueError(f"layers: expected those of {self.name} ({', '.join(self._depths)}), got {unknown[0]!r}")
         return names
 
     def _built(self, layers: Iterable[str] | None) -> tuple[str, ...]:
@@ -197,8 +197,8 @@ class FeatureNetwork(nn.Module):
         if self._depth(names) > len(self.layers):
             deepest = max(names, key=self._depths.__getitem__)
             raise ValueError(
-                f"layer {deepest} is deeper than {self.layers[-1].name}, the last this {self.name} was built for; "
-                "name it when the network is loaded"
+                f"layers: expected none deeper than {self.layers[-1].name}, the last this {self.name} was built for, "
+                f"got {deepest}; name it when the network is loaded"
             )
         return names
 
@@ -211,15 +211,15 @@ class FeatureNetwork(nn.Module):
     def _check_images(self, images: Tensor, depth: int) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             came = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images must be a floating-point tensor, got {came}")
+            raise TypeError(f"images: expected a floating-point tensor, got {came}")
         if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
+            raise ValueError(f"images: expected shape (N, 3, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
         smallest = self._smallest_size(depth)
         if height < smallest or width < smallest:
             raise ValueError(
-                f"images must be at least {smallest} x {smallest} for {self.layers[depth - 1].name} of {self.name}, "
-                f"got {height} x {width}"
+                f"images: expected at least {smallest} x {smallest} pixels for {self.layers[depth - 1].name} of "
+                f"{self.name}, got {height} x {width}"
             )
 
 
@@ -309,5 +309,5 @@ def _pool(layer: Pool) -> nn.Module:
 
 def _three_floats(argument: str, values: Sequence[float]) -> tuple[float, ...]:
     if len(values) != 3:
-        raise ValueError(f"{argument} must be three numbers, one per channel, got {values!r}")
+        raise ValueError(f"{argument}: expected three numbers, one per channel, got {values!r}")
     return tuple(float(value) for value in values)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .checkpoint_files import OTHER_FILE, check_finite, checked_path, read_checkpoint
 from .weights import WeightSource, read_weights
 
@@ -61,8 +62,7 @@ def linear_weights(
             others, or other numbers of channels.
         FileNotFoundError, ModuleNotFoundError: weights that are not there; the message says what to put where.
     """
-    if version not in LPIPS_VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(LPIPS_VERSIONS)}, got {version!r}")
+    checks.check_choice("version", version, LPIPS_VERSIONS)
     if linear is False:
         return [torch.ones(count, dtype=torch.float32, device="cpu") for count in channels]
     if linear is True:
@@ -75,9 +75,10 @@ def linear_weights(
     layers = _layers(held, origin)
     for index in range(len(channels)):
         if index not in layers:
-            raise ValueError(f"{origin} lacks the linear weights of layer {index}, such as 'lin{index}.model.1.weight'")
+            key = f"lin{index}.model.1.weight"
+            raise ValueError(f"{origin}: expected linear weights of layer {index}, such as {key!r}, got none")
     if len(layers) > len(channels):
-        raise ValueError(f"{origin} must hold linear weights of {len(channels)} layers, got {len(layers)}")
+        raise ValueError(f"{origin}: expected linear weights of {len(channels)} layers, got {len(layers)}")
     return [_numbers(*layers[index], count, origin) for index, count in enumerate(channels)]
 
 
@@ -105,7 +106,7 @@ def dists_weights(
         path = checked_path("alpha_beta", source, "None")
         state, origin = read_checkpoint(path, OTHER_FILE), str(path)
     if not isinstance(state, Mapping):
-        raise TypeError(f"{origin} must be a state dict with alpha and beta, got {type(state).__name__}")
+        raise TypeError(f"{origin}: expected a state dict with alpha and beta, got {type(state).__name__}")
     alpha, beta = (_by_layer(name, state.get(name), origin) for name in ("alpha", "beta"))
     return alpha, beta
 
@@ -120,8 +121,8 @@ def _official(network: str, version: str, weights: WeightSource) -> tuple[object
         return read_weights(weights, network)
     if network not in LPIPS_NETWORKS:
         raise ValueError(
-            f"linear=True: there are official weights for {', '.join(LPIPS_NETWORKS)}, got the network {network!r}; "
-            "pass linear=False, a path or a state dict"
+            f"linear: expected False, a path or a state dict for {network}, got True; there are official weights for "
+            f"{', '.join(LPIPS_NETWORKS)}"
         )
     path = _DATA / f"lpips-v{version}-{LPIPS_NETWORKS[network]}.pth"
     return read_checkpoint(path, _REINSTALL), str(path)
@@ -140,19 +141,19 @@ def _layers(held: object, origin: str) -> dict[int, tuple[str, object]]:
             found.setdefault(int(match[1]), (repr(key), value))  # lpips has each twice, as lin0 and as lins.0
     if not found:
         came = ", ".join(str(key) for key in list(held)[:3]) or "an empty one"
-        raise ValueError(f"{origin} holds no linear weights: expected keys such as lin0.model.1.weight, got {came}")
+        raise ValueError(f"{origin}: expected keys of linear weights such as lin0.model.1.weight, got {came}")
     return found
 
 
 def _numbers(name: str, value: object, count: int, origin: str) -> Tensor:
     """One number a channel, (C,) fp32; a tensor of its own."""
     if value is None:
-        raise ValueError(f"{origin} lacks {name}")
+        raise ValueError(f"{origin}: expected {name}, got none")
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} in {origin} must be a tensor, got {type(value).__name__}")
+        raise ValueError(f"{name} in {origin}: expected a tensor, got {type(value).__name__}")
     if tuple(value.shape) not in ((1, count, 1, 1), (count,)) or not value.is_floating_point():
         raise ValueError(
-            f"{name} in {origin} must be a float tensor of shape (1, {count}, 1, 1), "
+            f"{name} in {origin}: expected a float tensor of shape (1, {count}, 1, 1), "
             f"got {value.dtype} {tuple(value.shape)}"
         )
     numbers = value.detach().to("cpu", torch.float32, copy=True).flatten()

@@ -68,7 +68,7 @@ def _named_prefixes(
     foreign = [key for key in state if _is_filter(state, key) and key.removesuffix(".weight") not in names]
     if foreign:
         own = ", ".join(names)
-        raise ValueError(f"{origin} is not for {network}: it holds {foreign[0]!r}, and the convolutions are {own}")
+        raise ValueError(f"{origin}: expected weights of {network}, whose convolutions are {own}; got {foreign[0]!r}")
     return {name: name for name in names}
 
 
@@ -80,7 +80,7 @@ def _numbered_prefixes(
     if not matches:
         known = "features.0.weight, 0.weight, net.slice1.0.weight or conv1_1.weight"
         came = ", ".join(str(key) for key in list(state)[:3]) or "an empty one"
-        raise ValueError(f"{origin} is in no known layout: expected keys such as {known}, got {came}")
+        raise ValueError(f"{origin}: expected keys such as {known}, got {came}")
     prefixes = {match[2]: f"{match[1]}{match[2]}" for match in matches}
     # lpips numbers its layers as torchvision does; stlpips counts a pooling twice, as maximum and as blur.
     candidates = (_places(forms[0], per_pool=1), _places(forms[1], per_pool=2))
@@ -90,8 +90,8 @@ def _numbered_prefixes(
         # Another depth or a batch-norm variant fits for its first layers and would silently give other features.
         if place not in places and _number(place) < last and _is_filter(state, f"{prefix}.weight"):
             raise ValueError(
-                f"{origin} is not for {network}: it holds the convolution '{prefix}.weight', "
-                f"and those of {network} are numbered {', '.join(places)}"
+                f"{origin}: expected weights of {network}, whose convolutions are numbered {', '.join(places)}; "
+                f"got '{prefix}.weight'"
             )
     absent = re.sub(r"(slice|stage)\d+", r"\1*", matches[0][1])
     return {name: prefixes.get(place, f"{absent}{place}") for place, name in places.items()}
@@ -119,12 +119,12 @@ def _is_filter(state: Mapping[str, object], key: str) -> bool:
 
 def _checked(value: object, shape: tuple[int, ...], what: str, origin: str) -> Tensor:
     if value is None:
-        raise ValueError(f"{origin} lacks {what}")
+        raise ValueError(f"{origin}: expected {what}, got no such key")
     if not isinstance(value, Tensor):
-        raise ValueError(f"{what} in {origin} must be a tensor, got {type(value).__name__}")
+        raise ValueError(f"{what} in {origin}: expected a tensor, got {type(value).__name__}")
     if tuple(value.shape) != shape or not value.is_floating_point():
         raise ValueError(
-            f"{what} in {origin} must be a float tensor of shape {shape}, got {value.dtype} {tuple(value.shape)}"
+            f"{what} in {origin}: expected a float tensor of shape {shape}, got {value.dtype} {tuple(value.shape)}"
         )
     weight = value.to(torch.float32)
     check_finite({what: weight}, origin)

@@ -93,8 +93,8 @@ def read_weights(weights: WeightSource, network: str, progress: bool = True) -> 
     if weights == "stlpips":
         return _read_stlpips(network)
     if not isinstance(weights, str | os.PathLike):
-        hint = ", pass its state_dict()" if isinstance(weights, nn.Module) else ""
-        raise TypeError(f"weights must be a source, a path or a state dict, got {type(weights).__name__}{hint}")
+        hint = "; pass its state_dict()" if isinstance(weights, nn.Module) else ""
+        raise TypeError(f"weights: expected a source, a path or a state dict, got {type(weights).__name__}{hint}")
     path = checked_path("weights", weights, f"one of {', '.join(SOURCES)}")
     return _read_state_dict(path, OTHER_FILE), str(path)
 
@@ -119,7 +119,7 @@ def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]
 
 def _file_of(source: str, network: str, files: Mapping[str, str]) -> str:
     if network not in files:
-        raise ValueError(f"weights {source!r} has no {network}, only {', '.join(files)}")
+        raise ValueError(f"weights: expected a source that has {network}, got {source!r}, which has {', '.join(files)}")
     return files[network]
 
 
@@ -186,5 +186,5 @@ def _download(url: str, path: Path, progress: bool) -> None:
 def _read_state_dict(path: Path, remedy: str) -> Mapping[str, object]:
     state = read_checkpoint(path, remedy)
     if not isinstance(state, Mapping):
-        raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}: {remedy}")
+        raise ValueError(f"{path}: expected a state dict, got {type(state).__name__}; {remedy}")
     return state
