@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from perceptual_ops.engine.batching import default_chunk_size
 from perceptual_ops.engine.convolution import FrozenConv
 from perceptual_ops.engine.stages import Forward, Saved, Stage
+from perceptual_ops.engine.terms import Part, Terms
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -213,7 +214,8 @@ def test_operators_keep_their_contract(dtype: torch.dtype) -> None:
         common = replace(criterion.entry(x), dtype=dtype).encoded()
         torch.library.opcheck(torch.ops.perceptual_ops.trunk_features, (x.detach(), *common, "relu1_1\nconv2_1"))
         grams = [torch.rand(1, 64, 64), torch.rand(2, 128, 128)]
-        settings = ("pool1\nconv2_1", [0.5, 2.0], "mse", 0.0, "relu1_1\nrelu2_1", [3.0, 1.5], "l1", 0.0, "chw", 0.1)
+        content = Part(("pool1", "conv2_1"), (0.5, 2.0), "mse", 0.0)
+        settings = Terms(content, Part(("relu1_1", "relu2_1"), (3.0, 1.5), "l1", 0.0), "chw", 0.1).encoded()
         recorded.append((x, images(2, x.shape[2], seed=1), [], grams, *common, *settings, x.requires_grad, False))
     for arguments in recorded:
         torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, arguments)

@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import perceptual_ops as po
 from perceptual_ops.engine import batching
+from perceptual_ops.engine.metric_op import MetricSettings
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -106,7 +107,7 @@ def test_versions_and_linear_weights() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"network": "resnet"}, "network: expected one of 'alex', 'vgg16', 'squeeze'; got 'resnet'"),
+        ({"network": "resnet"}, "network: expected one of 'alexnet', 'vgg16', 'squeezenet1_1', or 'vgg' for vgg16"),
         ({"version": "v0.1"}, "version: expected one of '0.1', '0.0'; got 'v0.1'"),
         ({"spatial": True, "reduction": "mean"}, 'reduction: expected "none" with spatial=True'),
         ({"spatial": 1}, "spatial: expected True or False, got 1"),
@@ -228,8 +229,8 @@ def test_the_operator_keeps_its_contract(name: str, library: None) -> None:
     metric = make(name)
     x, y = pictures(2, 40, 40).requires_grad_(), pictures(1, 40, 40, seed=1)
     arguments = (
-        x, y, metric._kept["numbers"], *metric.entry(x).encoded(), "\n".join(metric.layers), metric.metric,
-        *metric._eps_settings(), True, False,
+        x, y, metric._kept["numbers"], *metric.entry(x).encoded(),
+        *MetricSettings(metric.layers, metric.metric, *metric._eps_settings()).encoded(), True, False,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.perceptual_ops.metric_loss, arguments)
 
