@@ -20,7 +20,7 @@ def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N
 
 
 def _pair_like(features: list[Tensor], by_features: bool, by_targets: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients by features and by targets, which are one per sample even where one target served all."""
+    """Gradients with respect to features and targets, which are one per sample even where one target served all."""
 
     def like(wanted: bool) -> list[Tensor]:
         return [torch.empty_like(x) for x in features] if wanted else []

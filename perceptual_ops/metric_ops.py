@@ -78,8 +78,8 @@ def lpips_distance(
             flows to them.
         eps: Keeps lengths from 0; above 0.
         eps_inside: Whether |x| is sqrt(eps + sum_c x_c^2), as in torchmetrics (its eps is 1e-8), instead of
-            sqrt(sum_c x_c^2) + eps, as in the package lpips and in piq. There the gradient by a pixel whose features
-            are all 0 is defined as 0.
+            sqrt(sum_c x_c^2) + eps, as in the package lpips and in piq. There the gradient with respect to a pixel
+            whose features are all 0 is defined as 0.
         reduction: "none", or "mean" or "sum" over the batch. A batch of 0 gives 0.
         spatial: Whether to return the maps that the mean over (H, W) is taken of; reduction is "none" then.
         backend: See `perceptual_ops.ops`.

@@ -1,5 +1,5 @@
-// Kernels of the bias and ReLU after a convolution, in place. A thread takes groups (groups.cuh) that lie a block's
-// threads apart, so that each access of a warp is one piece of memory.
+// Kernels of the bias and ReLU after a convolution, its epilogue as a pass of its own, in-place. A thread takes groups
+// (groups.cuh) that lie a block's threads apart, so that each access of a warp is one piece of memory.
 //
 // Bound by memory: an element is read once and written once, backward reads it from up to three maps. Targets on every
 // architecture: at most 64 registers, for 4 blocks (1024 threads) an SM, of the backward 80 for 3; each thread has 64

@@ -1,4 +1,4 @@
-// Launchers of the bias and ReLU after a convolution, forward and backward, in place. Plain pointers, shapes in
+// Launchers of the bias and ReLU after a convolution, forward and backward, in-place. Plain pointers, shapes in
 // comments; no torch.
 #pragma once
 

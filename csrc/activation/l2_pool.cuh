@@ -1,6 +1,6 @@
 // Kernels of DISTS's pooling. A block makes a tile of the result, or the gradient of what lies under it, of eight packs
 // of channels; a thread one pack. Backward needs grad / pooled of all windows over a pixel, up to four: it makes them
-// once for the tile and its lower and right neighbours, in shared memory, and gathers.
+// once for the tile and its halo, the lower and right neighbours, in shared memory, and gathers.
 //
 // Bound by memory: the map is read once, forward writes a quarter of it, backward reads that and writes the map.
 // Windows overlap in the cache, which serves 9 packs where 4 come from memory (backward 13: a third of the windows are
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kActivationThreads, kL2PoolBlocks)
   store_pack(pooled + pixel * shape.channels + place.channel, result);
 }
 
-// grad / pooled of the results of a tile, and of those to its right and below.
+// grad / pooled of the results of a tile, and of its halo, those to its right and below.
 template <class T, int kWidth>
 struct L2Quotients {
   using Acc = DeviceAccumulator<T>;

@@ -48,7 +48,7 @@ __device__ __forceinline__ void for_each_filtered(int i, int count, int filtered
   }
 }
 
-// The gradient by the maximum of a window of "blur", kWidth channels.
+// The gradient with respect to the maximum of a window of "blur", kWidth channels.
 template <class W, int kWidth, class T, class Acc>
 __device__ __forceinline__ void gather_filtered(const T* grad, const PoolShape& shape, int channels, int row,
                                                 int column, Acc (&sum)[kWidth]) {

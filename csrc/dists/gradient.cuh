@@ -19,7 +19,7 @@ constexpr bool kWantsX = kInputs != Inputs::kY;
 template <Inputs kInputs>
 constexpr bool kWantsY = kInputs != Inputs::kX;
 
-// The gradient by a pixel of a channel:
+// The gradient with respect to a pixel of a channel:
 // dx = base_x + by_error * ((e - mean e) - ratio * (x - mean x)), dy = base_y - by_error * ((e - mean e) + ratio * (y -
 // mean y)).
 template <class Acc>

@@ -1,6 +1,7 @@
 // Tiles of AMX: their products, and how maps are packed into them.
 //
-// A tile product takes 16 rows of A with 32 elements each, and 32 rows of B, woven in pairs, with 16 elements each.
+// A tile product takes 16 rows of A with 32 elements each, and 32 rows of B, woven in pairs (VNNI), with 16 elements
+// each.
 // Maps are packed into such tiles from their lines, the rows that lie in memory: channels in NCHW, pixels in NHWC. A
 // tile of 16 lines is an A as it is, a tile of 32 lines woven is a B, and transposing 4-byte pairs makes one of the
 // other.

@@ -1,6 +1,7 @@
-// The end of a Gram matrix: the partial sums of its pixel ranges added up in order, both halves written, and where a
-// style loss asks for it the distance to a target and the matrix S that the gradient multiplies by. All layers and
-// samples in one launch, a warp a fragment. The target Gram need not be symmetric, so S = slope * (D + D^T).
+// The end of a Gram matrix, its split-K reduction and epilogue: the partial sums of its pixel ranges added up in order,
+// both halves written, and where a style loss asks for it the distance to a target and the matrix S that the gradient
+// multiplies by. All layers and samples in one launch, a warp a fragment. The target Gram need not be symmetric, so
+// S = slope * (D + D^T).
 //
 // The sums come unscaled: fp32 holds those of every fp16 map (65504^2 over 2^31 pixels is 1e19), and of bf16 and fp32
 // maps up to about 1e15.

@@ -1,13 +1,14 @@
-// The gradient of Gram matrices by the maps: dX = grad[n] * S X for all layers in one launch, and with it where a layer
-// also has a feature loss, that loss's gradient and distance: X and its target are then read, and dX written, once.
+// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch, and with it
+// where a layer also has a feature loss, that loss's gradient and distance: X and its target are then read, and dX
+// written, once.
 //
 // A block makes 128 channels x 128 pixels of a sample, of maps of up to 64 channels 64 x 256. Neighbours in memory are
 // columns of its product, pixels in NCHW (S X) and channels in NHWC (X^T S), so that both are read and written as they
 // lie. 16-bit maps are multiplied with S in their own dtype, each row brought to about 1 by a power of two
 // (narrow_kernel) that is undone in fp32; fp32 maps as in the Gram.
 //
-// Targets: 256 threads, registers and shared memory as the Gram's. Stages hold two panels of each operand, or of a
-// narrow map one of S and four of X, which leaves room for two stages instead of three.
+// Targets: 256 threads, registers and shared memory as the Gram's. Pipeline stages hold two panels of each operand, or
+// of a narrow map one of S and four of X, which leaves room for two stages instead of three.
 #pragma once
 
 #include "../common/last_block.cuh"
@@ -147,7 +148,7 @@ struct ResultWriter {
   }
 };
 
-// Brings 16 rows of a warp's results at a time to the lanes in the order of memory, and out.
+// The epilogue: brings 16 rows of a warp's results at a time to the lanes in the order of memory, and out.
 template <class T>
 __device__ __forceinline__ DeviceAccumulator<T> store_totals(const ResultWriter<T>& writer, int first_row,
                                                              int first_column, const Totals<T>& totals,
@@ -278,6 +279,7 @@ __device__ __forceinline__ DeviceAccumulator<T> gradient_tile(const GradientJob<
   if (lane_index() == 0) parts[threadIdx.x / 32] = shape.warp_results();
   __syncwarp();  // the part is there
   Totals<T> totals = {};
+  // The prologue fills the pipeline, then comes the main loop.
 #pragma unroll 1
   for (int stage = 0; stage < shape.stages() - 1; ++stage) {
     if (stage < job.stages()) fill_stage(job, shape, stage, shared);

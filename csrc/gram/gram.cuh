@@ -1,10 +1,11 @@
 // Partial sums of Gram matrices: X X^T over a range of pixels, for all layers and samples in one launch.
 //
-// A block makes one tile of one sample from one range. It reads its pixels in stages of four panels: of a tile off the
-// diagonal the rows' two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of
-// pixels and two of the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two
-// warps of its own. So every stage moves 32 KB and an item's cost is its number of stages. Tiles on the diagonal make
-// only the fragments that reach it.
+// Split-K: a block makes one tile of one sample from one range of pixels, and finish.cuh adds the ranges up. It reads
+// its pixels in the stages of a software pipeline (cp.async), four panels each: of a tile off the diagonal the rows'
+// two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of pixels and two of
+// the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two warps of its own
+// (sliced-K). So every stage moves 32 KB and an item's cost is its number of stages. Tiles on the diagonal make only
+// the fragments that reach it.
 //
 // Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
 // elsewhere one fits) and one multiplies while the other begins or ends; fp32 holds both parts of its numbers, fp64 its
@@ -172,6 +173,7 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
   __syncwarp();  // the part is there
   const int stages = job.stages();
   Totals<T> totals = {};
+  // The prologue fills the pipeline, then comes the main loop.
 #pragma unroll 1
   for (int stage = 0; stage < kStages - 1; ++stage) {
     if (stage < stages) fill_stage<kNhwc>(job, stage, shared);
@@ -194,6 +196,7 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
     }
   }
 
+  // The epilogue.
   if (job.narrow()) add_chunks<T>(part, shared, totals);
   if (part.idle || part.first_chunk > 0) return;
   store_fragments<T>(part, job.diagonal(), job.rows_left(), job.columns_left(), totals, job.partial);

@@ -34,8 +34,9 @@ struct Matrix {
   bool aligned;  // every line begins at a multiple of 16 bytes
 };
 
-// Where a unit lies in its panel. Lines that a warp reads together would share banks, so units trade places: by the
-// line, or where single numbers are read (fp32 and fp64 with the rows side by side) by twice the line.
+// Where a unit lies in its panel: an XOR swizzle against bank conflicts. Lines that a warp reads together would share
+// banks, so units trade places: by the line, or where single numbers are read (fp32 and fp64 with the rows side by
+// side) by twice the line.
 template <class T, bool kDepthAlong>
 __device__ __forceinline__ int unit_place(int line, int unit) {
   const int turn = sizeof(T) > 2 && !kDepthAlong ? 2 * line : line;

@@ -67,14 +67,14 @@ PO_HOST_DEVICE uint32_t triangle_fragments(int64_t channels) {
   return fragments_before(static_cast<int>((channels + kTile - 1) / kTile));
 }
 
-// The ranges that the pixels of a layer are cut into.
+// The ranges that the pixels of a layer, the K of its product, are cut into: split-K.
 struct Split {
   uint32_t count;
   int64_t pixels;  // of a range; the last may be shorter
 };
 
-// Cuts the layers so that their items cost about the same. A stage of gram.cuh moves four panels, and four stretches of
-// `depth` pixels of a narrow map are one stage, two of a tile on the diagonal, one of any other tile.
+// Cuts the layers so that their items cost about the same. A pipeline stage of gram.cuh moves four panels, and four
+// stretches of `depth` pixels of a narrow map are one stage, two of a tile on the diagonal, one of any other tile.
 inline std::vector<Split> plan_splits(const std::vector<FeatureMap>& layers, int64_t depth) {
   // Enough items for a few rounds over the largest device, but of twelve stages at least, which keeps the partial sums
   // under a tenth of what is read; maps too small for that to fill a device are cut further.

@@ -3,8 +3,8 @@
 //
 // Tensor cores cut sums off instead of rounding them, and post-ReLU sums only grow, so that the error does too. So a
 // product of few numbers starts from zero and is added to the totals by the fp32 units: every 32 numbers of fp16 and
-// bfloat16, every 8 of fp32, whose products are made of three of TF32 (the upper and lower parts of both factors, but
-// not lower times lower), the small ones first.
+// bfloat16, every 8 of fp32, whose products are made of three of TF32 (3xTF32: the upper and lower parts of both
+// factors, but not lower times lower), the small ones first.
 #pragma once
 
 #include "../common/mma.cuh"

@@ -60,7 +60,8 @@ struct Along {
   }
 };
 
-// The gradients by one channel, in place of x and, with kGradients of 2, of y. `upstream`: twice that of the pixel.
+// The gradients with respect to one channel, in place of x and, with kGradients of 2, of y. `upstream`: twice that of
+// the pixel.
 template <int kGradients, class T, class Acc = DeviceAccumulator<T>>
 __device__ __forceinline__ void slopes_in_place(T& x, T& y, Acc weight, const Length<Acc>& of_x,
                                                 const Length<Acc>& of_y, const Along<Acc>& along, Acc upstream) {

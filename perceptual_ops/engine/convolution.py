@@ -114,7 +114,7 @@ class FrozenConv:
         self.growth = weight.float().abs().sum((0, 2, 3)).max().item() if dtype == torch.float16 else 1.0
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
-        """The gradient by an input of (H, W) pixels."""
+        """The gradient with respect to an input of (H, W) pixels."""
         if isinstance(self._backward, Convolution):
             return self._backward(grad)
         shape = (grad.shape[0], self.layer.in_channels, *size)

@@ -2,8 +2,8 @@
 
 Such operators are opaque to torch.compile: the network is named by its key, and what the caller's modes say (autocast,
 whose gradient is wanted) comes as an argument. Their first two arguments are the images, their last two whose gradient
-is wanted; they return the loss (N), values that no gradient flows through, and the gradients by the images. Settings
-are objects to those who call them (`OperatorSettings`).
+is wanted; they return the loss (N), values that no gradient flows through, and the gradients with respect to
+the images. Settings are objects to those who call them (`OperatorSettings`).
 """
 
 from __future__ import annotations

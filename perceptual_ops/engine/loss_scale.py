@@ -1,4 +1,4 @@
-"""Scaling of an fp16 gradient on its way down a trunk."""
+"""Loss scaling: an fp16 gradient on its way down a trunk, one scale for each sample, without a GradScaler."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ class MetricHead:
         ones: (n), in the accumulation dtype.
         scaled: Whether gradients are scaled by powers of two, in fp16.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
-        by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
+        by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
 
     Attributes:
         values: The distance (n) of each layer met.
-        by_output, by_target: The gradients by the maps.
+        by_output, by_target: The gradients with respect to the maps.
     """
 
     def __init__(

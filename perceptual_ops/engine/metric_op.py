@@ -68,7 +68,7 @@ def metric_loss(
 def _metric_loss(
     output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The distance (N), that of each layer (L, N), and its gradients by output and target.
+    """The distance (N), that of each layer (L, N), and its gradients with respect to output and target.
 
     Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
     """

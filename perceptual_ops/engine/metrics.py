@@ -23,10 +23,10 @@ class Metric(Protocol):
     def gradients(
         self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The distance (n), and the gradients of the sum of grad (n) * distance by x and y, or none."""
+        """The distance (n), and the gradients of the sum of grad (n) * distance with respect to x and y, or none."""
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """At least the largest magnitude of each sample's gradient by x; of that by y with the two exchanged."""
+        """At least the largest magnitude of each sample's gradient with respect to x; to y with the two exchanged."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A chunk of image pairs: a metric and its gradients by the images."""
+"""A chunk of image pairs: a metric and its gradients with respect to the images."""
 
 from __future__ import annotations
 

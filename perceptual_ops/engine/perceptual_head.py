@@ -1,4 +1,4 @@
-"""Values and gradients by the features of one chunk, layer by layer as the trunk makes them."""
+"""Values and gradients with respect to the features of one chunk, layer by layer as the trunk makes them."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class PerceptualHead:
         scaled: Whether gradients are scaled by powers of two, in fp16.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
-        by_output, by_target: Whether gradients by the output's and by the target's maps are wanted.
+        by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
 
     Attributes:
         scale: Of the output's gradients.
-        by_target: The gradients by the target's maps.
+        by_target: The gradients with respect to the target's maps.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class PerceptualHead:
         return bound
 
     def _meet_gram(self, layer: str, x: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, C)
-        """The style value, and the slope of the loss by the map's Gram."""
+        """The style value, and the slope of the loss with respect to the map's Gram."""
         part = self._terms.style
         _, values, (slopes,) = operators.style_loss(
             [x], [self._grams[layer].to(self._ones.dtype)], [_weight(part, layer)], self._terms.gram_normalize,

@@ -1,4 +1,4 @@
-"""The loss and the gradient by its images in one pass, a chunk of samples at a time.
+"""The loss and its gradient with respect to the images in one pass, a chunk of samples at a time.
 
 The loss is one number a sample and the network is frozen, so the image's gradient is made while the loss is, and
 multiplied by the upstream number of each sample when that is known. Nothing else is kept. custom_op.py says how
@@ -85,7 +85,8 @@ def perceptual_loss(
 def _perceptual_loss(
     output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients by output and target.
+    """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients with respect to output
+    and target.
 
     Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
     """

@@ -37,7 +37,7 @@ class TapGradients(Protocol):
     scale: LossScale | None
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
-        """The gradient by a tapped map (N, C, H, W), times `scale` (N); a tensor that the trunk may write into."""
+        """The gradient with respect to a tapped map (N, C, H, W), times `scale` (N); the trunk may write into it."""
 
     def bound(self, layer: str) -> Tensor:
         """At least the largest magnitude of each sample of that gradient (N), unscaled."""
@@ -160,7 +160,8 @@ class Backward:
     """A backward pass, stage by stage.
 
     Attributes:
-        x: The gradient (N, C, H, W) by the map it has come to, times the scale; None before the deepest tap.
+        x: The gradient (N, C, H, W) with respect to the map it has come to, times the scale; None before the deepest
+            tap.
     """
 
     def __init__(self, gradients: TapGradients, taps: frozenset[str]) -> None:
@@ -168,7 +169,7 @@ class Backward:
         self._gradients, self._scale, self._taps = gradients, gradients.scale, taps
 
     def run_stage(self, stage: Stage, frozen: FrozenConv | None, saved: Saved) -> None:
-        """From the gradient by a stage's output to that by its input."""
+        """From the gradient with respect to a stage's output to that with respect to its input."""
         growth = frozen.growth if frozen else 1.0
         if stage.pool and stage.pool.kind == "l2":
             self._add(stage.pool, growth=1.0)

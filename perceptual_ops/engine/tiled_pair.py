@@ -26,7 +26,7 @@ class _Side:
     """The output or the target.
 
     Attributes:
-        gradient: By the images (n, 3, H, W), summed over tiles; None where it is not wanted.
+        gradient: With respect to the images (n, 3, H, W), summed over tiles; None where it is not wanted.
         map: That of the cut, (n, C, H', W'), as the tiles make it.
         tapes: Of each tile, up to the cut.
     """
@@ -64,7 +64,7 @@ class _Side:
         self.gradient[tile.image] += self.entry.backward(tape, gradients, images, None)
 
     def finish(self, gradient: Tensor, gradients: LayerGradients) -> None:
-        """Brings the gradient by the map of the cut (n, C, H', W'), scaled as `gradients` say, to the images."""
+        """Brings the gradient (n, C, H', W') at the cut's map, scaled as `gradients` say, to the images."""
         scale = gradients.scale.current if gradients.scale else None
         for tile, tape in self.tapes:
             size = gradient.shape[0], gradient.shape[1], *tile.own_size(self.cut)

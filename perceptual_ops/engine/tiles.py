@@ -1,7 +1,7 @@
 """Cutting a large image into tiles for the first layers of a chain, whose maps are the largest.
 
-A tile brings along what its windows reach of the neighbours, and what is computed of it is cropped to what is right:
-but for rounding, the maps are those of the whole image.
+A tile brings along its halo, what its windows reach of the neighbours, and what is computed of it is cropped to what
+is right: but for rounding, the maps are those of the whole image.
 """
 
 from __future__ import annotations

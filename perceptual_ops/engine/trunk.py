@@ -138,7 +138,7 @@ class Trunk:
         return found, tape
 
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:  # (N, C, H, W)
-        """The gradient by what went in, times gradients.scale.current where there is a scale.
+        """The gradient with respect to what went in, times gradients.scale.current where there is a scale.
 
         Uses the tape up.
         """
