@@ -61,9 +61,16 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_small_batches(batch: int) -> None:
-    loss, x = po.chunked(adversarial, chunk_size=2), rand(batch, 3, 16, 16).requires_grad_()
-    values = loss(x)
+    calls = []
+
+    def fn(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return adversarial(x)
+
+    x = rand(batch, 3, 16, 16).requires_grad_()
+    values = po.chunked(fn, chunk_size=2)(x)
     values.sum().backward()
+    assert calls == [1] * batch  # few functions take an empty chunk
     assert values.shape == (batch,) and x.grad is not None and x.grad.shape == x.shape
 
 
@@ -162,17 +169,21 @@ def test_activation_checkpointing_runs_it_twice() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_no_gradient_is_made_where_none_is_wanted(mode: Callable) -> None:
-    recorded = []
+    recorded, weight = [], torch.ones(4, dtype=torch.float64)
 
     def fn(x: Tensor, y: Tensor) -> Tensor:
-        recorded.append((x * y).requires_grad)
-        return (x * y).sum(1)
+        products = x * y * weight
+        recorded.append(products.requires_grad)
+        return products.sum(1)
 
     loss, x, y = po.chunked(fn, chunk_size=2), rand(3, 4).requires_grad_(), rand(3, 4).requires_grad_()
     with mode():
         values = loss(x, y)
         torch.testing.assert_close(loss(x + 0, y + 0), values)
     torch.testing.assert_close(loss(x.detach(), y.detach()), values)
+    weight.requires_grad_()
+    with mode():
+        loss(x, y)
     assert not values.requires_grad and not any(recorded)
 
 

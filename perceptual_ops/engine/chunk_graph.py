@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
 
 DEPTH = 4  # of objects within objects, to look for names in
 MAX_NAMED = 3  # tensors in one message
@@ -86,6 +87,18 @@ def _mixing_norm(node: Any, names: dict[int, str]) -> str | None:
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def refuse_training_norms(fn: object) -> None:
+    """Refuses a module with batch normalisation in training mode, also where no graph is to show it."""
+    if not isinstance(fn, nn.Module):
+        return
+    found = [name or "fn" for name, module in fn.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    if found:
+        raise ValueError(
+            f"fn: expected values of one sample each, got batch normalisation in training mode: {_listed(found)}; call "
+            ".eval() on it, or call fn itself"
+        )
 
 
 def named_tensors(fn: Callable[..., Tensor]) -> dict[int, str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .batching import chunks, rows_of
-from .chunk_graph import ChunkGraph
+from .chunk_graph import ChunkGraph, refuse_training_norms
 from .custom_op import gradient_like, no_gradients, refuse_second_derivative, times_upstream, under_autograd
 
 SCALES = (2.0**15, 2.0**10, 2.0**5, 1.0)  # of a gradient that passes through fp16, which has no room above 2**16
@@ -66,6 +66,7 @@ def chunked(
     ask for a gradient are refused.
     """
     fn, wide = function_of(key), checks.accumulator_dtype(output)
+    refuse_training_norms(fn)
     by_output = gradient_like(output, wide, output_gradient)
     found = [output.new_empty(0, dtype=wide)]
     precision = torch.autocast(output.device.type, dtype=autocast, enabled=autocast is not None)

@@ -1,9 +1,9 @@
 """Loss modules over frozen networks."""
 
-from .chunked_loss import chunked
+from .chunked_loss import Chunked, chunked
 from .dists import DISTS
 from .lpips import LPIPS
 from .options import EngineOptions
 from .perceptual import PerceptualLoss
 
-__all__ = ["DISTS", "LPIPS", "EngineOptions", "PerceptualLoss", "chunked"]
+__all__ = ["DISTS", "LPIPS", "Chunked", "EngineOptions", "PerceptualLoss", "chunked"]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import _checks as checks
 from .. import ops
@@ -60,7 +59,6 @@ class Chunked:
             RuntimeError: Within a transform of torch.func, or for a forward-mode tangent.
         """
         _check_samples(output, others)
-        _refuse_batch_norm(self._fn)
         if ops.makes_program():
             return check_values(self._fn(output, *others), output).to(checks.accumulator_dtype(output))
         if not torch.compiler.is_compiling():
@@ -140,18 +138,6 @@ def _check_samples(output: object, others: tuple[object, ...]) -> None:
             raise ValueError(
                 f"others[{i}]: expected a batch of {output.shape[0]}, as output has, or of 1; got shape "
                 f"{tuple(other.shape)}; let fn hold what is the same for all"
-            )
-
-
-def _refuse_batch_norm(fn: object) -> None:
-    """Batch normalisation of a module in training; that of a function is seen in the graph."""
-    if not isinstance(fn, nn.Module):
-        return
-    for name, module in fn.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            raise ValueError(
-                f"fn: expected values of one sample each, got batch normalisation in training mode: {name or 'fn'}; "
-                "call .eval() on it"
             )
 
 
