@@ -147,7 +147,9 @@ def test_linear_sources_that_are_none(tmp_path: Path) -> None:
         "alexnet, vgg16, squeezenet1_1"
     )
     assert failure(TypeError, 1).startswith("linear: expected True, False, a path, a state dict or a list of tensors")
-    assert failure(FileNotFoundError, tmp_path / "no.pth").startswith(f"linear: there is no file at {tmp_path}")
+    assert failure(FileNotFoundError, tmp_path / "no.pth").startswith(
+        f"linear: expected the path of a file, there is no file at {tmp_path}"
+    )
     suffixes = (
         "linear: expected True, False, a path that ends with .pth, .pt, .safetensors, or a state dict, got 'alex'"
     )
@@ -187,7 +189,7 @@ def test_dists_weights_that_do_not_fit(tmp_path: Path) -> None:
         TypeError, match="what was passed as alpha_beta: expected a state dict with alpha and beta, got int"
     ):
         dists_weights(3)  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match="alpha_beta: there is no file at "):
+    with pytest.raises(FileNotFoundError, match="alpha_beta: expected the path of a file, there is no file at "):
         dists_weights(tmp_path / "no.pt")
     with pytest.raises(ValueError, match=r"alpha_beta: expected None, a path that ends with .*, got 'official'"):
         dists_weights("official")

@@ -49,7 +49,9 @@ def test_path(own: State, tmp_path: Path, suffix: str) -> None:
 
 def test_a_path_that_cannot_be_used(own: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "vgg.pth"
-    assert failure(FileNotFoundError, str(path)).startswith(f"weights: there is no file at {path}, ")
+    assert failure(FileNotFoundError, str(path)).startswith(
+        f"weights: expected the path of a file, there is no file at {path}"
+    )
     unknown = "weights: expected one of imagenet, stlpips, random, a path that ends with .pth, .pt, .safetensors, "
     assert failure(ValueError, "imagenette") == f"{unknown}or a state dict, got 'imagenette'"
     assert failure(ValueError, tmp_path / "vgg.bin").startswith(unknown)
@@ -138,7 +140,7 @@ def test_imagenet_with_the_wrong_hash(cache: Path, tmp_path: Path, monkeypatch: 
     (tmp_path / "vgg16-397923af.pth").write_bytes(b"a captive portal's page")
     monkeypatch.setattr(weights_module, "IMAGENET_URL", tmp_path.as_uri())
     message = failure(ValueError, "imagenet")
-    assert f"{tmp_path.as_uri()}/vgg16-397923af.pth is not the file expected" in message
+    assert f"got another from {tmp_path.as_uri()}/vgg16-397923af.pth" in message
     assert "SHA-256 begins with 397923af" in message
     assert hashlib.sha256(b"a captive portal's page").hexdigest() in message
     assert f"put the file at {cache / 'vgg16-397923af.pth'}" in message
@@ -195,7 +197,7 @@ def test_stlpips_is_read_without_importing_it(own: State, tmp_path: Path, monkey
     (tmp_path / "stlpips_pytorch" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "stlpips_pytorch", raising=False)
-    assert failure(FileNotFoundError, "stlpips").startswith(f"the installed package stlpips-pytorch lacks {path}")
+    assert failure(FileNotFoundError, "stlpips").startswith(f"weights: expected {path} in the installed")
     torch.save(renamed(own, "vgg16", "stlpips"), path)
     assert_loaded(load_network("vgg16", "stlpips"), own)
     assert "stlpips_pytorch" not in sys.modules
@@ -203,7 +205,7 @@ def test_stlpips_is_read_without_importing_it(own: State, tmp_path: Path, monkey
 
 def test_stlpips_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_module, "STLPIPS_PACKAGE", "a_package_nobody_has")
-    message = "weights 'stlpips' come from the package stlpips-pytorch, which is not installed: pip install --no-deps"
+    message = "weights: expected the package stlpips-pytorch for 'stlpips', it is not installed; pip install --no-deps"
     assert failure(ModuleNotFoundError, "stlpips").startswith(message)
     files = [file for file in available() if file.source == "stlpips"]
     assert [file.network for file in files] == ["vgg16", "alexnet"]

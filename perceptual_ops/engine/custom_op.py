@@ -222,8 +222,8 @@ def times_upstream(made: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
 def refuse_second_derivative(remedy: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
-            f"the gradient of this loss was made in its forward and cannot be differentiated again; {remedy} for "
-            "create_graph=True"
+            "create_graph: expected False, since the gradient of this loss was made in its forward and cannot be "
+            f"differentiated again; {remedy} for create_graph=True"
         )
 
 

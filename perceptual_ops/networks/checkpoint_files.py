@@ -25,7 +25,7 @@ def checked_path(argument: str, given: str | os.PathLike[str], names: str) -> Pa
             f"or a state dict, got {os.fspath(given)!r}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}: there is no file at {path.absolute()}, pass the path of one")
+        raise FileNotFoundError(f"{argument}: expected the path of a file, there is no file at {path.absolute()}")
     return path
 
 

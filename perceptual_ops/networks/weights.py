@@ -153,11 +153,12 @@ def _read_stlpips(network: str) -> tuple[Mapping[str, object], str]:
     path = _stlpips_path(network)
     if path is None:
         raise ModuleNotFoundError(
-            f"weights 'stlpips' come from the package stlpips-pytorch, which is not installed: {STLPIPS_INSTALL}"
+            f"weights: expected the package stlpips-pytorch for 'stlpips', it is not installed; {STLPIPS_INSTALL}"
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"the installed package stlpips-pytorch lacks {path}: reinstall it with {STLPIPS_INSTALL} --force-reinstall"
+            f"weights: expected {path} in the installed package stlpips-pytorch, there is none; reinstall it with "
+            f"{STLPIPS_INSTALL} --force-reinstall"
         )
     return _read_state_dict(path, f"reinstall its package with {STLPIPS_INSTALL} --force-reinstall"), str(path)
 
@@ -175,10 +176,10 @@ def _download(url: str, path: Path, progress: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=progress)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors, a cut connection the other
-        raise OSError(f"could not download {url} ({error}): {by_hand}") from error
+        raise OSError(f"weights: could not download {url} ({error}); {by_hand}") from error
     except RuntimeError as error:  # how torch.hub reports a hash
         raise ValueError(
-            f"what came from {url} is not the file expected, whose SHA-256 begins with {expected} ({error}): "
+            f"weights: expected a file whose SHA-256 begins with {expected}, got another from {url} ({error}); "
             f"try again without a proxy, or {by_hand}"
         ) from error
 
