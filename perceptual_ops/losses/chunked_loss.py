@@ -54,8 +54,8 @@ class Chunked:
             (N,), fp32 (fp64 for an output in fp64).
 
         Raises:
-            TypeError, ValueError: An argument, or what fn returned, is not as described; fn reaches tensors that
-                require a gradient.
+            TypeError, ValueError: Invalid argument or result of fn, or fn reaches tensors that require grad or
+                normalises over the batch; the message names it.
             RuntimeError: Within a transform of torch.func, or for a forward-mode tangent.
         """
         _check_samples(output, others)
@@ -81,9 +81,9 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
     this for language models. For rewards (CLIP, aesthetics), perceptual losses of latents through a decoder, and a
     discriminator in the generator's step:
 
-        discriminator.requires_grad_(False)
         adversarial = po.chunked(lambda images: -discriminator(images).mean((1, 2, 3)), chunk_size=4)
 
+        discriminator.requires_grad_(False)  # the generator's step; its own is an ordinary one, with True
         loss = adversarial(generator(noise)).mean()
         loss.backward()
 
@@ -94,8 +94,9 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
 
     It is the wrong tool where a number depends on more than its own sample: contrastive losses and statistics over the
     batch, batch normalisation in training mode, a minibatch discriminator. Such a function would see the samples of its
-    chunk alone; only batch normalisation is noticed. It is wrong too where fn is to be trained (the discriminator's own
-    step) and where the gradient is differentiated (a gradient penalty outside of fn; within fn it works).
+    chunk alone. Of these only batch normalisation is noticed: in fn that is a module, else where a gradient is made.
+    It is wrong too where fn is to be trained (the discriminator's own step) and where the gradient is differentiated
+    (a gradient penalty outside of fn; within fn it works).
 
     Make it once and call it often, under torch.compile outside of the compiled function. Evaluation belongs under
     torch.no_grad(), or it pays for a gradient that nobody uses. Autocast is the caller's. A gradient through fp16 is
