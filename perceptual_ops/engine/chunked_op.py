@@ -16,7 +16,8 @@ from torch import Tensor
 from .. import _checks as checks
 from .batching import chunks, rows_of
 from .chunk_graph import ChunkGraph, refuse_training_norms
-from .custom_op import gradient_like, no_gradients, refuse_second_derivative, times_upstream, under_autograd
+from .custom_op import gradient_like, no_gradients, refuse_second_derivative, times_upstream
+from .modes import under_autograd
 
 SCALES = (2.0**15, 2.0**10, 2.0**5, 1.0)  # of a gradient that passes through fp16, which has no room above 2**16
 

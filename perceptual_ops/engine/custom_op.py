@@ -2,101 +2,37 @@
 
 Such operators are opaque to torch.compile: the network is named by its key, and what the caller's modes say (autocast,
 whose gradient is wanted) comes as an argument. Their first two arguments are the images, their last two whose gradient
-is wanted; they return the loss (N), values that no gradient flows through, and the gradients with respect to
-the images. Settings are objects to those who call them (`OperatorSettings`).
+is wanted; they return the loss (N), values that no gradient flows through, and the gradients with respect to the
+images. Settings are objects to those who call them (operator_settings.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .batching import chunks, default_tile_side, samples_at_a_time
+from .input_size import InputSize
+from .operator_settings import OperatorSettings
 from .registry import Run, Tape, trunk_of
 from .stages import TapGradients
 from .tiles import cut_of
 from .trunk import Trunk, holder
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-# Arguments that operators take, by the type of a field. There are no lists of strings: names are joined, one a line.
-ARGUMENTS = {
-    str: "str", bool: "bool", int: "int", float: "float", torch.dtype: "ScalarType", Tensor: "Tensor",
-    tuple[float, ...]: "float[]", tuple[str, ...]: "str",
-}  # fmt: skip
-
-
-class OperatorSettings:
-    """A dataclass whose fields are arguments of an operator, one each; a field that is such a class is those of it.
-
-    Whoever adds a setting adds a field: the operator's schema, encoding and decoding follow from its type.
-    """
-
-    _types: ClassVar[dict[str, Any]]
-    _names: ClassVar[frozenset[str]]
-
-    def __init_subclass__(cls) -> None:
-        hints = get_type_hints(cls)
-        cls._types = {field: hints[field] for field in cls.__annotations__}
-        cls._names = frozenset(field for field, kind in cls._types.items() if kind == tuple[str, ...])
-
-    @classmethod
-    def schema(cls, prefix: str = "") -> str:
-        """The arguments, as a part of an operator's schema; `prefix` goes before each name."""
-        found = []
-        for field, kind in cls._types.items():
-            if _is_settings(kind):
-                found.append(kind.schema(f"{prefix}{field}_"))
-            elif kind in ARGUMENTS:
-                found.append(f"{ARGUMENTS[kind]} {prefix}{field}")
-            else:
-                raise TypeError(f"{cls.__name__}.{field}: expected a type of {list(ARGUMENTS)}, got {kind}")
-        return ", ".join(found)
-
-    def encoded(self) -> list[Any]:
-        """The arguments of these settings; torch.compile traces it."""
-        found: list[Any] = []
-        for field in self._types:
-            value = getattr(self, field)
-            if isinstance(value, OperatorSettings):
-                found += value.encoded()
-            elif field in self._names:
-                found.append("\n".join(value))
-            else:
-                found.append(list(value) if isinstance(value, tuple) else value)
-        return found
-
-    @classmethod
-    def decoded(cls, arguments: Iterator[Any]) -> Self:
-        """The settings whose arguments come next."""
-        values = []
-        for field, kind in cls._types.items():
-            value = kind.decoded(arguments) if _is_settings(kind) else next(arguments)
-            if field in cls._names:
-                value = layer_names(value)
-            values.append(tuple(value) if isinstance(value, list) else value)
-        return cls(*values)
-
-
-def _is_settings(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, OperatorSettings)
-
 
 @dataclass(frozen=True)
 class Entry(OperatorSettings):
-    """How images enter a trunk: images * scale + shift, in the dtype of the arithmetic.
+    """How images enter a trunk: in its size, images * scale + shift, in the dtype of the arithmetic.
 
     Attributes:
         trunk: Key of the trunk.
-        scale, shift: (1, 3, 1, 1).
+        scale, shift: (1, C, 1, 1), or (1, 1, 1, 1) for every channel.
         dtype: Of the arithmetic.
         chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
+        input_size: The size.
     """
 
     trunk: str
@@ -104,6 +40,7 @@ class Entry(OperatorSettings):
     shift: Tensor
     dtype: torch.dtype
     chunk_size: int
+    input_size: InputSize = field(default_factory=InputSize.of_images)
 
     @property
     def wide(self) -> torch.dtype:
@@ -122,7 +59,7 @@ class Entry(OperatorSettings):
 
     def normalized(self, images: Tensor) -> Tensor:
         """A chunk of images (n, C, H, W) as the trunk takes them."""
-        return trunk_of(self.trunk).enter(images, self.scale, self.shift, self.dtype)
+        return trunk_of(self.trunk).enter(self.input_size(images), self.scale, self.shift, self.dtype)
 
     def forward(self, runs: list[Run], layers: Sequence[str]) -> list[Tape]:
         """See `FrozenTrunk.forward_together`."""
@@ -139,54 +76,14 @@ class Entry(OperatorSettings):
         trunk = trunk_of(self.trunk)
         x = trunk.backward(tape, gradients)
         factor = None if gradients.scale is None else 1 / gradients.scale.current  # which the backward has changed
-        return trunk.leave(x, images, self.scale, factor, add)
-
-
-def layer_names(layers: str) -> tuple[str, ...]:
-    """Layers as an operator's argument holds them: one a line."""
-    return tuple(layers.split("\n")) if layers else ()
-
-
-@contextlib.contextmanager
-def by_hand(images: Tensor) -> Iterator[None]:
-    """No graph, and every dtype as it is asked for."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        yield
-
-
-@contextlib.contextmanager
-def under_autograd() -> Iterator[None]:
-    """A graph is recorded within an operator, which torch runs below autograd: for modules that are not run by hand.
-
-    The keys that torch left out for the operator are let in again; there is no public way.
-    """
-    keys = torch._C.DispatchKey
-    with (
-        _without_saved_tensors_hooks(),
-        torch.inference_mode(False),
-        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
-        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
-        torch.enable_grad(),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def _without_saved_tensors_hooks() -> Iterator[None]:
-    """Those of activation checkpointing would run the caller's whole region again for each chunk's backward."""
-    autograd, hooks = torch._C._autograd, []
-    while pair := autograd._top_saved_tensors_default_hooks(True):
-        hooks.append(pair)
-        autograd._pop_saved_tensors_default_hooks()
-    try:
-        yield
-    finally:
-        for pair in reversed(hooks):
-            autograd._push_saved_tensors_default_hooks(*pair)
+        if not self.input_size.is_given:
+            return trunk.leave(x, images, self.scale, factor, add)
+        gradient = self.input_size.backward(trunk.leave(x, self.input_size(images), self.scale, factor, None), images)
+        return gradient if add is None else gradient.add_(add)
 
 
 def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | None, bool, bool]:
-    """The target (N, 3, H, W) as an operator takes it, and whether gradients of output and target are wanted.
+    """The target (N, C, ...) as an operator takes it, and whether gradients of output and target are wanted.
 
     The gradient of a target that stands for every sample is the sum of theirs, times upstream numbers that are not
     known yet: such a target becomes one per sample.
@@ -195,7 +92,7 @@ def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | No
         torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
     )
     if target is not None and by_target:
-        target = target.expand(output.shape[0], -1, -1, -1)
+        target = target.expand(output.shape[0], *target.shape[1:])
     return target, by_output, by_target
 
 

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as checks
-from .custom_op import under_autograd
+from .modes import under_autograd
+from .operator_settings import OperatorSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-CROPS = ("center_crop", "random_crop")
-RESIZE_MODES = (*INTERPOLATIONS, *CROPS)
+RESIZE_MODES = (*INTERPOLATIONS, "center_crop", "random_crop")
 
 
 @dataclass(frozen=True)
-class InputSize:
+class InputSize(OperatorSettings):
     """The size that a network takes, and how images are brought to it.
 
     Attributes:
-        height, width: In pixels.
+        height, width: In pixels; 0 for that of the images.
         mode: One of `RESIZE_MODES`. Interpolations are antialiased, as torchvision's and PIL's, and do not clamp.
-        corner: (2,) int64 on the CPU: the first row and column of a random crop, once they are drawn.
+        corner: (2,) int64 on the CPU, the first row and column of a random crop once they are drawn; else empty.
     """
 
     height: int
     width: int
     mode: str
-    corner: Tensor | None = None
+    corner: Tensor
 
-    def drawn(self, images: Tensor) -> InputSize:
+    @classmethod
+    def of_images(cls) -> Self:
+        """As the images come."""
+        return cls.wanted(0, 0, RESIZE_MODES[0])
+
+    @classmethod
+    def wanted(cls, height: int, width: int, mode: str) -> Self:
+        return cls(height, width, mode, torch.empty(0, dtype=torch.int64, device="cpu"))
+
+    @property
+    def is_given(self) -> bool:
+        return self.height > 0
+
+    def drawn(self, images: Tensor) -> Self:
         """The same for one call with images (N, C, H, W), which must not be smaller than a crop of them."""
-        checks.check_choice("resize_mode", self.mode, RESIZE_MODES)
-        if self.mode in INTERPOLATIONS:
+        if not self.is_given or self.mode in INTERPOLATIONS:
             return self
+        checks.check_choice("resize_mode", self.mode, RESIZE_MODES)
         rows, columns = images.shape[2] - self.height, images.shape[3] - self.width
         if rows < 0 or columns < 0:
             raise ValueError(
@@ -45,20 +62,22 @@ class InputSize:
         if self.mode == "center_crop":
             return self
         draws = torch.rand(2, dtype=torch.float64, device="cpu")
-        return replace(self, corner=torch.stack([(draws[0] * (rows + 1)).long(), (draws[1] * (columns + 1)).long()]))
+        corner = torch.stack([draws[0] * (rows + 1), draws[1] * (columns + 1)])
+        return replace(self, corner=corner.long())
 
     def __call__(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, height, width)
         """The images in that size; differentiable."""
+        if not self.is_given:
+            return images
         if self.mode in INTERPOLATIONS:
             wide = images.to(checks.accumulator_dtype(images))
             return F.interpolate(wide, (self.height, self.width), mode=self.mode, antialias=True)
-        if self.corner is None:
+        if self.mode == "center_crop":
             top, left = (images.shape[2] - self.height) // 2, (images.shape[3] - self.width) // 2
             return images[:, :, top : top + self.height, left : left + self.width]
-        rows, columns = (
-            first + torch.arange(count, device="cpu")
-            for first, count in zip(self.corner.unbind(), (self.height, self.width), strict=True)
-        )
+        checks.check_choice("resize_mode", self.mode, RESIZE_MODES)
+        # By tensors, since torch.compile cannot trace a slice from a number that is drawn.
+        rows, columns = (self.corner[i] + torch.arange((self.height, self.width)[i], device="cpu") for i in (0, 1))
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))
 
     def backward(self, grad: Tensor, images: Tensor) -> Tensor:  # (n, C, height, width) -> (n, C, H, W)

@@ -12,14 +12,14 @@ from .. import _checks as checks
 from .batching import rows_of
 from .custom_op import (
     Entry,
-    OperatorSettings,
-    by_hand,
     gradient_like,
     keep_gradients,
     multiply_gradients,
     wanted_gradients,
 )
 from .metrics import Dists, Lpips, Metric
+from .modes import by_hand
+from .operator_settings import OperatorSettings
 from .pair import IMAGE, Pair
 from .tiled_pair import TiledPair
 

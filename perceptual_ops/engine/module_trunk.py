@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
-from .custom_op import under_autograd
+from .modes import under_autograd
 from .registry import Run, enroll, new_number
 from .stages import TapGradients
 
@@ -41,23 +41,21 @@ class ModuleTrunk:
     def __init__(self, network: FeatureNetwork | ModuleFeatures) -> None:
         self.network = network
         self._number = new_number()
-        self._key: str | None = None
+        self.forget()
 
     def __reduce__(self) -> tuple[type[ModuleTrunk], tuple[FeatureNetwork | ModuleFeatures]]:
         return ModuleTrunk, (self.network,)  # a copy has its own key
 
     @property
     def key(self) -> str:
-        """See `FrozenTrunk`; made when it is asked for, since a large module's hash takes a while."""
-        if self._key is None:
-            network = self.network
-            name = network.name if isinstance(network, FeatureNetwork) else type(network.module).__name__
-            self._key = enroll(self, name, network, self._number)
+        """See `FrozenTrunk`."""
         return self._key
 
     def forget(self) -> None:
         """To be called when the network has moved."""
-        self._key = None
+        network = self.network
+        name = network.name if isinstance(network, FeatureNetwork) else type(network.module).__name__
+        self._key = enroll(self, name, network, self._number)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -17,13 +17,13 @@ from torch import Tensor
 from .batching import rows_of
 from .custom_op import (
     Entry,
-    by_hand,
     gradient_like,
     keep_gradients,
-    layer_names,
     multiply_gradients,
     wanted_gradients,
 )
+from .modes import by_hand
+from .operator_settings import layer_names
 from .perceptual_head import PerceptualHead
 from .registry import trunk_of
 from .terms import Terms

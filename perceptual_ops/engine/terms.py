@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .custom_op import OperatorSettings
+from .operator_settings import OperatorSettings
+
+FEATURE_NORMALIZATIONS = ("none", "channel")
 
 
 @dataclass(frozen=True)

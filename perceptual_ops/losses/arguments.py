@@ -130,6 +130,17 @@ def part_weights(part: str) -> Any:
     return property(weights, set_weights, doc=f"Weights of the {part} layers.")
 
 
+def checked_size(name: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """A size in pixels: one side for squares, or (height, width)."""
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is None:
+        return None
+    if isinstance(sides, str) or not isinstance(sides, Sequence) or len(sides) != 2:
+        raise ValueError(f"{name}: expected None, a number of pixels or two (height, width), got {size!r}")
+    height, width = (checks.check_whole(name, side, 1) for side in sides)
+    return height, width
+
+
 def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is not None and (isinstance(weights, str) or not isinstance(weights, Sequence)):
         raise TypeError(f"weights: expected a list of {count} numbers, got {weights!r}")
@@ -141,9 +152,11 @@ def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float
 
 @torch.inference_mode(False)  # or the network could not serve in training later
 def trunk_of(
-    network: str | nn.Module, weights: WeightSource, layers: Mapping[str, Iterable[str]]
+    network: str | nn.Module, weights: WeightSource, layers: Mapping[str, Iterable[str]], drop_tokens: int = 0
 ) -> FeatureNetwork | ModuleFeatures:
     """A network of the loss's own, no deeper than the layers ask, which come by the argument that names them."""
+    if drop_tokens and (isinstance(network, (str, FeatureNetwork))):
+        raise ValueError(f"drop_tokens: expected 0 for a network whose features are maps, got {drop_tokens!r}")
     taps = list(dict.fromkeys(layer for names in layers.values() for layer in names))
     if isinstance(network, str):
         name = checked_network("network", network)
@@ -161,7 +174,7 @@ def trunk_of(
         for argument, names in layers.items():
             _check_built(argument, network, names)
         return copy.deepcopy(network)
-    return recognized(network, taps) or ModuleFeatures(network, taps)
+    return recognized(network, taps) or ModuleFeatures(network, taps, drop_tokens)
 
 
 def _refuse_no_network(network: object) -> None:

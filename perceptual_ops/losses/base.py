@@ -15,6 +15,7 @@ from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import chunks, samples_at_a_time
 from ..engine.custom_op import Entry
+from ..engine.input_size import InputSize
 from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
 from ..engine.trunk import Trunk
@@ -45,6 +46,7 @@ class FrozenLoss(EngineSettings):
     """
 
     _network: FeatureNetwork | ModuleFeatures
+    input_size: tuple[int, int] | None = None  # of the network; None: that of the images
 
     input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
     network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
@@ -134,7 +136,7 @@ class FrozenLoss(EngineSettings):
                 f"move one of them by .to()"
             )
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
-        height, width = images.shape[-2:]
+        height, width = self.input_size or images.shape[-2:]
         if height < smallest or width < smallest:
             raise ValueError(
                 f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "
@@ -167,26 +169,29 @@ class FrozenLoss(EngineSettings):
                     )
         return True
 
-    def entry(self, images: Tensor) -> Entry:
-        """How images enter the lean engine."""
+    def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:
+        """How images enter the lean engine; None: in the size in which they come."""
         dtype = self.network_dtype()
         if self.compute_dtype is not None:
             dtype = self.compute_dtype
         elif dtype != torch.float64 and torch.is_autocast_enabled(images.device.type):
             dtype = torch.get_autocast_dtype(images.device.type)
         scale, shift = self._kept["input"]
-        return Entry(self._trunk.key, scale, shift, dtype, self.chunk_size or 0)
+        size = InputSize.of_images() if input_size is None else input_size
+        return Entry(self._trunk.key, scale, shift, dtype, self.chunk_size or 0, size)
 
-    def target_features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def target_features(
+        self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None
+    ) -> list[Tensor]:
         """Features of targets through which no gradient flows: the pass keeps nothing."""
         with ops.grad_mode(False):
             lean = self.runs_lean(images=images)
             if lean and isinstance(self._trunk, Trunk):
-                return trunk_features(images, self.entry(images), layers)
+                return trunk_features(images, self.entry(images, input_size), layers)
             size = self._graph_chunk
             if lean and size is None:
                 size = samples_at_a_time(images, self.network_dtype())
-            parts = [self.features(images[rows], layers) for rows in chunks(images.shape[0], size)]
+            parts = [self.features(images[rows], layers, input_size) for rows in chunks(images.shape[0], size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
     def network_dtype(self) -> torch.dtype:
@@ -198,8 +203,9 @@ class FrozenLoss(EngineSettings):
             )
         return trunk
 
-    def features(self, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
+    def features(self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None) -> list[Tensor]:
         """Images (N, C, H, W) in input_range -> the features of each layer."""
+        images = input_size(images) if input_size else images
         trunk = self.network_dtype()
         wide = torch.float64 if trunk == torch.float64 else torch.float32
         scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])

@@ -10,6 +10,9 @@ from torch import Tensor
 from .. import _checks as checks
 from .. import ops
 from ..engine.batching import check_partner, target_pass
+from ..engine.input_size import InputSize
+from ..engine.unit_map import EPS as UNIT_EPS
+from ..reference import unit_features
 from .arguments import normalized_shares
 from .base import FrozenLoss
 
@@ -20,11 +23,14 @@ class LossWithTargets(FrozenLoss):
     Attributes:
         content_layers, style_layers: Names of the layers of each part; empty where there is none.
         gram_normalize: As of `gram_matrix`.
+        normalize_features, resize_mode: See `PerceptualLoss`.
     """
 
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     gram_normalize: str
+    normalize_features: str
+    resize_mode: str
     _content_shape: torch.Size
 
     def set_content(self, images: Tensor) -> None:
@@ -34,9 +40,13 @@ class LossWithTargets(FrozenLoss):
                 "images: expected none, since this loss has no content part; give content_layers and content_weight "
                 "when it is made"
             )
+        if self.input_size and self.resize_mode == "random_crop":
+            raise ValueError(
+                "images: expected a target with each call, since a kept one would be of another crop than the output"
+            )
         images = self.checked_images("images", images, self.content_layers)
         with target_pass(images.device):
-            features = self.target_features(images, self.content_layers)
+            features = self.target_features(images, self.content_layers, self._size_of_call(images))
             # A new dict, so that a copy of the module and a forward in another thread keep theirs.
             self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
         self._content_shape = images.shape
@@ -51,6 +61,18 @@ class LossWithTargets(FrozenLoss):
         """
         with target_pass(self.device):
             self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
+
+    def _size_of_call(self, images: Tensor) -> InputSize:
+        """The size in which images, and those beside them, enter the network; a random crop is drawn."""
+        if self.input_size is None:
+            return InputSize.of_images()
+        if images.dim() != 4:
+            raise ValueError(f"input_size: expected None for clips, which are not resized; got {self.input_size}")
+        return InputSize.wanted(*self.input_size, self.resize_mode).drawn(images)
+
+    def _forget_targets(self) -> None:
+        for part in ("content", "style"):
+            self._forget_target(part)
 
     def _forget_target(self, part: str) -> None:
         """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
@@ -119,10 +141,10 @@ class LossWithTargets(FrozenLoss):
                 raise ValueError(
                     f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
                 )
-            grams = [
-                ops.gram_matrix(x, self.gram_normalize, backend=self.backend)
-                for x in self.target_features(style, self.style_layers)
-            ]
+            maps = self.target_features(style, self.style_layers, self._size_of_call(style))
+            if self.normalize_features == "channel":
+                maps = [unit_features(x, UNIT_EPS, False) for x in maps]
+            grams = [ops.gram_matrix(x, self.gram_normalize, backend=self.backend) for x in maps]
             blended = (
                 [share * gram for gram in grams]
                 if i == 0

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .. import _checks as checks
-from .._settings import setting
+from .._settings import fixed, setting
 from ..engine.autograd import graph_loss
+from ..engine.input_size import RESIZE_MODES
 from ..engine.perceptual_op import perceptual_loss
-from ..engine.terms import Part, Terms
+from ..engine.terms import FEATURE_NORMALIZATIONS, Part, Terms
 from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import (
     LayerWeights,
+    checked_size,
     content_or_default,
     part_layers,
     part_weight,
@@ -38,25 +40,37 @@ class PerceptualLoss(LossWithTargets):
     "l2_squared" on the image in [0, 1].
 
     What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
-    mean and std, which are fixed. Other layers, or another gram_normalize, forget the kept target of their part.
-    Under torch.compile every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it.
-    torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
+    mean, std and drop_tokens, which are fixed. Other layers, or another gram_normalize, normalize_features or
+    input_size, forget the kept targets that were made with the former. Under torch.compile every new value is compiled
+    anew, up to torch's limit (eight): anneal a weight outside of it. torch.export and torch.jit.trace write programs
+    that hold the weights and run where this library is not.
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
             `load_network`); or any module: a network of `load_network`, or your own, whose features are taken by
             submodule name (see `networks.ModuleFeatures`). A module is copied and frozen; NaN in it is refused, and
             infinity in its parameters. Your own takes images of any number of channels, or of as many as `mean` and
-            `std` have numbers; grey is repeated for three.
+            `std` have numbers, or clips (N, C, D, H, W); grey is repeated for three. Its features may be maps, tokens
+            (N, T, C), whose T are the pixels, or vectors (N, C), which are one.
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
             "default" for content: "relu3_3" of VGG16 and VGG19, "relu3_2" of VGG11 and VGG13, "relu3" of AlexNet,
             "fire5" of SqueezeNet; of a network of your own they have to be named.
         content_weight, style_weight, tv_weight: Weights of the parts.
-        content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`).
+        content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`); of content
+            also "cosine" (see `feature_loss`).
         gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
+        normalize_features: "channel": the channels of each pixel, or of each token, are divided by their length before
+            both parts, as LPIPS does; "none".
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
             output in training may overshoot.
+        input_size: The size in which all images enter the network, a number of pixels or (height, width); None: as they
+            come. Total variation is of the images as they come.
+        resize_mode: How they are brought to it: "bilinear" or "bicubic", antialiased, or "center_crop" or
+            "random_crop". A crop is the same for the whole batch of output and target, and drawn at each call from
+            torch's generator of the CPU.
+        drop_tokens: How many tokens, class and registers, are dropped from the front of features (N, T, C) of your own
+            module.
         reduction: "mean" or "sum" over the batch, or "none".
         mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all. None: the network's
             own; ImageNet's for a network by name, none for your own module.
@@ -75,13 +89,25 @@ class PerceptualLoss(LossWithTargets):
     content_weights, style_weights = part_weights("content"), part_weights("style")
     content_weight, style_weight = part_weight("content"), part_weight("style")
     tv_weight = setting("tv_weight", checks.check_number)
-    content_distance = setting("content_distance", partial(checks.check_choice, choices=checks.DISTANCES))
+    content_distance = setting("content_distance", partial(checks.check_choice, choices=checks.CONTENT_DISTANCES))
     style_distance = setting("style_distance", partial(checks.check_choice, choices=checks.DISTANCES))
     gram_normalize = setting(
         "gram_normalize",
         partial(checks.check_choice, choices=checks.NORMALIZATIONS),
         changed=lambda loss: loss._forget_target("style"),
     )
+    normalize_features = setting(
+        "normalize_features",
+        partial(checks.check_choice, choices=FEATURE_NORMALIZATIONS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    input_size = setting("input_size", checked_size, changed=lambda loss: loss._forget_targets())
+    resize_mode = setting(
+        "resize_mode",
+        partial(checks.check_choice, choices=RESIZE_MODES),
+        changed=lambda loss: loss._forget_targets(),
+    )
+    drop_tokens = fixed("drop_tokens")
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
 
@@ -99,6 +125,10 @@ class PerceptualLoss(LossWithTargets):
         content_distance: str = "mse",
         style_distance: str = "mse",
         gram_normalize: str = "chw",
+        normalize_features: str = "none",
+        input_size: int | tuple[int, int] | None = None,
+        resize_mode: str = "bilinear",
+        drop_tokens: int = 0,
         input_range: tuple[float, float] = (0.0, 1.0),
         reduction: str = "mean",
         mean: Sequence[float] | None = None,
@@ -113,7 +143,7 @@ class PerceptualLoss(LossWithTargets):
             raise ValueError(
                 "content_layers, style_layers: expected at least one layer whose part has a weight, got none"
             )
-        trunk = trunk_of(network, weights, {"content_layers": content, "style_layers": style})
+        trunk = trunk_of(network, weights, {"content_layers": content, "style_layers": style}, drop_tokens)
         super().__init__(
             trunk,
             trunk.mean if mean is None else mean,
@@ -128,6 +158,8 @@ class PerceptualLoss(LossWithTargets):
         self.content_distance = content_distance
         self.style_distance = style_distance
         self.gram_normalize = gram_normalize
+        self.normalize_features = normalize_features
+        self.input_size, self.resize_mode = input_size, resize_mode
         self.reduction = reduction
 
     @property
@@ -186,13 +218,14 @@ class PerceptualLoss(LossWithTargets):
         output = self.checked_images("output", output, self.network_layers)
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
-        terms = self._terms()
+        terms, size = self._terms(), self._size_of_call(output)
+        if terms.variation and output.dim() != 4:
+            raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
         if self.runs_lean(output=output, target=target):
-            loss, values = perceptual_loss(output, target, contents, grams, self.entry(output), terms)
+            loss, values = perceptual_loss(output, target, contents, grams, self.entry(output, size), terms)
         else:
-            loss, values = graph_loss(
-                terms, self.features, output, target, contents, grams, self._graph_chunk, self.backend
-            )
+            features = partial(self.features, input_size=size)
+            loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
         loss = checks.reduce(loss, self.reduction)
         if not return_terms:
             return loss
@@ -201,11 +234,12 @@ class PerceptualLoss(LossWithTargets):
     def _terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""
         low, high = self.input_range
-        content = checks.check_distance(self.content_distance, self.eps, self.delta)
+        content = checks.check_distance(self.content_distance, self.eps, self.delta, checks.CONTENT_DISTANCES)
         style = checks.check_distance(self.style_distance, self.eps, self.delta)
         return Terms(
             Part(self.content_layers, self.content_weights, self.content_distance, content),
             Part(self.style_layers, self.style_weights, self.style_distance, style),
             self.gram_normalize,
             self.tv_weight / (high - low) ** 2,
+            self.normalize_features,
         )

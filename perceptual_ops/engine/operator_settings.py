@@ -1,0 +1,79 @@
+"""Settings as arguments of an operator: encoded and decoded here, whatever the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# Arguments that operators take, by the type of a field. There are no lists of strings: names are joined, one a line.
+ARGUMENTS = {
+    str: "str", bool: "bool", int: "int", float: "float", torch.dtype: "ScalarType", Tensor: "Tensor",
+    tuple[float, ...]: "float[]", tuple[str, ...]: "str",
+}  # fmt: skip
+
+
+class OperatorSettings:
+    """A dataclass whose fields are arguments of an operator, one each; a field that is such a class is those of it.
+
+    Whoever adds a setting adds a field: the operator's schema, encoding and decoding follow from its type.
+    """
+
+    _types: ClassVar[dict[str, Any]]
+    _names: ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls) -> None:
+        hints = get_type_hints(cls)
+        cls._types = {field: hints[field] for field in cls.__annotations__}
+        cls._names = frozenset(field for field, kind in cls._types.items() if kind == tuple[str, ...])
+
+    @classmethod
+    def schema(cls, prefix: str = "") -> str:
+        """The arguments, as a part of an operator's schema; `prefix` goes before each name."""
+        found = []
+        for field, kind in cls._types.items():
+            if _is_settings(kind):
+                found.append(kind.schema(f"{prefix}{field}_"))
+            elif kind in ARGUMENTS:
+                found.append(f"{ARGUMENTS[kind]} {prefix}{field}")
+            else:
+                raise TypeError(f"{cls.__name__}.{field}: expected a type of {list(ARGUMENTS)}, got {kind}")
+        return ", ".join(found)
+
+    def encoded(self) -> list[Any]:
+        """The arguments of these settings; torch.compile traces it."""
+        found: list[Any] = []
+        for field in self._types:
+            value = getattr(self, field)
+            if isinstance(value, OperatorSettings):
+                found += value.encoded()
+            elif field in self._names:
+                found.append("\n".join(value))
+            else:
+                found.append(list(value) if isinstance(value, tuple) else value)
+        return found
+
+    @classmethod
+    def decoded(cls, arguments: Iterator[Any]) -> Self:
+        """The settings whose arguments come next."""
+        values = []
+        for field, kind in cls._types.items():
+            value = kind.decoded(arguments) if _is_settings(kind) else next(arguments)
+            if field in cls._names:
+                value = layer_names(value)
+            values.append(tuple(value) if isinstance(value, list) else value)
+        return cls(*values)
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, OperatorSettings)
+
+
+def layer_names(layers: str) -> tuple[str, ...]:
+    """Layers as an operator's argument holds them: one a line."""
+    return tuple(layers.split("\n")) if layers else ()
