@@ -56,6 +56,10 @@ SETTINGS: dict[Callable[..., nn.Module], dict[str, object]] = {
         "content_distance": "l1",
         "style_distance": "huber",
         "gram_normalize": "none",
+        "normalize_features": "channel",
+        "input_size": (20, 24),
+        "resize_mode": "bicubic",
+        "drop_tokens": FIXED,
         "reduction": "sum",
         "eps": 0.5,
         "delta": 0.5,
@@ -88,6 +92,9 @@ NONSENSE: dict[str, list[object]] = {
     "content_distance": ["l3"],
     "style_distance": [2],
     "gram_normalize": ["chwn"],
+    "normalize_features": ["layer", True],
+    "input_size": [0, (3,), "24", 2.5],
+    "resize_mode": ["nearest", 1],
     "reduction": ["average", None, 1],
     "eps": [0.0, -1.0, "tiny"],
     "delta": [0.0],
@@ -159,7 +166,10 @@ def test_a_part_that_the_loss_was_made_without() -> None:
     loss.style_weight = 0.0
 
 
-@pytest.mark.parametrize("change", [{"gram_normalize": "hw"}, {"style_layers": ["conv1_1"]}])
+@pytest.mark.parametrize(
+    "change",
+    [{"gram_normalize": "hw"}, {"normalize_features": "channel"}, {"input_size": 24}, {"style_layers": ["conv1_1"]}],
+)
 def test_kept_grams_are_of_the_settings_they_were_made_with(change: dict[str, object]) -> None:
     loss, x, y = perceptual(), images(2), images(2, seed=1)
     loss.set_style(STYLE)

@@ -46,7 +46,6 @@ class FrozenLoss(EngineSettings):
     """
 
     _network: FeatureNetwork | ModuleFeatures
-    input_size: tuple[int, int] | None = None  # of the network; None: that of the images
 
     input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
     network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
@@ -127,6 +126,11 @@ class FrozenLoss(EngineSettings):
         """Where the network is, and images have to be."""
         return self._kept["input"][0].device
 
+    @property
+    def _network_size(self) -> tuple[int, int] | None:
+        """The (height, width) in which all images enter the network; None: as they come."""
+        return None
+
     def checked_images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
         """Checks a batch of images (N, C, H, W) of the network's channels; where it takes three, grey is repeated."""
         images = check_images(name, images, self._channels, self.input_range)
@@ -136,7 +140,7 @@ class FrozenLoss(EngineSettings):
                 f"move one of them by .to()"
             )
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
-        height, width = self.input_size or images.shape[-2:]
+        height, width = self._network_size or images.shape[-2:]
         if height < smallest or width < smallest:
             raise ValueError(
                 f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "

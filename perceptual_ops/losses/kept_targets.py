@@ -23,15 +23,20 @@ class LossWithTargets(FrozenLoss):
     Attributes:
         content_layers, style_layers: Names of the layers of each part; empty where there is none.
         gram_normalize: As of `gram_matrix`.
-        normalize_features, resize_mode: See `PerceptualLoss`.
+        normalize_features, input_size, resize_mode: See `PerceptualLoss`.
     """
 
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     gram_normalize: str
     normalize_features: str
+    input_size: tuple[int, int] | None
     resize_mode: str
     _content_shape: torch.Size
+
+    @property
+    def _network_size(self) -> tuple[int, int] | None:
+        return self.input_size
 
     def set_content(self, images: Tensor) -> None:
         """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
