@@ -240,6 +240,19 @@ def test_a_module_that_lets_no_gradient_through_is_refused() -> None:
         loss(x.requires_grad_(), y)
 
 
+def test_a_module_may_overwrite_its_images() -> None:
+    class Normalising(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    loss, expected = make(Normalising(), style_layers=None), make(Residual(), style_layers=None, mean=[0.5], std=[0.25])
+    expected.replace_network_weights(loss.frozen_network.state_dict())
+    x, y = images(2, dtype=torch.float32), images(2, 1, dtype=torch.float32)
+    before = x.clone()
+    close(value_and_gradients(loss, x, y), value_and_gradients(expected, x, y), 1e-5)
+    assert torch.equal(x, before)
+
+
 def test_clips() -> None:
     """(N, C, D, H, W) in, maps of all depths out."""
     with torch.random.fork_rng():

@@ -84,7 +84,8 @@ class ModuleTrunk:
             x, tap, keep = runs.pop(0)
             with under_autograd() if keep else contextlib.nullcontext(), self._precision(x.device, dtype):
                 entered = x.requires_grad_(keep)
-                maps = self.network.features(entered, layers)
+                # A module may overwrite its images, but no leaf.
+                maps = self.network.features(entered.clone() if keep else entered, layers)
             if keep and not any(map.requires_grad for map in maps.values()):
                 raise RuntimeError(
                     f"network: expected a gradient from {', '.join(layers)} to the images, there is none; "
