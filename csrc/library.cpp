@@ -38,14 +38,6 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
       "feature_loss_with_gradient(Tensor[] features, Tensor[] targets, float[] weights, str distance, float parameter, "
       "Tensor? grad=None) -> (Tensor, Tensor, Tensor[])");
 
-  // Value and gradient at once, for whoever needs no graph. Layers are indices into features, rising; each layer is in
-  // one list or both. grad (N) is 1 where there is none. -> unweighted style (S, N) and content (K, N) of each layer,
-  // gradients like the features
-  m.def(
-      "loss_head(Tensor[] features, int[] style_layers, Tensor[] target_grams, float[] style_weights, str normalize, "
-      "str style_distance, float style_parameter, int[] content_layers, Tensor[] targets, float[] content_weights, "
-      "str content_distance, float content_parameter, Tensor? grad) -> (Tensor, Tensor, Tensor[])");
-
   // LPIPS: features and targets scaled to unit length over the channels of each pixel, channel_weights (C) times the
   // squares of their difference, summed over channels and averaged over pixels -> loss (N), value of each layer (L, N)
   m.def(

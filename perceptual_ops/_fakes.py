@@ -64,28 +64,6 @@ def register_fakes() -> None:
     def _(features, targets, weights, distance, parameter, grad=None):
         return (*_losses_like(features), [torch.empty_like(x) for x in features])
 
-    @fake("perceptual_ops::loss_head")
-    def _(
-        features,
-        style_layers,
-        target_grams,
-        style_weights,
-        normalize,
-        style_distance,
-        style_parameter,
-        content_layers,
-        targets,
-        content_weights,
-        content_distance,
-        content_parameter,
-        grad,
-    ):
-        first, dtype = features[0], checks.accumulator_dtype(features[0])
-        style, content = (
-            first.new_empty((len(layers), first.shape[0]), dtype=dtype) for layers in (style_layers, content_layers)
-        )
-        return style, content, [torch.empty_like(x) for x in features]
-
     _register_total_variation()
     _register_metrics()
     _register_activation()

@@ -123,47 +123,6 @@ def feature_terms(
     return loss, per_layer.detach()
 
 
-def loss_head(
-    features: list[Tensor],
-    style_layers: list[int],
-    target_grams: list[Tensor],
-    style_weights: list[float],
-    normalize: str,
-    style_distance: str,
-    style_parameter: float,
-    content_layers: list[int],
-    targets: list[Tensor],
-    content_weights: list[float],
-    content_distance: str,
-    content_parameter: float,
-    grad: Tensor | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Values and gradient of a style and a feature loss in one call, from checked arguments; nothing of autograd.
-
-    Args:
-        features: One map (N, C, H, W) per layer.
-        style_layers, content_layers: Rising indices into features; each layer is in one of them or in both.
-        target_grams, targets: One for each style layer and one for each content layer.
-        style_weights, content_weights: Likewise.
-        normalize: As in `gram_matrix`.
-        style_distance, content_distance: As in `style_loss`, with their parameters (`_checks.check_distance`).
-        grad: What multiplies each sample's gradient (N), fp32 (fp64 for fp64); ones where it is None.
-        backend: See the module.
-
-    Returns:
-        The unweighted distances of the style layers (S, N) and of the content layers (K, N), and
-        grad[n] * d / d features of their weighted sum. A layer in both lists has one gradient, rounded once.
-    """
-    arguments = (
-        features, style_layers, target_grams, style_weights, normalize, style_distance, style_parameter,
-        content_layers, targets, content_weights, content_distance, content_parameter, grad,
-    )  # fmt: skip
-    if use_native(features, backend):
-        return torch.ops.perceptual_ops.loss_head(*arguments)
-    return reference.loss_head(*arguments)
-
-
 def style_loss(
     features: Sequence[Tensor],
     target_grams: Sequence[Tensor],

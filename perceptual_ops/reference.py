@@ -91,39 +91,6 @@ def feature_terms(
     return weighted_sum(values, weights)
 
 
-def loss_head(
-    features: list[Tensor],
-    style_layers: list[int],
-    target_grams: list[Tensor],
-    style_weights: list[float],
-    normalize: str,
-    style_distance: str,
-    style_parameter: float,
-    content_layers: list[int],
-    targets: list[Tensor],
-    content_weights: list[float],
-    content_distance: str,
-    content_parameter: float,
-    grad: Tensor | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """See `perceptual_ops.ops.loss_head`."""
-    leaves = [_widened(x.detach()).requires_grad_() for x in features]
-    style = content = leaves[0].new_zeros((0, features[0].shape[0]))
-    with torch.enable_grad():
-        loss = leaves[0].new_zeros(features[0].shape[0])
-        if style_layers:
-            maps = [leaves[i] for i in style_layers]
-            value, style = style_terms(maps, target_grams, style_weights, normalize, style_distance, style_parameter)
-            loss = loss + value
-        if content_layers:
-            maps = [leaves[i] for i in content_layers]
-            value, content = feature_terms(maps, targets, content_weights, content_distance, content_parameter)
-            loss = loss + value
-        gradients = torch.autograd.grad(loss, leaves, torch.ones_like(loss) if grad is None else grad)
-    rounded = [torch.empty_like(x).copy_(gradient) for x, gradient in zip(features, gradients, strict=True)]
-    return style.detach(), content.detach(), rounded
-
-
 def variation(x: Tensor, kind: str) -> Tensor:  # (N, C, H, W) -> (N)
     """The sums of "l1" and "l2_squared"; "l2" is the root of the latter."""
     x = _widened(x)

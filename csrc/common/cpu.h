@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <tuple>
 #include <vector>
 
@@ -72,10 +71,6 @@ inline FeatureMap dense_block(const FeatureMap& map, int64_t batch, int64_t pixe
   const bool nchw = map.layout() == Layout::kNCHW;
   return {batch, map.channels, pixels, map.channels * pixels, nchw ? pixels : 1, nchw ? 1 : map.channels};
 }
-
-// Adds a term to `sum`, a block of a gradient that is not yet rounded to the maps' dtype: the samples from `sample` on,
-// the pixels from `first` on.
-using GradientTerm = std::function<void(int64_t sample, int64_t first, const FeatureMap& block, void* sum)>;
 
 // (batch, rows, columns) over memory that someone else owns; strides in elements.
 template <class T>

@@ -1,8 +1,8 @@
 // feature_loss on the CPU: value, gradient or both in one pass. Pointwise, so only the order in memory matters.
-#include "feature_loss_cpu.h"
-
 #include <string>
 
+#include "../common/arguments.h"
+#include "../common/cpu.h"
 #include "../common/layers.h"
 #include "../common/wanted.h"
 
@@ -24,17 +24,6 @@ PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, dou
   return static_cast<double>(sum);
 }
 
-template <Distance kDistance, class T>
-PO_INLINE void distance_slope_added(const T* x, const T* y, Accumulator<T>* sum, int64_t count, double parameter,
-                                    double factor) {
-  using Acc = Accumulator<T>;
-  const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    sum[i] += f * distance_at<kDistance>(static_cast<Acc>(x[i]) - static_cast<Acc>(y[i]), p).slope;
-  }
-}
-
 // Clones cannot be templates: one function a dtype, distance and what is wanted.
 #define PO_DISTANCE_WALK(kDistance, kWanted, T)                                                           \
   PO_CPU_CLONES double walk_block(std::integral_constant<Distance, kDistance>,                            \
@@ -42,16 +31,10 @@ PO_INLINE void distance_slope_added(const T* x, const T* y, Accumulator<T>* sum,
                                   int64_t count, double parameter, double factor) {                       \
     return distance_walk<kDistance, kWanted>(x, y, dx, count, parameter, factor);                         \
   }
-#define PO_DISTANCE_TERM(kDistance, T)                                                                 \
-  PO_CPU_CLONES void add_slopes(std::integral_constant<Distance, kDistance>, const T* x, const T* y,   \
-                                Accumulator<T>* sum, int64_t count, double parameter, double factor) { \
-    distance_slope_added<kDistance>(x, y, sum, count, parameter, factor);                              \
-  }
 #define PO_DISTANCE_WALKS(kDistance, T)             \
   PO_DISTANCE_WALK(kDistance, Wanted::kValue, T)    \
   PO_DISTANCE_WALK(kDistance, Wanted::kGradient, T) \
-  PO_DISTANCE_WALK(kDistance, Wanted::kBoth, T)     \
-  PO_DISTANCE_TERM(kDistance, T)
+  PO_DISTANCE_WALK(kDistance, Wanted::kBoth, T)
 #define PO_DISTANCE_WALKS_OF(T)                \
   PO_DISTANCE_WALKS(Distance::kSquared, T)     \
   PO_DISTANCE_WALKS(Distance::kL1, T)          \
@@ -115,57 +98,21 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
   Result result{std::vector<double>(layers * batch), {}};
   for (int64_t l = 0; l < layers; ++l) {
     double* value = &result.values[l * batch];
+    const std::vector<double> factors = weighted_upstream(weights[l], upstream);
+    const Layout layout = layout_of(features[l]);
+    const auto walk = [&](Tensor* gradient) {
+      walk_layer(features[l], targets[l], layout, kind, parameter, wanted, factors, value, gradient);
+    };
     if (wanted == Wanted::kValue) {
-      feature_values(features[l], targets[l], kind, parameter, value);
+      walk(nullptr);
     } else {
-      result.gradients.push_back(feature_gradient(features[l], targets[l], kind, parameter,
-                                                  weighted_upstream(weights[l], upstream),
-                                                  wanted == Wanted::kBoth ? value : nullptr));
+      result.gradients.push_back(filled_like(features[l], layout, [&](Tensor& out) { walk(&out); }));
     }
   }
   return result;
 }
 
 }  // namespace
-
-void feature_values(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter, double* value) {
-  walk_layer(features, targets, layout_of(features), kind, parameter, Wanted::kValue,
-             std::vector<double>(features.size(0)), value, nullptr);
-}
-
-Tensor feature_gradient(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
-                        const std::vector<double>& factors, double* value) {
-  const Layout layout = layout_of(features);
-  return filled_like(features, layout, [&](Tensor& out) {
-    walk_layer(features, targets, layout, kind, parameter, value == nullptr ? Wanted::kGradient : Wanted::kBoth,
-               factors, value, &out);
-  });
-}
-
-GradientTerm feature_gradient_term(const Tensor& features, const Tensor& targets, DistanceKind kind, double parameter,
-                                   const std::vector<double>& factors) {
-  const Layout layout = layout_of(features);
-  const Tensor x = served(features), y = dense_samples(targets, layout);
-  const FeatureMap x_map = *feature_map(x);
-  FeatureMap y_map = *feature_map(y);
-  y_map.stride_n = sample_stride(y);
-  return [=](int64_t sample, int64_t first, const FeatureMap& block, void* sum) {
-    dispatch_dtype(x, "features", [&](auto element) {
-      using T = decltype(element);
-      const T* x_data = static_cast<const T*>(x.data_ptr());
-      const T* y_data = static_cast<const T*>(y.data_ptr());
-      auto* sum_data = static_cast<Accumulator<T>*>(sum);
-      dispatch_distance(kind.distance, [&](auto distance) {
-        for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
-          add_slopes(distance, x_data + run_start(x_map, layout, sample + n, run, first),
-                     y_data + run_start(y_map, layout, sample + n, run, first),
-                     sum_data + run_start(block, layout, n, run), length, parameter,
-                     kind.scale(x_map.sample_size()) * factors[sample + n]);
-        });
-      });
-    });
-  };
-}
 
 std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features,  // L x (N, C, H, W)
                                             const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)

@@ -1,7 +1,10 @@
 // feature_loss on CUDA: check, guard, allocate, stream, launch, check, register.
-#include "feature_loss_cuda.h"
-
 #include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "../common/arguments.h"
 #include "../common/layers.h"

@@ -165,7 +165,7 @@ void amx_gram(const BFloat16* x, const FeatureMap& map, float* gram) {
 }
 
 void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& map, BFloat16* out,
-                  const FeatureMap& out_map, const GradientTerm& term) {
+                  const FeatureMap& out_map) {
   const Layout layout = map.layout();
   const bool nchw = layout == Layout::kNCHW;
   const int64_t step = pixels_at_once(map), blocks = ceil_div(map.pixels, step);
@@ -185,7 +185,6 @@ void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& m
           (nchw ? pack_across : pack_along)(from, pitch, lines, length, packed.data());
           split_product(&matrix.high[n * tiles], &matrix.low[n * tiles], packed.data(), nchw, steps, lines, length,
                         sum.data());
-          if (term) term(n, first, block, sum.data());
           for (int64_t run = 0; run < lines; ++run) {
             round_row(&sum[run * length], out + run_start(out_map, layout, n, run, first), length);
           }

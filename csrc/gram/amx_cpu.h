@@ -23,9 +23,8 @@ bool amx_serves();
 void amx_gram(const BFloat16* x, const FeatureMap& map,
               float* gram);  // (N, C, C)
 
-// S X of every sample and a term beside it, rounded once. S is split into two bf16 numbers, so that it keeps 16 bits.
+// S X of every sample. S is split into two bf16 numbers, so that it keeps 16 bits.
 void amx_gradient(const float* symmetric,  // (N, C, C)
-                  const BFloat16* x, const FeatureMap& map, BFloat16* out, const FeatureMap& out_map,
-                  const GradientTerm& term);
+                  const BFloat16* x, const FeatureMap& map, BFloat16* out, const FeatureMap& out_map);
 
 }  // namespace perceptual_ops

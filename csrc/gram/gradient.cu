@@ -20,22 +20,11 @@ Tiles gradient_tiles(const FeatureMap& map) {
 
 }  // namespace
 
-GradientWorkspace plan_gradient(const std::vector<GradientOutput>& layers) {
-  GradientWorkspace workspace{};
-  for (const GradientOutput& layer : layers) {
-    if (layer.target.data == nullptr) continue;
-    const Tiles tiles = gradient_tiles(layer.x.map);
-    workspace.slots += layer.x.map.batch * tiles.channels * int64_t(tiles.pixels);
-    workspace.arrivals += layer.x.map.batch;
-  }
-  return workspace;
-}
-
-cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, Distance distance,
-                                 double parameter, const void* grad, void* slots, void* arrivals, cudaStream_t stream) {
+cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, const void* grad,
+                                 cudaStream_t stream) {
   const int64_t bytes = element_bytes(element);
-  GradientTable table{{0, {}}, distance, parameter, {}};
-  int64_t slot = 0, arrival = 0, items = 0;
+  GradientTable table{{0, {}}, {}};
+  int64_t items = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const GradientOutput& layer = layers[i];
     const FeatureMap& map = layer.x.map;
@@ -61,24 +50,11 @@ cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutp
              pitch,
              layer.scale,
              tiles.channels,
-             tiles.pixels,
-             layer.target.data,
-             layer.target.map,
-             has_aligned_lines(layer.target.data, layer.target.map, bytes),
-             layer.content_slope_scale,
-             layer.content_value_scale,
-             layer.values,
-             static_cast<uint32_t>(slot),
-             static_cast<uint32_t>(arrival)};
-    if (layer.target.data != nullptr) {
-      slot += of_layer;
-      arrival += map.batch;
-    }
+             tiles.pixels};
     table.items.counts[table.items.layers++] = static_cast<uint32_t>(of_layer);
     if (table.items.layers < kMaxLayers && i + 1 < layers.size()) continue;
     dispatch_element(element, [&](auto type) {
-      launch_kernel(gram_gradient_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, grad, slots,
-                    arrivals);
+      launch_kernel(gram_gradient_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, grad);
     });
     if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) return status;
     table.items.layers = 0;

@@ -1,6 +1,4 @@
-// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch, and with it
-// where a layer also has a feature loss, that loss's gradient and distance: X and its target are then read, and dX
-// written, once.
+// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch.
 //
 // A block makes 128 channels x 128 pixels of a sample, of maps of up to 64 channels 64 x 256. Neighbours in memory are
 // columns of its product, pixels in NCHW (S X) and channels in NHWC (X^T S), so that both are read and written as they
@@ -11,7 +9,6 @@
 // of a narrow map one of S and four of X, which leaves room for two stages instead of three.
 #pragma once
 
-#include "../common/last_block.cuh"
 #include "../common/shared.cuh"
 #include "plan.h"
 #include "product.cuh"
@@ -29,21 +26,10 @@ struct GradientLayer {
   int64_t s_pitch;      // elements from row to row
   const void* s_scale;  // (N, C) fp32 that each row of S is still to be multiplied by; null for fp32 and fp64
   uint32_t channel_tiles, pixel_tiles;
-  // Of a feature loss only: null without.
-  const void* target;  // (N or 1, C, P), strides of `target_map`, its layout that of x
-  FeatureMap target_map;
-  bool target_aligned;
-  double slope_scale;      // of d'(x - target)
-  double value_scale;      // of the sum of distances
-  void* values;            // (N) Acc
-  uint32_t first_slot;     // where the layer's parts of the sum begin: (N, items of a sample)
-  uint32_t first_arrival;  // where its counters begin: (N)
 };
 
 struct GradientTable {
   Interleaving items;  // of a layer: (N, pixel tiles, channel tiles)
-  Distance distance;
-  double parameter;
   GradientLayer layers[kMaxLayers];
 };
 
@@ -73,48 +59,25 @@ template <class T>
 struct ResultWriter {
   using Acc = DeviceAccumulator<T>;
   T* dx;
-  const T *x, *target;                                  // target: null without a feature loss
-  int64_t row_stride, x_row_stride, target_row_stride;  // neighbours in a row are 1 apart
-  int rows, columns;                                    // of the whole sample
-  bool dx_aligned, x_aligned, target_aligned;
+  int64_t row_stride;  // neighbours in a row are 1 apart
+  int rows, columns;   // of the whole sample
+  bool dx_aligned;
   const float* scale;  // of the rows, or of the columns
   bool scale_rows;
-  Acc upstream, slope_scale, parameter;
-  Distance distance;
+  Acc upstream;
 
-  // kUnit results of row `row`, from column `column` on; returns the sum of their distances.
-  __device__ __forceinline__ Acc store(int row, int column, const Acc (&results)[kUnit<T>]) const {
+  // kUnit results of row `row`, from column `column` on.
+  __device__ __forceinline__ void store(int row, int column, const Acc (&results)[kUnit<T>]) const {
     const int count = min(columns - column, kUnit<T>);
-    const bool whole = count == kUnit<T>;
-    Acc values[kUnit<T>], sum = 0;
-#pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) {
-      values[i] = results[i];
-      if (scale != nullptr && i < count) values[i] *= scale[scale_rows ? row : column + i];
-    }
-    if (target != nullptr) {
-      const Pack<T> ours = read(x + row * x_row_stride + column, count, whole && x_aligned);
-      const Pack<T> wanted = read(target + row * target_row_stride + column, count, whole && target_aligned);
-      switch (distance) {
-        case Distance::kSquared:
-          sum = add_content<Distance::kSquared>(ours, wanted, count, values);
-          break;
-        case Distance::kL1:
-          sum = add_content<Distance::kL1>(ours, wanted, count, values);
-          break;
-        case Distance::kCharbonnier:
-          sum = add_content<Distance::kCharbonnier>(ours, wanted, count, values);
-          break;
-        case Distance::kHuber:
-          sum = add_content<Distance::kHuber>(ours, wanted, count, values);
-          break;
-      }
-    }
     Pack<T> out;
 #pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) out.values[i] = narrow<T>(upstream * values[i]);
+    for (int i = 0; i < kUnit<T>; ++i) {
+      Acc value = results[i];
+      if (scale != nullptr && i < count) value *= scale[scale_rows ? row : column + i];
+      out.values[i] = narrow<T>(upstream * value);
+    }
     T* to = dx + row * row_stride + column;
-    if (whole && dx_aligned) {
+    if (count == kUnit<T> && dx_aligned) {
       store_pack(to, out);
     } else {
 #pragma unroll
@@ -122,42 +85,17 @@ struct ResultWriter {
         if (i < count) to[i] = out.values[i];
       }
     }
-    return sum;
-  }
-
-  // Adds the slopes of a feature loss and returns the sum of its distances.
-  template <Distance kDistance>
-  __device__ __forceinline__ Acc add_content(const Pack<T>& ours, const Pack<T>& wanted, int count,
-                                             Acc (&values)[kUnit<T>]) const {
-    Acc sum = 0;
-#pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) {
-      const Point<Acc> at = distance_at<kDistance>(widen(ours.values[i]) - widen(wanted.values[i]), parameter);
-      if (i < count) sum += at.value;
-      values[i] += slope_scale * at.slope;
-    }
-    return sum;
-  }
-
-  __device__ __forceinline__ static Pack<T> read(const T* from, int count, bool whole) {
-    if (whole) return load_pack(from);
-    Pack<T> pack;
-#pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
-    return pack;
   }
 };
 
 // The epilogue: brings 16 rows of a warp's results at a time to the lanes in the order of memory, and out.
 template <class T>
-__device__ __forceinline__ DeviceAccumulator<T> store_totals(const ResultWriter<T>& writer, int first_row,
-                                                             int first_column, const Totals<T>& totals,
-                                                             unsigned char* shared) {
+__device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int first_row, int first_column,
+                                             const Totals<T>& totals, unsigned char* shared) {
   using Acc = DeviceAccumulator<T>;
   constexpr int kPitch = kWarpColumns + 8;  // moves the rows that are written together to different banks
   constexpr int kRowUnits = kWarpColumns / kUnit<T>;
   Acc* rows = reinterpret_cast<Acc*>(shared) + threadIdx.x / 32 * 16 * kPitch;
-  Acc sum = 0;
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i) {
     __syncwarp();  // the rows before are read
@@ -176,23 +114,9 @@ __device__ __forceinline__ DeviceAccumulator<T> store_totals(const ResultWriter<
       Acc results[kUnit<T>];
 #pragma unroll
       for (int k = 0; k < kUnit<T>; ++k) results[k] = rows[row * kPitch + column + k];
-      sum += writer.store(first_row + 16 * i + row, first_column + column, results);
+      writer.store(first_row + 16 * i + row, first_column + column, results);
     }
   }
-  return sum;
-}
-
-// Adds this thread's part to the value of the feature loss of sample n.
-template <class Acc>
-__device__ __forceinline__ void finish_value(const GradientLayer& layer, int64_t n, uint32_t item_of_sample, Acc part,
-                                             Acc* slots, uint32_t* arrivals) {
-  const uint32_t items = layer.channel_tiles * layer.pixel_tiles;
-  Acc sum;
-  if (!ends_sum<kThreads>(part, item_of_sample, items, slots + layer.first_slot + n * items,
-                          arrivals + layer.first_arrival + n, sum)) {
-    return;
-  }
-  if (threadIdx.x == 0) static_cast<Acc*>(layer.values)[n] = Acc(layer.value_scale) * sum;
 }
 
 // What the threads of a block share: in shared memory, because registers are for the totals.
@@ -200,9 +124,7 @@ template <class T>
 struct GradientJob {
   Matrix<T> s, x;
   int first_row, first_column;
-  int64_t n;
-  uint32_t item_of_sample;
-  int layer;
+  bool nhwc;
   ResultWriter<T> writer;
 
   __device__ __forceinline__ int stages() const { return (s.rows + kDepth<T> - 1) / kDepth<T>; }
@@ -213,7 +135,7 @@ __device__ __forceinline__ void plan_gradient_job(const GradientTable& table, co
                                                   const DeviceAccumulator<T>* __restrict__ grad, GradientJob<T>& job) {
   const GradientLayer& layer = table.layers[place.layer];
   const uint32_t item = place.index;
-  const FeatureMap &map = layer.map, &dx_map = layer.dx_map, &target_map = layer.target_map;
+  const FeatureMap &map = layer.map, &dx_map = layer.dx_map;
   const uint32_t items = layer.channel_tiles * layer.pixel_tiles;
   const int64_t n = item / items;
   const auto line_stride = [](const FeatureMap& of) { return kNhwc ? of.stride_p : of.stride_c; };
@@ -227,27 +149,16 @@ __device__ __forceinline__ void plan_gradient_job(const GradientTable& table, co
   job.x = Matrix<T>{x, line_stride(map), pixels, layer.x_aligned};
   job.first_row = (kNhwc ? pixel_tile : channel_tile) * shape.a_panels() * kPanelRows;
   job.first_column = (kNhwc ? channel_tile : pixel_tile) * shape.b_panels() * kPanelRows;
-  job.n = n;
-  job.item_of_sample = item % items;
-  job.layer = place.layer;
+  job.nhwc = kNhwc;
   job.writer =
       ResultWriter<T>{static_cast<T*>(layer.dx) + n * dx_map.stride_n,
-                      x,
-                      layer.target == nullptr ? nullptr : static_cast<const T*>(layer.target) + n * target_map.stride_n,
                       line_stride(dx_map),
-                      line_stride(map),
-                      line_stride(target_map),
                       kNhwc ? pixels : channels,
                       kNhwc ? channels : pixels,
                       layer.dx_aligned,
-                      layer.x_aligned,
-                      layer.target_aligned,
                       layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels,
                       !kNhwc,
-                      grad == nullptr ? DeviceAccumulator<T>(1) : grad[n],
-                      DeviceAccumulator<T>(layer.slope_scale),
-                      DeviceAccumulator<T>(table.parameter),
-                      table.distance};
+                      grad == nullptr ? DeviceAccumulator<T>(1) : grad[n]};
 }
 
 // Depth is the channels that S X sums over.
@@ -268,9 +179,8 @@ __device__ __forceinline__ void fill_stage(const GradientJob<T>& job, const Grad
   }
 }
 
-// Returns the sum of the distances that this thread has seen.
 template <class T, bool kNhwc>
-__device__ __forceinline__ DeviceAccumulator<T> gradient_tile(const GradientJob<T>& job) {
+__device__ __forceinline__ void gradient_tile(const GradientJob<T>& job) {
   using Parts = WarpResults[kThreads / 32];
   PO_DYNAMIC_SHARED(shared);
   PO_SHARED(Parts, parts);  // for the same reason as the job
@@ -302,17 +212,14 @@ __device__ __forceinline__ DeviceAccumulator<T> gradient_tile(const GradientJob<
                                       totals);
   }
   __syncthreads();  // the last stage is read, its memory now serves the results
-  return store_totals(job.writer, job.first_row + part.row, job.first_column + part.column, totals, shared);
+  store_totals(job.writer, job.first_row + part.row, job.first_column + part.column, totals, shared);
 }
 
 // Grid: the items of the table.
 template <class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     gram_gradient_kernel(const __grid_constant__ GradientTable table,
-                         const DeviceAccumulator<T>* __restrict__ grad,  // (N), or null for ones
-                         DeviceAccumulator<T>* slots,                    // scratch of the feature losses
-                         uint32_t* __restrict__ arrivals) {              // of the feature losses, zeros
-  using Acc = DeviceAccumulator<T>;
+                         const DeviceAccumulator<T>* __restrict__ grad) {  // (N), or null for ones
   PO_SHARED(GradientJob<T>, job);
   const Interleaving::Item item = table.items.item(blockIdx.x);
   if (threadIdx.x == 0) {
@@ -323,9 +230,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     }
   }
   __syncthreads();  // the job is there
-  const Acc sum = table.layers[job.layer].nhwc ? gradient_tile<T, true>(job) : gradient_tile<T, false>(job);
-  const GradientLayer& layer = table.layers[job.layer];
-  if (layer.target != nullptr) finish_value(layer, job.n, job.item_of_sample, sum, slots, arrivals);
+  if (job.nhwc) {
+    gradient_tile<T, true>(job);
+  } else {
+    gradient_tile<T, false>(job);
+  }
 }
 
 }  // namespace perceptual_ops

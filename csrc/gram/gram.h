@@ -84,28 +84,16 @@ struct NarrowSlopes {
 };
 cudaError_t launch_narrow(Element element, const std::vector<NarrowSlopes>& layers, cudaStream_t stream);
 
-// dx = grad[n] * (S X + content_slope_scale * d'(x - target)), where there is a target also
-// values[n] = content_value_scale * sum of d(x - target).
+// dx = grad[n] * S X
 struct GradientOutput {
   MapPointer x;
   void* dx;  // (N, C, P), strides of dx_map, its layout that of x
   FeatureMap dx_map;
   const void* slopes;  // (N, C, C) Acc, or as launch_narrow made them
   const void* scale;   // (N, C) as launch_narrow made it; null for fp32 and fp64
-  MapPointer target;   // (N or 1, C, P), its layout that of x; null without a feature loss
-  double content_slope_scale, content_value_scale;
-  void* values;  // (N) Acc
 };
-struct GradientWorkspace {
-  int64_t slots;     // Acc
-  int64_t arrivals;  // uint32, zeros
-};
-GradientWorkspace plan_gradient(const std::vector<GradientOutput>& layers);
-cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, Distance distance,
-                                 double parameter,
+cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers,
                                  const void* grad,  // (N) Acc, or null for ones
-                                 void* slots,       // scratch; null without a feature loss
-                                 void* arrivals,    // zeros; null without a feature loss
                                  cudaStream_t stream);
 
 }  // namespace perceptual_ops

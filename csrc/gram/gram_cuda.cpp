@@ -1,9 +1,15 @@
 // gram_matrix and style_loss on CUDA: check, guard, allocate, stream, launch, check, register.
-#include "gram_cuda.h"
-
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
 #include "../common/arguments.h"
+#include "../common/layers.h"
+#include "../common/torch_cuda.h"
+#include "gram.h"
 
 namespace perceptual_ops {
 namespace {
@@ -12,7 +18,63 @@ Tensor scratch(const Tensor& like, int64_t count, ScalarType type) {
   return torch::stable::new_empty(like, {{count}}, type);
 }
 
-}  // namespace
+// The sums over pixels of several layers, launched when it is built; holds what their finish needs.
+class GramSums {
+ public:
+  GramSums(const std::vector<Tensor>& features,  // L x (N, C, H, W), N > 0
+           const CudaScope& cuda);
+
+  void finish(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const;
+  void finish(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+              const Tensor& values,  // (L, N)
+              const Tensor& loss,    // (N)
+              const CudaScope& cuda) const;
+
+ private:
+  Element element_;
+  std::vector<Tensor> maps_;
+  std::vector<MapPointer> layers_;
+  GramWorkspace workspace_;
+  Tensor partial_, slots_, arrivals_;
+};
+
+// S of several layers as the gradient multiplies by it, launched when it is built.
+class Slopes {
+ public:
+  Slopes(const std::vector<Tensor>& slopes,  // L x (N, C, C), symmetric
+         const Tensor& x,                    // one of the maps, for their dtype
+         const CudaScope& cuda);
+
+  const void* matrix(size_t layer) const { return matrices_[layer].data_ptr(); }
+  const void* scale(size_t layer) const { return scales_[layer] ? scales_[layer]->data_ptr() : nullptr; }
+
+ private:
+  std::vector<Tensor> wide_;  // what the launch reads
+  std::vector<Tensor> matrices_;
+  std::vector<std::optional<Tensor>> scales_;
+};
+
+// One layer's map as it is read, and its gradient as it is written.
+class GradientTensors {
+ public:
+  explicit GradientTensors(const Tensor& x)  // (N, C, H, W)
+      : x_(served(x)), output_(x, layout_of(x)) {}
+
+  GradientOutput output(const Slopes& slopes, size_t layer) {
+    GradientOutput gradient{};
+    gradient.x = {x_.data_ptr(), *feature_map(x_)};
+    gradient.dx = output_.dense().data_ptr();
+    gradient.dx_map = *feature_map(output_.dense());
+    gradient.slopes = slopes.matrix(layer);
+    gradient.scale = slopes.scale(layer);
+    return gradient;
+  }
+  Tensor result() { return output_.finished(); }
+
+ private:
+  Tensor x_;
+  LikeOutput output_;
+};
 
 GramSums::GramSums(const std::vector<Tensor>& features, const CudaScope& cuda) {
   std::vector<FeatureMap> shapes;
@@ -85,8 +147,6 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_values(
   return {loss, values, slopes};
 }
 
-namespace {
-
 std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,    // L x (N, C, C), symmetric
                                    const std::vector<Tensor>& features,  // L x (N, C, H, W)
                                    const Tensor* grad,                   // (N), or null for ones
@@ -98,8 +158,8 @@ std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,    // L x 
     const Slopes matrices(slopes, features[0], cuda);
     std::vector<GradientOutput> outputs;
     for (size_t l = 0; l < features.size(); ++l) outputs.push_back(gradients[l].output(matrices, l));
-    check_launch(launch_gram_gradient(element_of(features[0], "features"), outputs, Distance::kSquared, 0.0,
-                                      grad == nullptr ? nullptr : grad->data_ptr(), nullptr, nullptr, cuda.stream()),
+    check_launch(launch_gram_gradient(element_of(features[0], "features"), outputs,
+                                      grad == nullptr ? nullptr : grad->data_ptr(), cuda.stream()),
                  "gram_gradient");
   }
   for (GradientTensors& gradient : gradients) results.push_back(gradient.result());

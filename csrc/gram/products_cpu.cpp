@@ -88,14 +88,12 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
 }
 
 template <class T>
-void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
-                      const GradientTerm& term) {
+void widened_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map) {
   const Layout layout = map.layout();
   std::vector<float> widened(block_elements(map)), sum(widened.size());
   for_each_pixel_block(map, [&](int64_t first, const FeatureMap& block) {
     widen(x, map, first, block, widened.data());
     symmetric_product(symmetric, widened.data(), block, sum.data(), block);
-    if (term) term(0, first, block, sum.data());
     for_each_run(block, layout, [&](int64_t n, int64_t run, int64_t length) {
       convert(&sum[run_start(block, layout, n, run)], out + run_start(out_map, layout, n, run, first), length);
     });
@@ -115,13 +113,12 @@ void wide_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
 }
 
 template <class T>
-void wide_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map,
-                   const GradientTerm& term) {
+void wide_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map) {
   if constexpr (kMayUseAmx<T>) {
     const float* matrix = static_cast<const float*>(symmetric.data_ptr());
-    if (amx_serves()) return amx_gradient(matrix, x, map, out, out_map, term);
+    if (amx_serves()) return amx_gradient(matrix, x, map, out, out_map);
   }
-  widened_gradient(symmetric, x, map, out, out_map, term);
+  widened_gradient(symmetric, x, map, out, out_map);
 }
 
 }  // namespace
@@ -143,7 +140,7 @@ Tensor gram_products(const Tensor& features) {
   return gram;
 }
 
-Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const GradientTerm& term) {
+Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
   const Tensor x = served(features);
   const FeatureMap map = *feature_map(x);
   return filled_like(features, map.layout(), [&](Tensor& out) {
@@ -155,9 +152,8 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const Grad
       T* out_data = static_cast<T*>(out.data_ptr());
       if constexpr (std::is_same_v<T, Accumulator<T>>) {
         symmetric_product(symmetric, x_data, map, out_data, out_map);
-        if (term) term(0, 0, out_map, out_data);
       } else {
-        wide_gradient<T>(symmetric, x_data, map, out_data, out_map, term);
+        wide_gradient<T>(symmetric, x_data, map, out_data, out_map);
       }
     });
   });

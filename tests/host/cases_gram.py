@@ -148,10 +148,7 @@ def symmetrise(dtype: torch.dtype, batch: int, channels: int) -> tuple[Launch, C
     return Launch("gram", "symmetrise", arguments), check
 
 
-def gram_gradient(
-    dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool, content: str | None, target_batch: int
-) -> tuple[Launch, Check]:
-    """`content`: the distance of a feature loss that the first layer also has."""
+def gram_gradient(dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool) -> tuple[Launch, Check]:
     wide = accumulator(dtype)
     # With an upstream factor that makes up for it, S is so small that fp16 could not hold it.
     tiny = 1e-7 if upstream else 1.0
@@ -165,54 +162,35 @@ def gram_gradient(
     halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + i) for i, x in enumerate(maps)]
     slopes = [tiny * (half + half.mT) / half.shape[1] for half in halves]
     grad = random_map((maps[0].shape[0],), wide, "cpu", 3) / tiny if upstream else None
-    target = LAYOUTS[layouts[0]](random_map((target_batch, *maps[0].shape[1:]), dtype, "cpu", 17))
-    slope_scale, value_scale, parameter = 0.2 * tiny, 0.5, DISTANCES[content or "mse"]
 
     def layer(i: int) -> tuple:
-        with_content = content is not None and i == 0
-        numbers, memory, offset = _argument(target, layouts[0])
-        if target_batch == 1:
-            numbers = (*numbers[:3], 0, *numbers[4:])
         return (
             _argument(maps[i], layouts[i]),
             memory_of(slopes[i]),
             map_numbers(outs[i], layouts[i]),
             memory_of(outs[i]),
             outs[i].storage_offset(),
-            (numbers, memory, offset) if with_content else None,
-            slope_scale,
-            value_scale,
         )
 
     arguments = {
         "element": element(dtype),
         "layers": [layer(i) for i in range(len(maps))],
         "grad": None if grad is None else memory_of(grad),
-        "distance": content or "mse",
-        "parameter": parameter,
     }
 
-    def expected(i: int, type_: torch.dtype, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
+    def expected(i: int, type_: torch.dtype, matrix: Tensor) -> Tensor:
         x = maps[i].to(type_)
         result = (matrix.to(type_) @ x.flatten(2)).reshape(x.shape)
-        value = None
-        if content is not None and i == 0:
-            error = (x - target.to(type_)).requires_grad_()
-            sums = reference.distance_map(error, content, parameter).flatten(1).sum(1)
-            (slope,) = torch.autograd.grad(sums.sum(), error)
-            result, value = result + slope_scale * slope, value_scale * sums.detach()
-        return (result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)), value
+        return result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)
 
     def check(outputs: Outputs) -> None:
         for i, out in enumerate(outs):
-            exact, exact_value = expected(i, torch.float64, slopes[i])
+            exact = expected(i, torch.float64, slopes[i])
             # The naive run multiplies two maps of one dtype: S is rounded to it, row by row to its own scale.
             largest = slopes[i].abs().amax(2, keepdim=True).clamp_min(1e-300)
             rounded = (slopes[i] / largest).to(dtype).to(wide) * largest
-            naive, naive_value = expected(i, wide, rounded)
+            naive = expected(i, wide, rounded)
             assert_accurate(like_view(outputs[i], out), naive.to(dtype), exact)
             assert_untouched_outside(outputs[i], out)
-            if exact_value is not None:
-                assert_accurate(from_numpy(outputs[-1], tuple(exact_value.shape)), naive_value, exact_value)
 
     return Launch("gram", "gram_gradient", arguments), check

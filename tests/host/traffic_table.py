@@ -41,11 +41,9 @@ def gram_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> By
 
 
 def narrow_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
-    """S in 16 bits, and what the value of the feature loss takes."""
+    """S in 16 bits."""
     rows = sum(shape[0] * shape[1] for shape in shapes)
-    of_bf16 = {"narrow": matrices(shapes) // 2, "scale": FP32 * rows} if dtype == torch.bfloat16 else {}
-    tiles = shapes[0][0] * -(-prod(shapes[0][2:]) // 256)
-    return {**of_bf16, "slots": FP32 * tiles, "arrivals": 4 * shapes[0][0]}
+    return {"narrow": matrices(shapes) // 2, "scale": FP32 * rows} if dtype == torch.bfloat16 else {}
 
 
 def feature_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
@@ -135,13 +133,12 @@ ROWS = [
     ),
     Row(
         "gram_gradient",
-        lambda dtype, layout, shapes: cases_gram.gram_gradient(dtype, layout, shapes, True, "mse", shapes[0][0])[0],
+        lambda dtype, layout, shapes: cases_gram.gram_gradient(dtype, layout, shapes, True)[0],
         lambda shapes, size: {
             "x": maps(shapes, size),
             "dx": maps(shapes, size),
-            "target": maps(shapes[:1], size),
             "slopes": matrices(shapes),
-            **numbers(shapes, "grad", "values"),
+            **numbers(shapes, "grad"),
         },
         (HEAD,),
         workspace=narrow_workspace,

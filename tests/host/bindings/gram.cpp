@@ -14,8 +14,8 @@ using Numbers = std::array<int64_t, 6>;  // of a FeatureMap
 using Map = std::tuple<Numbers, py::array, int64_t>;
 // (N, C, C) target, its batch, and the four factors of StyleOutput
 using Style = std::tuple<py::array, int64_t, double, double, double, double>;
-// (map, S, dx map, dx memory, dx offset, content target, slope scale and value scale of the content)
-using Gradient = std::tuple<Map, py::array, Numbers, py::array, int64_t, std::optional<Map>, double, double>;
+// (map, S, dx map, dx memory, dx offset)
+using Gradient = std::tuple<Map, py::array, Numbers, py::array, int64_t>;
 
 MapPointer input_map(Arguments& memory, const char* name, const Map& map) {
   const auto& [numbers, contents, offset] = map;
@@ -122,37 +122,24 @@ std::vector<std::pair<const void*, const void*>> prepared(Arguments& memory, con
   return matrices;
 }
 
-// -> (dx of each layer, content values of each layer that has them)
+// -> dx of each layer
 py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>& layers,
-                        const std::optional<py::array>& grad, const std::string& distance, double parameter,
-                        uint64_t seed) {
+                        const std::optional<py::array>& grad, uint64_t seed) {
   Arguments memory(element, seed);
   const auto matrices = prepared(memory, layers);
   std::vector<GradientOutput> outputs;
-  std::vector<void*> outs, values;
+  std::vector<void*> outs;
   for (size_t l = 0; l < layers.size(); ++l) {
-    const auto& [x, slopes, dx_numbers, dx, dx_offset, target, slope_scale, value_scale] = layers[l];
+    const auto& [x, slopes, dx_numbers, dx, dx_offset] = layers[l];
     GradientOutput output{};
     output.x = input_map(memory, "x", x);
     outs.push_back(memory.changed("dx", dx));
     output.dx = memory.at(outs.back(), dx_offset);
     output.dx_map = feature_map(dx_numbers);
     std::tie(output.slopes, output.scale) = matrices[l];
-    if (target) {
-      output.target = input_map(memory, "target", *target);
-      output.content_slope_scale = slope_scale;
-      output.content_value_scale = value_scale;
-      output.values = memory.accumulators("values", output.x.map.batch);
-      values.push_back(output.values);
-    }
     outputs.push_back(output);
   }
-  const GradientWorkspace workspace = plan_gradient(outputs);
-  void* slots = memory.accumulators("slots", workspace.slots);
-  void* arrivals = memory.counters("arrivals", workspace.arrivals);
-  memory.check(launch_gram_gradient(memory.element(), outputs, distance_kind(distance).distance, parameter,
-                                    grad ? memory.input("grad", *grad) : nullptr, slots, arrivals, nullptr));
-  outs.insert(outs.end(), values.begin(), values.end());
+  memory.check(launch_gram_gradient(memory.element(), outputs, grad ? memory.input("grad", *grad) : nullptr, nullptr));
   return results(memory, outs);
 }
 
@@ -198,5 +185,5 @@ PYBIND11_MODULE(gram, m) {
   m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "whole"_a, "seed"_a);
   m.def("style", &style, "element"_a, "maps"_a, "styles"_a, "distance"_a, "parameter"_a, "seed"_a);
   m.def("symmetrise", &symmetrise, "element"_a, "batch"_a, "channels"_a, "slopes"_a, "scale"_a, "seed"_a);
-  m.def("gram_gradient", &gram_gradient, "element"_a, "layers"_a, "grad"_a, "distance"_a, "parameter"_a, "seed"_a);
+  m.def("gram_gradient", &gram_gradient, "element"_a, "layers"_a, "grad"_a, "seed"_a);
 }
