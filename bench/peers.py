@@ -45,6 +45,13 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
+USUAL_INSTALLATION = "pip install --no-deps -r requirements-data.txt"
+INSTALLATION = {
+    # On no package index.
+    "memsave_torch": "pip install --no-deps git+https://github.com/plutonium-239/memsave_torch",
+}
+
+
 @functools.cache
 def missing(package: str) -> str:
     """Why a peer cannot be had; empty where it can, and for no peer."""
@@ -56,7 +63,7 @@ def missing(package: str) -> str:
             warnings.simplefilter("ignore")
             importlib.import_module(package)
     except ImportError as failure:
-        return f"{package} is left out: {failure}; pip install --no-deps -r requirements-data.txt"
+        return f"{package} is left out: {failure}; {INSTALLATION.get(package, USUAL_INSTALLATION)}"
     return ""
 
 
@@ -68,6 +75,7 @@ def _untrained(torchvision: ModuleType) -> Iterator[None]:
         models,
         vgg16=functools.partial(_without_weights, models.vgg16),
         alexnet=functools.partial(_without_weights, models.alexnet),
+        squeezenet1_1=functools.partial(_without_weights, models.squeezenet1_1),
     ):
         yield
 
@@ -85,7 +93,7 @@ def _take_trunk(peer: nn.Module, network: str) -> None:
         other.load_state_dict(mine.state_dict())
 
 
-NETWORKS = {"vgg": "vgg16", "alex": "alexnet"}
+NETWORKS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
 
 
 def lpips(net: str, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:

@@ -1,0 +1,169 @@
+"""Feature losses over modules of other packages as data: image batches, and rival ways to a value and its gradient."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perceptual_ops import LPIPS, PerceptualLoss
+from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_ops.networks.published import PUBLISHED
+
+from . import peers
+from .timing import Call
+from .whole_case import FP32, Case, Variant, value_and_gradient
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen network with random weights.
+
+    Attributes:
+        build: () -> the module: images (N, 3, H, W) -> features.
+        layer: What `PerceptualLoss` calls them.
+        package: That builds it.
+    """
+
+    build: Callable[[], nn.Module]
+    layer: str
+    package: str
+
+
+def published(name: str) -> nn.Module:
+    peers.import_torchvision()
+    return PUBLISHED[name]("random")
+
+
+class VitTokens(nn.Module):
+    """timm's ViT-S/14: images (N, 3, H, W) -> what leaves its final LayerNorm, (N, 1 + T, 384)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        peers.import_torchvision()
+        timm = importlib.import_module("timm")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            # The residual branches of a new DINOv2 are scaled by 1e-5, as if there were none.
+            options = {"img_size": 224, "dynamic_img_size": True, "init_values": 1.0, "num_classes": 0}
+            self.vit = timm.create_model("vit_small_patch14_dinov2", pretrained=False, **options)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.vit.forward_features(images)
+
+
+NETWORKS = {
+    "convnext-s": Network(partial(published, "convnext_small"), "output", "torchvision"),
+    "resnet-50": Network(partial(published, "resnet50"), "output", "torchvision"),
+    "vit-s14": Network(VitTokens, "output", "timm"),
+}
+SQUEEZE = "lpips-squeeze"
+
+
+class PlainFeatureLoss(nn.Module):
+    """The loss as training scripts write it: a frozen module under autograd, the target without a graph."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: str, convert: Callable[[nn.Module], nn.Module] = lambda module: module) -> None:
+        super().__init__()
+        self.network = convert(NETWORKS[network].build().eval().requires_grad_(False))
+        for name, numbers in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(numbers).view(1, 3, 1, 1))
+
+    def features(self, images: Tensor) -> Tensor:  # (N, 3, H, W)
+        return self.network((images - self.mean) / self.std)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
+        with torch.no_grad():
+            wanted = self.features(target)
+        return F.mse_loss(self.features(output), wanted)
+
+
+def memsave(network: str) -> nn.Module:
+    """The same with the layers of Bhatia and Dangel 2024, but for its dropout, which does not run (version 1.0.0)."""
+    convert = importlib.import_module("memsave_torch.nn").convert_to_memory_saving
+    return PlainFeatureLoss(network, partial(convert, dropout=False))
+
+
+def own_loss(network: str, **options: Any) -> nn.Module:
+    if network == SQUEEZE:
+        return LPIPS("squeeze", weights="random", **options)
+    found = NETWORKS[network]
+    layers = {found.layer: 1.0}
+    return PerceptualLoss(found.build(), content_layers=layers, mean=IMAGENET_MEAN, std=IMAGENET_STD, **options)
+
+
+def ours(chunk: int) -> Variant:
+    return Variant(partial(own_loss, chunk_size=chunk), chunk=chunk)
+
+
+VARIANTS = {
+    "eager": Variant(PlainFeatureLoss),
+    "lpips": Variant(lambda network: peers.lpips("squeeze"), package="lpips"),
+    "autograd": Variant(partial(own_loss, engine="autograd")),
+    "memsave": Variant(memsave, package="memsave_torch"),
+    **{f"ours, chunk {chunk}": ours(chunk) for chunk in (1, 2, 4, 16)},
+}
+RIVALS = ("eager", "lpips", "autograd", "memsave")
+CHUNKED = tuple(name for name in VARIANTS if name not in RIVALS)
+OF_FEATURES = ("eager", "autograd", "memsave", *CHUNKED)
+OF_LPIPS = ("lpips", "autograd", *CHUNKED)
+
+# Rounding depends on how many samples a convolution is given and on how images are normalised: through ResNet-50 shares
+# up to 2e-5 were seen, ours and ordinary autograd's alike. Of the same chunks they are equal, see `engine.gradient_error`.
+TOLERANCE = {FP32: (1e-4, 1e-3)}
+
+
+@dataclass(frozen=True)
+class EngineCase(Case):
+    """A batch of images and their targets.
+
+    Attributes:
+        network: One of `NETWORKS`, or `SQUEEZE`.
+    """
+
+    names: tuple[str, ...] = OF_FEATURES
+    rounds: int = 3
+    network: str = "resnet-50"
+
+    variants = VARIANTS
+    tolerance = TOLERANCE
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} {self.size}"
+
+    @property
+    def peer(self) -> str:
+        return self.names[0]
+
+    @property
+    def package(self) -> str:
+        """What must be installed for any of the variants."""
+        return NETWORKS[self.network].package if self.network in NETWORKS else ""
+
+    def distinct(self, device_type: str) -> tuple[str, ...]:
+        """Without peers that are not installed."""
+        if peers.missing(self.package):
+            return ()
+        return tuple(name for name in super().distinct(device_type) if not peers.missing(VARIANTS[name].package))
+
+    def call(self, name: str, device: torch.device) -> Call:
+        output, target = self.images((self.batch, self.batch), torch.contiguous_format, device)
+        if self.network == SQUEEZE:
+            output, target = 2 * output - 1, 2 * target - 1
+        module = VARIANTS[name].build(self.network).to(device)
+        return value_and_gradient(lambda output, target: module(output, target).mean(), output, target)
+
+
+SIZE = (16, 224, 224)
+EVERY = (*(EngineCase(*SIZE, network=network) for network in NETWORKS), EngineCase(*SIZE, OF_LPIPS, network=SQUEEZE))
+CASES = {"cpu": EVERY, "cuda": EVERY}
