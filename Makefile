@@ -5,6 +5,8 @@
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
+# bench-engine  time losses over ConvNeXt, ResNet-50, ViT and SqueezeNet against autograd, and measure their memory
+# bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv
@@ -17,6 +19,7 @@
 
 PYTHON ?= python3
 PARTS ?= build test sanitize bench
+COMMIT ?= HEAD~1
 EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversion \
     levels-1 levels-2 levels-3 levels-4 levels checks report
 VENV := .venv
@@ -25,7 +28,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -73,6 +76,12 @@ bench-metrics: build
 
 bench-training: build
 	$(RUN) -m bench.training
+
+bench-engine: build
+	$(RUN) -m bench.engine
+
+bench-commits: build
+	$(RUN) -m bench.commits $(COMMIT)
 
 kernel-resources: build
 	$(RUN) -m bench.kernel_resources

@@ -1,7 +1,11 @@
-"""A script of `bench.commits`: the losses of the tree on the path; times one call for each line it reads."""
+"""A script of `bench.commits`: times one call of a loss of the tree on the path for each line it reads.
+
+It runs beside the perceptual_ops of any commit, so it uses its public names alone.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 import time
@@ -18,15 +22,16 @@ LOSSES = {
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CASES = [f"{loss} {dtype}" for loss in LOSSES for dtype in DTYPES]
-SHAPE = (4, 3, 128, 128)
+BATCH = 4
 
 
-def evaluator(case: str):
+@functools.cache
+def evaluator(case: str, side: int):
     """() -> the loss and the gradient by the output, from the same numbers in every process."""
     name, dtype = case.split()
     loss = LOSSES[name](weights="random", compute_dtype=DTYPES[dtype])
     generator = torch.Generator().manual_seed(0)
-    output, target = (torch.rand(SHAPE, generator=generator) for _ in range(2))
+    output, target = (torch.rand(BATCH, 3, side, side, generator=generator) for _ in range(2))
     output.requires_grad_()
     if name == "PerceptualLoss":
         loss.set_style(target[:1])
@@ -44,9 +49,8 @@ def digest(tensors) -> str:
 
 def main() -> None:
     print(Path(perceptual_ops.__file__).parent.parent, flush=True)
-    calls = {case: evaluator(case) for case in CASES}
     for line in sys.stdin:
-        call = calls[line.strip()]
+        call = evaluator(line.strip(), int(sys.argv[1]))
         start = time.perf_counter()
         results = call()
         seconds = time.perf_counter() - start

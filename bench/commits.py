@@ -22,6 +22,8 @@ from . import commit_worker, report
 from .timing import Timing
 
 ROUNDS, WARM_UP = 15, 2
+SIDE = 128  # of the images
+BUILD = report.ROOT / "build" / "commits"
 LIBRARY = "perceptual_ops/_C.so"
 SOURCES = ("csrc", "cmake", "CMakeLists.txt", "setup.py")
 COLUMNS = (
@@ -60,7 +62,7 @@ class Worker:
 
     def __init__(self, tree: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(tree)}
-        command = [sys.executable, commit_worker.__file__]
+        command = [sys.executable, commit_worker.__file__, str(SIDE)]
         self.process = subprocess.Popen(
             command, env=environment, cwd=tree, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -82,8 +84,11 @@ class Worker:
         samples.seconds.append(float(seconds))
         samples.digests.add(digest)
 
-    def close(self) -> None:
-        self.process.communicate()
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()  # closes its input, which ends it
 
 
 def git(*arguments: str) -> bytes:
@@ -93,7 +98,7 @@ def git(*arguments: str) -> bytes:
 def tree_of(commit: str) -> Path:
     """A folder with the files of a commit and its compiled library, kept for the next run."""
     digits = git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()[:12]
-    folder = report.ROOT / "build" / "commits" / digits
+    folder = BUILD / digits
     library = folder / LIBRARY
     if not library.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +113,10 @@ def tree_of(commit: str) -> Path:
     return folder
 
 
-def compare(case: str, ours: Worker, other: Worker, rounds: int = ROUNDS) -> Outcome:
+def compare(case: str, ours: Worker, other: Worker) -> Outcome:
     """Times a case in both trees in turn (A B, B A, ...)."""
     sides = (ours, Samples()), (other, Samples())
-    for turn in range(WARM_UP + rounds):
+    for turn in range(WARM_UP + ROUNDS):
         for worker, samples in sides if turn % 2 else reversed(sides):
             worker.call(case, samples)
     mine, theirs = (samples.seconds[WARM_UP:] for _, samples in sides)
@@ -151,10 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not cases:
         parser.error(f"--only: no case contains {options.only!r}")
     folder = tree_of(options.commit)
-    workers = Worker(report.ROOT), Worker(folder)
-    outcomes = [compare(case, *workers) for case in cases]
-    for worker in workers:
-        worker.close()
+    with Worker(report.ROOT) as ours, Worker(folder) as other:
+        outcomes = [compare(case, ours, other) for case in cases]
     machine = report.this_machine(torch.device("cpu"))
     path = options.out / f"{machine.slug}-commits.csv"
     rows = [row(machine, folder.name, outcome) for outcome in outcomes]

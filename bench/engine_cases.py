@@ -118,7 +118,7 @@ OF_FEATURES = ("eager", "autograd", "memsave", *CHUNKED)
 OF_LPIPS = ("lpips", "autograd", *CHUNKED)
 
 # Rounding depends on how many samples a convolution is given and on how images are normalised: through ResNet-50 shares
-# up to 2e-5 were seen, ours and ordinary autograd's alike. Of the same chunks they are equal, see `engine.gradient_error`.
+# up to 2e-5 were seen, ours and ordinary autograd's alike. Of the same chunks `engine.gradient_error` wants 1e-6.
 TOLERANCE = {FP32: (1e-4, 1e-3)}
 
 
