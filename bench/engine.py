@@ -17,8 +17,8 @@ from .whole_bench import Bench, run
 from .whole_case import error, value_and_gradient
 from .whole_report import Outcome
 
-# Memory at chunk 1 as a part of the peer's; error of the gradient; time at the best chunk over that of autograd, and of the
-# package lpips.
+# Memory at chunk 1 as a part of the peer's; error of the gradient; time at the best chunk over that of autograd, and of
+# the package lpips.
 PARTS, ERROR, TIME, TIME_OF_LPIPS = 8, 1e-6, 1.05, 1.0
 
 
