@@ -38,7 +38,7 @@ class Network:
 
 def published(name: str) -> nn.Module:
     peers.import_torchvision()
-    return PUBLISHED[name]("random")
+    return PUBLISHED[name].build("random")
 
 
 class VitTokens(nn.Module):

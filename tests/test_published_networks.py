@@ -44,7 +44,7 @@ PARAMETERS = {"convnext_small": 50_223_688, "resnet50": 25_557_032, "dinov2_base
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_random_networks_are_the_real_architectures_in_eval_mode(name: str, images: Tensor) -> None:
     before = torch.get_rng_state()
-    network = PUBLISHED[name]("random")
+    network = PUBLISHED[name].build("random")
     assert torch.get_rng_state().equal(before)
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
     assert not any(module.training for module in network.modules())

@@ -10,13 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks as checks
-from ..networks import ARCHITECTURES, FeatureNetwork, ModuleFeatures, checked_network, load_network
+from ..networks import (
+    ARCHITECTURES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FeatureNetwork,
+    ModuleFeatures,
+    checked_network,
+    load_network,
+)
 from ..networks.checkpoint_files import check_finite
 from ..networks.load import BLURRED_ARCHITECTURES
+from ..networks.published import PUBLISHED
 from ..networks.recognition import recognized
 from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
+
+NETWORK_NAMES = (*ARCHITECTURES, *PUBLISHED)
 
 # A layer of each of the first four blocks: for VGG16 those of Johnson et al. 2016, for others what corresponds to them.
 # The third is the content layer of a loss that is not told another.
@@ -56,7 +67,8 @@ def content_or_default(layers: LayerWeights | str | None, network: object) -> La
     if not isinstance(layers, str) or layers != "default":
         return layers
     if isinstance(network, str):
-        return (DEFAULT_LAYERS[checked_network("network", network)][2],)
+        name = checked_network("network", network, NETWORK_NAMES)
+        return (PUBLISHED[name].layer if name in PUBLISHED else DEFAULT_LAYERS[name][2],)
     if isinstance(network, FeatureNetwork) and network.name in DEFAULT_LAYERS:
         return (DEFAULT_LAYERS[network.name][2],)
     _refuse_no_network(network)
@@ -155,11 +167,13 @@ def trunk_of(
     network: str | nn.Module, weights: WeightSource, layers: Mapping[str, Iterable[str]], drop_tokens: int = 0
 ) -> FeatureNetwork | ModuleFeatures:
     """A network of the loss's own, no deeper than the layers ask, which come by the argument that names them."""
-    if drop_tokens and (isinstance(network, (str, FeatureNetwork))):
+    if drop_tokens and isinstance(network, (str, FeatureNetwork)) and network not in PUBLISHED:
         raise ValueError(f"drop_tokens: expected 0 for a network whose features are maps, got {drop_tokens!r}")
     taps = list(dict.fromkeys(layer for names in layers.values() for layer in names))
     if isinstance(network, str):
-        name = checked_network("network", network)
+        name = checked_network("network", network, NETWORK_NAMES)
+        if name in PUBLISHED:
+            return _published(name, weights, taps, drop_tokens)
         known = dict.fromkeys(layer.name for form in (ARCHITECTURES, BLURRED_ARCHITECTURES) for layer in form[name])
         for argument, names in layers.items():
             for layer in names:
@@ -175,6 +189,12 @@ def trunk_of(
             _check_built(argument, network, names)
         return copy.deepcopy(network)
     return recognized(network, taps) or ModuleFeatures(network, taps, drop_tokens)
+
+
+def _published(name: str, weights: WeightSource, layers: list[str], drop_tokens: int) -> ModuleFeatures:
+    trunk = ModuleFeatures(PUBLISHED[name].build(weights), layers, drop_tokens)
+    trunk.mean, trunk.std = IMAGENET_MEAN, IMAGENET_STD
+    return trunk
 
 
 def _refuse_no_network(network: object) -> None:

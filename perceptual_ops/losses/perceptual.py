@@ -47,15 +47,18 @@ class PerceptualLoss(LossWithTargets):
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
-            `load_network`); or any module: a network of `load_network`, or your own, whose features are taken by
-            submodule name (see `networks.ModuleFeatures`). A module is copied and frozen; NaN in it is refused, and
-            infinity in its parameters. Your own takes images of any number of channels, or of as many as `mean` and
-            `std` have numbers, or clips (N, C, D, H, W); grey is repeated for three. Its features may be maps, tokens
-            (N, T, C), whose T are the pixels, or vectors (N, C), which are one.
-        weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`).
+            `load_network`); "convnext_small", "resnet50" or "dinov2_base" (see `networks.published`); or any module: a
+            network of `load_network`, or your own, whose features are taken by submodule name (see
+            `networks.ModuleFeatures`). A module is copied and frozen; NaN in it is refused, and infinity in its
+            parameters. Your own takes images of any number of channels, or of as many as `mean` and `std` have numbers,
+            or clips (N, C, D, H, W); grey is repeated for three. Its features may be maps, tokens (N, T, C), whose T
+            are the pixels, or vectors (N, C), which are one.
+        weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`);
+            "lvd142m" for "dinov2_base".
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
             "default" for content: "relu3_3" of VGG16 and VGG19, "relu3_2" of VGG11 and VGG13, "relu3" of AlexNet,
-            "fire5" of SqueezeNet; of a network of your own they have to be named.
+            "fire5" of SqueezeNet, the logits of ConvNeXt and ResNet, the last tokens of DINOv2; of a network of your
+            own they have to be named.
         content_weight, style_weight, tv_weight: Weights of the parts.
         content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`); of content
             also "cosine" (see `feature_loss`).
@@ -173,7 +176,9 @@ class PerceptualLoss(LossWithTargets):
         Args:
             name: "johnson-style": pytorch/examples' fast neural style. "johnson-sr": Johnson et al. 2016's
                 super-resolution. "gatys": L. Gatys' PyTorch implementation. "srgan": Ledig et al. 2017, VGG19 conv5_4.
-                "esrgan": Real-ESRGAN's five layers, L1. "pix2pixhd": NVIDIA/pix2pixHD, images in [-1, 1]. The numbers
+                "esrgan": Real-ESRGAN's five layers, L1. "pix2pixhd": NVIDIA/pix2pixHD, images in [-1, 1]. "titok":
+                logits of ConvNeXt-S. "maskbit": logits of ResNet-50. "dino-perceptual": tokens of all blocks of
+                DINOv2-B, images in [-1, 1]. "pixelgen": last tokens of DINOv2-B, cosine, images in [-1, 1]. The numbers
                 and their sources are in `losses/presets.py`.
             overrides: Arguments of `PerceptualLoss`.
 

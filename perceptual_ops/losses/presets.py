@@ -1,6 +1,7 @@
 """Published settings of PerceptualLoss, by name.
 
-Each reproduces the numbers of its source given the same weights; see `PerceptualLoss.preset`.
+Each reproduces the numbers of its source given the same weights, unless its comment says what differs; see
+`PerceptualLoss.preset`.
 """
 
 from __future__ import annotations
@@ -47,5 +48,32 @@ PRESETS: dict[str, dict[str, Any]] = {
         "input_range": (-1.0, 1.0),
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
+    },
+    # bytedance/1d-tokenizer, TiTok's second stage: MSE of the logits of ConvNeXt-S at 224 x 224. It weighs 0.1 there,
+    # and 0.1 beside LPIPS in TA-TiTok.
+    "titok": {"network": "convnext_small", "content_layers": {"output": 1.0}, "input_size": 224},
+    # markweberdev/maskbit, MaskBit and VQGAN+: MSE of the logits of ResNet-50 at 224 x 224. It weighs 0.1 there.
+    "maskbit": {"network": "resnet50", "content_layers": {"output": 1.0}, "input_size": 224},
+    # Na-VAE/dino_perceptual, version="v2": the squared error of all tokens at unit length, of all 12 blocks before the
+    # final LayerNorm. It weighs 250 to 1000 beside an L1 loss. Images of more than 512 pixels are first resized there.
+    "dino-perceptual": {
+        "network": "dinov2_base",
+        "weights": "lvd142m",
+        "content_layers": {f"hidden_states[{block}]": 1 / 12 for block in range(1, 13)},
+        "normalize_features": "channel",
+        "input_range": (-1.0, 1.0),
+    },
+    # Zehong-Ma/PixelGen for images of 256 x 256: 1 - the cosine of the patches' tokens after the final LayerNorm. It
+    # weighs 0.01 there. PixelGen resizes without antialiasing, and takes torch.hub's DINOv2, whose positions are
+    # interpolated with an offset of 0.1 patches: its numbers are a little different.
+    "pixelgen": {
+        "network": "dinov2_base",
+        "weights": "lvd142m",
+        "content_layers": {"last_hidden_state": 1.0},
+        "content_distance": "cosine",
+        "drop_tokens": 1,
+        "input_size": 224,
+        "resize_mode": "bicubic",
+        "input_range": (-1.0, 1.0),
     },
 }

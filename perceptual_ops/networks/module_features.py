@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,8 +48,8 @@ class ModuleFeatures(nn.Module):
         TypeError, ValueError: layers or drop_tokens that are not as described.
     """
 
-    mean: None = None
-    std: None = None
+    mean: Sequence[float] | None = None  # of images in [0, 1], where they are known
+    std: Sequence[float] | None = None
 
     def __init__(self, module: nn.Module, layers: Iterable[str], drop_tokens: int = 0) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -63,11 +63,22 @@ def dinov2_base(weights: WeightSource = "lvd142m") -> nn.Module:
     return network
 
 
-# Name -> its function.
-PUBLISHED: dict[str, Callable[..., nn.Module]] = {
-    "convnext_small": convnext_small,
-    "resnet50": resnet50,
-    "dinov2_base": dinov2_base,
+class Published(NamedTuple):
+    """A network by name.
+
+    Attributes:
+        build: weights -> the module.
+        layer: The content layer of a loss that is not told another.
+    """
+
+    build: Callable[..., nn.Module]
+    layer: str
+
+
+PUBLISHED = {
+    "convnext_small": Published(convnext_small, "output"),
+    "resnet50": Published(resnet50, "output"),
+    "dinov2_base": Published(dinov2_base, "last_hidden_state"),
 }
 
 
