@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 def program(*arguments, path=(), **settings):
     paths = os.pathsep.join([*map(str, path), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, timeout=300, **settings)
+    return subprocess.run([sys.executable, *arguments], env=environment, timeout=600, **settings)
 
 
 SWALLOWING = """
@@ -49,7 +49,11 @@ def test_ctrl_c_while_torch_is_imported(tmp_path, how):
     script = tmp_path / "perceptual-ops"
     script.write_text("from perceptual_ops.cli import main\nraise SystemExit(main())\n")
     command = ["-m", "perceptual_ops"] if how == "module" else [str(script)]
-    done = program(*command, "doctor", path=[tmp_path], capture_output=True, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup, say, has it ignored here and below
+    try:
+        done = program(*command, "doctor", path=[tmp_path], capture_output=True, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.returncode == -signal.SIGINT  # which a shell shows as 130
     assert done.stdout == "" and done.stderr == "perceptual-ops: interrupted, nothing was written\n"
 
@@ -63,7 +67,8 @@ def test_other_programs_keep_their_traceback(tmp_path):
 def test_closed_streams(folder):
     """The picture is whole: no file takes the number of a closed stream, into which libraries write."""
     command = f'exec "{sys.executable}" -m perceptual_ops {STYLIZE} <&- >&- 2>&-'
-    done = subprocess.run(["sh", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-c", command], env=environment, timeout=600)
     assert done.returncode == 0
     assert read_image("out.png").shape == (1, 3, 24, 24)
 

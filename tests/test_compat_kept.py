@@ -56,8 +56,10 @@ def test_a_relative_path_from_two_folders(tmp_path: Path, monkeypatch: pytest.Mo
         torch.testing.assert_close(lpips_pytorch.lpips(*PAIR, weights="alex.pth"), expected)
 
 
-@torch._dynamo.config.patch(recompile_limit=2 * _kept.MOST_TRACED)
-def test_compiled_calls_keep_few_networks(tmp_path: Path) -> None:
+def test_compiled_calls_keep_few_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kept, "MOST_TRACED", 2)
+    monkeypatch.setattr(_kept, "_traced", {})
+
     def call(weights: str) -> Tensor:
         return torch.compile(lpips_pytorch.lpips, backend="eager", fullgraph=True)(*PAIR, weights=weights)
 

@@ -142,13 +142,15 @@ def test_compute_dtype_and_autocast(device: str) -> None:
         assert torch.autograd.grad(loss, x)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_training_step(dynamic: bool, autocast: bool, device: str) -> None:
+@pytest.mark.parametrize(
+    ("dynamic", "autocast", "compiler"),
+    [(False, False, "aot_eager"), (False, True, "inductor"), (True, False, "inductor"), (True, True, "aot_eager")],
+)
+def test_compiled_training_step(dynamic: bool, autocast: bool, compiler: str, device: str) -> None:
     """A whole step in one graph; its value and gradients are eager's."""
     torch.manual_seed(0)
     model = Model(device)
-    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend=compiler)
     for batch in (2, 2) if not dynamic else (2, 4):
         x = images(batch, device=device)
         model.criterion.set_content(images(batch, 1, device))

@@ -44,13 +44,13 @@ def losses() -> dict[str, nn.Module]:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_programs_hold_their_weights(tmp_path: Path) -> None:
-    """Value and gradient where this library is not imported, for another batch and size than they were made with.
+    """Value and gradient where this library is not imported, for another batch than they were made with.
 
-    The example is large enough for a map of more than one pixel in the deepest layer, which export takes for fixed.
+    Of metrics on other sizes speaks test_compat_programs.
     """
     made = losses()
-    example, other = (images(2, 52), images(2, 52, seed=1)), (images(1, 60, seed=4), images(1, 60, seed=5))
-    sides = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    example, other = (images(2, 40), images(2, 40, seed=1)), (images(3, 40, seed=4), images(3, 40, seed=5))
+    sides = {0: torch.export.Dim.DYNAMIC}
     for name, loss in made.items():
         program = torch.export.export(loss, example, dynamic_shapes=(sides, sides))
         torch.export.save(program, tmp_path / f"{name}.pt2")
@@ -101,7 +101,7 @@ def test_a_spawned_process_and_a_pickled_compiled_loss() -> None:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_value, args=(sender, criterion, x, y))
     process.start()
-    assert receiver.poll(300)  # a guard against a child that died
+    assert receiver.poll(600)  # a guard against a child that died
     assert receiver.recv() == pytest.approx(expected, rel=1e-6)  # it may use another number of threads
     process.join()
 

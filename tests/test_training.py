@@ -458,11 +458,10 @@ def torchrun(tmp_path, out, pictures, steps, processes):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_two_processes_make_the_gradient_of_one(pictures, tmp_path, steps):
-    """The gradients of the last step with torchrun and gloo, a batch of 4 as 2 + 2, and the log."""
+def test_two_processes_make_the_gradient_of_one(pictures, tmp_path):
+    """The gradients of the third step with torchrun and gloo, a batch of 4 as 2 + 2, and the log."""
     for processes in (0, 2):
-        done = torchrun(tmp_path, tmp_path / f"{processes}.safetensors", pictures, steps, processes)
+        done = torchrun(tmp_path, tmp_path / f"{processes}.safetensors", pictures, 3, processes)
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (0, 2))
     for name in one:
@@ -472,7 +471,7 @@ def test_two_processes_make_the_gradient_of_one(pictures, tmp_path, steps):
 
 def test_errors_on_two_processes_end_them(pictures, tmp_path):
     """A checkpoint of another run is refused by both, and neither waits for the other."""
-    assert torchrun(tmp_path, tmp_path / "model.safetensors", pictures, 1, 2).returncode == 0
+    run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=1, batch=4, size=32, save_every=1))
     done = torchrun(tmp_path, tmp_path / "model.safetensors", pictures, 2, 2)
     assert done.returncode != 0
     assert "its steps is 1, not 2" in done.stderr

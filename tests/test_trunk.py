@@ -204,7 +204,7 @@ def assert_runs_as_the_network(network: FeatureNetwork, size: tuple[int, int], d
 )
 def test_alexnet(layers: list[str] | None, pooling: str, device: str) -> None:
     network = load_network("alexnet", "random", layers=layers, pooling=pooling)  # type: ignore[arg-type]
-    assert_runs_as_the_network(network, (67, 82), device)
+    assert_runs_as_the_network(network, (39, 46) if pooling == "blur" else (67, 82), device)
 
 
 @pytest.mark.parametrize("layers", [["relu1_1", "relu2_1", "relu3_2", "relu4_2"], ["pool1", "conv3_1"], ["pool2"]])
