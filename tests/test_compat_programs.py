@@ -77,7 +77,7 @@ ALONE = ("piq.TVLoss",)  # called with images only
 # since the arithmetic of sizes is most of what an export takes.
 ANY_SIZE = (
     "piq.ContentLoss", "piq.StyleLoss", "piq.DISTS, resized", "piq.TVLoss", "basicsr.PerceptualLoss, both",
-    "basicsr.WeightedTVLoss", "lpips.LPIPS, spatial", "taming.LPIPS", "dists.DISTS",
+    "basicsr.WeightedTVLoss", "lpips.LPIPS, spatial",
 )  # fmt: skip
 AXES = {name: (0, 2, 3) for name in ANY_SIZE} | {"piq.ContentLoss, chunks": (2, 3)}  # the chunks are counted
 EXAMPLE = images(2, 52), images(2, 52, seed=1)
