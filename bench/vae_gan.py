@@ -111,15 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(reason)
         return 0
     machine = report.this_machine(torch.device(options.device))
+    path = options.out / f"{machine.slug}-vae-gan.csv"
+    common = {name: str(value) for name, value in vars(machine).items()}
+    common |= {"weights": Path(options.weights).name, "size": str(options.size), "batch": str(options.batch)}
     curves = {}
     for name in RUNS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         settings = (options.weights, options.steps, options.size, options.batch, options.start, options.device)
         curves[name] = in_fresh_process(train, name, *settings)
-    common = {name: str(value) for name, value in vars(machine).items()}
-    common |= {"weights": Path(options.weights).name, "size": str(options.size), "batch": str(options.batch)}
-    path = options.out / f"{machine.slug}-vae-gan.csv"
-    write(path, common, curves)
+        write(path, common, curves)
     print(f"\n{machine.device}; torch {machine.torch}; perceptual_ops {machine.library} at {machine.commit}\n{path}\n")
     print("\n".join(summary(curves)))
     return 0

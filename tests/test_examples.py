@@ -12,13 +12,14 @@ import pytest
 import torch
 from peer_torchvision import import_torchvision
 
-from examples.drop_in import basicsr_loop, vae
+from examples.drop_in import basicsr_loop, vae, vae_gan
 from examples.paper import __main__ as experiments
 from examples.paper import checks, common, levels, qt_resources, report, style, super_resolution
 from perceptual_ops.compat.lpips import LPIPS
 from perceptual_ops.recipes import StyleNet
 from perceptual_ops.recipes.feed_forward import training_crops
-from perceptual_ops.recipes.training_log import read_log
+from perceptual_ops.recipes.photographs import training_photographs
+from perceptual_ops.recipes.training_log import Log, read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +52,35 @@ def test_vae():
     assert without[0] == losses[0] and without[1] != losses[1]
 
 
+def test_vae_gan(tmp_path):
+    log = tmp_path / "vae_gan.log.csv"
+    settings = "--steps 25 --start 20 --size 32 --batch 2 --weights stlpips --device cpu"
+    vae_gan.main([*settings.split(), f"--log={log}"])
+    rows = read_log(log)
+    nll = [row["l1"] + row["lpips"] for row in rows]
+    assert len(rows) == 25 and sum(nll[-5:]) < 0.9 * sum(nll[:5])
+    assert all(row["weight"] > 0 for row in rows)
+    assert [row["discriminator"] > 0 for row in rows] == [False] * 19 + [True] * 6
+    assert rows[0]["loss"] == pytest.approx(nll[0] + vae_gan.KL_WEIGHT * rows[0]["kl"])
+    last = rows[-1]
+    adversarial = vae_gan.DISCRIMINATOR_WEIGHT * last["weight"] * last["adversarial"]
+    assert last["loss"] == pytest.approx(nll[-1] + vae_gan.KL_WEIGHT * last["kl"] + adversarial, rel=1e-5)
+
+
+def test_vae_gan_gives_each_network_the_gradients_of_its_own_loss(tmp_path, monkeypatch):
+    seen = []
+
+    def hinge_loss(discriminator, real, fake):
+        seen.append((fake.requires_grad, [parameter.grad for parameter in discriminator.parameters()]))
+        return hinge(discriminator, real, fake)
+
+    hinge = vae_gan.hinge_loss
+    monkeypatch.setattr(vae_gan, "hinge_loss", hinge_loss)
+    metric = LPIPS(net="alex", weights="random")
+    vae_gan.train(metric, training_photographs(), Log(tmp_path / "log.csv"), steps=1, size=32, batch=1, start=1)
+    assert seen == [(False, [None] * 8)]
+
+
 def test_lightning_module(monkeypatch):
     import_torchvision()  # which Lightning imports
     pytest.importorskip("pytorch_lightning", reason="Lightning is not installed")
@@ -63,7 +93,7 @@ def test_lightning_module(monkeypatch):
     assert trained["content"] != left["content"]  # of the second step
 
 
-@pytest.mark.parametrize("name", ["basicsr_loop", "vae", "lightning_module"])
+@pytest.mark.parametrize("name", ["basicsr_loop", "vae", "vae_gan", "lightning_module"])
 def test_three_lines_change_at_most(name):
     text = (ROOT / "examples" / "drop_in" / f"{name}.py").read_text()
     assert 1 <= text.count("# was: ") <= 3
