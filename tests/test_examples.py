@@ -54,13 +54,13 @@ def test_vae():
 
 def test_vae_gan(tmp_path):
     log = tmp_path / "vae_gan.log.csv"
-    settings = "--steps 25 --start 20 --size 32 --batch 2 --weights stlpips --device cpu"
+    settings = "--steps 14 --start 11 --size 32 --batch 2 --weights stlpips --device cpu"
     vae_gan.main([*settings.split(), f"--log={log}"])
     rows = read_log(log)
     nll = [row["l1"] + row["lpips"] for row in rows]
-    assert len(rows) == 25 and sum(nll[-5:]) < 0.9 * sum(nll[:5])
+    assert len(rows) == 14 and sum(nll[-4:]) < 0.9 * sum(nll[:4])
     assert all(row["weight"] > 0 for row in rows)
-    assert [row["discriminator"] > 0 for row in rows] == [False] * 19 + [True] * 6
+    assert [row["discriminator"] > 0 for row in rows] == [False] * 10 + [True] * 4
     assert rows[0]["loss"] == pytest.approx(nll[0] + vae_gan.KL_WEIGHT * rows[0]["kl"])
     last = rows[-1]
     adversarial = vae_gan.DISCRIMINATOR_WEIGHT * last["weight"] * last["adversarial"]
