@@ -5,7 +5,7 @@
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
-# bench-engine  time losses over ConvNeXt, ResNet-50, ViT and SqueezeNet against autograd, and measure their memory
+# bench-engine  time losses over ConvNeXt, ResNet-50, ViT and SqueezeNet, and steps with adaptive weights, against autograd
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
@@ -79,6 +79,7 @@ bench-training: build
 
 bench-engine: build
 	$(RUN) -m bench.engine
+	$(RUN) -m bench.adaptive_weight
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)
