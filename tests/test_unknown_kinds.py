@@ -16,6 +16,7 @@ from bench.metric_cases import own_metric
 from perceptual_ops import _checks as checks
 from perceptual_ops import ops, reference
 from perceptual_ops.engine import distances, metric_op, stages, tiles
+from perceptual_ops.engine.autograd import graph_loss
 from perceptual_ops.engine.perceptual_head import PerceptualHead
 from perceptual_ops.engine.terms import Part, Terms
 from perceptual_ops.engine.trunk import Trunk
@@ -123,12 +124,16 @@ def test_an_unknown_pooling_is_refused(place: str, announced: bool, monkeypatch:
         POOLINGS[place]()
 
 
-def head_of(of: str) -> PerceptualHead:
-    """The head of one content layer "a" or one style layer "a", with fp16's scales."""
+def terms_of(of: str, normalize_features: str = "none") -> Terms:
+    """One content or style layer "a"."""
     part, none = Part(("a",), (1.0,), "cubic", 0.5), Part((), (), "mse", 0.0)
-    if of == "content":
-        return PerceptualHead(Terms(part, none, "chw", 0.0), torch.ones(1), True, [maps(1, 4, 5, 5)], [], True, False)
-    return PerceptualHead(Terms(none, part, "chw", 0.0), torch.ones(1), True, [], [torch.ones(1, 4, 4)], True, False)
+    return Terms(*((part, none) if of == "content" else (none, part)), "chw", 0.0, normalize_features)
+
+
+def head_of(of: str, normalize_features: str = "none") -> PerceptualHead:
+    """With fp16's scales."""
+    contents, grams = ([maps(1, 4, 5, 5)], []) if of == "content" else ([], [torch.ones(1, 4, 4)])
+    return PerceptualHead(terms_of(of, normalize_features), torch.ones(1), True, contents, grams, True, False)
 
 
 X = maps(1, 4, 5, 5)
@@ -161,6 +166,14 @@ def test_an_unknown_distance_is_refused(place: str, announced: bool, monkeypatch
 OTHERS: dict[str, tuple[str, Place]] = {
     "metric": ("metric: expected .*ssim", lambda: metric_op.MetricSettings(("relu1",), "ssim").of([torch.ones(3)])),
     "metric of bench": ("metric: expected .*ssim", lambda: own_metric("ssim")),
+    "features": (
+        "normalize_features: expected .*'layer'",
+        lambda: head_of(of="content", normalize_features="layer").meet("a", X),
+    ),
+    "features of ordinary autograd": (
+        "normalize_features: expected .*'layer'",
+        lambda: graph_loss(terms_of("content", "layer"), lambda x, _: [x], X, None, [X], [], None, "reference"),
+    ),
     "Gram": ("normalize: expected .*'c'", lambda: reference.raw_gram_matrix(X, "c")),
     "Gram's operator": ("normalize: expected .*c", lambda: torch.ops.perceptual_ops.gram_matrix(X, "c")),
     "variation": ("kind: expected .*l3", lambda: reference.variation(X, "l3")),

@@ -67,7 +67,7 @@ def _chunk_terms(
 ) -> dict[str, Tensor]:
     """Every term of the samples of one chunk, each (n)."""
     features = dict(zip(terms.layers, features_of(images, terms.layers), strict=True))
-    if terms.normalize_features == "channel":
+    if terms.is_of_unit_features:
         features = {layer: unit_features(x, EPS, False) for layer, x in features.items()}
         contents = [unit_features(y, EPS, False) for y in contents]
     found: dict[str, Tensor] = {}

@@ -103,7 +103,7 @@ class PerceptualHead:
 
     def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes a map in, and holds on to it where its style gradient is to come."""
-        if self._terms.normalize_features == "channel":
+        if self._terms.is_of_unit_features:
             self._meet_unit(layer, x)
             return False
         if layer in self._contents:

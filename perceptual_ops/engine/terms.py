@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import _checks as checks
 from .operator_settings import OperatorSettings
 
 FEATURE_NORMALIZATIONS = ("none", "channel")
@@ -41,6 +42,13 @@ class Terms(OperatorSettings):
     gram_normalize: str
     variation: float
     normalize_features: str = "none"
+
+    @property
+    def is_of_unit_features(self) -> bool:
+        """Whether features are brought to unit length first."""
+        if self.normalize_features not in ("none", "channel"):
+            raise checks.unknown("normalize_features", self.normalize_features, FEATURE_NORMALIZATIONS)
+        return self.normalize_features == "channel"
 
     @property
     def layers(self) -> tuple[str, ...]:

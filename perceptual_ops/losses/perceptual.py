@@ -52,7 +52,8 @@ class PerceptualLoss(LossWithTargets):
             `networks.ModuleFeatures`). A module is copied and frozen; NaN in it is refused, and infinity in its
             parameters. Your own takes images of any number of channels, or of as many as `mean` and `std` have numbers,
             or clips (N, C, D, H, W); grey is repeated for three. Its features may be maps, tokens (N, T, C), whose T
-            are the pixels, or vectors (N, C), which are one.
+            are the pixels, or vectors (N, C), which are one. Sequences of convolutions, ReLUs and poolings, such as
+            torchvision's `vgg16().features`, run like VGG by name (`networks/recognition.py`).
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`);
             "lvd142m" for "dinov2_base".
         content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
