@@ -184,4 +184,4 @@ def test_version(capsys):
 def test_doctor_keeps_names_and_values_apart(capsys, monkeypatch):
     cli.main(["doctor"])
     for line in capsys.readouterr().out.splitlines():
-        assert line[22] == " " and line[:22].strip(), line
+        assert line[24] == " " and line[:24].strip(), line

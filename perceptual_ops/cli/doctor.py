@@ -60,7 +60,7 @@ def _cuda_part() -> str:
 
 
 def _line(name: str, value: str) -> None:
-    print(f"{name:<22} {value}")
+    print(f"{name:<24} {value}")
 
 
 def _torch_cuda() -> str:
