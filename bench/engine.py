@@ -17,7 +17,7 @@ from .whole_bench import Bench, run
 from .whole_case import error, value_and_gradient
 from .whole_report import Outcome
 
-# Memory at chunk 1 as a part of the peer's; error of the gradient; time at the best chunk over that of autograd, and of
+# Memory at chunk 1 as a part of the peer's; error of the gradient; time at the best chunk over that of eager, and of
 # the package lpips.
 PARTS, ERROR, TIME, TIME_OF_LPIPS = 8, 1e-6, 1.05, 1.0
 
@@ -49,7 +49,7 @@ def goals(outcome: Outcome, device: torch.device) -> list[str]:
         found = f"memory at chunk 1 is 1/{parts:.3g} of {case.peer}'s, 1/{PARTS} is wanted"
         text.append(f"goal {verdict(parts >= PARTS)}: {case.name}: {found}")
     chunked = [name for name in CHUNKED if name in timings]
-    rival, wanted = (case.peer, TIME_OF_LPIPS) if case.network == SQUEEZE else ("autograd", TIME)
+    rival, wanted = case.peer, TIME_OF_LPIPS if case.network == SQUEEZE else TIME
     if chunked and rival in timings:
         best = min(chunked, key=lambda name: timings[name].median)
         ratio = timings[best].median / timings[rival].median

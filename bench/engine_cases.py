@@ -114,12 +114,15 @@ VARIANTS = {
 }
 RIVALS = ("eager", "lpips", "autograd", "memsave")
 CHUNKED = tuple(name for name in VARIANTS if name not in RIVALS)
-OF_FEATURES = ("eager", "autograd", "memsave", *CHUNKED)
-OF_LPIPS = ("lpips", "autograd", *CHUNKED)
+ENDS = (CHUNKED[0], CHUNKED[-1])
+EVERY = ("eager", "autograd", "memsave", *CHUNKED)
+# Of what takes longer: eager is the same by autograd.
+SOME, FEW = ("eager", "memsave", *(f"ours, chunk {chunk}" for chunk in (1, 4, 16))), ("eager", *ENDS)
+OF_LPIPS = ("lpips", *ENDS)
 
-# Rounding depends on how many samples a convolution is given and on how images are normalised: through ResNet-50 shares
-# up to 2e-5 were seen, ours and ordinary autograd's alike. Of the same chunks `engine.gradient_error` wants 1e-6.
-TOLERANCE = {FP32: (1e-4, 1e-3)}
+# How many samples a convolution is given and how images are normalised decide how it rounds. Through ResNet-50 that moves
+# maxima and signs: shares of the gradient up to 7e-3 were seen. Of the same chunks `engine.gradient_error` wants 1e-6.
+TOLERANCE = {FP32: (1e-4, 3e-2)}
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class EngineCase(Case):
         network: One of `NETWORKS`, or `SQUEEZE`.
     """
 
-    names: tuple[str, ...] = OF_FEATURES
+    names: tuple[str, ...] = EVERY
     rounds: int = 3
     network: str = "resnet-50"
 
@@ -165,5 +168,10 @@ class EngineCase(Case):
 
 
 SIZE = (16, 224, 224)
-EVERY = (*(EngineCase(*SIZE, network=network) for network in NETWORKS), EngineCase(*SIZE, OF_LPIPS, network=SQUEEZE))
-CASES = {"cpu": EVERY, "cuda": EVERY}
+OF_16 = (
+    EngineCase(*SIZE, FEW, network="convnext-s"),
+    EngineCase(*SIZE, EVERY, network="resnet-50"),
+    EngineCase(*SIZE, SOME, network="vit-s14"),
+    EngineCase(*SIZE, OF_LPIPS, network=SQUEEZE),
+)
+CASES = {"cpu": OF_16, "cuda": OF_16}
