@@ -120,8 +120,8 @@ EVERY = ("eager", "autograd", "memsave", *CHUNKED)
 SOME, FEW = ("eager", "memsave", *(f"ours, chunk {chunk}" for chunk in (1, 4, 16))), ("eager", *ENDS)
 OF_LPIPS = ("lpips", *ENDS)
 
-# How many samples a convolution is given and how images are normalised decide how it rounds. Through ResNet-50 that moves
-# maxima and signs: shares of the gradient up to 7e-3 were seen. Of the same chunks `engine.gradient_error` wants 1e-6.
+# How many samples a convolution is given and how images are normalised decide how it rounds. Through ResNet-50 that
+# moves maxima and signs: shares of the gradient up to 7e-3 were seen. Of the same chunks `gradient_error` wants 1e-6.
 TOLERANCE = {FP32: (1e-4, 3e-2)}
 
 
