@@ -129,8 +129,8 @@ def train(
     torch.manual_seed(seed)
     crops = RandomCrops(pictures, size, seed=seed)
     vae, discriminator = Autoencoder().to(device), PatchDiscriminator().to(device)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=5e-4, betas=(0.5, 0.9))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=5e-4, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam(vae.parameters(), lr=2e-4, betas=(0.9, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.9, 0.99))
     for step in range(1, steps + 1):
         first, factor = (step - 1) * batch, float(step >= start)
         images = 2 * torch.stack([crops[first + i] for i in range(batch)]).to(device) - 1
