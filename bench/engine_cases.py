@@ -146,7 +146,7 @@ class EngineCase(Case):
 
     @property
     def peer(self) -> str:
-        return self.names[0]
+        return "lpips" if self.network == SQUEEZE else "eager"
 
     @property
     def package(self) -> str:

@@ -138,6 +138,14 @@ def test_goals_of_memory_and_time(monkeypatch):
     assert [line[:12] for line in engine.goals(outcome, CPU)] == ["goal reached", "goal missed:", "goal missed:"]
 
 
+def test_no_goals_of_memory_and_time_without_the_peer(monkeypatch):
+    monkeypatch.setattr(engine, "gradient_error", lambda case, device: 0.0)
+    measured = {"ours, chunk 1": timing.Timing(1, 1, 1, 3)}
+    peaks = {name: memory.Peak(100) for name in measured}
+    outcome = whole_report.Outcome(replace(SMALL, names=tuple(measured)), timings=measured, peaks=peaks)
+    assert len(engine.goals(outcome, CPU)) == 1  # the gradient
+
+
 def test_absent_packages_are_left_out_with_a_sentence(monkeypatch):
     monkeypatch.setattr(peers, "missing", lambda package: f"{package} is left out: so" if package == "timm" else "")
     (tokens,) = (case for case in CASES["cpu"] if case.package == "timm")
