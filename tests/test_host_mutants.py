@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from host import mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise
+from host.build import SEEDED, build
 from host.cases import Check
-from host.mutants import Mutant, build_mutants
+from host.faults import MUTANTS
+from host.mutants import Mutant
 from host.suite import small_cases
-from host.worker import Launch, each_apart
+from host.worker import Launch, Worker
 
-ROOMS = (mutants_activation, mutants_dists, mutants_gram, mutants_lpips, mutants_pointwise)
-MUTANTS = [mutant for room in ROOMS for mutant in room.MUTANTS]
+Pairs = list[tuple[Launch, Check]]
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, list[tuple[Launch, Check]]]:
-    """The small launches of each launcher with their checks."""
+def cases() -> dict[str, Pairs]:
+    """The small launches of each launcher with their checks, the smallest first."""
     made = [(case.name.split()[0], case.make()) for case in small_cases()]
-    return {launcher: [pair for other, pair in made if other == launcher] for launcher, _ in made}
+    return {
+        launcher: sorted((pair for other, pair in made if other == launcher), key=lambda pair: pair[0].nbytes)
+        for launcher, _ in made
+    }
 
 
 @pytest.fixture(scope="module")
-def folders() -> dict[str, Path]:
-    """Modules by configuration: the plain ones hold all faults, so that all of them can be seen to change nothing."""
-    asan = [mutant for mutant in MUTANTS if mutant.configuration == "asan"]
-    return {"plain": build_mutants(MUTANTS, "plain"), "asan": build_mutants(asan, "asan")}
+def workers() -> Iterator[dict[str, Worker]]:
+    """By configuration."""
+    workers = {configuration: Worker(build(configuration)) for configuration in SEEDED}
+    yield workers
+    for worker in workers.values():
+        worker.close()
 
 
-def outcome(pairs: list[tuple[Launch, Check]], folder: Path, configuration: str, mutant: int) -> str:
+def outcome(pairs: Pairs, worker: Worker, mutant: int) -> str:
     """What the first case to fail says."""
-    results = each_apart(folder, [launch for launch, _ in pairs], configuration, mutant=mutant)
     try:
-        for (_, check), outputs in zip(pairs, results, strict=True):
+        for launch, check in pairs:
+            (outputs,) = worker.answers([launch], mutant=mutant)
             if isinstance(outputs, str):
                 return outputs
             check(outputs)
@@ -44,27 +47,15 @@ def outcome(pairs: list[tuple[Launch, Check]], folder: Path, configuration: str,
         return str(error)
     except AssertionError as error:
         return f"wrong values: {error}"
-    finally:
-        results.close()
     return "not caught"
 
 
-@pytest.fixture(scope="module")
-def outcomes(cases, folders) -> dict[str, str]:
-    """By name of the fault."""
-
-    def of(mutant: Mutant) -> str:
-        return outcome(cases[mutant.launcher], folders[mutant.configuration], mutant.configuration, mutant.number)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {mutant.name: said for mutant, said in zip(MUTANTS, pool.map(of, MUTANTS), strict=True)}
-
-
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_fault_is_found(mutant: Mutant, outcomes: dict[str, str]) -> None:
-    assert re.search(mutant.caught, outcomes[mutant.name]), outcomes[mutant.name]
+def test_fault_is_found(mutant: Mutant, cases: dict[str, Pairs], workers: dict[str, Worker]) -> None:
+    said = outcome(cases[mutant.launcher], workers[mutant.configuration], mutant.number)
+    assert re.search(mutant.caught, said), said
 
 
-def test_without_a_fault_nothing_is_found(cases, folders) -> None:
+def test_without_a_fault_nothing_is_found(cases: dict[str, Pairs], workers: dict[str, Worker]) -> None:
     pairs = [pair for of_launcher in cases.values() for pair in of_launcher]
-    assert outcome(pairs, folders["plain"], "plain", mutant=0) == "not caught"
+    assert outcome(pairs, workers["plain"], mutant=0) == "not caught"

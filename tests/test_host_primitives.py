@@ -103,12 +103,12 @@ def test_wrong_access_is_an_error(name: str, first_word: int, sentence: str) -> 
 
 
 def test_accesses_under_address_sanitizer() -> None:
-    folder, given = build("asan"), numbers(128)
+    folder, given = build("address"), numbers(128)
     given[0] = 1
-    assert not isinstance(run_apart(folder, [launch("neighbours", given, 32)], "asan")[0], str)
+    assert not isinstance(run_apart(folder, [launch("neighbours", given, 32)])[0], str)
     for name in ("write outside", "write after shared"):
         with pytest.raises(RuntimeError, match=r"AddressSanitizer: use-after-poison(.|\n)*primitives.cu"):
-            run_apart(folder, [launch(name, given, 32)], "asan")
+            run_apart(folder, [launch(name, given, 32)])
 
 
 @pytest.mark.parametrize(

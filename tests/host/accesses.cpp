@@ -24,8 +24,8 @@ ACCESSES(16)
 void __tsan_read_range(void* address, size_t bytes) { ledger.touch(address, bytes, Ledger::kRead); }
 void __tsan_write_range(void* address, size_t bytes) { ledger.touch(address, bytes, Ledger::kWritten); }
 
-// What the code of the emulation calls besides: its pointers to virtual functions, its counts of references, and the
-// locks of its statics are in no buffer.
+// What the kernels' files call besides: pointers to virtual functions, counts of references, and locks of statics are
+// in no buffer.
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -11,47 +11,48 @@ from pathlib import Path
 
 import pybind11
 
-ROOT = Path(__file__).parents[2]
-# Settings of tests/host/CMakeLists.txt.
-CONFIGURATIONS = {
-    "plain": {},
-    "asan": {"HOSTCUDA_SANITIZE": "address,undefined"},
-    "tsan": {"HOSTCUDA_SANITIZE": "thread"},
-    "traffic": {"HOSTCUDA_TRAFFIC": "ON"},
+from host.faults import MUTANTS
+from host.mutants import ROOT, write_seeded
+
+BUILD = ROOT / "build" / "host"
+# The faults that a configuration holds, none of which is chosen. "plain" has all, so that all can be seen to change
+# nothing; "address" those alone that it must find, so that most of its kernels are csrc's to the letter.
+SEEDED = {
+    "plain": MUTANTS,
+    "address": [mutant for mutant in MUTANTS if mutant.configuration == "address"],
 }
 
 
-def build(configuration: str, mutants: Path | None = None) -> Path:
+def build(configuration: str) -> Path:
     """The folder of the modules of one configuration; once a process, also where it fails.
 
     Args:
-        configuration: "plain", "asan" (with UBSan), "tsan", or "traffic", which counts the bytes that kernels touch.
-        mutants: Copy of csrc with faults, of its .cu files those that see one. Its modules are in the folder mutants of
-            the result.
+        configuration: "plain", a sanitizer ("address", "undefined", "thread"), or "traffic", which counts the bytes
+            that kernels touch.
     """
-    folder, complaint = _build(configuration, mutants)
+    folder, complaint = _build(configuration)
     if complaint:
         raise RuntimeError(f"the kernels do not build for the CPU:\n{complaint}")
     return folder
 
 
 @cache
-def _build(configuration: str, mutants: Path | None) -> tuple[Path, str]:
+def _build(configuration: str) -> tuple[Path, str]:
     """The folder, and what the compiler said if it failed."""
-    folder = ROOT / "build" / "host" / configuration
+    BUILD.mkdir(parents=True, exist_ok=True)
     settings = {
         "CMAKE_CXX_COMPILER": "g++",  # fibers switch by its builtins
-        "HOSTCUDA_MUTANTS": mutants or "",
+        "HOSTCUDA_SEEDED": BUILD / "seeded",
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
-        **CONFIGURATIONS[configuration],
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # against other processes of the same test run
-        complaint = _cmake("-S", Path(__file__).parent, "-B", folder, "-G", "Ninja", *defines)
-        return folder, complaint or _cmake("--build", folder)
+        for name, mutants in SEEDED.items():
+            write_seeded(mutants, BUILD / "seeded" / name)
+        complaint = _cmake("-S", Path(__file__).parent, "-B", BUILD, "-G", "Ninja", *defines)
+        return BUILD / configuration, complaint or _cmake("--build", BUILD, "--target", configuration)
 
 
 def _cmake(*arguments: str | Path) -> str:

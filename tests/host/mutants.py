@@ -1,7 +1,8 @@
 """Seeded faults: small changes of the kernels that the host execution must find.
 
 All are built at once, into a copy of csrc that chooses at run time: `a + b` becomes `(hostcuda::mutated(7) ? a - b :
-a + b)`. The small cases of a fault's launcher then run with it alone.
+a + b)`. Without a choice the copy is csrc, and what the cases of tests/test_host_kernels.py run. The small cases of a
+fault's launcher then run with it alone.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from host.build import ROOT, build
-
+ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 
 # How a fault shows: regular expressions of what is said.
@@ -22,6 +23,11 @@ ORDER = "gives other bits"
 GUARD = "written at byte|written from byte|memory outside the view was written"
 ADDRESS = "AddressSanitizer"
 MISALIGNED = "misaligned access"
+
+
+@cache
+def _source(path: str) -> str:
+    return (CSRC / path).read_text()
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Mutant:
     @property
     def span(self) -> range:
         """Where its expression or statement stands in the file. ValueError where the text is not there, or not once."""
-        original, text = (CSRC / self.path).read_text(), self.text.replace("«", "").replace("»", "")
+        original, text = _source(self.path), self.text.replace("«", "").replace("»", "")
         if original.count(text) != 1:
             raise ValueError(f"mutant {self.name!r}: {self.path} has its text {original.count(text)} times, not once")
         before, _, rest = self.text.rpartition("«")
@@ -67,12 +73,13 @@ class Mutant:
         chosen = f"hostcuda::mutated({self.number}u)"
         if original.rstrip().endswith((";", "}")):
             return f"{{ if ({chosen}) {{ {self.replacement}\n}} else {{ {original}\n}} }}"
-        return f"({chosen} ? ({self.replacement}) : ({original}))"
+        # Of the original's type, whatever the fault's: so the original is what it is without the fault.
+        return f"({chosen} ? hostcuda::like<decltype(({original}))>({self.replacement}) : ({original}))"
 
 
 def seeded(path: str, mutants: list[Mutant]) -> str:
     """A file of csrc with all of its faults, none of which is chosen."""
-    original = (CSRC / path).read_text()
+    original = _source(path)
 
     def rendered(begin: int, end: int, mutants: list[Mutant]) -> str:
         """From begin to end. Of faults in one another the outermost comes first."""
@@ -92,23 +99,16 @@ def seeded(path: str, mutants: list[Mutant]) -> str:
     return rendered(0, len(original), sorted(mutants, key=lambda mutant: (mutant.span.start, -mutant.span.stop)))
 
 
-def build_mutants(mutants: Iterable[Mutant], configuration: str) -> Path:
-    """The folder of the modules that hold the faults, none of which is chosen.
-
-    Args:
-        mutants: What is seeded.
-        configuration: As for build.
-    """
+def write_seeded(mutants: Iterable[Mutant], folder: Path) -> None:
+    """A copy of csrc that holds the faults; of its .cu files those that see one."""
     faults: dict[str, list[Mutant]] = {}
     for mutant in mutants:
         faults.setdefault(mutant.path, []).append(mutant)
-    sources = ROOT / "build" / "host" / f"mutants-{configuration}"
     for path in CSRC.rglob("*"):
         if path.suffix in (".h", ".cuh", ".cu"):
             name = path.relative_to(CSRC)
             wanted = path.suffix != ".cu" or _sees(path, {CSRC / file for file in faults})
-            _write(sources / name, seeded(str(name), faults.get(str(name), [])) if wanted else None)
-    return build(configuration, sources) / "mutants"
+            _write(folder / name, seeded(str(name), faults.get(str(name), [])) if wanted else None)
 
 
 def _write(file: Path, text: str | None) -> None:

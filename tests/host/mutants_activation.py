@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("relu: signs of the first sample", "bias_relu", RELU,
            "signs[int64_t(n) * units.groups + group]", "signs[group]", f"{VALUES}|{ORDER}"),
     Mutant("relu: read after the end", "bias_relu", RELU, "if («unit < units.count») elements", "true", ADDRESS,
-           configuration="asan"),
+           configuration="address"),
     Mutant("relu: every other block", "bias_relu", RELU_LAUNCH,
            "kReluRounds<T, kWidth> * kActivationThreads", "kReluRounds<T, kWidth> * kActivationThreads * 2", VALUES),
     Mutant("relu: packs wherever maps begin", "bias_relu", GROUPS,

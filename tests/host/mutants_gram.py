@@ -26,7 +26,7 @@ MUTANTS = [
            VALUES),
     Mutant("panel: rows read after the last channel", "gram", PANEL,
            "left = «at < matrix.rows ? depth_end - first : 0»", "depth_end - first", ADDRESS,
-           configuration="asan"),
+           configuration="address"),
     Mutant("panel: wide copies of what is not aligned", "gram", PANEL,
            "if («matrix.aligned») {", "true", MISALIGNED),
     # sums over ranges of pixels
@@ -42,7 +42,7 @@ MUTANTS = [
            "min(map.pixels - begin, layer.split_pixels)", "map.pixels - begin", VALUES),
     Mutant("gram: swapped layout", "gram", GRAM,
            "layer.nhwc ? map.stride_p : map.stride_c", "layer.nhwc ? map.stride_c : map.stride_p",
-           f"{ADDRESS}|{VALUES}|{MISALIGNED}", configuration="asan"),
+           f"{ADDRESS}|{VALUES}|{MISALIGNED}", configuration="address"),
     Mutant("gram: two warps make the same part", "gram", GRAM,
            "kParts >> (4 * warp)", "0x71326055u >> (4 * warp)", VALUES),
     Mutant("gram: the corner of a diagonal tile left out", "gram", GRAM,
@@ -91,7 +91,7 @@ MUTANTS = [
     # S in 16 bits
     Mutant("narrow: the power of two not undone", "gram_gradient", SLOPES, "1.0f / power", "1.0f", VALUES),
     Mutant("narrow: no power of two", "gram_gradient", SLOPES,
-           "exponent == 0", "exponent >= 0", VALUES),
+           "exponent == 0", "true", VALUES),
     Mutant("narrow: rows without their pitch", "gram_gradient", SLOPES,
            "row * layer.pitch", "row * layer.channels", f"{VALUES}|{ORDER}"),
     # gradient

@@ -29,7 +29,7 @@ MUTANTS = [
     Mutant("lpips tiles: lengths before all warps have shared", "lpips", TILES,
            "share(1, y_squares);\n    «__syncthreads();»", "", f"{VALUES}|{ORDER}"),
     Mutant("lpips tiles: gradient of the last channels alone", "lpips_gradient", TILES,
-           "walk.store_gradients(held)", "walk.store_gradients(true)", f"{VALUES}|{ORDER}"),
+           "walk.store_gradients(held);", "walk.store_gradients(true);", f"{VALUES}|{ORDER}"),
     Mutant("lpips tiles: channels after the last", "lpips_map_gradient", TILES,
            "if (!inside || channel >= run.channels) continue;", "if (!inside) continue;",
            f"{VALUES}|{ORDER}|{GUARD}"),

@@ -1,4 +1,6 @@
-"""`python tests/host/sanitize.py [plain asan tsan]`: every kernel on the CPU under the sanitizers, on small shapes.
+"""`python tests/host/sanitize.py [plain address undefined thread]`: the kernels on the CPU under the sanitizers.
+
+Every kernel, on small shapes.
 
 First each sanitizer must report faults that are there on purpose; then it must have nothing to say of the kernels.
 """
@@ -23,8 +25,9 @@ FAULTS = {
         "buffer reuse without barrier": "gives other bits",
         "write outside": "written at byte",
     },
-    "asan": {"write outside": "AddressSanitizer", "write after shared": "AddressSanitizer"},
-    "tsan": {
+    "address": {"write outside": "AddressSanitizer", "write after shared": "AddressSanitizer"},
+    "undefined": {"wide shift": "shift exponent"},
+    "thread": {
         "neighbours without barrier": "data race",
         "buffer reuse without barrier": "data race",
         "warp neighbours without barrier": "data race",
@@ -41,12 +44,12 @@ SOUND = {
 }
 
 
-def report(folder: Path, configuration: str, primitive: str, words: int, threads: int) -> str:
+def report(folder: Path, primitive: str, words: int, threads: int) -> str:
     """What is said of a primitive; nothing where it is sound."""
     given = numbers(1024)
     given[0] = 1  # by which the faulty stray
     try:
-        (outputs,) = run_apart(folder, [launch(primitive, given, words, threads=threads)], configuration)
+        (outputs,) = run_apart(folder, [launch(primitive, given, words, threads=threads)])
     except RuntimeError as error:
         return str(error)
     return outputs if isinstance(outputs, str) else ""
@@ -57,14 +60,14 @@ def sanitize(configuration: str) -> list[str]:
     folder = build(configuration)
     complaints = []
     for primitive, sentence in FAULTS[configuration].items():
-        if sentence not in report(folder, configuration, primitive, words=64, threads=64):
+        if sentence not in report(folder, primitive, words=64, threads=64):
             complaints.append(f"did not report the fault in the primitive {primitive!r}")
     for primitive, threads in SOUND.items():
-        if said := report(folder, configuration, primitive, words=512, threads=threads):
+        if said := report(folder, primitive, words=512, threads=threads):
             complaints.append(f"primitive {primitive!r}: {said}")
     pairs = [case.make() for case in small_cases()]
     try:
-        results = run_apart(folder, [launch for launch, _ in pairs], configuration)
+        results = run_apart(folder, [launch for launch, _ in pairs])
     except RuntimeError as error:
         return [*complaints, str(error)]
     for (_, check), outputs in zip(pairs, results, strict=True):

@@ -8,8 +8,10 @@ large a workspace is does, and the launcher's own plan says that for any size. C
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from types import ModuleType
 
@@ -17,7 +19,7 @@ import torch
 
 from bench.cases import Images
 from host.build import build
-from host.worker import Launch, load, run_apart
+from host.worker import Launch, Worker, load
 
 Shape = tuple[int, ...]  # (N, C, H, W)
 Shapes = list[Shape]  # of the layers of one launch
@@ -28,9 +30,9 @@ IMAGES = [Images(8, 512, torch.bfloat16), Images(4, 256, torch.bfloat16)]
 # What is launched for each tap: enough pixels for whole tiles and, where channels are few, for several splits.
 SMALL = {
     "relu1_2": (1, 64, 32, 64),
-    "relu2_2": (1, 128, 16, 32),
-    "relu3_3": (1, 256, 16, 16),
-    "relu4_3": (1, 512, 16, 16),
+    "relu2_2": (1, 128, 16, 16),
+    "relu3_3": (1, 256, 8, 16),
+    "relu4_3": (1, 512, 8, 16),
     "image": (1, 3, 64, 64),
 }
 # The taps of one launch.
@@ -84,9 +86,16 @@ class Counts:
     products: dict[str, int]
 
 
+@cache
+def _counter() -> Worker:
+    worker = Worker(build("traffic"))
+    atexit.register(worker.close)
+    return worker
+
+
 def counts(launch: Launch) -> Counts:
     """Runs a launch in the traffic build. RuntimeError with the sentence where it fails."""
-    (answer,) = run_apart(build("traffic"), [replace(launch, orders=1)], runner="traffic")
+    (answer,) = _counter().answers([replace(launch, orders=1)], runner="traffic")
     if isinstance(answer, str):
         raise RuntimeError(answer)
     buffers, products = answer

@@ -1,17 +1,19 @@
-"""Runs launches of a build of the kernels: here, or in a process of its own that a sanitizer may stop.
+"""Runs launches of a build of the kernels: here, or in a process of its own that a sanitizer or a fault may stop.
 
-The process knows numpy and no torch, so that it starts at once and a sanitizer finds nothing but our code.
+The process knows numpy and no torch, so that it starts at once and a sanitizer finds nothing but our code. It loads the
+modules once and forks for every request: what becomes of the child is no matter to the next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +40,17 @@ class Launch:
     function: str
     arguments: dict[str, Any]
     orders: int = 3
+
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        return _nbytes(list(self.arguments.values()))
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return sum(map(_nbytes, value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 @cache
@@ -75,69 +88,96 @@ def traffic(folder: Path, launch: Launch) -> Any:
 RUNNERS = {"run": run, "traffic": traffic}
 
 
-def run_apart(folder: Path, launches: list[Launch], sanitizer: str = "plain", runner: str = "run") -> list[Any | str]:
-    """The same in a process of its own: for each launch its outputs, or the sentence that it failed with.
+class Worker:
+    """The process. Ends with the object, or with what `with` begins."""
 
-    Args:
-        folder: As for run.
-        launches: What runs, one after the other.
-        sanitizer: The folder's configuration.
-        runner: "run", or "traffic" for what each launch moved and multiplied instead of its outputs.
+    def __init__(self, folder: Path, prefix: tuple[str, ...] = ()) -> None:
+        """
+        Args:
+            folder: The modules, as build() gives it.
+            prefix: What comes before the command.
+        """
+        self.folder = folder
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
+        self._process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "host.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **_environment(folder.name)},
+        )
 
-    Raises:
-        RuntimeError: The process died; the message is what it said, a sanitizer's report for example.
-    """
+    def answers(self, launches: list[Launch], runner: str = "run", mutant: int = 0) -> list[Any | str]:
+        """For each launch, one after the other, its outputs, or the sentence that it failed with.
+
+        Args:
+            launches: What runs.
+            runner: "run", or "traffic" for what each launch moved and multiplied instead of its outputs.
+            mutant: The number of a fault in modules that hold some; 0 for none.
+
+        Raises:
+            RuntimeError: The process died; the message is what it said, a sanitizer's report for example.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._said.seek(0)
+        self._said.truncate()
+        answers: list[Any | str] = []
+        status: int | str = "none"
+        try:
+            pickle.dump((self.folder, launches, runner, mutant), self._process.stdin)
+            self._process.stdin.flush()
+            for _ in launches:
+                kind, value = pickle.load(self._process.stdout)
+                if kind == "died":
+                    status = value
+                    break
+                answers.append(value)
+        except (EOFError, BrokenPipeError):
+            status = self._process.wait()
+        if len(answers) < len(launches):
+            self._said.seek(0)
+            raise RuntimeError(self._said.read() or f"the process ended with status {status}")
+        return answers
+
+    def close(self) -> None:
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self._process.wait()
+        self._said.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_apart(folder: Path, launches: list[Launch], runner: str = "run") -> list[Any | str]:
+    """The answers of a worker of one's own."""
     try:
-        return list(each_apart(folder, launches, sanitizer, runner))
+        with Worker(folder) as worker:
+            return worker.answers(launches, runner)
     except RuntimeError as error:
         if "unexpected memory mapping" not in str(error):
             raise
-        # Some kernels put things at random where TSan wants its shadow memory; not every container lets us ask.
-        return list(each_apart(folder, launches, sanitizer, runner, prefix=("setarch", "-R")))
+    # Some kernels put things at random where TSan wants its shadow memory; not every container lets us ask.
+    with Worker(folder, prefix=("setarch", "-R")) as worker:
+        return worker.answers(launches, runner)
 
 
-def each_apart(
-    folder: Path,
-    launches: list[Launch],
-    sanitizer: str = "plain",
-    runner: str = "run",
-    mutant: int = 0,
-    prefix: tuple[str, ...] = (),
-) -> Generator[Any | str, None, None]:
-    """As run_apart, one after the other; who stops early stops the process.
-
-    Args:
-        mutant: The number of a fault in modules that hold some; 0 for none.
-        prefix: What comes before the command.
-    """
-    command = [*prefix, sys.executable, "-m", "host.worker"]
-    ours = {"PYTHONPATH": str(Path(__file__).parents[1]), "HOSTCUDA_MUTANT": str(mutant), **_environment(sanitizer)}
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile() as task:
-        pickle.dump((folder, launches, runner), task)
-        task.seek(0)
-        process = subprocess.Popen(command, stdin=task, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **ours})
-        assert process.stdout is not None
-        try:
-            for _ in launches:
-                yield pickle.load(process.stdout)
-            failed = process.wait() != 0
-        except (EOFError, pickle.UnpicklingError):  # nothing more, or half of an answer
-            failed = True
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
-        if failed:
-            said.seek(0)
-            raise RuntimeError(said.read() or f"the process ended with status {process.returncode}")
+# The libraries of the sanitizers.
+LIBRARIES = {"address": "libasan.so", "undefined": "libubsan.so", "thread": "libtsan.so"}
 
 
-def _environment(sanitizer: str) -> dict[str, str]:
+def _environment(configuration: str) -> dict[str, str]:
     """The interpreter is not instrumented, so the sanitizer's runtime has to be there before it starts."""
-    if sanitizer == "plain":
+    if configuration not in LIBRARIES:
         return {}
     # Of libstdc++, which the interpreter does not load, ASan wants to wrap the throwing of exceptions.
-    libraries = [f"lib{sanitizer}.so", "libstdc++.so"]
+    libraries = [LIBRARIES[configuration], "libstdc++.so"]
     paths = [subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip() for name in libraries]
     return {
         "LD_PRELOAD": " ".join(paths),
@@ -147,16 +187,41 @@ def _environment(sanitizer: str) -> dict[str, str]:
     }
 
 
-def _answer() -> None:
-    folder, launches, runner = pickle.load(sys.stdin.buffer)
+def _tell(kind: str, value: Any) -> None:
+    sys.stdout.buffer.write(pickle.dumps((kind, value)))
+    sys.stdout.buffer.flush()
+
+
+def _answer(folder: Path, launches: list[Launch], runner: str, mutant: int) -> None:
     for launch in launches:
+        load(folder, launch.room).choose(mutant)
         try:
             result = RUNNERS[runner](folder, launch)
         except RuntimeError as error:
             result = str(error)
-        pickle.dump(result, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        _tell("answer", result)
+
+
+def _serve() -> None:
+    while True:
+        try:
+            folder, launches, runner, mutant = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        for launch in launches:
+            load(folder, launch.room)  # here, so that no child has to
+        child = os.fork()
+        if child == 0:
+            try:
+                _answer(folder, launches, runner, mutant)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            _tell("died", status)
 
 
 if __name__ == "__main__":
-    _answer()
+    _serve()

@@ -164,7 +164,7 @@ py::tuple l2_pool_backward(const std::string& element, const Shape& shape, const
 }  // namespace
 
 PYBIND11_MODULE(activation, m) {
-  bind_traffic(m);
+  bind_common(m);
   m.def("normalize", &normalize, "image_element"_a, "element"_a, "shape"_a, "images"_a, "scale"_a, "shift"_a, "seed"_a);
   m.def("normalize_backward", &normalize_backward, "element"_a, "shape"_a, "grad"_a, "scale"_a, "factor"_a, "add"_a,
         "result"_a, "seed"_a);

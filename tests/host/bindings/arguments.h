@@ -2,6 +2,8 @@
 #pragma once
 
 #include <hostcuda/launch.h>
+#include <hostcuda/memory.h>
+#include <hostcuda/mutants.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -143,8 +145,9 @@ class Arguments {
 };
 
 // traffic() of a module: what its last launch moved and multiplied, as
-// ([(buffer, its bytes, of them read, of them written)], {product: count}).
-inline void bind_traffic(py::module_& m) {
+// ([(buffer, its bytes, of them read, of them written)], {product: count}). choose() chooses a fault by its number.
+inline void bind_common(py::module_& m) {
+  m.def("choose", [](uint32_t mutant) { hostcuda::chosen = mutant; });
   m.def("traffic", [] {
     py::list buffers;
     for (const auto& buffer : hostcuda::ledger.buffers()) {

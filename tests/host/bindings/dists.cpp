@@ -101,7 +101,7 @@ py::tuple dists_backward(const std::string& element, int64_t batch, const std::v
 }  // namespace
 
 PYBIND11_MODULE(dists, m) {
-  bind_traffic(m);
+  bind_common(m);
   // Numbers of the scratch memory of layers (nhwc, C, P): (partial, of_groups)
   m.def(
       "sizes",

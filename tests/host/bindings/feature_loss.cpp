@@ -13,7 +13,7 @@ using LayerNumbers = std::array<int64_t, 6>;
 }  // namespace
 
 PYBIND11_MODULE(feature_loss, m) {
-  bind_traffic(m);
+  bind_common(m);
   // Partial sums of one layer
   m.def(
       "blocks",

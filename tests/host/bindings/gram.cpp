@@ -146,7 +146,7 @@ py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>&
 }  // namespace
 
 PYBIND11_MODULE(gram, m) {
-  bind_traffic(m);
+  bind_common(m);
   // (ranges, pixels of a range) of each layer
   m.def(
       "splits",

@@ -16,7 +16,7 @@ Layout layout_named(const std::string& name) { return name == "nhwc" ? Layout::k
 }  // namespace
 
 PYBIND11_MODULE(lpips, m) {
-  bind_traffic(m);
+  bind_common(m);
   // Partial sums of one layer whose maps begin and follow each other at multiples of 16 bytes
   m.def(
       "blocks",

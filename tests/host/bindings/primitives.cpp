@@ -6,7 +6,7 @@
 using namespace perceptual_ops;
 
 PYBIND11_MODULE(primitives, m) {
-  bind_traffic(m);
+  bind_common(m);
   m.def(
       "run",
       [](const std::string& name, int64_t blocks, int threads, int shared_bytes, const py::array& in,

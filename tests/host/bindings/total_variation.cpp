@@ -16,7 +16,7 @@ ImageRows image_rows(const std::array<int64_t, 6>& numbers) {
 }  // namespace
 
 PYBIND11_MODULE(total_variation, m) {
-  bind_traffic(m);
+  bind_common(m);
   // Partial sums of an image
   m.def(
       "slots", [](const std::array<int64_t, 6>& numbers) { return total_variation_slots(image_rows(numbers)); },

@@ -242,6 +242,10 @@ __global__ void tf32(const uint32_t* in, uint32_t* out) {
   out[thread()] = to_tf32(value);
 }
 
+// --- arithmetic -----------------------------------------------------------------------------------------------------
+
+__global__ void wide_shift(const uint32_t* in, uint32_t* out) { out[thread()] = 1u << in[thread()]; }
+
 struct Primitive {
   const char* name;
   void (*kernel)(const uint32_t*, uint32_t*);
@@ -282,6 +286,7 @@ constexpr Primitive kPrimitives[] = {
     {"product bf16", product<__nv_bfloat16>},
     {"product tf32", product<float>},
     {"tf32", tf32},
+    {"wide shift", wide_shift},
 };
 
 }  // namespace

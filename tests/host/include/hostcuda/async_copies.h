@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "sanitizers.h"
@@ -20,20 +19,24 @@ class AsyncCopies {
     constexpr uint64_t kGarbage = ~uint64_t(0);
     store(to, kGarbage, kGarbage);
     Quiet quiet;
-    open_.push_back({to, from, bytes});
+    copies_.push_back({to, from, bytes});
   }
 
   void commit() {
     Quiet quiet;
-    groups_.push_back(std::move(open_));
-    open_.clear();
+    ends_.push_back(copies_.size());
   }
 
   // Until at most `pending` of the committed groups are under way.
   void wait(size_t pending) {
-    for (std::vector<Copy> group; take(pending, group);) {
-      for (const Copy& copy : group) finish(copy);
-    }
+    Copy copy;
+    while (take(pending, copy)) finish(copy);
+  }
+
+  void clear() {
+    copies_.clear();
+    ends_.clear();
+    finished_ = 0;
   }
 
  private:
@@ -43,12 +46,18 @@ class AsyncCopies {
     int bytes;
   };
 
-  bool take(size_t pending, std::vector<Copy>& group) {
+  // The next copy that must be finished.
+  bool take(size_t pending, Copy& copy) {
     Quiet quiet;
-    if (groups_.size() <= pending) return false;
-    group = std::move(groups_.front());
-    groups_.pop_front();
-    return true;
+    while (ends_.size() > pending) {
+      if (finished_ < ends_.front()) {
+        copy = copies_[finished_++];
+        return true;
+      }
+      ends_.erase(ends_.begin());
+    }
+    if (ends_.empty() && finished_ == copies_.size()) clear();
+    return false;
   }
 
   static void finish(const Copy& copy) {
@@ -65,8 +74,9 @@ class AsyncCopies {
     words[1] = high;
   }
 
-  std::vector<Copy> open_;
-  std::deque<std::vector<Copy>> groups_;
+  std::vector<Copy> copies_;  // since nothing was under way
+  std::vector<size_t> ends_;  // of the committed groups in it
+  size_t finished_ = 0;       // of the copies
 };
 
 }  // namespace hostcuda

@@ -3,11 +3,9 @@
 #pragma once
 
 #include <array>
-#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "async_copies.h"
@@ -21,6 +19,8 @@
 namespace hostcuda {
 
 constexpr int kWarp = 32;
+
+using Lanes = std::array<void*, kWarp>;  // null where a lane takes no part
 
 struct Thread {
   explicit Thread(void (*body)()) : fiber(body) {}
@@ -41,84 +41,22 @@ struct Meeting {
   Place place;
   unsigned mask;
   unsigned arrived = 0;
-  std::array<void*, kWarp> operands{};  // of the lanes that have arrived
-  std::vector<Thread*> waiting{};
+  Lanes operands{};                      // of the lanes that have arrived
+  std::array<Thread*, kWarp> waiting{};  // in the order in which they came
+  int count = 0;
 };
 
 class Block {
  public:
-  Block(dim3 shape, size_t dynamic_shared, std::function<void()> kernel, Random& random)
-      : shared(dynamic_shared), kernel_(std::move(kernel)), random_(random) {
-    const unsigned threads = shape.x * shape.y * shape.z;
-    while (pool().size() < threads) pool().push_back(std::make_unique<Thread>(&Block::thread_body));
-    for (unsigned i = 0; i < threads; ++i) {
-      Thread& thread = *pool()[i];
-      thread.index = {i % shape.x, i / shape.x % shape.y, i / (shape.x * shape.y)};
-      thread.number = i;
-      threads_.push_back(&thread);
-    }
-    meetings_.resize((threads + kWarp - 1) / kWarp);
-    current_block = this;
-  }
+  Block(dim3 shape, size_t dynamic_shared, std::function<void()> kernel, Random& random);
 
   // Runs every thread of the block to its end.
-  void run(uint3 index) {
-    finished_ = 0;
-    shared.begin_block();
-    for (Thread* thread : threads_) thread->copies = {};
-    ready_ = threads_;
-    ::blockIdx = index;
-    release(&started_);
-    {
-      Quiet quiet;  // threads read what is written here at every switch
-      while (!ready_.empty()) {
-        run_one();
-        if (failure_) stop(failure_);
-      }
-      if (finished_ < threads_.size()) stop(std::make_exception_ptr(Error(why_stuck())));
-    }
-    acquire(&ended_);
-    shared.end_block();
-  }
+  void run(uint3 index);
 
-  void barrier(const Place& place) {
-    const int turn = barrier_turn_;
-    {
-      Quiet quiet;
-      if (!at_barrier_.empty() && !(barrier_place_ == place)) {
-        fail("divergent barrier: __syncthreads at ", name_of(place), " while ", at_barrier_.size(),
-             " threads wait in the one at ", name_of(barrier_place_));
-      }
-      barrier_place_ = place;
-      at_barrier_.push_back(current_thread);
-    }
-    release(&barrier_turns_[turn]);
-    {
-      Quiet quiet;
-      if (at_barrier_.size() == threads_.size()) {
-        barrier_turn_ = 1 - turn;
-        wake(at_barrier_);
-      }
-    }
-    Fiber::yield();
-    acquire(&barrier_turns_[turn]);
-  }
+  void barrier(const Place& place);
 
   // Waits for the lanes of `mask`; the last one calls compute(operands of every lane) for all.
-  template <class Compute>
-  void collective(const char* name, unsigned mask, const Place& place, void* operands, Compute&& compute) {
-    {
-      Quiet quiet;
-      std::vector<Meeting>& meetings = meetings_[current_thread->number / kWarp];
-      const auto meeting = join(meetings, {name, place, mask}, operands);
-      if (meeting->arrived == mask) {
-        compute(meeting->operands);
-        wake(meeting->waiting);
-        meetings.erase(meeting);
-      }
-    }
-    Fiber::yield();
-  }
+  void collective(const char* name, unsigned mask, const Place& place, void* operands, void (*compute)(const Lanes&));
 
   inline static Block* current_block = nullptr;
   inline static Thread* current_thread = nullptr;
@@ -127,96 +65,19 @@ class Block {
 
  private:
   // Stacks are kept for the next block; those of a block that was stopped are thrown away.
-  static std::vector<std::unique_ptr<Thread>>& pool() {
-    static std::vector<std::unique_ptr<Thread>> threads;
-    return threads;
-  }
+  static std::vector<std::unique_ptr<Thread>>& pool();
 
-  static void thread_body() {
-    Block& block = of_this_thread();
-    acquire(&block.started_);
-    try {
-      block.kernel_();
-    } catch (...) {
-      block.failed();
-    }
-    release(&block.ended_);
-    Quiet quiet;
-    ++block.finished_;
-  }
-
-  static Block& of_this_thread() {
-    Quiet quiet;
-    return *current_block;
-  }
-
-  void failed() {
-    Quiet quiet;
-    try {
-      throw;
-    } catch (const Error& error) {
-      std::ostringstream sentence;
-      sentence << error.what() << " [thread " << threadIdx.x << ", " << threadIdx.y << ", " << threadIdx.z
-               << " of block " << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << "]";
-      failure_ = std::make_exception_ptr(Error(sentence.str()));
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-  }
-
-  void run_one() {
-    std::swap(ready_[random_.below(ready_.size())], ready_.back());
-    current_thread = ready_.back();
-    ready_.pop_back();
-    ::threadIdx = current_thread->index;
-    current_thread->fiber.resume();
-  }
-
-  [[noreturn]] void stop(std::exception_ptr why) {
-    pool().clear();
-    std::rethrow_exception(why);
-  }
-
-  void wake(std::vector<Thread*>& waiting) {
-    ready_.insert(ready_.end(), waiting.begin(), waiting.end());
-    waiting.clear();
-  }
+  static void thread_body();
+  void failed();
+  void run_one();
+  [[noreturn]] void stop(std::exception_ptr why);
 
   // The meeting that the current thread takes part in, new or waiting for it.
-  static std::vector<Meeting>::iterator join(std::vector<Meeting>& meetings, Meeting mine, void* operands) {
-    const int lane = current_thread->lane();
-    if (!(mine.mask >> lane & 1)) {
-      fail(mine.name, " at ", name_of(mine.place), ": lane ", lane, " is not in its own mask");
-    }
-    auto meeting = meetings.begin();
-    while (meeting != meetings.end() && !(meeting->mask & mine.mask)) ++meeting;
-    if (meeting == meetings.end()) meeting = meetings.insert(meeting, mine);
-    if (meeting->mask != mine.mask || std::strcmp(meeting->name, mine.name) || !(meeting->place == mine.place)) {
-      fail("divergent warp: ", mine.name, " at ", name_of(mine.place), " of lane ", lane, " while others wait in ",
-           meeting->name, " at ", name_of(meeting->place));
-    }
-    meeting->arrived |= 1u << lane;
-    meeting->operands[lane] = operands;
-    meeting->waiting.push_back(current_thread);
-    return meeting;
-  }
+  static std::vector<Meeting>::iterator join(std::vector<Meeting>& meetings, const char* name, unsigned mask,
+                                             const Place& place, void* operands);
 
   // No thread can go on, and some have not finished.
-  std::string why_stuck() const {
-    std::ostringstream sentence;
-    if (!at_barrier_.empty()) {
-      sentence << "divergent barrier: __syncthreads at " << name_of(barrier_place_) << " reached by "
-               << at_barrier_.size() << " of " << threads_.size() << " threads, " << finished_ << " returned; ";
-    }
-    for (const std::vector<Meeting>& warp : meetings_) {
-      for (const Meeting& meeting : warp) {
-        sentence << "missing lanes: " << meeting.name << " at " << name_of(meeting.place) << " reached by lanes "
-                 << std::hex << "0x" << meeting.arrived << " of 0x" << meeting.mask << std::dec << "; ";
-      }
-    }
-    sentence << "[block " << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << "]";
-    return sentence.str();
-  }
+  std::string why_stuck() const;
 
   std::function<void()> kernel_;
   Random& random_;

@@ -29,7 +29,7 @@ inline std::string name_of(const Place& place) {
 }
 
 inline bool operator==(const Place& a, const Place& b) {
-  return a.line() == b.line() && std::string_view(a.file_name()) == b.file_name();
+  return a.line() == b.line() && (a.file_name() == b.file_name() || std::string_view(a.file_name()) == b.file_name());
 }
 
 }  // namespace hostcuda

@@ -21,17 +21,21 @@ class Ledger {
     std::string name;
     const char* begin;
     size_t bytes;
-    std::vector<uint8_t> touched;  // by the kernel that runs
+    std::vector<uint8_t> touched;  // by the kernel that runs; empty where nothing is
     int64_t read = 0, written = 0;
   };
 
   void watch(const std::string& name, const void* begin, size_t bytes) {
-    buffers_.push_back({name, static_cast<const char*>(begin), bytes, std::vector<uint8_t>(bytes)});
+    buffers_.push_back({name, static_cast<const char*>(begin), bytes, {}});
+    first_ = std::min(first_, buffers_.back().begin);
+    last_ = std::max(last_, buffers_.back().begin + bytes);
   }
 
   void clear() {
     buffers_.clear();
     products_.clear();
+    first_ = reinterpret_cast<const char*>(UINTPTR_MAX);
+    last_ = nullptr;
   }
 
   void count_product(const char* name) { ++products_[name]; }
@@ -46,11 +50,11 @@ class Ledger {
     ~Kernel() {
       ledger_.open_ = false;
       for (Buffer& buffer : ledger_.buffers_) {
-        for (uint8_t& byte : buffer.touched) {
+        for (const uint8_t byte : buffer.touched) {
           buffer.read += (byte & kRead) != 0;
           buffer.written += (byte & kWritten) != 0;
-          byte = 0;
         }
+        buffer.touched.clear();
       }
     }
     Kernel(const Kernel&) = delete;
@@ -61,11 +65,12 @@ class Ledger {
   };
 
   void touch(const void* address, size_t bytes, Access access) {
-    if (!open_) return;
-    open_ = false;  // what is called here may be instrumented itself
     const char* first = static_cast<const char*>(address);
+    if (first < first_ || last_ <= first || !open_) return;  // most are of stacks
+    open_ = false;                                           // what is called here may be instrumented itself
     for (Buffer& buffer : buffers_) {
       if (first < buffer.begin || buffer.begin + buffer.bytes <= first) continue;
+      buffer.touched.resize(buffer.bytes);
       const size_t offset = first - buffer.begin;
       uint8_t* touched = buffer.touched.data() + offset;
       for (size_t i = 0; i < std::min(bytes, buffer.bytes - offset); ++i) touched[i] |= access;
@@ -77,6 +82,8 @@ class Ledger {
  private:
   std::vector<Buffer> buffers_;
   std::map<std::string, int64_t> products_;
+  const char* first_ = reinterpret_cast<const char*>(UINTPTR_MAX);
+  const char* last_ = nullptr;  // between which all buffers lie
   bool open_ = false;
 };
 

@@ -1,7 +1,6 @@
 // Memory that a kernel may touch, between two guard zones.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -36,14 +35,7 @@ class Guarded {
   bool contains(const void* address) const { return data() <= address && address < data() + bytes_; }
 
   // Fails where a guard was written.
-  void check(const std::string& name) const {
-    unpoison(begin(), end() - begin());
-    const auto written = [](char byte) { return static_cast<unsigned char>(byte) != kGarbage; };
-    const char *before = std::find_if(begin(), data(), written), *after = std::find_if(data() + bytes_, end(), written);
-    if (before != data()) fail(name, ": written from byte ", data() - before, " before its beginning on");
-    if (after != end()) fail(name, ": written at byte ", after - (data() + bytes_), " after its end");
-    poison_guards();
-  }
+  void check(const std::string& name) const;
 
  private:
   static constexpr size_t kAlignment = 256;

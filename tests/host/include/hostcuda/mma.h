@@ -1,5 +1,4 @@
-// csrc/common/mma.cuh on the host. Which lane holds which element is written down from the tables of the PTX ISA
-// (matrix fragments for mma.m16n8k8 and mma.m16n8k16, warp-level matrix load ldmatrix), and from no kernel.
+// csrc/common/mma.cuh on the host; emulation/mma.cpp says which lane holds which element.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,135 +9,46 @@
 #include <type_traits>
 
 #include "check_access.h"
-#include "ledger.h"
-#include "tensor_core.h"
 #include "warp.h"
 
 namespace hostcuda {
-
-constexpr int kRows = 16, kColumns = 8;  // of a product
-
-struct Position {
-  int row, column;
-};
-
-// The tables call these groupID and threadID_in_group.
-inline int group_of(int lane) { return lane / 4; }
-inline int member_of(int lane) { return lane % 4; }
-
-// Element i = 0..3 of the accumulators.
-inline Position sum_position(int lane, int i) {
-  return {group_of(lane) + (i < 2 ? 0 : 8), member_of(lane) * 2 + (i & 1)};
-}
-
-// Two 16-bit elements a register, the lower half first.
-template <class T>
-struct Mma16 {
-  static constexpr int kDepth = 16, kOfA = 8, kOfB = 4;
-  static constexpr int kProductsAtOnce = 8;
-
-  static Position a_position(int lane, int i) {
-    const bool upper = i < 2 || (4 <= i && i < 6);
-    return {group_of(lane) + (upper ? 0 : 8), member_of(lane) * 2 + (i & 1) + (i < 4 ? 0 : 8)};
-  }
-  static Position b_position(int lane, int i) {
-    return {member_of(lane) * 2 + (i & 1) + (i < 2 ? 0 : 8), group_of(lane)};
-  }
-  static double element(const uint32_t* registers, int i) {
-    const auto bits = static_cast<uint16_t>(registers[i / 2] >> (i % 2 * 16));
-    T value;
-    std::memcpy(&value, &bits, sizeof value);
-    if constexpr (std::is_same_v<T, __half>) return __half2float(value);
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) return __bfloat162float(value);
-  }
-};
-
-// One element a register, of which the hardware ignores the lower 13 bits.
-struct MmaTf32 {
-  static constexpr int kDepth = 8, kOfA = 4, kOfB = 2;
-  static constexpr int kProductsAtOnce = 4;
-
-  static Position a_position(int lane, int i) {
-    return {group_of(lane) + (i == 0 || i == 2 ? 0 : 8), member_of(lane) + (i < 2 ? 0 : 4)};
-  }
-  static Position b_position(int lane, int i) { return {member_of(lane) + (i == 0 ? 0 : 4), group_of(lane)}; }
-  static double element(const uint32_t* registers, int i) {
-    const uint32_t bits = registers[i] & 0xffffe000u;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  }
-};
 
 struct MmaOperands {
   float* sums;
   const uint32_t *a, *b;
 };
 
-template <class Kind>
-void multiply(const Lanes& lanes) {
-  double a[kRows][Kind::kDepth], b[kColumns][Kind::kDepth];
-  for (int lane = 0; lane < kWarp; ++lane) {
-    const auto& mine = *static_cast<const MmaOperands*>(lanes[lane]);
-    for (int i = 0; i < Kind::kOfA; ++i) {
-      const Position at = Kind::a_position(lane, i);
-      a[at.row][at.column] = Kind::element(mine.a, i);
-    }
-    for (int i = 0; i < Kind::kOfB; ++i) {
-      const Position at = Kind::b_position(lane, i);
-      b[at.column][at.row] = Kind::element(mine.b, i);
-    }
-  }
-  for (int lane = 0; lane < kWarp; ++lane) {
-    const auto& mine = *static_cast<const MmaOperands*>(lanes[lane]);
-    for (int i = 0; i < 4; ++i) {
-      const Position at = sum_position(lane, i);
-      mine.sums[i] = tensor_core_sum<Kind::kDepth, Kind::kProductsAtOnce>(a[at.row], b[at.column], mine.sums[i]);
-    }
-  }
-}
+// The new sums of every lane; counted in the ledger.
+void multiply_fp16(const Lanes& lanes);
+void multiply_bf16(const Lanes& lanes);
+void multiply_tf32(const Lanes& lanes);
 
-constexpr unsigned kAllLanes = ~0u;
-
-template <class Kind>
-void mma(const char* name, float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Place& place) {
+inline void mma(const char* name, float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Place& place,
+                void (*multiply)(const Lanes&)) {
   MmaOperands mine{sums, a, b};
-  Block::current_block->collective(name, kAllLanes, place, &mine, [name](const Lanes& lanes) {
-    ledger.count_product(name);
-    multiply<Kind>(lanes);
-  });
+  Block::current_block->collective(name, ~0u, place, &mine, multiply);
 }
 
 // What one lane reads for ldmatrix and what it takes home.
-template <int kMatrices>
 struct MatrixRows {
   volatile uint16_t row[8];
   uint32_t* fragments;
 };
 
+// Fragments of so many matrices for every lane.
+void distribute(const Lanes& lanes, int matrices, bool transpose);
+
 template <bool kTranspose, int kMatrices>
 void load_matrices(uint32_t (&fragments)[kMatrices], const void* shared_row, const Place& place) {
-  using Rows = MatrixRows<kMatrices>;
-  Rows mine{{}, fragments};
+  MatrixRows mine{{}, fragments};
   if (current_lane() < 8 * kMatrices) {
     check_shared("load_matrices", shared_row, place);
     check_aligned("load_matrices", shared_row, place);
     // Every lane reads its own row, so that TSan knows whose read it is.
     for (int i = 0; i < 8; ++i) mine.row[i] = static_cast<const volatile uint16_t*>(shared_row)[i];
   }
-  Block::current_block->collective("load_matrices", kAllLanes, place, &mine, [](const Lanes& lanes) {
-    for (int lane = 0; lane < kWarp; ++lane) {
-      for (int matrix = 0; matrix < kMatrices; ++matrix) {
-        const auto element = [&](int row, int column) -> uint32_t {
-          return static_cast<const Rows*>(lanes[8 * matrix + row])->row[column];
-        };
-        const int row = group_of(lane), column = 2 * member_of(lane);
-        const uint32_t low = kTranspose ? element(column, row) : element(row, column);
-        const uint32_t high = kTranspose ? element(column + 1, row) : element(row, column + 1);
-        static_cast<Rows*>(lanes[lane])->fragments[matrix] = low | high << 16;
-      }
-    }
-  });
+  Block::current_block->collective("load_matrices", ~0u, place, &mine,
+                                   [](const Lanes& lanes) { distribute(lanes, kMatrices, kTranspose); });
 }
 
 }  // namespace hostcuda
@@ -148,12 +58,13 @@ namespace perceptual_ops {
 template <class T>
 void mma_16x8x16(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                  hostcuda::Place place = hostcuda::Place::current()) {
-  hostcuda::mma<hostcuda::Mma16<T>>("mma_16x8x16", sums, a, b, place);
+  constexpr bool kIsHalf = std::is_same_v<T, __half>;
+  hostcuda::mma("mma_16x8x16", sums, a, b, place, kIsHalf ? hostcuda::multiply_fp16 : hostcuda::multiply_bf16);
 }
 
 inline void mma_16x8x8_tf32(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                             hostcuda::Place place = hostcuda::Place::current()) {
-  hostcuda::mma<hostcuda::MmaTf32>("mma_16x8x8_tf32", sums, a, b, place);
+  hostcuda::mma("mma_16x8x8_tf32", sums, a, b, place, hostcuda::multiply_tf32);
 }
 
 // To the nearest, ties away from zero.

@@ -13,7 +13,8 @@ class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
 
-  size_t below(size_t bound) { return next() % bound; }
+  // `bound` up to 2^32.
+  size_t below(size_t bound) { return (next() >> 32) * bound >> 32; }
 
   template <class T>
   void shuffle(std::vector<T>& items) {

@@ -30,8 +30,8 @@ inline float shifted_sum(const double* products, int count, float start) {
   if (largest == 0 || !std::isfinite(plain)) return static_cast<float>(plain);
   const int last_place = exponent_of(largest) - 23;
   const double shift = power_of_two(-last_place);
-  auto sum = static_cast<int64_t>(start * shift);
-  for (int i = 0; i < count; ++i) sum += static_cast<int64_t>(products[i] * shift);
+  auto sum = static_cast<int32_t>(start * shift);  // each has 24 bits at most
+  for (int i = 0; i < count; ++i) sum += static_cast<int32_t>(products[i] * shift);
   return truncated(static_cast<double>(sum) * power_of_two(last_place));
 }
 
