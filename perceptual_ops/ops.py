@@ -182,7 +182,7 @@ def feature_loss(
     """Distance of feature maps, all layers at once (Johnson et al. 2016, eq. 2).
 
     For each sample sum_l weights[l] * mean over (C, H, W) of d(x_l - y_l); "cosine" is the mean over (H, W) of 1 - the
-    cosine of the channels of x_l and y_l, with 1e-10 beside their lengths.
+    cosine of the channels of x_l and y_l, with 1e-10 beside their lengths; 1/2 where one of the two is 0.
 
     Args:
         features: One map (N, C, H, W) per layer; layers may differ in C, H and W.

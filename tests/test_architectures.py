@@ -16,10 +16,10 @@ import perceptual_ops as po
 pytestmark = pytest.mark.usefixtures("library")
 
 
-def of_torchvision(name: str) -> nn.Module:
+def of_torchvision(name: str, **settings: float) -> nn.Module:
     import_torchvision()
     models = pytest.importorskip("torchvision.models")
-    return getattr(models, name)(weights=None)
+    return getattr(models, name)(weights=None, **settings)
 
 
 def of_timm() -> nn.Module:
@@ -35,7 +35,10 @@ def of_transformers() -> nn.Module:
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
-    "ConvNeXt": (lambda: of_torchvision("convnext_tiny"), {"content_layers": ["features.3", "output"]}),
+    "ConvNeXt": (
+        lambda: of_torchvision("convnext_tiny", layer_scale=1.0),
+        {"content_layers": ["features.3", "output"]},
+    ),
     "ResNet-50": (
         lambda: of_torchvision("resnet50"),
         {"content_layers": ["layer1.1", "fc"], "style_layers": ["layer2"]},

@@ -204,6 +204,22 @@ def test_autocast_is_the_callers(compiled: bool) -> None:
     assert seen == [torch.bfloat16, torch.float16, torch.float32]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_of_an_island_in_fp32_is_in_fp32(dtype: torch.dtype) -> None:
+    """As rewards are run under autocast; a small one would vanish in fp16."""
+    network = nn.Linear(4, 4).requires_grad_(False)
+
+    def fn(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return 1e-9 * network(x.float()).square().sum(1)
+
+    x = rand(3, 4, dtype=torch.float32).requires_grad_()
+    (expected,) = torch.autograd.grad(fn(x).sum(), x)
+    with torch.autocast("cpu", dtype=dtype):
+        value = po.chunked(fn, chunk_size=2)(x).sum()
+    torch.testing.assert_close(torch.autograd.grad(value, x)[0], expected, rtol=1e-5, atol=0)
+
+
 def test_a_gradient_through_fp16_neither_vanishes_nor_overflows() -> None:
     """As of autocast, far below what fp16 holds, and above it for one sample, beside a NaN."""
     factors = torch.tensor([1e-8, 1.0, 3e3, 1.0]).view(4, 1, 1)

@@ -115,7 +115,10 @@ def _chunk(
         return values, None
     graph = ChunkGraph(values, leaf)
     graph.check(fn)
-    return values.detach(), _gradient(values, leaf, graph.has_fp16) if wanted else None
+    if not wanted:
+        return values.detach(), None
+    with torch.autocast(leaf.device.type, enabled=False):  # which would narrow the backward of what fn runs in fp32
+        return values.detach(), _gradient(values, leaf, graph.has_fp16)
 
 
 def check_values(values: object, output: Tensor) -> Tensor:

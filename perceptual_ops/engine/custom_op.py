@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .batching import chunks, default_tile_side, samples_at_a_time
+from .batching import chunks, default_chunk_size, default_tile_side, samples_at_a_time
 from .input_size import InputSize
 from .operator_settings import OperatorSettings
 from .registry import Run, Tape, trunk_of
@@ -48,7 +48,16 @@ class Entry(OperatorSettings):
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def chunks(self, images: Tensor) -> list[slice]:
-        return chunks(images.shape[0], self.chunk_size or samples_at_a_time(images, self.dtype))
+        return chunks(images.shape[0], self.samples_at_a_time(images))
+
+    def samples_at_a_time(self, images: Tensor) -> int:
+        """By the size in which the images enter."""
+        if self.chunk_size:
+            return self.chunk_size
+        if self.input_size.is_given:
+            height, width = self.input_size.height, self.input_size.width
+            return default_chunk_size(height, width, self.dtype, images.device.type)
+        return samples_at_a_time(images, self.dtype)
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
         """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""

@@ -27,22 +27,18 @@ class InputSize(OperatorSettings):
     Attributes:
         height, width: In pixels; 0 for that of the images.
         mode: One of `RESIZE_MODES`. Interpolations are antialiased, as torchvision's and PIL's, and do not clamp.
-        corner: (2,) int64 on the CPU, the first row and column of a random crop once they are drawn; else empty.
+        corner: (2,) int64 on the CPU, the first row and column of a random crop once they are drawn.
     """
 
     height: int
     width: int
     mode: str
-    corner: Tensor
+    corner: Tensor | None = None
 
     @classmethod
     def of_images(cls) -> Self:
         """As the images come."""
-        return cls.wanted(0, 0, RESIZE_MODES[0])
-
-    @classmethod
-    def wanted(cls, height: int, width: int, mode: str) -> Self:
-        return cls(height, width, mode, torch.empty(0, dtype=torch.int64, device="cpu"))
+        return cls(0, 0, RESIZE_MODES[0])
 
     @property
     def is_given(self) -> bool:
@@ -76,6 +72,7 @@ class InputSize(OperatorSettings):
             top, left = (images.shape[2] - self.height) // 2, (images.shape[3] - self.width) // 2
             return images[:, :, top : top + self.height, left : left + self.width]
         checks.check_choice("resize_mode", self.mode, RESIZE_MODES)
+        assert self.corner is not None, "it is drawn"
         # By tensors, since torch.compile cannot trace a slice from a number that is drawn.
         rows, columns = (self.corner[i] + torch.arange((self.height, self.width)[i], device="cpu") for i in (0, 1))
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))

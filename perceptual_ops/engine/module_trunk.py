@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
 from .modes import under_autograd
-from .registry import Run, enroll, new_number
+from .registry import Run, enroll, kind_of, new_number
 from .stages import TapGradients
 
-# Of the range of fp16, what a module may make of a gradient on its way down. Nobody knows; networks with normalisation
-# layers change it little.
+# What a module may make of a gradient in fp16 on its way down. Networks with normalisation layers change it little; for
+# others the backward is repeated with less.
 GROWTH = 2.0**12
+RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class ModuleTrunk:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+        return kind_of(self.network)[0]
 
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """See `FrozenTrunk`; of the weights' dtype, since autocast casts in the module as it sees fit."""
@@ -82,8 +82,9 @@ class ModuleTrunk:
         tapes = []
         while runs:
             x, tap, keep = runs.pop(0)
-            with under_autograd() if keep else contextlib.nullcontext(), self._precision(x.device, dtype):
-                entered = x.requires_grad_(keep)
+            # Also without a graph: a module may make gradients of its own, or keep what it derives for the next call.
+            with under_autograd(), torch.set_grad_enabled(keep), self._precision(x.device, dtype):
+                entered = (x.clone() if x.is_inference() else x).requires_grad_(keep)
                 # A module may overwrite its images, but no leaf.
                 maps = self.network.features(entered.clone() if keep else entered, layers)
             if keep and not any(map.requires_grad for map in maps.values()):
@@ -106,8 +107,17 @@ class ModuleTrunk:
         current = scale.current if scale else None
         upstream = [gradients.gradient(layer, current) for layer in maps]
         tape.maps.clear()
+        outputs, keep = list(maps.values()), scale is not None
         with under_autograd():
-            (found,) = torch.autograd.grad(list(maps.values()), tape.entered, upstream)
+            (found,) = torch.autograd.grad(outputs, tape.entered, upstream, retain_graph=keep)
+            for _ in range(RETRIES if scale else 0):
+                finite = found.isfinite().flatten(1).all(1)
+                if scale is None or finite.all():
+                    break
+                factor = torch.where(finite, 1.0, 1 / GROWTH)
+                scale.current = scale.current * factor
+                upstream = [(x * factor.view(-1, 1, 1, 1)).to(x.dtype) for x in upstream]
+                (found,) = torch.autograd.grad(outputs, tape.entered, upstream, retain_graph=True)
         return found
 
     def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

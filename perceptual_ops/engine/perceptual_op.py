@@ -55,7 +55,8 @@ def _(images, *settings):
     entry, (layers,) = Entry.decoded(values), values
     chain = trunk_of(entry.trunk)
     assert isinstance(chain, Trunk), "whose sizes are known without running it"
-    sizes = chain.sizes(*images.shape[2:])
+    size = entry.input_size
+    sizes = chain.sizes(*((size.height, size.width) if size.is_given else images.shape[2:]))
     shapes = [(images.shape[0], *sizes[name]) for name in layer_names(layers)]
     return [
         torch.empty(shape, dtype=entry.dtype, device=images.device, memory_format=torch.channels_last)

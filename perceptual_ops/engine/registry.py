@@ -54,10 +54,17 @@ def new_number() -> int:
 
 def enroll(trunk: FrozenTrunk, name: str, network: nn.Module, number: int) -> str:
     """Makes a trunk known; its key."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    _, device = kind_of(network)
     key = f"{name}/{device}/{content_hash(network)}/{number}"
     _trunks[key] = trunk
     return key
+
+
+def kind_of(network: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of a network's weights; where it has none, of its buffers."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    first = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    return (torch.float32, torch.device("cpu")) if first is None else (first.dtype, first.device)
 
 
 def trunk_of(key: str) -> FrozenTrunk:

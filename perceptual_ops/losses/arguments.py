@@ -73,8 +73,8 @@ def content_or_default(layers: LayerWeights | str | None, network: object) -> La
         return (DEFAULT_LAYERS[network.name][2],)
     _refuse_no_network(network)
     raise ValueError(
-        "content_layers: expected names of layers for a network of your own, got 'default', which those of "
-        "load_network alone have; name some, or pass None for no content part"
+        "content_layers: expected names of layers for a network of your own, got 'default', which networks by "
+        "name alone have; name some, or pass None for no content part"
     )
 
 
@@ -188,7 +188,8 @@ def trunk_of(
         for argument, names in layers.items():
             _check_built(argument, network, names)
         return copy.deepcopy(network)
-    return recognized(network, taps) or ModuleFeatures(network, taps, drop_tokens)
+    chain = None if drop_tokens else recognized(network, taps)
+    return chain or ModuleFeatures(network, taps, drop_tokens)
 
 
 def _published(name: str, weights: WeightSource, layers: list[str], drop_tokens: int) -> ModuleFeatures:

@@ -13,11 +13,12 @@ from typing_extensions import Unpack
 
 from .. import ops
 from .._settings import fixed, setting
-from ..engine.batching import chunks, samples_at_a_time
+from ..engine.batching import chunks
 from ..engine.custom_op import Entry
 from ..engine.input_size import InputSize
 from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
+from ..engine.registry import kind_of
 from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
@@ -89,11 +90,10 @@ class FrozenLoss(EngineSettings):
         """Keeps fp64 tensors of the CPU, and as `_kept[name]` what goes with the network: on its device, in fp32."""
         with torch.inference_mode(False):  # or they could not serve in training later
             self._constants[name] = [x.clone() if x.is_inference() else x for x in tensors]
-            device = next((parameter.device for parameter in self._network.parameters()), tensors[0].device)
-            self._kept[name] = self._served(self._constants[name], device)
+            self._kept[name] = self._served(self._constants[name], kind_of(self._network)[1])
 
     def _served(self, tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-        dtype = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
+        dtype, _ = kind_of(self._network)
         return [tensor.to(device, torch.float64 if dtype == torch.float64 else torch.float32) for tensor in tensors]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -194,13 +194,13 @@ class FrozenLoss(EngineSettings):
                 return trunk_features(images, self.entry(images, input_size), layers)
             size = self._graph_chunk
             if lean and size is None:
-                size = samples_at_a_time(images, self.network_dtype())
+                size = self.entry(images, input_size).samples_at_a_time(images)
             parts = [self.features(images[rows], layers, input_size) for rows in chunks(images.shape[0], size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
     def network_dtype(self) -> torch.dtype:
         """The dtype of the network."""
-        trunk = next((p.dtype for p in self._network.parameters() if p.is_floating_point()), torch.float32)
+        trunk, _ = kind_of(self._network)
         if self.compute_dtype not in (None, trunk) and trunk != torch.float32:
             raise ValueError(
                 f"compute_dtype: expected None or {trunk}, the dtype the network was moved to; got {self.compute_dtype}"

@@ -73,7 +73,7 @@ class LossWithTargets(FrozenLoss):
             return InputSize.of_images()
         if images.dim() != 4:
             raise ValueError(f"input_size: expected None for clips, which are not resized; got {self.input_size}")
-        return InputSize.wanted(*self.input_size, self.resize_mode).drawn(images)
+        return InputSize(*self.input_size, self.resize_mode).drawn(images)
 
     def _forget_targets(self) -> None:
         for part in ("content", "style"):

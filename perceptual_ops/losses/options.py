@@ -35,8 +35,8 @@ class EngineOptions(TypedDict, total=False):
             it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
             gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary
             autograd, with the memory that takes, and has derivatives of every order; the reference, where the
-            compiled operators cannot run, always takes that way. VGG and AlexNet are run by hand, other networks under
-            autograd within the forward, a chunk at a time.
+            compiled operators cannot run, always takes that way. VGG, AlexNet and plain sequences of such layers are
+            run by hand, other networks under autograd within the forward, a chunk at a time.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
     """
 

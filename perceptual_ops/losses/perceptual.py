@@ -111,7 +111,7 @@ class PerceptualLoss(LossWithTargets):
         partial(checks.check_choice, choices=RESIZE_MODES),
         changed=lambda loss: loss._forget_targets(),
     )
-    drop_tokens = fixed("drop_tokens")
+    drop_tokens = fixed("drop_tokens", read=lambda loss: getattr(loss._network, "drop_tokens", 0))
     reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
     eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
 

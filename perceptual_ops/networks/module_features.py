@@ -23,9 +23,9 @@ class ModuleFeatures(nn.Module):
     A layer is a submodule (dotted, as in `named_modules`), whose output is the feature, or an entry of what the module
     returns: a key of its dict, a field of its dataclass (such as transformers' ModelOutput), or "output", what it
     returns as a whole. `[i]` and `[key]` lead on from there: "hidden_states[6]", "output[0]", "blocks.3[0]". If what
-    the module returns has all the layers wanted as entries, those are taken, else submodules go first. A submodule that
-    runs more than once gives its last output. The whole module runs in every forward, on what you pass: nothing is
-    normalised.
+    the module returns, in tensors that are new at each call, has all the layers as entries, those are taken, else
+    submodules go first. A submodule that runs more than once gives its last output. The whole module runs in every
+    forward, on what you pass: nothing is normalised.
 
     It works on a frozen deep copy: no parameter requires a gradient, `.train()` changes nothing, your module stays as
     it was. A tap is what the submodule returned, whatever runs after it. In-place activations spoil that in other
@@ -57,7 +57,7 @@ class ModuleFeatures(nn.Module):
         if not self.taps:
             raise ValueError("layers: expected the name of at least one submodule or output, got none")
         self.drop_tokens = checks.check_whole("drop_tokens", drop_tokens, 0)
-        self.module = copy.deepcopy(module)
+        self.module = _copy(module)
         self.requires_grad_(False)
         self.eval()
         submodules = dict(self.module.named_modules(remove_duplicate=False))
@@ -86,7 +86,8 @@ class ModuleFeatures(nn.Module):
 
         Returns:
             Features by layer name, in the order asked, floating point: maps (N, C, H, W) or (N, C, D, H, W), tokens
-            (N, T, C) without the first `drop_tokens`, or vectors (N, C).
+            (N, T, C) without the first `drop_tokens`, or vectors (N, C). Maps are taken as channels first: wrap a
+            module that gives (N, H, W, C), as torchvision's Swin does, and permute.
 
         Raises:
             ValueError: a layer that is neither a submodule nor in what the module returns, that was not given at
@@ -105,7 +106,8 @@ class ModuleFeatures(nn.Module):
 
         entries = entry_names(returned)
         paths = [self._paths[name] for name in wanted]
-        from_returned = all(path.source in entries for path in paths)
+        # Over all taps, or a layer would be one thing beside these and another beside those.
+        from_returned = all(path.source in entries for path in self._paths.values())
         features = {}
         for path in paths:
             if not from_returned and path.name in recorded:
@@ -161,6 +163,19 @@ def _record(paths: tuple[LayerPath, ...], module: nn.Module, inputs: tuple[objec
         for path in paths:
             found = picked(output, path.keys, path.name)
             _recording.outputs[path.name] = found.clone() if isinstance(found, Tensor) else found
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except (
+        RuntimeError
+    ) as error:  # torch's: "Only Tensors created explicitly by the user support the deepcopy protocol"
+        raise ValueError(
+            f"network: expected a module that can be copied, {type(module).__name__} keeps weights that are computed "
+            "from others; use torch.nn.utils.parametrizations, or make it plain by remove_weight_norm, "
+            "remove_spectral_norm or prune.remove"
+        ) from error
 
 
 def _names(layers: Iterable[str]) -> tuple[str, ...]:
