@@ -40,10 +40,10 @@ class PerceptualLoss(LossWithTargets):
     "l2_squared" on the image in [0, 1].
 
     What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
-    mean, std and drop_tokens, which are fixed. Other layers, or another gram_normalize, normalize_features or
-    input_size, forget the kept targets that were made with the former. Under torch.compile every new value is compiled
-    anew, up to torch's limit (eight): anneal a weight outside of it. torch.export and torch.jit.trace write programs
-    that hold the weights and run where this library is not.
+    mean, std and drop_tokens, which are fixed. New layers drop the kept target of their part, another gram_normalize or
+    normalize_features that of style, another input_size or resize_mode both. Under torch.compile
+    every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it. torch.export and
+    torch.jit.trace write programs that hold the weights and run where this library is not.
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
