@@ -28,14 +28,14 @@ class Entry(OperatorSettings):
     """How images enter a trunk: in its size, images * scale + shift, in the dtype of the arithmetic.
 
     Attributes:
-        trunk: Key of the trunk.
+        trunk_key: See `FrozenTrunk`.
         scale, shift: (1, C, 1, 1), or (1, 1, 1, 1) for every channel.
         dtype: Of the arithmetic.
         chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
         input_size: The size.
     """
 
-    trunk: str
+    trunk_key: str
     scale: Tensor
     shift: Tensor
     dtype: torch.dtype
@@ -61,18 +61,18 @@ class Entry(OperatorSettings):
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
         """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""
-        trunk = trunk_of(self.trunk)
+        trunk = trunk_of(self.trunk_key)
         side = default_tile_side(images.shape[2], images.shape[3], self.dtype, images.device.type)
         cut = cut_of(trunk.network.layers, layers) if side and isinstance(trunk, Trunk) else None
         return (cut, side) if cut and side else None
 
     def normalized(self, images: Tensor) -> Tensor:
         """A chunk of images (n, C, H, W) as the trunk takes them."""
-        return trunk_of(self.trunk).enter(self.input_size(images), self.scale, self.shift, self.dtype)
+        return trunk_of(self.trunk_key).enter(self.input_size(images), self.scale, self.shift, self.dtype)
 
     def forward(self, runs: list[Run], layers: Sequence[str]) -> list[Tape]:
         """See `FrozenTrunk.forward_together`."""
-        return trunk_of(self.trunk).forward_together(runs, layers, self.dtype)
+        return trunk_of(self.trunk_key).forward_together(runs, layers, self.dtype)
 
     def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
         """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
@@ -82,7 +82,7 @@ class Entry(OperatorSettings):
 
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
         """The gradient (n, C, H, W) with respect to a chunk of images, plus another one."""
-        trunk = trunk_of(self.trunk)
+        trunk = trunk_of(self.trunk_key)
         x = trunk.backward(tape, gradients)
         factor = None if gradients.scale is None else 1 / gradients.scale.current  # which the backward has changed
         if not self.input_size.is_given:

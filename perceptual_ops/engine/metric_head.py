@@ -19,7 +19,7 @@ class MetricHead:
 
     Args:
         metric: What is measured.
-        numbers: The metric's number of each layer.
+        indices: The metric's index of each layer.
         ones: (n), in the accumulation dtype.
         scaled: Whether gradients are scaled by powers of two, in fp16.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
@@ -33,14 +33,14 @@ class MetricHead:
     def __init__(
         self,
         metric: Metric,
-        numbers: Mapping[str, int],
+        indices: Mapping[str, int],
         ones: Tensor,
         scaled: bool,
         targets: dict[str, Tensor],
         by_output: bool,
         by_target: bool,
     ) -> None:
-        self._metric, self._numbers, self._ones, self._scaled = metric, numbers, ones, scaled
+        self._metric, self._indices, self._ones, self._scaled = metric, indices, ones, scaled
         self._targets = targets
         self._wanted = by_output, by_target
         self.values: dict[str, Tensor] = {}
@@ -48,7 +48,7 @@ class MetricHead:
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes the output's map in, which nobody holds after that."""
-        i, target = self._numbers[layer], self._targets.pop(layer)
+        i, target = self._indices[layer], self._targets.pop(layer)
         if not any(self._wanted):
             self.values[layer] = self._metric.value(i, output, target)
             return False
@@ -84,7 +84,7 @@ class TileHead(MetricHead):
     def __init__(
         self,
         metric: Lpips,
-        numbers: Mapping[str, int],
+        indices: Mapping[str, int],
         ones: Tensor,
         scaled: bool,
         targets: dict[str, Tensor],
@@ -92,11 +92,11 @@ class TileHead(MetricHead):
         by_target: bool,
         tile: Tile,
     ) -> None:
-        super().__init__(metric, numbers, ones, scaled, targets, by_output, by_target)
+        super().__init__(metric, indices, ones, scaled, targets, by_output, by_target)
         self._lpips, self._tile = metric, tile
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
-        i, target = self._numbers[layer], self._targets.pop(layer)
+        i, target = self._indices[layer], self._targets.pop(layer)
         pixels, part = self._lpips.pixels(i, output, target), self._tile.part(layer)
         share = 1 / math.prod(self._tile.size(layer))
         self.values[layer] = share * pixels[part].sum((1, 2, 3))

@@ -79,6 +79,7 @@ class ModuleTrunk:
         self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
     ) -> list[ModuleTape]:
         """See `FrozenTrunk`; one after the other."""
+        assert after is None, "a module begins with the images"
         tapes = []
         while runs:
             x, tap, keep = runs.pop(0)

@@ -53,7 +53,7 @@ def _trunk_features(images: Tensor, *settings: Any) -> list[Tensor]:
 def _(images, *settings):
     values = iter(settings)
     entry, (layers,) = Entry.decoded(values), values
-    chain = trunk_of(entry.trunk)
+    chain = trunk_of(entry.trunk_key)
     assert isinstance(chain, Trunk), "whose sizes are known without running it"
     size = entry.input_size
     sizes = chain.sizes(*((size.height, size.width) if size.is_given else images.shape[2:]))

@@ -83,7 +83,7 @@ class TiledPair:
 
     def __init__(self, pair: Pair, cut: str, side: int) -> None:
         self._pair = pair
-        trunk = trunk_of(pair.entry.trunk)
+        trunk = trunk_of(pair.entry.trunk_key)
         assert isinstance(trunk, Trunk), "tiles are of chains"
         self._trunk = trunk
         names = [layer.name for layer in self._trunk.network.layers]

@@ -163,7 +163,7 @@ def normalized_shares(weights: Sequence[float] | None, count: int) -> list[float
 
 
 @torch.inference_mode(False)  # or the network could not serve in training later
-def trunk_of(
+def network_of(
     network: str | nn.Module, weights: WeightSource, layers: Mapping[str, Iterable[str]], drop_tokens: int = 0
 ) -> FeatureNetwork | ModuleFeatures:
     """A network of the loss's own, no deeper than the layers ask, which come by the argument that names them."""

@@ -200,21 +200,21 @@ class FrozenLoss(EngineSettings):
 
     def network_dtype(self) -> torch.dtype:
         """The dtype of the network."""
-        trunk, _ = kind_of(self._network)
-        if self.compute_dtype not in (None, trunk) and trunk != torch.float32:
+        dtype, _ = kind_of(self._network)
+        if self.compute_dtype not in (None, dtype) and dtype != torch.float32:
             raise ValueError(
-                f"compute_dtype: expected None or {trunk}, the dtype the network was moved to; got {self.compute_dtype}"
+                f"compute_dtype: expected None or {dtype}, the dtype the network was moved to; got {self.compute_dtype}"
             )
-        return trunk
+        return dtype
 
     def features(self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None) -> list[Tensor]:
         """Images (N, C, H, W) in input_range -> the features of each layer."""
         images = input_size(images) if input_size else images
-        trunk = self.network_dtype()
-        wide = torch.float64 if trunk == torch.float64 else torch.float32
+        dtype = self.network_dtype()
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
         scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])
         with self._precision(images.device.type):
-            features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(trunk), layers)
+            features = self._network.features(torch.addcmul(shift, images.to(wide), scale).to(dtype), layers)
         # Under autocast the layers of a module may differ in dtype.
         common = reduce(torch.promote_types, (features[layer].dtype for layer in layers))
         return [features[layer].to(common) for layer in layers]

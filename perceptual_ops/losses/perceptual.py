@@ -21,10 +21,10 @@ from .arguments import (
     LayerWeights,
     checked_size,
     content_or_default,
+    network_of,
     part_layers,
     part_weight,
     part_weights,
-    trunk_of,
     wanted_layers,
 )
 from .kept_targets import LossWithTargets
@@ -147,11 +147,11 @@ class PerceptualLoss(LossWithTargets):
             raise ValueError(
                 "content_layers, style_layers: expected at least one layer whose part has a weight, got none"
             )
-        trunk = trunk_of(network, weights, {"content_layers": content, "style_layers": style}, drop_tokens)
+        frozen = network_of(network, weights, {"content_layers": content, "style_layers": style}, drop_tokens)
         super().__init__(
-            trunk,
-            trunk.mean if mean is None else mean,
-            trunk.std if std is None else std,
+            frozen,
+            frozen.mean if mean is None else mean,
+            frozen.std if std is None else std,
             input_range,
             **options,
         )
@@ -190,8 +190,8 @@ class PerceptualLoss(LossWithTargets):
         return cls(**{**PRESETS[name], **overrides})
 
     def extra_repr(self) -> str:
-        trunk = self._network
-        network = trunk.name if isinstance(trunk, FeatureNetwork) else type(trunk.module).__name__
+        frozen = self._network
+        network = frozen.name if isinstance(frozen, FeatureNetwork) else type(frozen.module).__name__
         content = dict(zip(self.content_layers, self.content_weights, strict=True))
         style = dict(zip(self.style_layers, self.style_weights, strict=True))
         return f"network={network}, content={content}, style={style}, tv={self.tv_weight}, reduction={self.reduction!r}"
