@@ -2,13 +2,8 @@
 
 import math
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import zipfile
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +21,7 @@ from perceptual_ops.recipes import (
     save_model,
     train_super_resolution,
 )
-from perceptual_ops.recipes.checkpoint import contents, fingerprint
 from perceptual_ops.recipes.crops import RandomCrops
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -93,49 +85,6 @@ def test_workers_and_checkpoints_do_not_change_the_curve(pictures, tmp_path):
         run(pictures, tmp_path / "workers.safetensors", stop_after=4)
     run(pictures, tmp_path / "workers.safetensors", TrainingOptions(steps=6, batch=2, size=32, save_every=3, workers=1))
     assert losses(tmp_path / "workers.safetensors") == losses(tmp_path / "plain.safetensors")
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_is_said_once_and_keeps_the_curve_a_function_of_the_data(pictures, tmp_path, workers):
-    """In processes that read, too; and a run that was killed goes on with the same bits."""
-    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
-    options = TrainingOptions(steps=6, batch=2, size=32, save_every=2)
-    with pytest.warns(RuntimeWarning):
-        run(pictures, tmp_path / "plain.safetensors", options)
-    options = replace(options, workers=workers)
-    with pytest.warns(RuntimeWarning) as caught, pytest.raises(Stop):
-        run(pictures, tmp_path / "model.safetensors", options, stop_after=5)
-    assert [str(warning.message).split(": ")[0] for warning in caught] == [str(pictures[1])]
-    run(pictures, tmp_path / "model.safetensors", options)
-    assert losses(tmp_path / "model.safetensors") == losses(tmp_path / "plain.safetensors")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_without_a_picture_that_can_be_read(pictures, tmp_path, workers):
-    for path in pictures:
-        path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(
-        ValueError, match=r"^pictures: expected one that can be read, none of the 3 can, such as [^\n]*$"
-    ):
-        run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=2, batch=2, size=32, workers=workers))
-
-
-def test_a_reader_that_is_killed(pictures, tmp_path, monkeypatch):
-    """As the system does where memory ends, or a decoder that crashes."""
-    monkeypatch.setattr(
-        "perceptual_ops.recipes.picture_pool.read_image", lambda path: os.kill(os.getpid(), signal.SIGKILL)
-    )
-    with pytest.raises(ChildProcessError, match="workers: expected 1 processes that read pictures, one was killed"):
-        run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=2, batch=2, size=32, workers=1))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_strict_stops_at_a_damaged_picture(pictures, tmp_path, workers):
-    pictures[1].write_bytes(pictures[1].read_bytes()[:-40])
-    options = TrainingOptions(steps=20, batch=2, size=32, workers=workers, strict=True)
-    with pytest.raises(ValueError, match=r"1\.png: expected a picture, this one is damaged[^\n]*$"):
-        run(pictures, tmp_path / "model.safetensors", options)
 
 
 def test_a_checkpoint_of_another_run_is_refused(pictures, tmp_path):
@@ -370,108 +319,3 @@ def test_a_step_size_of_numpy_can_be_resumed(pictures, tmp_path):
     options, weight = TrainingOptions(steps=2, batch=2, size=32, lr=np.float64(1e-3)), np.float64(3.0)
     run(pictures, tmp_path / "model.safetensors", options, style_weight=weight)
     assert run(pictures, tmp_path / "model.safetensors", options, style_weight=weight) is not None
-
-
-@pytest.mark.parametrize("edit", ["another picture", "another size", "one bit", "a picture more", "another name"])
-def test_pictures_that_changed_under_their_names_are_noticed(pictures, tmp_path, edit):
-    """On resume, by the recipe; a copy of the same data elsewhere, of another time, is no change."""
-    options = TrainingOptions(steps=2, batch=2, size=32, save_every=1)
-    common = {"scale": 2, "loss": "pixel", "options": options}
-
-    def stop(done, numbers):
-        if done == 2:  # after the checkpoint of the first
-            raise Stop
-
-    with pytest.raises(Stop):
-        train_super_resolution(pictures, tmp_path / "model.safetensors", on_step=stop, **common)
-    copied = tmp_path / "elsewhere"
-    shutil.copytree(pictures[0].parent, copied)
-    os.utime(copied / "1.png", (1, 1))
-    data = bytearray(pictures[1].read_bytes())
-    if edit == "another picture":
-        pictures[1].write_bytes(pictures[0].read_bytes())
-    elif edit == "another size":
-        pictures[1].write_bytes(data + b"x")
-    elif edit == "one bit":
-        data[len(data) // 2] ^= 1
-        pictures[1].write_bytes(data)
-    elif edit == "a picture more":
-        (pictures[0].parent / "more.png").write_bytes(data)
-    else:
-        pictures[1].rename(pictures[0].parent / "renamed.png")
-    folder = pictures[0].parent
-    with pytest.raises(ValueError, match=rf"those in {folder} changed since; put them back, or remove the checkpoint"):
-        train_super_resolution(sorted(folder.iterdir()), tmp_path / "model.safetensors", **common)
-    assert train_super_resolution(sorted(copied.iterdir()), tmp_path / "model.safetensors", **common) == 0
-
-
-def test_contents_are_all_bytes_and_names(tmp_path):
-    """Wherever a byte differs, in files of one size and one time."""
-    path = tmp_path / "large"
-    found = []
-    for place in (0, 30_000, 50_000, 99_999):
-        path.write_bytes(bytes(place) + b"1" + bytes(99_999 - place))
-        os.utime(path, (1, 1))
-        found.append(contents([path]))
-    found += [contents([path, tmp_path / "missing"]), contents([path.rename(tmp_path / "other")]), contents([])]
-    assert len(set(found)) == len(found)
-
-
-def test_fingerprints():
-    picture = torch.rand(1, 3, 4, 4)
-    found = [
-        fingerprint(source)
-        for source in (
-            picture,
-            picture + 1,
-            "stlpips",
-            "random",
-            {"a": picture},
-            {"a": -picture},
-            {"a": picture.bfloat16(), "b": torch.tensor(3)},
-        )
-    ]
-    assert len(set(found)) == len(found)
-    assert fingerprint(picture.clone()) == found[0]
-
-
-PROGRAM = """
-import sys
-import zipfile
-from pathlib import Path
-import torch
-from tiny_training import Tiny, run
-from perceptual_ops.recipes import TrainingOptions
-
-Tiny.forward = lambda self, images: images + self.convolution(images)  # dropout differs by process
-out, pictures, steps = Path(sys.argv[1]), sorted(Path(sys.argv[2]).iterdir()), int(sys.argv[3])
-model = run(pictures, out, TrainingOptions(steps=steps, batch=4, size=32, save_every=1))
-torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, out.with_suffix(".pt"))
-"""
-
-
-def torchrun(tmp_path, out, pictures, steps, processes):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
-    command = [sys.executable, *launcher, str(tmp_path / "program.py"), str(out), str(pictures[0].parent), str(steps)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-
-
-def test_two_processes_make_the_gradient_of_one(pictures, tmp_path):
-    """The gradients of the third step with torchrun and gloo, a batch of 4 as 2 + 2, and the log."""
-    for processes in (0, 2):
-        done = torchrun(tmp_path, tmp_path / f"{processes}.safetensors", pictures, 3, processes)
-        assert done.returncode == 0, done.stderr
-    one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (0, 2))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-8)
-    assert losses(tmp_path / "2.safetensors") == pytest.approx(losses(tmp_path / "0.safetensors"), rel=1e-5)
-
-
-def test_errors_on_two_processes_end_them(pictures, tmp_path):
-    """A checkpoint of another run is refused by both, and neither waits for the other."""
-    run(pictures, tmp_path / "model.safetensors", TrainingOptions(steps=1, batch=4, size=32, save_every=1))
-    done = torchrun(tmp_path, tmp_path / "model.safetensors", pictures, 2, 2)
-    assert done.returncode != 0
-    assert "its steps is 1, not 2" in done.stderr
