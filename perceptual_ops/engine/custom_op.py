@@ -8,7 +8,7 @@ images. Settings are objects to those who call them (operator_settings.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,7 +87,11 @@ class Entry(OperatorSettings):
         factor = None if gradients.scale is None else 1 / gradients.scale.current  # which the backward has changed
         if not self.input_size.is_given:
             return trunk.leave(x, images, self.scale, factor, add)
-        gradient = self.input_size.backward(trunk.leave(x, self.input_size(images), self.scale, factor, None), images)
+
+        def entered_gradient(entered: Tensor) -> Tensor:
+            return trunk.leave(x, entered, self.scale, factor, None)
+
+        gradient = self.input_size.backward(images.to(self.wide), entered_gradient)
         return gradient if add is None else gradient.add_(add)
 
 
@@ -108,6 +112,19 @@ def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | No
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     """Like the images, or empty where it is not wanted."""
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
+
+
+def empty_results(
+    output: Tensor, target: Tensor, rows: int, dtype: torch.dtype, wanted: Iterable[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a fake gives: the loss (N), values (rows, N), and the gradients by the images that are wanted."""
+    by_output, by_target = wanted
+    return (
+        output.new_empty(output.shape[0], dtype=dtype),
+        output.new_empty((rows, output.shape[0]), dtype=dtype),
+        gradient_like(output, dtype, by_output),
+        gradient_like(target, dtype, by_target),
+    )
 
 
 def no_gradients(inputs: Sequence[object]) -> list[list[None] | None]:

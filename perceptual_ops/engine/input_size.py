@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,15 @@ class InputSize(OperatorSettings):
         rows, columns = (self.corner[i] + torch.arange((self.height, self.width)[i], device="cpu") for i in (0, 1))
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))
 
-    def backward(self, grad: Tensor, images: Tensor) -> Tensor:  # (n, C, height, width) -> (n, C, H, W)
-        """The gradient with respect to the images."""
+    def backward(self, images: Tensor, gradient_of: Callable[[Tensor], Tensor]) -> Tensor:  # (n, C, H, W)
+        """The gradient with respect to images (n, C, H, W), whose dtype it has.
+
+        Args:
+            images: What `self` resizes.
+            gradient_of: Gives the gradient (n, C, height, width) with respect to the resized images, given those.
+        """
         with under_autograd():
-            leaf = images.detach().to(grad.dtype).requires_grad_()
-            (found,) = torch.autograd.grad(self(leaf), leaf, grad)
+            leaf = images.detach().requires_grad_()
+            entered = self(leaf)
+            (found,) = torch.autograd.grad(entered, leaf, gradient_of(entered.detach()))
         return found

@@ -12,6 +12,7 @@ from .. import _checks as checks
 from .batching import rows_of
 from .custom_op import (
     Entry,
+    empty_results,
     gradient_like,
     keep_gradients,
     multiply_gradients,
@@ -100,13 +101,8 @@ def _metric_loss(
 @_metric_loss.register_fake
 def _(output, target, numbers, *settings):
     values = iter(settings)
-    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
-    return (
-        output.new_empty(output.shape[0], dtype=entry.wide),
-        output.new_empty((len(chosen.layers), output.shape[0]), dtype=entry.wide),
-        gradient_like(output, entry.wide, output_gradient),
-        gradient_like(target, entry.wide, target_gradient),
-    )
+    entry, chosen = Entry.decoded(values), MetricSettings.decoded(values)
+    return empty_results(output, target, len(chosen.layers), entry.wide, values)
 
 
 _metric_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
+from .loss_scale import LossScale
 from .modes import under_autograd
 from .registry import Run, enroll, kind_of, new_number
 from .stages import TapGradients
@@ -108,22 +109,28 @@ class ModuleTrunk:
         current = scale.current if scale else None
         upstream = [gradients.gradient(layer, current) for layer in maps]
         tape.maps.clear()
-        outputs, keep = list(maps.values()), scale is not None
         with under_autograd():
-            (found,) = torch.autograd.grad(outputs, tape.entered, upstream, retain_graph=keep)
-            for _ in range(RETRIES if scale else 0):
-                finite = found.isfinite().flatten(1).all(1)
-                if scale is None or finite.all():
-                    break
-                factor = torch.where(finite, 1.0, 1 / GROWTH)
-                scale.current = scale.current * factor
-                upstream = [(x * factor.view(-1, 1, 1, 1)).to(x.dtype) for x in upstream]
-                (found,) = torch.autograd.grad(outputs, tape.entered, upstream, retain_graph=True)
-        return found
+            if scale:
+                return _in_range(list(maps.values()), tape.entered, upstream, scale)
+            return torch.autograd.grad(list(maps.values()), tape.entered, upstream)[0]
 
     def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
         """The weights' own arithmetic, or autocast's."""
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != self._dtype)
+
+
+def _in_range(maps: list[Tensor], entered: Tensor, upstream: list[Tensor], scale: LossScale) -> Tensor:
+    """The gradient (n, C, ...) in fp16, by a smaller scale for the samples whose gradient overflowed."""
+    (found,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
+    for _ in range(RETRIES):
+        finite = found.isfinite().flatten(1).all(1)
+        if finite.all():
+            break
+        factor = torch.where(finite, 1.0, 1 / GROWTH)
+        scale.current = scale.current * factor
+        upstream = [(x * factor.view(-1, 1, 1, 1)).to(x.dtype) for x in upstream]
+        (found,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
+    return found
 
 
 def per_channel(numbers: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)

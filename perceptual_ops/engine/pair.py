@@ -37,9 +37,9 @@ class Pair:
         scaled = self.entry.dtype == torch.float16
         wanted = self.by_output is not None, self.by_target is not None
         if tile is None:
-            return MetricHead(self.metric, indices, ones, scaled, targets, *wanted)
+            return MetricHead(self.metric, indices, ones, scaled, targets, wanted)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return TileHead(self.metric, indices, ones, scaled, targets, *wanted, tile)
+        return TileHead(self.metric, indices, ones, scaled, targets, wanted, tile)
 
     def run(self, targets: dict[str, Tensor]) -> Tensor:
         """The distance (L, n) of each layer.

@@ -17,6 +17,7 @@ from torch import Tensor
 from .batching import rows_of
 from .custom_op import (
     Entry,
+    empty_results,
     gradient_like,
     keep_gradients,
     multiply_gradients,
@@ -116,13 +117,8 @@ def _perceptual_loss(
 @_perceptual_loss.register_fake
 def _(output, target, contents, grams, *settings):
     values = iter(settings)
-    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
-    return (
-        output.new_empty(output.shape[0], dtype=entry.wide),
-        output.new_empty((len(terms.names), output.shape[0]), dtype=entry.wide),
-        gradient_like(output, entry.wide, output_gradient),
-        gradient_like(output if target is None else target, entry.wide, target_gradient),
-    )
+    entry, terms = Entry.decoded(values), Terms.decoded(values)
+    return empty_results(output, output if target is None else target, len(terms.names), entry.wide, values)
 
 
 _perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)

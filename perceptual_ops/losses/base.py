@@ -67,8 +67,9 @@ class FrozenLoss(EngineSettings):
         self.input_range = input_range
         # Past nn.Module.__setattr__, which would register the network as a submodule.
         object.__setattr__(self, "_network", network)
-        is_chain = isinstance(network, FeatureNetwork) and network.is_chain
-        self._trunk: Trunk | ModuleTrunk = Trunk(network) if is_chain else ModuleTrunk(network)  # type: ignore[arg-type]
+        self._trunk: Trunk | ModuleTrunk = (
+            Trunk(network) if isinstance(network, FeatureNetwork) and network.is_chain else ModuleTrunk(network)
+        )
         centers, deviations = checked_numbers("mean", mean), checked_numbers("std", std)
         self._channels = channels_of(network, centers, deviations)
         count = self._channels.count if self._channels.reason else None

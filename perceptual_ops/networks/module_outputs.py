@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 _KEYS = re.compile(r"\[([^\[\]]+)\]")
-_PATH = re.compile(r"(.*?)((?:\[[^\[\]]+\])*)", re.DOTALL)
+_KEYS_AT_THE_END = re.compile(r"(?:\[[^\[\]]+\])+\Z")
 SHAPES = "(N, C), (N, T, C), (N, C, H, W) or (N, C, D, H, W)"
 
 
@@ -33,8 +33,9 @@ class LayerPath:
     def of(cls, name: str, submodules: Collection[str]) -> LayerPath:
         if name in submodules:
             return cls(name, name, ())
-        source, keys = _PATH.fullmatch(name).groups()  # type: ignore[union-attr]  # matches every string
-        return cls(name, source, tuple(int(key) if re.fullmatch(r"-?\d+", key) else key for key in _KEYS.findall(keys)))
+        source = _KEYS_AT_THE_END.sub("", name)
+        keys = _KEYS.findall(name[len(source) :])
+        return cls(name, source, tuple(int(key) if re.fullmatch(r"-?\d+", key) else key for key in keys))
 
 
 def entry_names(returned: object) -> list[str]:

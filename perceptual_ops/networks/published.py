@@ -57,9 +57,10 @@ def dinov2_base(weights: WeightSource = "lvd142m") -> nn.Module:
         network = _from_hub(transformers, DINOV2)
     else:
         # At 518 pixels the positions of the patches are those that were trained.
-        build = lambda: transformers.Dinov2Model(transformers.Dinov2Config(image_size=518))  # noqa: E731
-        network = _filled("dinov2_base", build, weights)
-    network.config.output_hidden_states = True  # type: ignore[union-attr]
+        config = transformers.Dinov2Config(image_size=518)
+        network = _filled("dinov2_base", lambda: transformers.Dinov2Model(config), weights)
+    settings: Any = network.config
+    settings.output_hidden_states = True
     return network
 
 
