@@ -31,19 +31,18 @@ def test_a_name_is_one_tensor_whatever_is_asked_for_beside_it(engine: str) -> No
     assert loss(x, x, x).max() < 1e-12  # a Gram's rounding
 
 
-def test_a_gradient_that_grows_does_not_overflow_in_fp16() -> None:
+def test_a_gradient_that_grows_on_its_way_does_not_overflow_in_fp16() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 14, 16), nn.Tanh(), nn.Linear(16, 8))
-    with torch.no_grad():
-        network[3].weight.mul_(300)
-        network[1].weight.mul_(100)
-    settings = {"content_layers": ["output"], "style_layers": None, "tv_weight": 0.0, "content_weight": 100.0}
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 14, 16), nn.Linear(16, 512))
+    with torch.no_grad():  # features of a usual size, by way of small ones whose gradient is large
+        network[1].weight.mul_(1e-3)
+        network[1].bias.zero_()
+        network[2].weight.mul_(1e5)
+    settings = {"content_layers": ["output"], "style_layers": None, "tv_weight": 0.0}
     half, exact = (make(network, compute_dtype=dtype, **settings) for dtype in (torch.float16, torch.float32))
     x, y = images(2, dtype=torch.float32), images(2, 1, dtype=torch.float32)
-    found, truth = value_and_gradients(half, x, y), value_and_gradients(exact, x, y)
-    assert truth[1].abs().max() > 2.0**13
-    close(found, truth, 0.1)
+    close(value_and_gradients(half, x, y), value_and_gradients(exact, x, y), 0.1)
 
 
 def test_a_chunk_is_of_the_size_in_which_images_enter(monkeypatch: pytest.MonkeyPatch) -> None:

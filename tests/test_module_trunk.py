@@ -83,6 +83,27 @@ def test_it_equals_autograd(network: nn.Module, settings: dict[str, object], chu
     torch.testing.assert_close(*parts)
 
 
+def test_normalised_grams_of_an_image_and_of_its_style_are_the_same(network: nn.Module) -> None:
+    loss = make(network, content_layers=None, tv_weight=0.0, normalize_features="channel")
+    loss.set_style(images(2))
+    assert loss(images(2)).max() < 1e-20 < loss(images(2, 1)).min()
+
+
+def test_pixels_without_features_have_no_gradient() -> None:
+    """Where all channels of a pixel are 0, unit length has no direction; black has such features here."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Tanh()).double()
+    settings = {"content_layers": ["1"], "style_layers": ["1"], "normalize_features": "channel"}
+    lean, autograd = (make(network, engine=engine, **settings) for engine in ("lean", "autograd"))
+    x, y = images(2), images(2, 1)
+    x[:, :, :4] = 0
+    for loss in (lean, autograd):
+        loss.set_style(images(1, 7))
+        loss.tv_weight = 0.0
+    found = value_and_gradients(lean, x, y)
+    assert not found[1][:, :, :4].any() and found[1].any()
+    close(found, value_and_gradients(autograd, x, y))
+
+
 def test_it_equals_autograd_under_autocast(network: nn.Module) -> None:
     network = copy.deepcopy(network).float()
     lean, autograd = (make(network, engine=engine, style_layers=None, tv_weight=0.0) for engine in ("lean", "autograd"))
