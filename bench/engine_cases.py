@@ -26,19 +26,38 @@ class Network:
     """A frozen network with random weights.
 
     Attributes:
-        build: () -> the module: images (N, 3, H, W) -> features.
+        build: () -> the module: images (N, 3, H, W) -> what holds the features.
         layer: What `PerceptualLoss` calls them.
         package: That builds it.
+        features: What the module returns -> the features.
     """
 
     build: Callable[[], nn.Module]
     layer: str
     package: str
+    features: Callable[[Any], Tensor] = lambda returned: returned
 
 
 def published(name: str) -> nn.Module:
     peers.import_torchvision()
     return PUBLISHED[name].build("random")
+
+
+def of_torchvision(name: str) -> nn.Module:
+    models = peers.import_torchvision().models
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return getattr(models, name)(weights=None)
+
+
+def dinov2() -> nn.Module:
+    """transformers' DINOv2-S/14; its residual branches as in `VitTokens`."""
+    peers.import_torchvision()
+    transformers = importlib.import_module("transformers")
+    config = transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=224, layerscale_value=1.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return transformers.Dinov2Model(config)
 
 
 class VitTokens(nn.Module):
@@ -61,7 +80,10 @@ class VitTokens(nn.Module):
 NETWORKS = {
     "convnext-s": Network(partial(published, "convnext_small"), "output", "torchvision"),
     "resnet-50": Network(partial(published, "resnet50"), "output", "torchvision"),
+    "vgg16-bn": Network(lambda: of_torchvision("vgg16_bn").features, "output", "torchvision"),
+    "efficientnet-b0": Network(partial(of_torchvision, "efficientnet_b0"), "output", "torchvision"),
     "vit-s14": Network(VitTokens, "output", "timm"),
+    "dinov2-s14": Network(dinov2, "last_hidden_state", "transformers", lambda returned: returned.last_hidden_state),
 }
 SQUEEZE = "lpips-squeeze"
 
@@ -75,11 +97,12 @@ class PlainFeatureLoss(nn.Module):
     def __init__(self, network: str, convert: Callable[[nn.Module], nn.Module] = lambda module: module) -> None:
         super().__init__()
         self.network = convert(NETWORKS[network].build().eval().requires_grad_(False))
+        self.pick = NETWORKS[network].features
         for name, numbers in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(numbers).view(1, 3, 1, 1))
 
     def features(self, images: Tensor) -> Tensor:  # (N, 3, H, W)
-        return self.network((images - self.mean) / self.std)
+        return self.pick(self.network((images - self.mean) / self.std))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
         with torch.no_grad():
@@ -171,7 +194,10 @@ SIZE = (16, 224, 224)
 OF_16 = (
     EngineCase(*SIZE, FEW, network="convnext-s"),
     EngineCase(*SIZE, EVERY, network="resnet-50"),
+    EngineCase(*SIZE, FEW, network="vgg16-bn"),
+    EngineCase(*SIZE, FEW, network="efficientnet-b0"),
     EngineCase(*SIZE, SOME, network="vit-s14"),
+    EngineCase(*SIZE, FEW, network="dinov2-s14"),
     EngineCase(*SIZE, OF_LPIPS, network=SQUEEZE),
 )
 CASES = {"cpu": OF_16, "cuda": OF_16}
