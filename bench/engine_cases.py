@@ -43,11 +43,23 @@ def published(name: str) -> nn.Module:
     return PUBLISHED[name].build("random")
 
 
-def of_torchvision(name: str) -> nn.Module:
+def vgg16_bn() -> nn.Module:
     models = peers.import_torchvision().models
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return getattr(models, name)(weights=None)
+        return models.vgg16_bn(weights=None).features
+
+
+def efficientnet() -> nn.Module:
+    """EfficientNet-B0 whose batch norms triple: with weights of 1, as in a new one, its logits vanish."""
+    models = peers.import_torchvision().models
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = models.efficientnet_b0(weights=None)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.weight, 3.0)
+    return network
 
 
 def dinov2() -> nn.Module:
@@ -80,8 +92,8 @@ class VitTokens(nn.Module):
 NETWORKS = {
     "convnext-s": Network(partial(published, "convnext_small"), "output", "torchvision"),
     "resnet-50": Network(partial(published, "resnet50"), "output", "torchvision"),
-    "vgg16-bn": Network(lambda: of_torchvision("vgg16_bn").features, "output", "torchvision"),
-    "efficientnet-b0": Network(partial(of_torchvision, "efficientnet_b0"), "output", "torchvision"),
+    "vgg16-bn": Network(vgg16_bn, "output", "torchvision"),
+    "efficientnet-b0": Network(efficientnet, "output", "torchvision"),
     "vit-s14": Network(VitTokens, "output", "timm"),
     "dinov2-s14": Network(dinov2, "last_hidden_state", "transformers", lambda returned: returned.last_hidden_state),
 }
