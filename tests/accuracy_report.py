@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from host import cases_dists, cases_gram, cases_pointwise
 from host.build import ROOT, build
 from host.suite import LAYOUTS as HOST_LAYOUTS
-from host.suite import long_cases, small_cases
+from host.suite import long_cases, small_cases, small_fp16_cases
 from host.worker import run
 from maps import DTYPES, LAYOUTS, assert_accurate, random_map, relative_error
 from operators import OPERATORS, run_native, run_reference, value_and_gradient
@@ -81,7 +81,8 @@ def kernels() -> Iterator[tuple[Key, Errors]]:
         seen.append(errors(ours, naive, exact))
 
     cases_dists.assert_accurate = cases_gram.assert_accurate = cases_pointwise.assert_accurate = record
-    for case in [*small_cases(), *long_cases([torch.float32, torch.bfloat16, torch.float16], HOST_LAYOUTS[:2], 65536)]:
+    long = long_cases([torch.float32, torch.bfloat16, torch.float16], HOST_LAYOUTS[:2], 65536)
+    for case in [*small_cases(), *small_fp16_cases(), *long]:
         launcher, dtype, *rest = case.name.split()
         layout = " ".join(word for word in rest if word in ("sliced", "nchw", "nhwc")) or "dense"
         launch, check = case.make()

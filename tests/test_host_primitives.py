@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host.build import build
 from host.primitives.launch import launch, numbers
-from host.worker import run, run_apart
+from host.worker import run
 
 GARBAGE = 0xFFFFFFFF
 
@@ -100,15 +100,6 @@ def test_wrong_access_is_an_error(name: str, first_word: int, sentence: str) -> 
     given[0] = first_word & GARBAGE
     with pytest.raises(RuntimeError, match=sentence):
         run(build("plain"), launch(name, given, 32))
-
-
-def test_accesses_under_address_sanitizer() -> None:
-    folder, given = build("address"), numbers(128)
-    given[0] = 1
-    assert not isinstance(run_apart(folder, [launch("neighbours", given, 32)])[0], str)
-    for name in ("write outside", "write after shared"):
-        with pytest.raises(RuntimeError, match=r"AddressSanitizer: use-after-poison(.|\n)*primitives.cu"):
-            run_apart(folder, [launch(name, given, 32)])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ int64_t finish_blocks(int64_t channels) { return ceil_div(triangle_fragments(cha
 
 template <class F>
 cudaError_t dispatch_accumulator(Element element, F&& f) {
-  element == Element::kFloat64 ? f(double{}) : f(float{});
+  dispatch_element(element, [&](auto type) { f(DeviceAccumulator<decltype(type)>{}); });
   return cudaGetLastError();
 }
 

@@ -10,6 +10,7 @@ between barriers, or blocks of one launch that wait for each other: they run one
 
 CMakeLists.txt makes a Python module of each room of csrc, in several configurations: plain, under a sanitizer
 (address, undefined, thread), or for traffic. The suite runs plain, address and traffic, `make sanitize` the others.
+Plain kernels are compiled for all four types of elements, the others for fp32 and bfloat16 alone.
 What is no kernel is compiled once for all of them, without sanitizers: the bindings, and the emulation of what never
 touches a kernel's memory (emulation/). What does touch it is in the headers, and compiled with the kernels.
 

@@ -6,6 +6,8 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -30,16 +32,23 @@ def build(configuration: str) -> Path:
         configuration: "plain", a sanitizer ("address", "undefined", "thread"), or "traffic", which counts the bytes
             that kernels touch.
     """
-    folder, complaint = _build(configuration)
-    if complaint:
+    if complaint := _configure() or _compile(configuration):
         raise RuntimeError(f"the kernels do not build for the CPU:\n{complaint}")
-    return folder
+    return BUILD / configuration
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps other processes of the same test run out."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @cache
-def _build(configuration: str) -> tuple[Path, str]:
-    """The folder, and what the compiler said if it failed."""
-    BUILD.mkdir(parents=True, exist_ok=True)
+def _configure() -> str:
+    """What CMake said if it failed."""
     settings = {
         "CMAKE_CXX_COMPILER": "g++",  # fibers switch by its builtins
         "HOSTCUDA_SEEDED": BUILD / "seeded",
@@ -47,12 +56,17 @@ def _build(configuration: str) -> tuple[Path, str]:
         "pybind11_DIR": pybind11.get_cmake_dir(),
     }
     defines = [f"-D{name}={value}" for name, value in settings.items()]
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # against other processes of the same test run
+    with _alone():
         for name, mutants in SEEDED.items():
             write_seeded(mutants, BUILD / "seeded" / name)
-        complaint = _cmake("-S", Path(__file__).parent, "-B", BUILD, "-G", "Ninja", *defines)
-        return BUILD / configuration, complaint or _cmake("--build", BUILD, "--target", configuration)
+        return _cmake("-S", Path(__file__).parent, "-B", BUILD, "-G", "Ninja", *defines)
+
+
+@cache
+def _compile(configuration: str) -> str:
+    """What the compiler said if it failed."""
+    with _alone():
+        return _cmake("--build", BUILD, "--target", configuration)
 
 
 def _cmake(*arguments: str | Path) -> str:

@@ -55,7 +55,7 @@ def _nbytes(value: Any) -> int:
 
 @cache
 def load(folder: Path, room: str) -> ModuleType:
-    path = folder / f"{room}.so"
+    path = folder / "kernels.so"
     spec = importlib.util.spec_from_file_location(room, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ using namespace perceptual_ops;
 namespace {
 
 // (E, elements from sample to sample of x and of y, elements before x, y and dx in their memory)
-using LayerNumbers = std::array<int64_t, 6>;
+using FeatureNumbers = std::array<int64_t, 6>;
 
 }  // namespace
 
@@ -24,10 +24,10 @@ PYBIND11_MODULE(feature_loss, m) {
       "element"_a, "size"_a, "batch"_a);
   m.def(
       "feature_loss",
-      [](const std::string& element, const std::string& wanted, int64_t batch, const std::vector<LayerNumbers>& numbers,
-         const std::vector<py::array>& x, const std::vector<py::array>& y, const std::vector<py::array>& dx,
-         const std::vector<double>& scales, const std::vector<double>& weights, const std::string& distance,
-         double parameter, const std::optional<py::array>& grad, uint64_t seed) {
+      [](const std::string& element, const std::string& wanted, int64_t batch,
+         const std::vector<FeatureNumbers>& numbers, const std::vector<py::array>& x, const std::vector<py::array>& y,
+         const std::vector<py::array>& dx, const std::vector<double>& scales, const std::vector<double>& weights,
+         const std::string& distance, double parameter, const std::optional<py::array>& grad, uint64_t seed) {
         Arguments memory(element, seed);
         std::vector<FeatureLayer> layers;
         std::vector<void*> results;

@@ -9,7 +9,7 @@ namespace {
 
 using Arrays = std::vector<py::array>;
 // (C, P, elements from sample to sample of x and of y, elements before x, y, gradients and weights in their memory)
-using LayerNumbers = std::array<int64_t, 8>;
+using LpipsNumbers = std::array<int64_t, 8>;
 
 Layout layout_named(const std::string& name) { return name == "nhwc" ? Layout::kNHWC : Layout::kNCHW; }
 
@@ -32,7 +32,7 @@ PYBIND11_MODULE(lpips, m) {
   // none of it
   m.def(
       "lpips",
-      [](const std::string& element, int64_t batch, const std::string& layout, const std::vector<LayerNumbers>& numbers,
+      [](const std::string& element, int64_t batch, const std::string& layout, const std::vector<LpipsNumbers>& numbers,
          const Arrays& x, const Arrays& y, const Arrays& weights, const Arrays& dx, const Arrays& dy, bool maps,
          const Arrays& map_grads, double eps, bool eps_inside, bool wants_values, const std::optional<py::array>& grad,
          uint64_t seed) {

@@ -61,10 +61,13 @@ struct MmaTf32 {
   }
 };
 
+// The new sums of every lane, kProductsAtOnce products at a time, as Ampere does.
 template <class Kind>
 void multiply(const char* name, const Lanes& lanes) {
   ledger.count_product(name);
-  double a[kRows][Kind::kDepth], b[kColumns][Kind::kDepth];
+  double a[kRows][Kind::kDepth];
+  Doubles b[Kind::kDepth][kColumns / 4];
+  Floats sums[kRows][kColumns / 4];
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto& mine = *static_cast<const MmaOperands*>(lanes[lane]);
     for (int i = 0; i < Kind::kOfA; ++i) {
@@ -73,14 +76,27 @@ void multiply(const char* name, const Lanes& lanes) {
     }
     for (int i = 0; i < Kind::kOfB; ++i) {
       const Position at = Kind::b_position(lane, i);
-      b[at.column][at.row] = Kind::element(mine.b, i);
+      b[at.row][at.column / 4][at.column % 4] = Kind::element(mine.b, i);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const Position at = sum_position(lane, i);
+      sums[at.row][at.column / 4][at.column % 4] = mine.sums[i];
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    for (int four = 0; four < kColumns / 4; ++four) {
+      for (int first = 0; first < Kind::kDepth; first += Kind::kProductsAtOnce) {
+        Doubles products[Kind::kProductsAtOnce];
+        for (int i = 0; i < Kind::kProductsAtOnce; ++i) products[i] = a[row][first + i] * b[first + i][four];
+        sums[row][four] = shifted_sum(products, sums[row][four]);
+      }
     }
   }
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto& mine = *static_cast<const MmaOperands*>(lanes[lane]);
     for (int i = 0; i < 4; ++i) {
       const Position at = sum_position(lane, i);
-      mine.sums[i] = tensor_core_sum<Kind::kDepth, Kind::kProductsAtOnce>(a[at.row], b[at.column], mine.sums[i]);
+      mine.sums[i] = sums[at.row][at.column / 4][at.column % 4];
     }
   }
 }

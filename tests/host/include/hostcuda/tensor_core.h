@@ -1,49 +1,45 @@
-// The arithmetic of a tensor core: exact products, sums that are cut off and not rounded.
+// The arithmetic of a tensor core: exact products, sums that are cut off and not rounded. Four sums at a time, in
+// gcc's vectors: most of what the host execution computes is this.
 #pragma once
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstdint>
 
 namespace hostcuda {
 
-// The part of a number that fits fp32, towards zero.
-inline float truncated(double value) {
-  const float nearest = static_cast<float>(value);
-  return std::abs(double(nearest)) > std::abs(value) ? std::nextafter(nearest, 0.0f) : nearest;
-}
+using Floats = float __attribute__((vector_size(16)));
+using Ints = int32_t __attribute__((vector_size(16)));
+using Doubles = double __attribute__((vector_size(32)));
+using Words = uint64_t __attribute__((vector_size(32)));
 
-// Of normal numbers, which products of fp32 numbers are in fp64.
-inline int exponent_of(double value) { return int(std::bit_cast<uint64_t>(value) >> 52 & 0x7ff) - 1023; }
-inline double power_of_two(int exponent) { return std::bit_cast<double>(uint64_t(exponent + 1023) << 52); }
+inline Doubles magnitude(Doubles values) { return values < 0.0 ? -values : values; }
+
+// The part of each number that fits fp32, towards zero: what was rounded away from it goes back by one.
+inline Floats truncated(Doubles values) {
+  const Floats nearest = __builtin_convertvector(values, Floats);
+  const auto larger = magnitude(__builtin_convertvector(nearest, Doubles)) > magnitude(values);  // -1 where true
+  return (Floats)((Ints)nearest + __builtin_convertvector(larger, Ints));
+}
 
 // start + the products, all shifted to the exponent of the largest, cut off after 24 bits, and added exactly. Fasi,
 // Higham, Mikaitis, Pranesh (2021), doi:10.7717/peerjcs.330, measured this; later chips keep a bit or more beyond the
 // 24. None are kept here, so that a kernel which is accurate enough here is so on all of them.
-inline float shifted_sum(const double* products, int count, float start) {
-  double largest = std::abs(start), plain = start;
-  for (int i = 0; i < count; ++i) {
-    largest = std::max(largest, std::abs(products[i]));
-    plain += products[i];
+template <int kCount>
+Floats shifted_sum(const Doubles (&products)[kCount], Floats start) {
+  const Doubles first = __builtin_convertvector(start, Doubles);
+  Doubles largest = magnitude(first), plain = first;
+  for (const Doubles& product : products) {
+    const Doubles size = magnitude(product);
+    largest = size > largest ? size : largest;
+    plain += product;
   }
-  if (largest == 0 || !std::isfinite(plain)) return static_cast<float>(plain);
-  const int last_place = exponent_of(largest) - 23;
-  const double shift = power_of_two(-last_place);
-  auto sum = static_cast<int32_t>(start * shift);  // each has 24 bits at most
-  for (int i = 0; i < count; ++i) sum += static_cast<int32_t>(products[i] * shift);
-  return truncated(static_cast<double>(sum) * power_of_two(last_place));
-}
-
-// start + sum of a[k] * b[k], kAtOnce products at a time, as Ampere does.
-template <int kDepth, int kAtOnce>
-float tensor_core_sum(const double* a, const double* b, float start) {
-  for (int first = 0; first < kDepth; first += kAtOnce) {
-    double products[kAtOnce];
-    for (int i = 0; i < kAtOnce; ++i) products[i] = a[first + i] * b[first + i];
-    start = shifted_sum(products, kAtOnce, start);
-  }
-  return start;
+  // Products of fp32 numbers are normal in fp64, so that the exponent of each power of two is in its bits.
+  const Words exponent = (Words)largest >> 52;
+  const auto shift = (Doubles)((2 * 1023 + 23 - exponent) << 52), last_place = (Doubles)((exponent - 23) << 52);
+  Ints sum = __builtin_convertvector(first * shift, Ints);  // each has 24 bits at most
+  for (const Doubles& product : products) sum += __builtin_convertvector(product * shift, Ints);
+  const Floats cut = truncated(__builtin_convertvector(sum, Doubles) * last_place);
+  const auto is_number = (largest > 0.0) & (plain - plain == 0.0);  // and not all are zero
+  return __builtin_convertvector(is_number, Ints) ? cut : __builtin_convertvector(plain, Floats);
 }
 
 }  // namespace hostcuda
