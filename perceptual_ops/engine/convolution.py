@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from ..networks.layers import Conv
+from .loss_scale import Growth
 
 # oneDNN's fp32 convolution in channels_last adds all products of an output in one chain. Its rounding error grows with
 # the root of the length: at 512 channels six times that of torch's gradient in NCHW. Chains of so many cost a tenth.
@@ -100,7 +101,7 @@ class FrozenConv:
         dtype: Of the arithmetic.
 
     Attributes:
-        growth: How much larger than its input the input gradient can be, at most; 1 where nobody asks (not fp16).
+        growth: See `loss_scale.Growth`, (); None where nobody asks (not fp16).
     """
 
     def __init__(self, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> None:
@@ -111,7 +112,7 @@ class FrozenConv:
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
             self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)
-        self.growth = weight.float().abs().sum((0, 2, 3)).max().item() if dtype == torch.float16 else 1.0
+        self.growth: Growth = weight.float().abs().sum((0, 2, 3)).max() if dtype == torch.float16 else None
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
         """The gradient with respect to an input of (H, W) pixels."""

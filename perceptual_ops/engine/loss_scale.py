@@ -10,6 +10,10 @@ from torch import Tensor
 LARGEST = 2.0**15  # half of what fp16 holds
 MOST = 60  # of the exponent, so that a ratio of two scales is an fp32 number
 
+# How much larger than its input the input gradient of what comes next can be, at most: of a convolution a tensor (), on
+# the device, so that the host never waits for it. None where nothing comes.
+Growth = Tensor | float | None
+
 
 class LossScale:
     """A power of two for each sample that keeps its gradient within what fp16 holds.
@@ -27,20 +31,21 @@ class LossScale:
         self.current = like.new_ones(like.shape[0], dtype=torch.float32)
         self._bound = torch.zeros_like(self.current)  # of the unscaled gradient
 
-    def choose(self, taps: Sequence[Tensor], spread: float, growth: float, first: bool) -> Tensor | None:
+    def choose(self, taps: Sequence[Tensor], spread: float, growth: Growth, first: bool) -> Tensor | None:
         """Chooses the next scale.
 
         Args:
             taps: Bounds (N) of the gradients that come in here, unscaled.
             spread: How much the gradient may grow before it is written again.
-            growth: How much it may grow after that, in the next convolution.
+            growth: See `Growth`, of the next convolution.
             first: Whether there is no gradient yet.
 
         Returns:
             What the gradient is to be multiplied by when it is written, (N); None where there is none.
         """
         self._bound = sum(taps, self._bound * spread)
-        exponent = torch.log2(LARGEST / (self._bound * max(growth, 1.0))).floor().clamp(-MOST, MOST)
+        largest = self._bound if growth is None else torch.maximum(self._bound, self._bound * growth)
+        exponent = torch.log2(LARGEST / largest).floor().clamp(-MOST, MOST)
         # Nothing to scale by: no gradient at all, or one that is not finite.
         usable = torch.isfinite(self._bound) & (self._bound > 0)
         exponent = torch.where(usable, exponent, 0).to(torch.int32)
@@ -49,10 +54,12 @@ class LossScale:
         self.current = chosen
         return factor
 
-    def grow(self, growth: float) -> None:
+    def grow(self, growth: Tensor | float) -> None:
         """Takes note of a convolution before which nothing was measured."""
         self._bound = self._bound * growth
 
-    def measured(self, maxima: Tensor, growth: float) -> None:
-        """Takes note of the largest magnitudes (N), as scaled, before a convolution."""
-        self._bound = maxima / self.current * growth
+    def measured(self, maxima: Tensor, growth: Growth) -> None:
+        """Takes note of the largest magnitudes (N), as scaled, before a convolution or none."""
+        self._bound = maxima / self.current
+        if growth is not None:
+            self.grow(growth)

@@ -63,7 +63,7 @@ class MetricHead:
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
         bounds = [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
         chosen = LossScale(self.ones)
-        chosen.choose([bound for bound in bounds if bound is not None], 1.0, 1.0, first=True)
+        chosen.choose([bound for bound in bounds if bound is not None], 1.0, None, first=True)
         return chosen.current, bounds
 
     def _put(self, layer: str, found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]) -> None:

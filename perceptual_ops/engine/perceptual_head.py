@@ -188,7 +188,7 @@ class PerceptualHead:
 
     def _scale_of(self, bound: Tensor) -> Tensor:  # (n) -> (n)
         chosen = LossScale(self._ones)
-        chosen.choose([bound], 1.0, 1.0, first=True)
+        chosen.choose([bound], 1.0, None, first=True)
         return chosen.current
 
     def _content_distance(self, layer: str) -> ContentDistance:

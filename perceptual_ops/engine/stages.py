@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import _checks as checks
 from ..networks.layers import POOLINGS, Conv, Layer, Pool, Relu, check_chained
 from .convolution import FrozenConv
-from .loss_scale import LossScale
+from .loss_scale import Growth, LossScale
 
 operators = torch.ops.perceptual_ops
 
@@ -170,28 +170,28 @@ class Backward:
 
     def run_stage(self, stage: Stage, frozen: FrozenConv | None, saved: Saved) -> None:
         """From the gradient with respect to a stage's output to that with respect to its input."""
-        growth = frozen.growth if frozen else 1.0
+        growth = frozen.growth if frozen else None
         if stage.pool and stage.pool.kind == "l2":
-            self._add(stage.pool, growth=1.0)
+            self._add(stage.pool, growth=None)
             # Bounds stay as they are. y = sqrt(sum of w x^2) has the slope w x / y by an x, at most sqrt(w), and an x
             # is under one window with w = 1/4, two with 1/8 or four with 1/16: the sum of sqrt(w) is at most 1.
             self.x = operators.l2_pool_backward(self._come(), saved.pooled)
         elif stage.pool:
-            self._add(stage.pool, growth=1.0)
+            self._add(stage.pool, growth=None)
             self._through_pool(stage, stage.pool, saved, growth)
         elif stage.relu:
             self._through_relu(stage, saved, growth)
         elif stage.conv:
             self._add(stage.conv, growth)
-            if self._scale:
+            if self._scale and growth is not None:
                 self._scale.grow(growth)
         if frozen:
             self.x = frozen.input_gradient(self._come(), saved.conv_size)
 
-    def _add(self, layer: Layer, growth: float) -> None:
+    def _add(self, layer: Layer, growth: Growth) -> None:
         """Adds the layer's own gradient, where it is tapped, and makes room for a convolution."""
         tapped = layer.name in self._taps
-        if not tapped and growth == 1.0:
+        if not tapped and growth is None:
             return
         factor = self._factor([layer], 1.0, growth)
         if self.x is not None and factor is not None:
@@ -200,7 +200,7 @@ class Backward:
             tap = self._gradient(layer)
             self.x = tap if self.x is None else self.x.add_(tap)
 
-    def _through_relu(self, stage: Stage, saved: Saved, growth: float) -> None:
+    def _through_relu(self, stage: Stage, saved: Saved, growth: Growth) -> None:
         factor = self._factor([stage.relu, stage.conv], 1.0, growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         if self.x is None:
@@ -211,7 +211,7 @@ class Backward:
         if self._scale:
             self._scale.measured(maxima, growth)
 
-    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: float) -> None:
+    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Growth) -> None:
         factor = self._factor([stage.relu, stage.conv], _spread(pool), growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         x = self._come()
@@ -224,7 +224,7 @@ class Backward:
         if self._scale:
             self._scale.measured(maxima, growth)
 
-    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: float) -> Tensor | None:  # (N)
+    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Growth) -> Tensor | None:  # (N)
         """Chooses a scale for what is written next: what has come so far, and the gradients of tapped layers."""
         if self._scale is None:
             return None

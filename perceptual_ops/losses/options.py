@@ -27,7 +27,8 @@ class EngineOptions(TypedDict, total=False):
         compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16, or its name.
             None: autocast's where it is on, else the network's own. Grams, sums and losses are fp32 at least. In fp16
             the lean engine scales its gradient by powers of two (loss scaling): however small the loss, it does not
-            vanish.
+            vanish. The convolutions of fp32 are torch's: a GPU rounds what they multiply to TF32 (10 bits), as in any
+            other module, unless torch.backends.cudnn.allow_tf32 is False.
         chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
             same but for rounding. None: as `engine.batching.default_chunk_size` says for size, dtype and device type;
             the whole batch for "autograd".
