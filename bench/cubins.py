@@ -1,18 +1,17 @@
-"""The machine code in the built library, as NVIDIA's cuobjdump shows it."""
+"""The kernels in the built library: what NVIDIA's cuobjdump says and takes out of it."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
+import struct
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from perceptual_ops import ops
 
@@ -74,19 +73,80 @@ def compiler() -> str:
     return " and ".join(sorted(version.decode() for version in versions))
 
 
+@dataclass(frozen=True)
+class Function:
+    """A kernel as it lies in a cubin.
+
+    Attributes:
+        code: Its instructions, 16 bytes each.
+        threads: Of a block, at most: its __launch_bounds__; 0 without any.
+    """
+
+    code: bytes
+    threads: int
+
+
+@cache
+def functions() -> dict[int, dict[str, Function]]:
+    """Of each architecture, by symbol."""
+    found: dict[int, dict[str, Function]] = {}
+    with TemporaryDirectory() as folder:
+        _cuobjdump("-xelf", "all", folder=folder)
+        for path in Path(folder).glob("*.sm_*.cubin"):
+            architecture = int(path.name.split(".")[-2].removeprefix("sm_"))
+            found.setdefault(architecture, {}).update(read_functions(path.read_bytes()))
+    return {architecture: dict(sorted(found[architecture].items())) for architecture in sorted(found)}
+
+
+def read_functions(elf: bytes) -> dict[str, Function]:
+    """The kernels of a cubin, by symbol."""
+    contents = _sections(elf)
+    return {
+        symbol: Function(code, max_threads(contents.get(f".nv.info.{symbol}", b"")))
+        for name, code in contents.items()
+        if (symbol := name.removeprefix(".text.")) != name
+    }
+
+
+def max_threads(info: bytes) -> int:
+    """EIATTR_MAX_THREADS among the attributes of a kernel (cuobjdump -elf prints them by name); 0 without it."""
+    place = 0
+    while place < len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, place)
+        place += 4
+        if form != 4:  # the two bytes are the value, not the size of one that follows
+            continue
+        if attribute == 5:
+            return prod(struct.unpack_from("<3I", info, place))
+        place += size
+    return 0
+
+
+def _sections(elf: bytes) -> dict[str, bytes]:
+    """The contents of the sections of a 64-bit ELF image, by name."""
+    (start,) = struct.unpack_from("<Q", elf, 40)
+    size, count, of_names = struct.unpack_from("<3H", elf, 58)
+    headers = [struct.unpack_from("<2I4Q", elf, start + i * size) for i in range(count)]  # name, ..., place, size
+    names = headers[of_names][4]
+    return {
+        elf[names + name : elf.index(0, names + name)].decode(): elf[place : place + length]
+        for name, _, _, _, place, length in headers
+    }
+
+
 @cache
 def resources() -> tuple[Resources, ...]:
     """Of every kernel, sorted by name and architecture."""
-    return read_resources(_cuobjdump("-res-usage"), _cuobjdump("-elf"))
+    threads = {
+        (symbol, architecture): function.threads
+        for architecture, kernels in functions().items()
+        for symbol, function in kernels.items()
+    }
+    return read_resources(_cuobjdump("-res-usage"), threads)
 
 
-def read_resources(usage: str, elf: str) -> tuple[Resources, ...]:
-    """The answers of cuobjdump -res-usage and -elf."""
-    bounds, symbol = {}, ""
-    for match in re.finditer(r"^\.nv\.info\.(\S+)$|EIATTR_MAX_THREADS\s.*\s+Value:\s+((?:0x\w+ )+)", elf, re.MULTILINE):
-        symbol = match[1] or symbol
-        if match[2]:
-            bounds[symbol] = prod(int(word, 16) for word in match[2].split())
+def read_resources(usage: str, threads: dict[tuple[str, int], int]) -> tuple[Resources, ...]:
+    """The answer of cuobjdump -res-usage, with the threads of each symbol on each architecture."""
     pattern = re.compile(r"arch = sm_(\d+)|Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
     found, architecture = [], 0
     for match in pattern.finditer(usage):
@@ -94,7 +154,7 @@ def read_resources(usage: str, elf: str) -> tuple[Resources, ...]:
             architecture = int(match[1])
         else:
             registers, stack, shared, local = map(int, match.groups()[2:])
-            found.append((match[2], architecture, bounds.get(match[2], 0), registers, shared, stack, local))
+            found.append((match[2], architecture, threads[match[2], architecture], registers, shared, stack, local))
     names = kernel_names([row[0] for row in found])
     rows = [Resources(name, *row[1:]) for name, row in zip(names, found, strict=True)]
     return tuple(sorted(rows, key=lambda row: (row.kernel, row.architecture)))
@@ -102,25 +162,6 @@ def read_resources(usage: str, elf: str) -> tuple[Resources, ...]:
 
 def architectures() -> list[int]:
     return sorted({row.architecture for row in resources()})
-
-
-def disassemblies() -> dict[int, str]:
-    """The listing of each architecture, made once for a library and kept in build/sass."""
-    folder = ROOT / "build" / "sass" / hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
-    if not folder.exists():
-        shutil.rmtree(folder.parent, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def disassembly(architecture: int) -> str:
-        listing = folder / f"sm_{architecture}.sass"
-        if not listing.exists():
-            unfinished = listing.with_suffix(".new")
-            unfinished.write_text(_cuobjdump("-sass", "-arch", f"sm_{architecture}"))
-            unfinished.rename(listing)
-        return listing.read_text()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(architectures(), pool.map(disassembly, architectures()), strict=True))
 
 
 def kernel_names(symbols: list[str]) -> list[str]:
@@ -139,12 +180,14 @@ def _short(name: str) -> str:
     return name
 
 
-def _cuobjdump(*arguments: str) -> str:
-    programs = [tool("cuobjdump"), tool("nvdisasm")]
-    assert programs[0] is not None and programs[1] is not None
-    path = os.pathsep.join([str(programs[1].parent), os.environ.get("PATH", "")])  # cuobjdump calls nvdisasm by name
-    command = [programs[0], *arguments, LIBRARY]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+def _cuobjdump(*arguments: str, folder: str | None = None) -> str:
+    return run("cuobjdump", *arguments, str(LIBRARY), folder=folder)
+
+
+def run(program: str, *arguments: str, folder: str | None = None) -> str:
+    """What a program prints; some write into the folder that they run in."""
+    command = [str(tool(program)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr or done.stdout}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done.stdout

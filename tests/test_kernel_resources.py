@@ -97,18 +97,16 @@ arch = sm_80
  Function _Z3twov:
   REG:31 STACK:0 SHARED:32 LOCAL:0 CONSTANT[0]:424
 """
-    elf = """
-.nv.info._Z3onev
-	Attribute:	EIATTR_PARAM_CBANK
-	Value:	0x15 0x380210
-.nv.info._Z3twov
-	Attribute:	EIATTR_MAX_THREADS
-	Format:	EIFMT_SVAL
-	Value:	0x20 0x4 0x1 
-	<0x17>
-"""
-    assert cubins.read_resources(usage, elf) == (
+    threads = {("_Z3twov", 80): 128, ("_Z3twov", 90): 128, ("_Z3onev", 90): 0}
+    assert cubins.read_resources(usage, threads) == (
         Resources("one", 90, 0, 22, 0, 0, 0),
         Resources("two", 80, 128, 31, 32, 0, 0),
         Resources("two", 90, 128, 30, 1056, 16, 8),
     )
+
+
+def test_the_threads_of_a_kernel() -> None:
+    """Attributes of two bytes and of more, before that of the most threads: 32 x 4 x 1."""
+    before = bytes.fromhex("031b8000 041c0800 a0020000b0170000")
+    assert cubins.max_threads(before + bytes.fromhex("04050c00 20000000 04000000 01000000 03500000")) == 128
+    assert cubins.max_threads(before) == 0

@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-import pytest
-from sass import Expected, expected_of, functions, loops, main_loops
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from bench import cubins
+import pytest
+from machine_code import code_of
+
+from bench import cubins, sass
+from bench.loops import flow_of, loops, main_loops
+from bench.sass import Code, Instruction
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the code of some kernels holds. Instructions as Instruction.is_a takes them.
+
+    Attributes:
+        kernels: Pattern of their names, * for any text.
+        loop: Each must be in every main loop.
+        anywhere: Each must be somewhere.
+        never: None of these anywhere.
+    """
+
+    kernels: str
+    loop: tuple[str, ...] = ()
+    anywhere: tuple[str, ...] = ()
+    never: tuple[str, ...] = ("LDL", "STL")
+
+    def complaints(self, code: Code) -> list[str]:
+        mains = [[code[place] for place in places] for places in main_loops(code)] if self.loop else []
+        return [
+            *(
+                f"no {one} in a main loop of {len(main)} instructions"
+                for main in mains
+                for one in _absent(self.loop, main)
+            ),
+            *(f"no {wanted}" for wanted in _absent(self.anywhere, code)),
+            *(
+                f"{one.opcode} at {sass.SIZE * place:#x}"
+                for place, one in enumerate(code)
+                if any(one.is_a(bad) for bad in self.never)
+            ),
+        ]
+
+
+def _absent(wanted: Iterable[str], code: Code) -> list[str]:
+    return [one for one in wanted if not any(instruction.is_a(one) for instruction in code)]
+
+
+def expected_of(kernel: str, table: Iterable[Expected]) -> Expected | None:
+    """The first row for a kernel."""
+    return next((row for row in table if fnmatchcase(kernel, row.kernels)), None)
+
 
 # The first row that fits a kernel counts; a new kernel needs one. A kernel on tensor cores has
 # loop=("HMMA", "LDSM", "LDGSTS"), one that streams has anywhere=("LDG.128", "STG.128"). From sm_100 on the compiler
@@ -44,15 +94,18 @@ EXPECTED = [
 ]
 
 
-def test_machine_code() -> None:
+@pytest.fixture
+def library() -> None:
     if reason := cubins.missing():
         pytest.skip(reason)
+
+
+def test_machine_code(library: None) -> None:
     complaints, kernels = [], set()
-    for architecture, listing in cubins.disassemblies().items():
-        code = functions(listing)
-        for name, instructions in zip(cubins.kernel_names(list(code)), code.values(), strict=True):
+    for architecture, codes in sass.kernels().items():
+        for name, code in zip(cubins.kernel_names(list(codes)), codes.values(), strict=True):
             row = expected_of(name, EXPECTED)
-            said = row.complaints(instructions) if row else ["no row of EXPECTED in tests/test_sass.py is for it"]
+            said = row.complaints(code) if row else ["no row of EXPECTED in tests/test_sass.py is for it"]
             complaints += [f"{name} on sm_{architecture}: {sentence}" for sentence in said]
             kernels.add(name)
     assert kernels == {kernel.kernel for kernel in cubins.resources()}
@@ -61,17 +114,16 @@ def test_machine_code() -> None:
     assert not complaints, "\n".join(complaints)
 
 
+def test_instructions_that_are_read_once_are_right_everywhere(library: None, tmp_path: Path) -> None:
+    """The kernel of each architecture in which instructions repeat most, disassembled alone."""
+    for architecture, functions in cubins.functions().items():
+        codes = sass.kernels()[architecture]
+        symbol = min(codes, key=lambda one: len(set(codes[one])) / len(codes[one]))
+        alone = sass.parse(sass.disassembly(architecture, functions[symbol].code, tmp_path))
+        assert codes[symbol] == alone and len(alone) > 100
+
+
 # --- what the test sees -----------------------------------------------------------------------------------------------
-
-
-def listing(*lines: str) -> str:
-    """A function as cuobjdump prints it; lines are numbered in steps of 0x10."""
-    numbered = [f"        /*{16 * i:04x}*/    {line} ;   /* 0x000 */\n   /* 0x001 */" for i, line in enumerate(lines)]
-    return "\n".join(["\t\tFunction : kernel", '\t.headerflags\t@"EF_CUDA_SM90"', *numbered, "\t\t........\n"])
-
-
-def code_of(*lines: str):
-    return functions(listing(*lines))["kernel"]
 
 
 # A prologue, an outer loop 0x20-0xb0 that promotes sums, in it the main loop 0x40-0x80, and a tail of products.
@@ -102,8 +154,9 @@ def changed(old: str, new: str) -> list[str]:
 
 def test_main_loop() -> None:
     (main,) = main_loops(code_of(*TENSOR_CORES))
-    assert [one.address for one in main] == list(range(0x20, 0xC0, 0x10))
-    assert sorted(map(len, loops(code_of(*TENSOR_CORES)))) == [5, 10]
+    assert main == list(range(0x2, 0xC))
+    flow = flow_of(code_of(*TENSOR_CORES))
+    assert sorted(len(flow.places(body)) for body in loops(flow).values()) == [5, 10]
     assert ROW.complaints(code_of(*TENSOR_CORES)) == []
 
 
@@ -129,14 +182,14 @@ def test_the_largest_loop_where_there_are_no_tensor_cores() -> None:
     code = code_of(
         "LDG.E R1, [R2]", "@P0 BRA 0x0", "NOP", "LDG.E.128.CONSTANT R4, [R2]", "NOP", "@P1 BRA P2, 0x20", "EXIT"
     )
-    assert [one.address for one in main_loops(code)[0]] == [0x20, 0x30, 0x40, 0x50]
+    assert main_loops(code) == [[2, 3, 4, 5]]
     assert Expected("*", loop=("LDG.128|LDG.64",)).complaints(code) == []
     assert Expected("*", loop=("LDG.64",)).complaints(code)
 
 
 def test_code_out_of_line_is_no_loop_and_belongs_to_its_loop() -> None:
     beside = code_of("MOV R1, RZ", "@P0 BRA 0x50", "NOP", "STG.E [R2], R1", "EXIT", "MOV R1, R3", "BRA 0x20")
-    assert loops(beside) == []
+    assert loops(flow_of(beside)) == {}
     inside = code_of(
         "NOP",
         "BSSY B0, 0x60",
@@ -149,7 +202,17 @@ def test_code_out_of_line_is_no_loop_and_belongs_to_its_loop() -> None:
         "LDG.E R1, [R2]",
         "BSYNC B0",
     )
-    assert [one.address for one in main_loops(inside)[0]] == [0x10, 0x20, 0x30, 0x40, 0x60, 0x80, 0x90]
+    assert main_loops(inside) == [[1, 2, 3, 4, 6, 8, 9]]
+
+
+def test_lines() -> None:
+    assert code_of("NOP", "@!UP0 BRA.U 0x0", "LDG.E.128 R4, [R2+0x10]", "BRA P1, -0x20", "EXIT") == [
+        Instruction(False, "NOP"),
+        Instruction(True, "BRA.U", "", -1),
+        Instruction(False, "LDG.E.128"),
+        Instruction(False, "BRA", "P1", -5),
+        Instruction(False, "EXIT"),
+    ]
 
 
 def test_kernel_names() -> None:
