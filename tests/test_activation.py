@@ -1,11 +1,10 @@
-"""What a trunk does between its convolutions, operator by operator, against the fp64 oracle of tests/activation.py."""
+"""What a trunk does between its convolutions, operator by operator, against the fp64 activation_reference.py."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
 
-import activation as oracle
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from maps import DTYPES, LAYOUTS, assert_accurate, random_map
 from torch import Tensor
 from torch.library import opcheck
 
+from perceptual_ops import activation_reference as oracle
 from perceptual_ops.networks.feature_network import BlurPool, Pool
 
 library = torch.ops.perceptual_ops
@@ -53,10 +53,6 @@ def per_sample(numbers: Tensor) -> Tensor:  # (N) -> (N, 1, 1, 1)
 def is_legal(shape: tuple[int, ...], pooling: tuple[str, int, int]) -> bool:
     kind, kernel, _ = pooling
     return min(shape[2:]) >= kernel + (2 if kind == "blur" else 0)
-
-
-def code_bits(kernel: int) -> int:
-    return 4 if kernel <= 3 else 8
 
 
 def assert_dense_nhwc(x: Tensor) -> None:
@@ -205,7 +201,7 @@ def test_pool(dtype: torch.dtype, pooling: tuple[str, int, int], relu: bool, dev
         if kind == "average":
             assert codes.shape == (0,)
         else:
-            assert torch.equal(codes, oracle.packed(positions, code_bits(kernel)))
+            assert torch.equal(codes, oracle.packed(positions, oracle.code_bits(kernel)))
         without, empty = library.bias_relu_pool(x, bias, relu, *pooling, False)
         assert torch.equal(without, ours) and empty.shape == (0,)
 
@@ -222,7 +218,7 @@ def test_pool_of_special_numbers(dtype: torch.dtype, kernel: int, relu: bool, de
     ours, codes = library.bias_relu_pool(x, None, relu, "max", kernel, 2, True)
     exact, positions = oracle.pooled(x, "max", kernel, 2, relu)
     assert torch.equal(ours.nan_to_num(7), exact.nan_to_num(7)) and exact.isnan().any()
-    assert torch.equal(codes, oracle.packed(positions, code_bits(kernel)))
+    assert torch.equal(codes, oracle.packed(positions, oracle.code_bits(kernel)))
 
 
 @poolings
@@ -234,7 +230,7 @@ def test_pool_backward(dtype: torch.dtype, pooling: tuple[str, int, int], device
             continue
         value = grid_map(shape, dtype, device)
         exact, positions = oracle.pooled(value.double(), *pooling, True)
-        codes = None if kind == "average" else oracle.packed(positions, code_bits(kernel))
+        codes = None if kind == "average" else oracle.packed(positions, oracle.code_bits(kernel))
         grad, tap, below = (normal_map(size, dtype, device, i) for i, size in enumerate((exact.shape, shape, shape)))
         factor = random_map(shape[:1], accumulator(dtype), device, 4)
         d, naive = (oracle.pooled_backward(g, positions, shape[2:], *pooling) for g in (grad.double(), grad))

@@ -4,34 +4,83 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import platform
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import __version__, gram_matrix, reference
+from .._failures import printable
 from .._native import LIBRARY, native
 from .._program import PROGRAM
+from ..networks.published import DINOV2, hub_cache, is_cached
 from ..networks.weights import available
+from .terminal import checked_device, default_device
 
 EXTRAS = {"cli": ("numpy", "pillow", "safetensors", "tqdm"), "demo": ("matplotlib", "scikit-image")}
 
 
 def register(commands: Any) -> None:
     command = commands.add_parser("doctor", help="say what is installed, what works, and what to do about the rest")
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="compare every operator with plain PyTorch in fp64, in every dtype, instead",
+    )
+    command.add_argument("--device", help="where --check runs; default: cuda where there is one, else cpu")
     command.set_defaults(command=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    """Prints what is there; 1 if the compiled operators are not loaded or fail where they should work."""
-    failures = []
-    _line("perceptual_ops", __version__)
+    if arguments.device is not None and not arguments.check:
+        raise ValueError("--device: expected beside --check, since doctor alone looks at every device; leave it out")
+    return _check(checked_device(arguments.device or default_device())) if arguments.check else _report()
+
+
+def _check(device: torch.device) -> int:
+    """Prints what tells one machine's results from another's, and a row for each operator and dtype; 1 if one fails."""
+    from . import doctor_checks  # here, since it imports what no other command needs
+
+    known = {(one.type, one.index or 0): description for one, description in _devices()}
+    _line("device", f"{device}, {known.get((device.type, device.index or 0), 'which doctor does not know')}")
+    _print_versions()
+    if device.type == "cuda":
+        _line("driver", _driver())
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        flags = f"TF32 in convolutions {cudnn.allow_tf32}, in products {matmul.allow_tf32}, benchmark {cudnn.benchmark}"
+        _line("cuDNN", f"{cudnn.version()}; {flags}; --check runs without TF32")
+    refusal = native.refusal(device)
+    if refusal:
+        _line("operators", refusal)
+        return 1
+    print(doctor_checks.HEADER)
+    failures = rows = 0
+    for row in doctor_checks.check(device):
+        rows, failures = rows + 1, failures + bool(row.problem)
+        print(row, flush=True)  # at once: what comes next may end the process
+    print(f"{failures} of {rows} rows fail" if failures else f"all {rows} rows are ok")
+    return 1 if failures else 0
+
+
+def _print_versions() -> None:
+    commit = _commit()
+    _line("perceptual_ops", f"{__version__}, commit {commit}" if commit else __version__)
     _line("torch", f"{torch.__version__}, built {_torch_cuda()}")
     _line("Python", f"{platform.python_version()} on {platform.platform()}")
     _line("library", f"{LIBRARY.name} is loaded" if native.loaded else native.reason)
     if native.loaded:
         _line("  built by", f"{native.build_info['compiler']}, for torch >= {native.build_info['torch_target']}")
         _line("  CUDA part", _cuda_part())
+
+
+def _report() -> int:
+    """Prints what is there; 1 if the compiled operators are not loaded or fail where they should work."""
+    failures = []
+    _print_versions()
     for device, description in _devices():
         failure = _operator_failure(device)
         failures.append(failure and (device.type == "cpu" or not native.cuda_reason))
@@ -45,6 +94,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for file in available():
         where = f"missing, {file.remedy}" + (f" to {file.path}" if file.path else "")
         _line(f"{file.source} {file.network}", f"present, {file.path}" if file.present else where)
+    _line("Hugging Face cache", _hub())
     return 1 if any(failures) else 0
 
 
@@ -65,6 +115,40 @@ def _line(name: str, value: str) -> None:
 
 def _torch_cuda() -> str:
     return f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+
+
+def _commit() -> str:
+    """Of the checkout that the package lies in, or that pip installed it from; empty where neither is known."""
+    root = LIBRARY.parents[1]
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):  # no git, or a folder that it does not trust
+            return ""
+    try:
+        origin = importlib.metadata.distribution("perceptual_ops").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", "")
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, where Linux tells it, and the CUDA version it serves."""
+    version = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    serves = f"serves CUDA {version // 1000}.{version % 1000 // 10}"
+    file = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", file.read_text()) if file.is_file() else None
+    return f"{found[1]}, {serves}" if found else serves
+
+
+def _hub() -> str:
+    """Where networks of transformers and timm are kept, and whether the one that has a name here is."""
+    cache = hub_cache()
+    if cache is None:
+        return "none, since huggingface_hub is missing; pip install transformers or timm, which keep networks in it"
+    state = "present" if is_cached(DINOV2) else f"missing, run hf download {DINOV2}"
+    return printable(f"{cache}; {DINOV2} {state}")
 
 
 def _devices() -> list[tuple[torch.device, str]]:

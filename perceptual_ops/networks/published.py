@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -83,6 +85,19 @@ PUBLISHED = {
 }
 
 
+def hub_cache() -> Path | None:
+    """The folder in which transformers and timm keep networks; None where the Hugging Face Hub's package is missing."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    return Path(importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE)
+
+
+def is_cached(repository: str) -> bool:
+    """Whether the cache has the weights of a repository; no network is touched."""
+    cache = hub_cache()
+    return cache is not None and any(cache.glob(f"models--{repository.replace('/', '--')}/snapshots/*/*.safetensors"))
+
+
 def _import(module: str, network: str) -> ModuleType:
     package = module.partition(".")[0]
     try:
@@ -127,9 +142,8 @@ def _from_hub(transformers: ModuleType, repository: str) -> nn.Module:
     try:
         return transformers.Dinov2Model.from_pretrained(repository)
     except OSError as error:  # how transformers reports whatever keeps it from a file
-        cache = importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE
         raise OSError(
             f"weights: could not get {repository} of the Hugging Face Hub ({str(error).splitlines()[0]}): "
-            f"fill its cache, {cache}, by `hf download {repository}` where there is a network, or pass "
+            f"fill its cache, {hub_cache()}, by `hf download {repository}` where there is a network, or pass "
             "weights=<path of its model.safetensors>"
         ) from error

@@ -1,17 +1,17 @@
-"""The launches of a trunk's activations; see cases.py. Oracle: tests/activation.py."""
+"""The launches of a trunk's activations; see cases.py. Oracle: activation_reference.py."""
 
 from __future__ import annotations
 
-import activation as oracle
 import numpy as np
 import torch
-from activation import packed, pooled, pooled_backward
 from maps import assert_accurate, random_map
 from torch import Tensor
 
 from host.cases import Check
 from host.memory import OUTSIDE, accumulator, assert_untouched_outside, element, like_view, memory_of
 from host.worker import Launch, Outputs
+from perceptual_ops import activation_reference as oracle
+from perceptual_ops.activation_reference import code_bits, packed, pooled, pooled_backward
 
 Shape = tuple[int, int, int, int]
 Window = tuple[str, int, int]  # kind, kernel, stride
@@ -225,7 +225,7 @@ def bias_relu_pool(
         assert_accurate_but_for_nan(ours, naive, exact)
         if with_codes:
             mine = torch.from_numpy(outputs[1]).view(shape[0], -1)
-            assert torch.equal(mine, packed(codes, 4 if kernel <= 3 else 8)), "codes"
+            assert torch.equal(mine, packed(codes, code_bits(kernel))), "codes"
 
     return Launch("activation", "bias_relu_pool", arguments), check
 
@@ -245,7 +245,7 @@ def bias_relu_pool_backward(
         "x": memory_of(x),
         "before": before,
         "grad": memory_of(grad),
-        "codes": None if kind == "average" else memory_of(packed(codes, 4 if kernel <= 3 else 8)),
+        "codes": None if kind == "average" else memory_of(packed(codes, code_bits(kernel))),
         "tap": "t" in which,
         **terms.arguments(),
     }

@@ -16,8 +16,8 @@ from ...networks.weights import WeightSource
 from .._images import check_images
 from .._kept import kept_network
 from .._lpips import NETWORKS, LpipsModule
+from .._ranges import WORDS, check_ranges
 from .networks import NetworkMetric, loss_of
-from .ranges import WORDS, check_ranges
 from .scores import check_choice, check_flag, check_reduction
 
 EPS = 1e-8  # inside the root of a pixel's length

@@ -24,6 +24,19 @@ def packed(values: Tensor, bits: int) -> Tensor:
     return (padded.unflatten(1, (-1, count)) << shifts).sum(-1).to(torch.uint8)
 
 
+def unpacked(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:
+    """What `packed` packed, as a map (N, *shape)."""
+    shifts = bits * torch.arange(8 // bits, device=numbers.device)
+    values = (numbers.unsqueeze(-1).to(torch.int64) >> shifts & 2**bits - 1).flatten(1)
+    channels, height, width = shape
+    return values[:, : channels * height * width].unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+
+
+def code_bits(kernel: int) -> int:
+    """Of one window's position; all of them are set for `NOWHERE`."""
+    return 4 if kernel <= 3 else 8
+
+
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # (N, C, H, W), (C), (C)
     return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
 
