@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 
 import pytest
 import torch
+from torch import Tensor
 
 from perceptual_ops import _native, ops
+from perceptual_ops.networks import load
+from perceptual_ops.networks.layers import Conv
 
 # The kernels' execution on the CPU is built with pybind11 and CMake; a GPU machine that lacks them has the real thing.
 collect_ignore_glob = [] if find_spec("pybind11") and shutil.which("g++") else ["test_host_*"]
@@ -28,6 +33,26 @@ def pytest_configure(config: pytest.Config) -> None:
         reason = "pytest --backend reference"
         ops.native = _native.NativeLibrary(reason, reason)
         _native._told.add(reason)  # the fallback's warning is what the option asks for
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """The numbers of a "random" network are drawn once a process: those of a VGG16 take longer than many a test."""
+    drawn = lru_cache(maxsize=16)(load.random_weights)
+
+    def random_weights(convolutions: Iterable[Conv], seed: int) -> dict[str, Tensor]:
+        with torch.inference_mode(False):  # others are to copy them
+            return drawn(tuple(convolutions), seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "random_weights", random_weights)
+        yield
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings do not draw their logs: a plot takes longer than many steps of a small network."""
+    monkeypatch.setattr("perceptual_ops.recipes.training_log.Log.draw", lambda log: None)
 
 
 @pytest.fixture(params=DEVICES)

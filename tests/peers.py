@@ -164,6 +164,13 @@ class Difference:
 # Share of noise in pictures in fp64. In flat ones all pixels tie, and which of them max-pooling takes is a matter of
 # rounding: some processors' products in fp64 depend on the place, and layouts differ.
 UNTIED = 1e-6
+
+
+def untied(images: Tensor) -> Tensor:  # (N, 3, H, W), in fp64
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(4))
+    return images.double() + UNTIED * noise * (0.4 - images.double())  # inwards: some peers refuse what is out of range
+
+
 Call = Callable[[Any, Tensor, Tensor], Tensor]
 SetInputMap = Callable[[Any, Tensor, Tensor], None]  # peer, center and deviation (1, 3, 1, 1)
 
@@ -194,9 +201,7 @@ def difference(
         value, gradient = run(ours, x, y, call)
         their_value, their_gradient = run(theirs, x, y, call)
         exact_gradient = run(exact, x.double(), y.double(), call)[1]
-        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(4))
-        untied = x.double() + UNTIED * noise * (0.4 - x.double())  # inwards: some peers refuse what is out of range
-        first, first_target = untied[:1], y[:1].double()  # alone: passes in fp64 are the slow ones
+        first, first_target = untied(x)[:1], y[:1].double()  # alone: passes in fp64 are the slow ones
         exact_value, untied_gradient = run(exact, first, first_target, call)
         double_value, double_gradient = run(double, first, first_target, call)
     assert value.shape == their_value.shape

@@ -16,10 +16,24 @@ import perceptual_ops as po
 pytestmark = pytest.mark.usefixtures("library")
 
 
-def of_torchvision(name: str, **settings: float) -> nn.Module:
+def of_torchvision(name: str) -> nn.Module:
     import_torchvision()
-    models = pytest.importorskip("torchvision.models")
-    return getattr(models, name)(weights=None, **settings)
+    return getattr(pytest.importorskip("torchvision.models"), name)(weights=None)
+
+
+def convnext() -> nn.Module:
+    """With a block or two a stage."""
+    import_torchvision()
+    convnext = pytest.importorskip("torchvision.models.convnext")
+    stages = [convnext.CNBlockConfig(*stage) for stage in ((48, 96, 1), (96, 192, 2), (192, 384, 1), (384, None, 1))]
+    return convnext.ConvNeXt(stages, layer_scale=1.0)
+
+
+def vgg_with_batch_norm() -> nn.Module:
+    """The features of vgg11_bn; its classifier has nine tenths of the numbers."""
+    import_torchvision()
+    vgg = pytest.importorskip("torchvision.models.vgg")
+    return vgg.make_layers(vgg.cfgs["A"], batch_norm=True)
 
 
 def of_timm() -> nn.Module:
@@ -36,14 +50,14 @@ def of_transformers() -> nn.Module:
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "ConvNeXt": (
-        lambda: of_torchvision("convnext_tiny", layer_scale=1.0),
+        convnext,
         {"content_layers": ["features.3", "output"]},
     ),
     "ResNet-50": (
         lambda: of_torchvision("resnet50"),
         {"content_layers": ["layer1.1", "fc"], "style_layers": ["layer2"]},
     ),
-    "VGG-BN": (lambda: of_torchvision("vgg11_bn").features, {"content_layers": ["6", "13"], "style_layers": ["2"]}),
+    "VGG-BN": (vgg_with_batch_norm, {"content_layers": ["6", "13"], "style_layers": ["2"]}),
     "EfficientNet": (lambda: of_torchvision("efficientnet_b0"), {"content_layers": ["features.3", "features.5.0"]}),
     "ViT": (of_timm, {"content_layers": ["blocks.2", "blocks.11"], "drop_tokens": 1, "normalize_features": "channel"}),
     "DINOv2": (

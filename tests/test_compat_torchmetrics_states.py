@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -186,7 +187,8 @@ def test_batches_that_are_all_refused_leave_nothing_to_compute() -> None:
 
 def _process(rank: int, batches: Sequence[Sequence[Tensor]], file: str) -> None:
     """A process with its batches: update, forward, then compute over all processes, a metric for each reduction."""
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    group = {"rank": rank, "world_size": 2, "timeout": timedelta(seconds=600)}  # a guard against the other's death
+    dist.init_process_group("gloo", init_method=f"file://{file}", **group)
     for reduction in REDUCTIONS:
         metric = lpips(reduction=reduction).set_dtype(torch.bfloat16)
         for i, batch in enumerate(batches[rank]):
@@ -199,9 +201,14 @@ def _process(rank: int, batches: Sequence[Sequence[Tensor]], file: str) -> None:
 
 
 def test_two_processes(tmp_path: Any) -> None:
-    """The second has no batch at all."""
+    """This one and another, which has no batch at all."""
     batches = [[pictures(2, 40, 40), pictures(1, 40, 40, seed=1)], []]
-    mp.start_processes(_process, (batches, str(tmp_path / "store")), nprocs=2, start_method="spawn")
+    arguments = batches, str(tmp_path / "store")
+    other = mp.get_context("spawn").Process(target=_process, args=(1, *arguments))
+    other.start()
+    _process(0, *arguments)
+    other.join()
+    assert other.exitcode == 0
     for reduction in REDUCTIONS:
         alone = lpips(reduction=reduction).set_dtype(torch.bfloat16)
         for batch in batches[0]:

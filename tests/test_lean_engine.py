@@ -173,7 +173,7 @@ def naive_gradients(criterion: po.PerceptualLoss, size: tuple[int, int], batch: 
 
 @pytest.mark.parametrize(
     ("weights", "size"),
-    [("random", (129, 197)), ("random", (19, 17)), ("stlpips", (64, 64)), ("stlpips", (33, 41))],
+    [("random", (65, 99)), ("random", (19, 17)), ("stlpips", (64, 64)), ("stlpips", (33, 41))],
 )
 def test_fp32_is_as_near_as_naive_runs(weights: str, size: tuple[int, int], device: str) -> None:
     settings = {"weights": weights, "reduction": "none", "chunk_size": 2}
@@ -183,7 +183,7 @@ def test_fp32_is_as_near_as_naive_runs(weights: str, size: tuple[int, int], devi
         po.PerceptualLoss.preset("johnson-style", engine=engine, **settings).to(device)
         for engine in ("lean", "autograd")
     )
-    batch = 1 if size[0] > 100 else 3
+    batch = 1 if size[0] >= 64 else 3
     exact = run(copy.deepcopy(autograd).double(), size, batch)
     ours = run(lean, size, batch)
     worst = max(error(gradient, exact[1]) for gradient in naive_gradients(autograd, size, batch))
@@ -197,12 +197,12 @@ def test_half_precision_is_as_near_as_autograd(dtype: torch.dtype, scale: float,
     """However small the loss: autograd gets the scale that a GradScaler would find, the lean engine none."""
     layers = {"content_layers": ["relu2_1", "conv3_2"], "style_layers": ["relu1_1", "conv2_1", "relu3_2"]}
     settings = layers | {"content_weight": scale, "style_weight": 20 * scale}
-    exact = run(make(device=device, engine="autograd", **settings).double(), (48, 40))
-    ours = run(make(device=device, compute_dtype=dtype, **settings), (48, 40))
+    exact = run(make(device=device, engine="autograd", **settings).double(), (24, 28))
+    ours = run(make(device=device, compute_dtype=dtype, **settings), (24, 28))
     naive = []
     for exponent in (12, 16, 20):
         scaled = layers | {"content_weight": 2.0**exponent, "style_weight": 20 * 2.0**exponent}
-        loss, gradient, _ = run(make(device=device, compute_dtype=dtype, engine="autograd", **scaled), (48, 40))
+        loss, gradient, _ = run(make(device=device, compute_dtype=dtype, engine="autograd", **scaled), (24, 28))
         naive.append((loss / 2.0**exponent * scale, gradient / 2.0**exponent * scale))
     assert error(ours[0], exact[0]) <= 2 * max(error(loss, exact[0]) for loss, _ in naive)
     assert error(ours[1], exact[1]) <= 2 * min(error(gradient, exact[1]) for _, gradient in naive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Iterator
 from functools import partial
 
@@ -18,14 +19,22 @@ from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_ops.networks.published import PUBLISHED, Published
 
 import_torchvision()
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def networks() -> Iterator[dict[str, nn.Module]]:
-    """Each network by name; built once, although a large one takes seconds."""
-    built = {name: network.build("random") for name, network in PUBLISHED.items()}
+    """Each network by name, with one narrow block a stage; of the real ones speaks test_published_networks."""
+    models = import_torchvision().models
+    stage = importlib.import_module("torchvision.models.convnext").CNBlockConfig
+    stages = [stage(24, 48, 1), stage(48, 96, 1), stage(96, 192, 1), stage(192, None, 1)]
+    bottleneck = importlib.import_module("torchvision.models.resnet").Bottleneck
+    small_config = partial(transformers.Dinov2Config, hidden_size=48, num_attention_heads=4)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "convnext_small", lambda weights, **settings: models.ConvNeXt(stages, **settings))
+        patch.setattr(models, "resnet50", lambda weights: models.ResNet(bottleneck, [1, 1, 1, 1], width_per_group=8))
+        patch.setattr(transformers, "Dinov2Config", small_config)
+        built = {name: network.build("random") for name, network in PUBLISHED.items()}
         for name, network in PUBLISHED.items():
             build = lambda weights, name=name: copy.deepcopy(built[name])  # noqa: E731
             patch.setitem(PUBLISHED, name, Published(build, network.layer))

@@ -22,13 +22,18 @@ def network_of(name: str, pooling: str) -> tuple[FeatureNetwork, str]:
     return network, cut
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(
-    ("name", "pooling"),
-    [("vgg13", "max"), ("vgg13", "average"), ("vgg13", "blur"), ("vgg13", "l2"), ("alexnet", "blur")],
+@pytest.fixture(
+    scope="module",
+    params=[("vgg13", "max"), ("vgg13", "average"), ("vgg13", "blur"), ("vgg13", "l2"), ("alexnet", "blur")],
+    ids=str,
 )
-def test_maps_are_those_of_the_whole(name: str, pooling: str, size: tuple[int, int]) -> None:
-    network, cut = network_of(name, pooling)
+def network_and_cut(request: pytest.FixtureRequest) -> tuple[FeatureNetwork, str]:
+    return network_of(*request.param)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_maps_are_those_of_the_whole(network_and_cut: tuple[FeatureNetwork, str], size: tuple[int, int]) -> None:
+    network, cut = network_and_cut
     names = [layer.name for layer in network.layers]
     shallow = network.layers[: names.index(cut) + 1]
     wanted = names[: len(shallow)]

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from peers import threads
 from train_commands import QUICK, ROOT, train_sr, write_folder
 
+from perceptual_ops import cli
 from perceptual_ops.recipes import load_model
 from perceptual_ops.recipes.training_log import read_log
 
@@ -35,17 +37,19 @@ cli.main(sys.argv[1:])
 """
 
 
-def test_a_killed_command_goes_on_with_the_same_curve(folder):
-    """SIGKILL in the middle; the same command again; and once without interruption. All in processes alike."""
+def test_a_killed_command_goes_on_with_the_same_curve(folder, monkeypatch):
+    """SIGKILL in the middle; the same command again, in another process; and once without interruption."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     arguments = ["train-sr", "--data", "data", "--scale", "2", "--steps", "6", "--save-every", "2", *QUICK, "-o"]
-    as_usual = ["-m", "perceptual_ops"]
-    for start, name in ((["-c", KILLED], "killed"), (as_usual, "killed"), (as_usual, "whole")):
-        command = [sys.executable, *start, *arguments, f"{name}.safetensors"]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == (0 if start == as_usual else -signal.SIGKILL), done.stderr
-        assert (folder / "killed.checkpoint").exists() == (start != as_usual)
-        assert (folder / "killed.safetensors").exists() == (start == as_usual)
+    command = [sys.executable, "-c", KILLED, *arguments, "killed.safetensors"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (folder / "killed.checkpoint").exists() and not (folder / "killed.safetensors").exists()
+    monkeypatch.chdir(folder)
+    with threads(1):
+        for name in ("killed", "whole"):
+            assert cli.main([*arguments, f"{name}.safetensors"]) == 0
+    assert not (folder / "killed.checkpoint").exists() and (folder / "killed.safetensors").exists()
     curves = [[row["loss"] for row in read_log(folder / f"{name}.log.csv")] for name in ("whole", "killed")]
     assert len(curves[0]) == 6
     assert curves[0] == curves[1]

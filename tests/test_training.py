@@ -23,23 +23,44 @@ from perceptual_ops.recipes import (
 )
 from perceptual_ops.recipes.crops import RandomCrops
 
+without_plots = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture
 def pictures(tmp_path):
     return write_pictures(tmp_path / "pictures")
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 5])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_killed_run_goes_on_with_the_same_bits(pictures, tmp_path, stop_after, precision):
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def run_precisely(precision, pictures, out, stop_after=None):
+    """With a weight that makes fp16 find a scale, which has to be kept."""
     options = TrainingOptions(steps=6, batch=2, size=32, save_every=2, precision=precision)
-    weight = 100.0 if precision == "fp16" else 1.0  # the scale that fp16 has found has to be kept
-    whole = run(pictures, tmp_path / "whole.safetensors", options, weight=weight).state_dict()
+    return run(pictures, out, options, stop_after, weight=100.0 if precision == "fp16" else 1.0).state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory):
+    """Weights and losses of runs without interruption, by their precision."""
+    folder, found = tmp_path_factory.mktemp("whole"), {}
+    pictures = write_pictures(folder / "pictures")
+    for precision in PRECISIONS:
+        state = run_precisely(precision, pictures, folder / f"{precision}.safetensors")
+        found[precision] = state, losses(folder / f"{precision}.safetensors")
+    return found
+
+
+@without_plots
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_killed_run_goes_on_with_the_same_bits(pictures, tmp_path, whole_runs, stop_after, precision):
+    whole, curve = whole_runs[precision]
     with pytest.raises(Stop):
-        run(pictures, tmp_path / "killed.safetensors", options, stop_after, weight=weight)
-    resumed = run(pictures, tmp_path / "killed.safetensors", options, weight=weight).state_dict()
-    assert losses(tmp_path / "killed.safetensors") == losses(tmp_path / "whole.safetensors")
-    assert len(losses(tmp_path / "whole.safetensors")) == 6
+        run_precisely(precision, pictures, tmp_path / "killed.safetensors", stop_after)
+    resumed = run_precisely(precision, pictures, tmp_path / "killed.safetensors")
+    assert losses(tmp_path / "killed.safetensors") == curve
+    assert len(curve) == 6
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
@@ -59,6 +80,7 @@ def test_the_loss_falls_and_steps_are_reported(pictures, tmp_path):
     assert (tmp_path / "model.log.png").stat().st_size > 1000
 
 
+@without_plots
 def test_the_step_size_rises_and_falls_along_a_cosine(pictures, tmp_path):
     options = TrainingOptions(steps=40, lr=0.5)
     factors = [options.lr_factor(done) for done in range(41)]
@@ -73,12 +95,14 @@ def test_the_step_size_rises_and_falls_along_a_cosine(pictures, tmp_path):
     assert used == pytest.approx([0.5 * options.lr_factor(done) for done in range(12)])
 
 
+@without_plots
 def test_another_seed_gives_another_curve(pictures, tmp_path):
     for seed in (0, 1):
         run(pictures, tmp_path / f"{seed}.safetensors", TrainingOptions(steps=2, batch=2, size=32, seed=seed))
     assert losses(tmp_path / "0.safetensors") != losses(tmp_path / "1.safetensors")
 
 
+@without_plots
 def test_workers_and_checkpoints_do_not_change_the_curve(pictures, tmp_path):
     run(pictures, tmp_path / "plain.safetensors")
     with pytest.raises(Stop):
@@ -87,6 +111,7 @@ def test_workers_and_checkpoints_do_not_change_the_curve(pictures, tmp_path):
     assert losses(tmp_path / "workers.safetensors") == losses(tmp_path / "plain.safetensors")
 
 
+@without_plots
 def test_a_checkpoint_of_another_run_is_refused(pictures, tmp_path):
     run(pictures, tmp_path / "model.safetensors", task="style")
     for options, settings, name in [
@@ -137,6 +162,7 @@ def test_a_finished_model_is_not_trained_anew(pictures, tmp_path):
         run(pictures, tmp_path / "model.safetensors")
 
 
+@without_plots
 def test_damaged_checkpoints_and_logs(pictures, tmp_path):
     out = tmp_path / "model.safetensors"
     run(pictures, out)
@@ -178,6 +204,7 @@ class Masked(Tiny):
         self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
 
 
+@without_plots
 def test_a_mask_of_infinities_is_no_damage(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_training, "Tiny", Masked)
     with pytest.raises(Stop):
@@ -213,6 +240,7 @@ class Watched(Tiny):
         return super().forward(images)
 
 
+@without_plots
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_layout_and_precision_reach_the_network(pictures, tmp_path, monkeypatch, precision, channels_last):
@@ -222,6 +250,7 @@ def test_layout_and_precision_reach_the_network(pictures, tmp_path, monkeypatch,
     assert model.found == [(False, channels_last, precision == "bf16")]
 
 
+@without_plots
 def test_a_compiled_network_trains_and_can_be_written(pictures, tmp_path, monkeypatch):
     graphs = []
 
@@ -238,6 +267,7 @@ def test_a_compiled_network_trains_and_can_be_written(pictures, tmp_path, monkey
     assert load_model(tmp_path / "model.safetensors", network=Tiny())(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
 
 
+@without_plots
 def test_other_ways_to_train(pictures, tmp_path):
     """Inductor's dropout draws otherwise, a layout sums in another order."""
     run(pictures, tmp_path / "plain.safetensors")
@@ -252,6 +282,7 @@ def test_other_ways_to_train(pictures, tmp_path):
         )
 
 
+@without_plots
 def test_a_step_that_fp16_cannot_hold_is_left_out(pictures, tmp_path):
     """The gradient overflows at the scale that GradScaler begins with: neither weights nor step size move."""
     out = tmp_path / "model.safetensors"
@@ -265,6 +296,7 @@ def test_a_step_that_fp16_cannot_hold_is_left_out(pictures, tmp_path):
     assert all(torch.equal(state["model"][name], value) for name, value in before.items())
 
 
+@without_plots
 def test_readers_are_processes_of_their_own(pictures, tmp_path, monkeypatch):
     read = RandomCrops.__getitem__
     found = tmp_path / "readers"
@@ -305,6 +337,7 @@ def test_a_plot_that_cannot_be_drawn_stops_nothing(pictures, tmp_path, monkeypat
     assert (tmp_path / "model.checkpoint").exists() and len(losses(tmp_path / "model.safetensors")) == 6
 
 
+@without_plots
 def test_an_error_in_a_loop_keeps_its_variables(pictures, tmp_path):
     def stop(done, numbers):
         seen = done
@@ -315,6 +348,7 @@ def test_an_error_in_a_loop_keeps_its_variables(pictures, tmp_path):
     assert caught.traceback[-1].frame.f_locals["seen"] == 1
 
 
+@without_plots
 def test_a_step_size_of_numpy_can_be_resumed(pictures, tmp_path):
     options, weight = TrainingOptions(steps=2, batch=2, size=32, lr=np.float64(1e-3)), np.float64(3.0)
     run(pictures, tmp_path / "model.safetensors", options, style_weight=weight)
