@@ -26,8 +26,8 @@ LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 MIXED = ["nhwc+nchw", "nchw+sliced nhwc"]
 MIXED_MAPS: list[list[Shape]] = [[(2, 70, 4, 40), (2, 1, 5, 9), (2, 20, 1, 1), (2, 8, 8, 16)]]
 
-# Layers of one launch. Several splits, three tiles with tails, three stages, a narrow layer between; lines at multiples
-# of 16 bytes; less than a tile; one element.
+# Layers of one launch, in 16 bits; see _maps_of. Several splits, three tiles with tails, three stages, a narrow layer
+# between; lines at multiples of 16 bytes; less than a tile; one element.
 MAPS: list[list[Shape]] = [
     [(2, 130, 10, 103), (2, 64, 16, 97)],
     [(1, 200, 8, 64), (1, 64, 16, 64)],
@@ -76,7 +76,7 @@ SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 9, 37), 1, 0), ((2, 
 
 def all_cases() -> list[Case]:
     return [
-        *_gram_cases(DTYPES, LAYOUTS, MAPS),
+        *(case for dtype in DTYPES for case in _gram_cases([dtype], LAYOUTS, _maps_of(dtype))),
         *_infinite_cases(DTYPES, LAYOUTS[:2]),
         *long_cases([torch.float32, torch.bfloat16, torch.float16], LAYOUTS[:2], 65536),
         *_style_cases(DTYPES, STYLE_MAPS, MANY_MAPS),
@@ -125,6 +125,11 @@ def small_fp16_cases() -> list[Case]:
 def _gram_cases(dtypes: list[torch.dtype], layouts: list[str], inputs: list[list[Shape]]) -> Iterator[Case]:
     for key in product(dtypes, layouts, inputs):
         yield Case(named("gram", *key), partial(cases_gram.gram, *key))
+
+
+def _maps_of(dtype: torch.dtype) -> list[list[Shape]]:
+    """MAPS with as many bytes in each type, and so with as many stages, which are 128 bytes deep."""
+    return [[(n, c, max(1, 2 * h // dtype.itemsize), w) for n, c, h, w in shapes] for shapes in MAPS]
 
 
 def long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> Iterator[Case]:
