@@ -111,6 +111,8 @@ def _listing(architecture: int, code: bytes) -> str:
 
 def disassembly(architecture: int, code: bytes, folder: Path) -> str:
     """Of instructions at address 0; the folder is for a file of them."""
+    if not code:  # sm_89 has none that sm_86 has not
+        return ""
     binary = folder / f"sm_{architecture}.bin"
     binary.write_bytes(code)
     listing = cubins.run("nvdisasm", "--binary", f"SM{architecture}", str(binary))

@@ -215,6 +215,11 @@ def test_lines() -> None:
     ]
 
 
+def test_an_architecture_without_instructions_of_its_own(tmp_path: Path) -> None:
+    """What it has is already read, and nvdisasm refuses an empty file."""
+    assert sass.parse(sass.disassembly(89, b"", tmp_path)) == []
+
+
 def test_kernel_names() -> None:
     if cubins.tool("c++filt") is None:
         pytest.skip("c++filt not found: install binutils")
