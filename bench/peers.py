@@ -81,7 +81,11 @@ def _untrained(torchvision: ModuleType) -> Iterator[None]:
 
 
 def _without_weights(build, **_):
-    return build(weights=None)
+    """With features of any numbers; the classifier, nine tenths of them, is never made."""
+    with torch.device("meta"):
+        network = build(weights=None)
+    network.features.to_empty(device="cpu")
+    return network
 
 
 def _take_trunk(peer: nn.Module, network: str) -> None:

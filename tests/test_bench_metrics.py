@@ -101,7 +101,7 @@ def test_a_wrong_gradient_is_incorrect_and_not_timed(tmp_path, capsys, monkeypat
     ],
 )
 def test_every_variant_is_the_same_distance(metric, gradient, names):
-    case = MetricCase(2, 40, 72, names, metric=metric, gradient=gradient)
+    case = MetricCase(2, 32, 56, names, metric=metric, gradient=gradient)
     calls = {name: case.call(name, CPU) for name in case.distinct("cpu")}
     assert len(calls) >= 3
     assert all(len(call()) == 1 + gradient for call in calls.values())

@@ -1,10 +1,7 @@
 """The command line: what it writes, what it says, and what it leaves behind."""
 
-import os
-import subprocess
 import sys
 import urllib.error
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +10,6 @@ from PIL import Image
 import perceptual_ops
 from perceptual_ops import cli
 from perceptual_ops.images import write_image
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -63,15 +58,6 @@ def test_stylize_at_several_sizes(folder, capsys):
         assert Image.open(folder / f"{scales}.png").size == (96, 72)
     assert (folder / "1.png").read_bytes() != (folder / "2.png").read_bytes()
     assert "6/6" in capsys.readouterr().err  # three steps at each size
-
-
-def test_as_a_module(folder):
-    command = [sys.executable, "-m", "perceptual_ops", "stylize", "content.png", "style.png", "-o", "out.jpg"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = ["--weights", "random", "--steps", "1", "--size", "24", "--optimizer", "adam"]
-    run = subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert Image.open(folder / "out.jpg").size == (24, 18)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_a_folder_is_applied_in_batches(folder, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize("loss", ["pixel", "combined"])
 def test_train_sr_and_upscale(folder, loss):
     assert train_sr(folder, "--loss", loss, "--precision", "bf16") == 0

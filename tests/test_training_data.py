@@ -15,6 +15,8 @@ from perceptual_ops.recipes import (
 )
 from perceptual_ops.recipes.checkpoint import contents, fingerprint
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture
 def pictures(tmp_path):

@@ -14,6 +14,9 @@ from perceptual_ops.recipes.transform_net import StyleNet
 STYLE_LAYERS = {"content_layers": ["relu2_2"], "style_layers": ["relu1_1", "relu2_2"]}
 
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
+
 @pytest.fixture
 def pictures(tmp_path):
     return write_pictures(tmp_path / "pictures")
