@@ -8,11 +8,13 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from perceptual_ops import PerceptualLoss
 from perceptual_ops.networks import ModuleFeatures
 
 
@@ -93,6 +95,11 @@ class Output:
     hidden_states: tuple[Tensor, ...]
 
 
+class Stages(NamedTuple):
+    low: Tensor
+    states: tuple[Tensor, ...]
+
+
 class Tokens(nn.Module):
     """What networks of today give: tokens behind a class token, vectors, clips, nested outputs."""
 
@@ -109,7 +116,8 @@ class Tokens(nn.Module):
         clip = torch.stack([patches, 2 * patches], dim=2)
         outputs = {
             "tensor": states[1], "list": [states[0], {"clip": clip}], "dict": {"logits": patches.mean((2, 3))},
-            "dataclass": Output(patches.mean((2, 3)), states),
+            "dataclass": Output(patches.mean((2, 3)), states), "named tuple": Stages(patches, states),
+            "numbers": {0: patches.mean((2, 3)), 5: {"1": states[0]}},
         }  # fmt: skip
         return outputs[self.kind]
 
@@ -125,10 +133,16 @@ class Tokens(nn.Module):
         ("dataclass", "hidden_states[1]", (2, 4, 6), (2, 6, 4, 1)),
         ("dataclass", "output[logits]", (2, 6), (2, 6, 1, 1)),
         ("dataclass", "embed", (2, 6, 2, 2), (2, 6, 2, 2)),
+        ("named tuple", "states[1]", (2, 4, 6), (2, 6, 4, 1)),
+        ("named tuple", "output[states][0]", (2, 4, 6), (2, 6, 4, 1)),
+        ("named tuple", "output[1][0]", (2, 4, 6), (2, 6, 4, 1)),
+        ("numbers", "0", (2, 6), (2, 6, 1, 1)),
+        ("numbers", "5[1]", (2, 4, 6), (2, 6, 4, 1)),
+        ("numbers", "output[5][1]", (2, 4, 6), (2, 6, 4, 1)),
     ],
 )
 def test_module_outputs_of_every_kind(kind: str, layer: str, shape: tuple[int, ...], as_map: tuple[int, ...]) -> None:
-    network = ModuleFeatures(Tokens(kind), [layer], drop_tokens=1)
+    network = ModuleFeatures(Tokens(kind), [layer], drop_tokens=int(len(shape) == 3))
     feature, found = network(pictures())[layer], network.features(pictures())[layer]
     assert feature.shape == shape and found.shape == as_map
     channels_last = feature.movedim(1, 2) if feature.dim() == 3 else feature
@@ -164,6 +178,49 @@ def test_module_features_are_of_each_image() -> None:
         ModuleFeatures(Mixed(), ["output"])(pictures())
     with pytest.raises(ValueError, match="layer 'output': expected more than drop_tokens=5 tokens, got 5"):
         ModuleFeatures(Tokens("tensor"), ["output"], drop_tokens=5)(pictures())
+
+
+def test_tokens_that_are_nowhere_cannot_be_dropped() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"drop_tokens: expected 0 where no layer gives tokens \(N, T, C\), got 2 for 'stem' of shape "
+        r"\(2, 4, 6, 6\), 'output' of shape \(2, 36\); leave it out, or name a layer that gives tokens",
+    ):
+        ModuleFeatures(Trunk(), ["stem", "output"], drop_tokens=2)(pictures())
+    with pytest.raises(ValueError, match="drop_tokens: expected 0 where no layer gives tokens"):
+        PerceptualLoss(Trunk(), content_layers=["mix"], drop_tokens=1)(pictures(), pictures())
+    both = ModuleFeatures(Tokens("tensor"), ["embed", "norm"], drop_tokens=1)
+    assert both(pictures(), ["embed"])["embed"].shape == (2, 6, 2, 2)  # the other layer gives some
+
+
+class Left(nn.Module):
+    """A model of transformers whose config asks for no states."""
+
+    def __init__(self, wrap: Callable[[object], object]) -> None:
+        super().__init__()
+        self.tokens, self.wrap = Tokens("tensor"), wrap
+
+    def forward(self, x: Tensor) -> object:
+        outputs = pytest.importorskip("transformers.modeling_outputs")
+        return self.wrap(outputs.BaseModelOutput(last_hidden_state=self.tokens(x)))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "layer", "key"),
+    [
+        (lambda output: output, "hidden_states[6]", "hidden_states"),
+        (lambda output: output, "output[attentions][0]", "attentions"),
+        (lambda output: {"vision": output}, "vision[hidden_states][6]", "hidden_states"),
+    ],
+)
+def test_what_a_config_leaves_out_is_asked_for_there(wrap: Callable[[object], object], layer: str, key: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"layer .*: expected {key} in the BaseModelOutput that .*, got None; "
+    ) as info:
+        ModuleFeatures(Left(wrap), [layer])(pictures())
+    assert f"set network.config.output_{key} = True before you make the loss" in str(info.value)
+    with pytest.raises(ValueError, match=r"expected an entry .*BaseModelOutput with last_hidden_state|close to it"):
+        ModuleFeatures(Left(wrap), [layer.replace(key, "hidden_state")])(pictures())
 
 
 def test_module_layers_are_checked() -> None:

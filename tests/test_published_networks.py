@@ -127,17 +127,46 @@ def test_a_missing_package_is_named(
     monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
     message = failure(ModuleNotFoundError, network, "random")
     assert message.startswith(f"network: {network.__name__} is built by the package {module}, which cannot be imported")
-    assert message.endswith(f"pip install {module}")
+    assert message.endswith("pip install 'perceptual_ops[networks]'")
+    lines = (Path(__file__).parent.parent / "pyproject.toml").read_text().splitlines()
+    assert f'"{module}"' in next(line for line in lines if line.startswith("networks = ["))
 
 
-def test_a_package_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
-        raise RuntimeError("operator torchvision::nms does not exist")
+MISMATCH = "operator torchvision::nms does not exist"
 
-    monkeypatch.setattr(published.importlib, "import_module", fail)
-    message = failure(ImportError, resnet50, "random")
-    assert message.endswith(
-        f"(operator torchvision::nms does not exist): install a build for torch {torch.__version__}"
+
+class Unusable:
+    """A package whose names fail as transformers' do beside a torchvision for another torch."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def __getattr__(self, name: str) -> None:
+        raise ModuleNotFoundError("Could not import module. Are requirements defined correctly?") from self.cause
+
+
+@pytest.mark.parametrize(
+    ("network", "cause", "at_fault"),
+    [
+        (resnet50, RuntimeError(MISMATCH), "torchvision"),
+        (dinov2_base, RuntimeError(MISMATCH), "torchvision"),
+        (dinov2_base, AttributeError("partially initialized module 'torchvision' has no 'extension'"), "torchvision"),
+        (dinov2_base, ImportError("cannot import name 'some_part' from 'torch'"), "transformers"),
+    ],
+)
+def test_a_package_for_another_torch(
+    network: Callable[..., nn.Module], cause: Exception, at_fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published.importlib, "import_module", lambda name: Unusable(cause))
+    message = failure(ImportError, network, "random")
+    assert message.startswith(f"network: {network.__name__} is built by the package ")
+    assert message.endswith(f"({cause}): install a {at_fault} that fits torch {torch.__version__}")
+
+
+def test_a_package_that_transformers_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published.importlib, "import_module", lambda name: Unusable(ModuleNotFoundError("No hub")))
+    assert failure(ModuleNotFoundError, dinov2_base, "random").endswith(
+        "(No hub): pip install 'perceptual_ops[networks]'"
     )
 
 

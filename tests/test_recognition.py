@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, prune
 
 import perceptual_ops as po
 from perceptual_ops.networks import ModuleFeatures
-from perceptual_ops.networks.recognition import HOOKS, recognized
+from perceptual_ops.networks.hooks import HOOKS
+from perceptual_ops.networks.recognition import recognized
 
 TORCHVISION = {
     "vgg16": ["1", "2", "8", "15", "16", "22"],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import _checks as checks
 from ..reference import l2_pool
 from .checkpoint_files import check_finite
+from .hooks import is_altered
 from .layers import (
     BLUR_PADDING,
     POOLINGS,
@@ -97,8 +98,8 @@ class FeatureNetwork(nn.Module):
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is made of what `Trunk` runs."""
-        return all(map(is_chained, self.layers))
+        """Whether it is made of what `Trunk` runs, which calls no hooks."""
+        return all(map(is_chained, self.layers)) and not is_altered(self)
 
     def train(self, mode: bool = True) -> Self:
         """Changes nothing: a frozen network is always in eval mode."""

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from .. import _checks as checks
-from .module_outputs import LayerPath, as_map, entry_names, missing, picked, without_prefix
+from .module_outputs import (
+    LayerPath,
+    as_map,
+    check_tokens,
+    checked_feature,
+    entries_of,
+    missing,
+    picked,
+    without_prefix,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,17 +30,21 @@ class ModuleFeatures(nn.Module):
     """Features of your own module, by layer name: `ModuleFeatures(encoder, ["stem.conv", "layer2"])`.
 
     A layer is a submodule (dotted, as in `named_modules`), whose output is the feature, or an entry of what the module
-    returns: a key of its dict, a field of its dataclass (such as transformers' ModelOutput), or "output", what it
-    returns as a whole. `[i]` and `[key]` lead on from there: "hidden_states[6]", "output[0]", "blocks.3[0]". If what
-    the module returns, in tensors that are new at each call, has all the layers as entries, those are taken, else
-    submodules go first. A submodule that runs more than once gives its last output. The whole module runs in every
-    forward, on what you pass: nothing is normalised.
+    returns: a key of its dict (3 is "3"), a field of its named tuple or dataclass (such as transformers' ModelOutput),
+    or "output", what it returns as a whole. `[i]` and `[key]` lead on from there: "hidden_states[6]", "output[0]",
+    "blocks.3[0]". If what the module returns has all the layers as entries, those are taken, else submodules go first.
+    A submodule that runs more than once gives its last output. The whole module runs in every forward, on what you
+    pass: nothing is normalised.
 
     It works on a frozen deep copy: no parameter requires a gradient, `.train()` changes nothing, your module stays as
-    it was. A tap is what the submodule returned, whatever runs after it. In-place activations spoil that in other
-    libraries: a convolution followed by `ReLU(inplace=True)` silently gives its values after the ReLU. Here `inplace`
-    is off in the copy, and the output of a submodule is copied when it is recorded, since an in-place function
-    in the module's own code (`out += skip`) cannot be switched off.
+    it was. Hooks of your module are part of it, as those of spectral_norm: their copies run in every forward, in a loss
+    once for each chunk of output and of target; hooks that you register later are not seen.
+
+    Features are copies: a tap is what the submodule returned, whatever runs after it, and a module may return the same
+    memory at every call. In-place activations spoil that in other libraries: a convolution followed by
+    `ReLU(inplace=True)` silently gives its values after the ReLU. Here `inplace` is off in the copy, and the output of
+    a submodule is copied when it is recorded, since an in-place function in the module's own code (`out += skip`)
+    cannot be switched off.
 
     Concurrent forwards from several threads do not meet, and torch.compile traces it with fullgraph=True.
 
@@ -91,7 +104,8 @@ class ModuleFeatures(nn.Module):
 
         Raises:
             ValueError: a layer that is neither a submodule nor in what the module returns, that was not given at
-                construction, that never ran, or that is not such a feature of each of the N images.
+                construction, that never ran, or that is not such a feature of each of the N images; drop_tokens where
+                no layer gives tokens.
         """
         wanted = self.taps if layers is None else _names(layers)
         self.check_layers(wanted)
@@ -104,22 +118,24 @@ class ModuleFeatures(nn.Module):
         finally:
             _recording.outputs = outer
 
-        entries = entry_names(returned)
-        paths = [self._paths[name] for name in wanted]
+        found = {name: self._found(self._paths[name], recorded, returned) for name in wanted}
+        features = {name: checked_feature(name, feature, images.shape[0]) for name, feature in found.items()}
+        if len(features) == len(self._paths):  # some of the layers may give no tokens
+            check_tokens(features, self.drop_tokens)
+        return without_prefix(features, self.drop_tokens)
+
+    def _found(self, path: LayerPath, recorded: dict[str, object], returned: object) -> object:
+        """What a layer gave, among outputs of submodules and what the module returned."""
+        entries = entries_of(returned)
         # Over all taps, or a layer would be one thing beside these and another beside those.
-        from_returned = all(path.source in entries for path in self._paths.values())
-        features = {}
-        for path in paths:
-            if not from_returned and path.name in recorded:
-                found = recorded[path.name]
-            elif path.source in entries:
-                found = picked(returned, (path.source, *path.keys), path.name)
-            elif path.source == "output":
-                found = picked(returned, path.keys, path.name)
-            else:
-                raise missing(path, self.module, entries)
-            features[path.name] = without_prefix(path.name, found, images.shape[0], self.drop_tokens)
-        return features
+        from_returned = all(other.source in entries for other in self._paths.values())
+        if not from_returned and path.name in recorded:
+            return recorded[path.name]
+        if path.source in entries:
+            return _copied(picked(returned, (path.source, *path.keys), path.name))
+        if path.source == "output":
+            return _copied(picked(returned, path.keys, path.name))
+        raise missing(path, self.module, returned)
 
     def features(self, images: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """As `forward`, each as a map (N, C, H, W): pixels are tokens, one for a vector, or those of all depths."""
@@ -161,8 +177,12 @@ def _record(paths: tuple[LayerPath, ...], module: nn.Module, inputs: tuple[objec
     """Forward hook. A module-level function, so that the module copies and pickles with its hooks."""
     if _recording.outputs is not None:
         for path in paths:
-            found = picked(output, path.keys, path.name)
-            _recording.outputs[path.name] = found.clone() if isinstance(found, Tensor) else found
+            _recording.outputs[path.name] = _copied(picked(output, path.keys, path.name))
+
+
+def _copied(feature: object) -> object:
+    """A feature that neither an in-place function nor the module's next call overwrites."""
+    return feature.clone() if isinstance(feature, Tensor) else feature
 
 
 def _copy(module: nn.Module) -> nn.Module:

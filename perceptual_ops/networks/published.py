@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +24,9 @@ def convnext_small(weights: WeightSource = "imagenet") -> nn.Module:
         weights: "imagenet": torchvision's IMAGENET1K_V1, from the torch hub cache, else downloaded; "random"; the path
             of a .pth, .pt or .safetensors file, or a state dict, both with torchvision's keys.
     """
-    models = _import("torchvision.models", "convnext_small")
+    (build,) = _import("torchvision.models", "convnext_small", "convnext_small")
     # Its random blocks are scaled by 1e-6, which would make a ConvNeXt that consists of its four strided convolutions.
-    return _filled("convnext_small", lambda: models.convnext_small(weights=None, layer_scale=1.0), weights)
+    return _filled("convnext_small", lambda: build(weights=None, layer_scale=1.0), weights)
 
 
 def resnet50(weights: WeightSource = "imagenet") -> nn.Module:
@@ -36,8 +35,8 @@ def resnet50(weights: WeightSource = "imagenet") -> nn.Module:
     Args:
         weights: as of `convnext_small`.
     """
-    models = _import("torchvision.models", "resnet50")
-    return _filled("resnet50", lambda: models.resnet50(weights=None), weights)
+    (build,) = _import("torchvision.models", "resnet50", "resnet50")
+    return _filled("resnet50", lambda: build(weights=None), weights)
 
 
 def dinov2_base(weights: WeightSource = "lvd142m") -> nn.Module:
@@ -54,13 +53,12 @@ def dinov2_base(weights: WeightSource = "lvd142m") -> nn.Module:
         raise ValueError(
             f'weights: expected "lvd142m", "random", a path or a state dict for dinov2_base, got {weights!r}'
         )
-    transformers = _import("transformers", "dinov2_base")
+    model, config = _import("transformers", "dinov2_base", "Dinov2Model", "Dinov2Config")
     if isinstance(weights, str) and weights == "lvd142m":
-        network = _from_hub(transformers, DINOV2)
+        network = _from_hub(model, DINOV2)
     else:
         # At 518 pixels the positions of the patches are those that were trained.
-        config = transformers.Dinov2Config(image_size=518)
-        network = _filled("dinov2_base", lambda: transformers.Dinov2Model(config), weights)
+        network = _filled("dinov2_base", lambda: model(config(image_size=518)), weights)
     settings: Any = network.config
     settings.output_hidden_states = True
     return network
@@ -98,20 +96,24 @@ def is_cached(repository: str) -> bool:
     return cache is not None and any(cache.glob(f"models--{repository.replace('/', '--')}/snapshots/*/*.safetensors"))
 
 
-def _import(module: str, network: str) -> ModuleType:
-    package = module.partition(".")[0]
+def _import(module: str, network: str, *names: str) -> list[Any]:
+    """What a network is built of, by name; transformers imports the most of it when that is read."""
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"network: {network} is built by the package {package}, which cannot be imported ({error}): "
-            f"pip install {package}"
-        ) from error
-    except (ImportError, RuntimeError) as error:  # the latter is how operators of a build for another torch fail
-        raise ImportError(
-            f"network: {network} is built by the package {package}, which cannot be imported ({error}): "
-            f"install a build for torch {torch.__version__}"
-        ) from error
+        package = importlib.import_module(module)
+        return [getattr(package, name) for name in names]
+    except (ImportError, RuntimeError, AttributeError) as error:  # the last two are of a build for another torch
+        raise _unusable(module.partition(".")[0], network, error) from error
+
+
+def _unusable(package: str, network: str, error: BaseException) -> ImportError:
+    """What an import that failed says: which package is at fault, and what to do."""
+    while error.__cause__ is not None:  # transformers tells of its own
+        error = error.__cause__
+    said = f"network: {network} is built by the package {package}, which cannot be imported ({error})"
+    if isinstance(error, ModuleNotFoundError):
+        return ModuleNotFoundError(f"{said}: pip install 'perceptual_ops[networks]'")
+    at_fault = "torchvision" if "torchvision" in str(error) else package  # which transformers imports too
+    return ImportError(f"{said}: install a {at_fault} that fits torch {torch.__version__}")
 
 
 def _filled(name: str, build: Callable[[], nn.Module], weights: WeightSource) -> nn.Module:
@@ -138,9 +140,9 @@ def _load(network: nn.Module, state: Mapping[str, Any], problem: str) -> None:
         raise ValueError(f"weights: {problem}: it {came}; expected keys such as {keys[0]!r}, {len(keys)} in all")
 
 
-def _from_hub(transformers: ModuleType, repository: str) -> nn.Module:
+def _from_hub(model: Any, repository: str) -> nn.Module:
     try:
-        return transformers.Dinov2Model.from_pretrained(repository)
+        return model.from_pretrained(repository)
     except OSError as error:  # how transformers reports whatever keeps it from a file
         raise OSError(
             f"weights: could not get {repository} of the Hugging Face Hub ({str(error).splitlines()[0]}): "

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from .._checks import DTYPES
 from .feature_network import FeatureNetwork
+from .hooks import is_altered
 from .layers import Conv, Layer, Pool, Relu
 
 # In eval mode they give what they get.
 PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity)
 LARGEST_POOLING = 15  # the kernel whose positions fit the codes of csrc/activation/pooling.h
-HOOKS = tuple(name for name in vars(nn.Module()) if "hooks" in name and "state_dict" not in name)
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,7 @@ def recognized(module: nn.Module, layers: Sequence[str]) -> FeatureNetwork | Non
 def _check_used_as_they_are(module: nn.Sequential) -> None:
     """No submodule does more than its class says, and each is there once."""
     seen = [submodule for _, submodule in module.named_modules(remove_duplicate=False)]
-    for submodule in seen:
-        if "forward" in vars(submodule) or any(vars(submodule).get(hooks) for hooks in HOOKS):
-            raise _Unknown
-    if len(set(map(id, seen))) < len(seen):
+    if is_altered(module) or len(set(map(id, seen))) < len(seen):
         raise _Unknown
 
 
