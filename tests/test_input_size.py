@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from maps import assert_accurate
 from peer_torchvision import import_torchvision
 from test_module_trunk import Residual, close, images, value_and_gradients
 from torch import Tensor, nn
 
 import perceptual_ops as po
+from perceptual_ops.engine import antialiasing
+from perceptual_ops.engine.antialiasing import INTERPOLATIONS, kept_interpolation, resized_by_products
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,73 @@ def test_it_is_torchvisions_resize() -> None:
     x = images(1, dtype=torch.float32)
     resized = functional.resize(x, [9, 7], antialias=True)
     torch.testing.assert_close(identity(x, torch.zeros_like(x)), resized.square().sum())
+
+
+SIZES = [((12, 14), (9, 7)), ((7, 9), (20, 9)), ((5, 64), (1, 3)), ((8, 8), (8, 8)), ((33, 30), (32, 31))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("entered", "size"), SIZES, ids=str)
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_it_is_torchs_antialiased_interpolation(
+    mode: str, entered: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Value and gradient, of maps of either layout; larger, smaller, and as they are."""
+    x = torch.rand((2, 3, *entered), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    upstream = torch.rand((2, 3, *size), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def results(resize: Callable[[Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
+        found = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            leaf = x.to(dtype, copy=True, memory_format=layout).requires_grad_()
+            y = resize(leaf)
+            found += [y.detach(), *torch.autograd.grad(y, leaf, upstream.to(dtype))]
+        return found
+
+    torchs = partial(F.interpolate, size=size, mode=mode, antialias=True)
+    ours = results(lambda z: resized_by_products(z, *size, mode), dtype)
+    for found in zip(ours, results(torchs, dtype), results(torchs, torch.float64), strict=True):
+        assert_accurate(*found)
+
+
+def test_a_gpu_gets_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a tensor of the meta device, too, is told."""
+    monkeypatch.setattr(antialiasing, "resized_by_products", lambda *arguments: arguments)
+    x = torch.empty(1, 3, 8, 8, device="meta")
+    assert antialiasing.resized(x, 4, 5, "bicubic") == (x, 4, 5, "bicubic")
+    assert isinstance(antialiasing.resized(images(1), 4, 5, "bicubic"), Tensor)
+
+
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_its_backward_is_two_products(mode: str) -> None:
+    """Torch's own adds by atomics on CUDA; products are differentiable again."""
+    x = images(1, size=6).requires_grad_()
+    size = partial(resized_by_products, height=4, width=9, mode=mode)
+    nodes, found = [size(x).grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        found.add(node.name())
+        nodes += [below for below, _ in node.next_functions if below is not None]
+    assert not any("Upsample" in name for name in found) and found & {"BmmBackward0", "MmBackward0"}
+    assert torch.autograd.gradgradcheck(lambda x: size(x).square().sum(), x)
+
+
+def test_autocast_does_not_narrow_it() -> None:
+    x = images(1, dtype=torch.float32)
+    size = partial(resized_by_products, height=7, width=9, mode="bilinear")
+    expected = size(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(size(x), expected)
+
+
+def test_what_is_kept_in_inference_mode_serves_in_training() -> None:
+    kept_interpolation.cache_clear()
+    size, x = partial(resized_by_products, height=5, width=7, mode="bicubic"), images(1)
+    with torch.inference_mode():
+        expected = size(x)
+    y = size(x.requires_grad_())
+    y.sum().backward()
+    assert torch.equal(y, expected) and x.grad is not None
 
 
 def test_what_does_not_fit_is_refused(network: nn.Module) -> None:

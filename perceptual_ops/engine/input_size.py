@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as checks
+from .antialiasing import INTERPOLATIONS, resized
 from .modes import under_autograd
 from .operator_settings import OperatorSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-INTERPOLATIONS = ("bilinear", "bicubic")
 RESIZE_MODES = (*INTERPOLATIONS, "center_crop", "random_crop")
 
 
@@ -67,8 +66,7 @@ class InputSize(OperatorSettings):
         if not self.is_given:
             return images
         if self.mode in INTERPOLATIONS:
-            wide = images.to(checks.accumulator_dtype(images))
-            return F.interpolate(wide, (self.height, self.width), mode=self.mode, antialias=True)
+            return resized(images.to(checks.accumulator_dtype(images)), self.height, self.width, self.mode)
         if self.mode == "center_crop":
             top, left = (images.shape[2] - self.height) // 2, (images.shape[3] - self.width) // 2
             return images[:, :, top : top + self.height, left : left + self.width]
