@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
+from perceptual_ops.engine import registry
 from perceptual_ops.engine.registry import trunk_of
 
 # What opens the programs: torch alone, and not the process that made them.
@@ -116,6 +118,58 @@ def test_a_key_names_the_weights() -> None:
     assert content != other.key.rpartition("/")[0]
     with pytest.raises(RuntimeError, match="expected a loss over vgg11 on cpu whose weights hash to 0123, this proc"):
         trunk_of("vgg11/cpu/0123/0")
+
+
+def of_module() -> po.PerceptualLoss:
+    return po.PerceptualLoss(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), content_layers=["1"])
+
+
+def test_only_a_call_hashes_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes a while for a large network: a move does not."""
+    hashed = []
+    genuine = registry.content_hash
+    monkeypatch.setattr(registry, "content_hash", lambda network: hashed.append(network) or genuine(network))
+    for criterion in (make(style_layers=None), of_module()):
+        hashed.clear()
+        criterion.double().float()
+        criterion.replace_network_weights(criterion.frozen_network.state_dict())
+        copy.deepcopy(criterion)
+        assert not hashed
+        for _ in range(2):
+            criterion(images(1), images(1, seed=1))
+            assert len(hashed) == 1
+        criterion.double()(images(1), images(1, seed=1))
+        assert len(hashed) == 2
+
+
+def test_a_graph_finds_the_weights_that_a_loss_has_now() -> None:
+    weights = po.load_network("vgg11", "random", layers=["relu1_1"], seed=11).state_dict()
+    criterion = po.PerceptualLoss("vgg11", weights=weights, content_layers=["relu1_1"])
+    content = criterion._trunk.content()
+    assert trunk_of(f"{content}/of another process") is criterion._trunk
+    criterion.replace_network_weights({name: 2 * weight for name, weight in weights.items()})
+    with pytest.raises(RuntimeError, match="this process holds none"):
+        trunk_of(f"{content}/of another process")
+    never_called = po.PerceptualLoss("vgg11", weights=weights, content_layers=["relu1_1"])
+    assert trunk_of(f"{content}/of another process") is never_called._trunk
+
+
+def test_a_compiled_function_tells_losses_apart() -> None:
+    """That were not called before: the key is made while Dynamo traces."""
+    losses = [
+        po.PerceptualLoss("vgg11", weights=weights, content_layers=["relu1_1"])
+        for weights in (
+            po.load_network("vgg11", "random", layers=["relu1_1"], seed=seed).state_dict() for seed in (5, 6)
+        )
+    ]
+    x, y = images(2), images(2, seed=1)
+    compiled = torch.compile(lambda loss, x, y: loss(x, y), fullgraph=True, backend="aot_eager")
+    both = torch.compile(lambda x, y: losses[0](x, y) + losses[1](x, y), fullgraph=True, backend="aot_eager")
+    found = [compiled(loss, x, y) for loss in losses]
+    expected = [loss(x, y) for loss in losses]
+    assert found == expected and found[0] != found[1] and both(x, y) == sum(expected)
+    losses[0].double()
+    torch.testing.assert_close(compiled(losses[0], x.double(), y.double()), expected[0].double())
 
 
 def test_a_key_changes_with_the_weights() -> None:

@@ -131,9 +131,8 @@ def terms_of(of: str, normalize_features: str = "none") -> Terms:
 
 
 def head_of(of: str, normalize_features: str = "none") -> PerceptualHead:
-    """With fp16's scales."""
     contents, grams = ([maps(1, 4, 5, 5)], []) if of == "content" else ([], [torch.ones(1, 4, 4)])
-    return PerceptualHead(terms_of(of, normalize_features), torch.ones(1), True, contents, grams, True, False)
+    return PerceptualHead(terms_of(of, normalize_features), torch.ones(1), contents, grams, True, False)
 
 
 X = maps(1, 4, 5, 5)
@@ -149,6 +148,7 @@ DISTANCES: dict[str, Place] = {
     ),
     "its bound in fp16": lambda: distances.OfErrors("cubic", 0.5, 1.0).bound(X, X),
     "content of a loss": lambda: head_of(of="content").meet("a", X),
+    "content of a loss in fp16": lambda: head_of(of="content").meet("a", X.half()),
     "style of a loss": lambda: head_of(of="style").meet("a", X),
 }
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,8 @@ class ChunkGraph:
 
     def __init__(self, values: Tensor, leaf: Tensor) -> None:
         self._values, self._leaf = values, leaf
-        self._nodes = _nodes_behind(values) if values.requires_grad else []
-        # Not in torch's documentation: what else tells of a cast within fn?
-        self.has_fp16 = any(maps.dtype == torch.float16 for node in self._nodes for maps in node._input_metadata)
+        self._nodes = nodes_behind([values])
+        self.has_fp16 = passes_fp16(self._nodes)
 
     def check(self, fn: Callable[..., Tensor]) -> None:
         """Refuses a graph that reaches other leaves, that does not reach the chunk, or that mixes its samples."""
@@ -63,16 +62,22 @@ class ChunkGraph:
         return _listed(named or [f"one of shape {tuple(leaf.shape)}" for leaf in foreign])
 
 
-def _nodes_behind(values: Tensor) -> list[Any]:
-    """Every node of the graph, in the order of a search in depth."""
+def nodes_behind(results: Iterable[Tensor]) -> list[Any]:
+    """Every node of the graph of results, in the order of a search in depth."""
     found: dict[Any, None] = {}
-    waiting: list[Any] = [get_gradient_edge(values).node]
+    waiting: list[Any] = [get_gradient_edge(result).node for result in results if result.requires_grad]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in found:
             found[node] = None
             waiting += [below for below, _ in reversed(node.next_functions)]
     return list(found)
+
+
+def passes_fp16(nodes: Iterable[Any]) -> bool:
+    """Whether a gradient passes through fp16 on its way, and may vanish or overflow."""
+    # Not in torch's documentation: what else tells of a cast within a function or module?
+    return any(maps.dtype == torch.float16 for node in nodes for maps in node._input_metadata)
 
 
 def _mixing_norm(node: Any, names: dict[int, str]) -> str | None:

@@ -75,7 +75,7 @@ def chunked(
         for rows in chunks(output.shape[0], chunk_size) if output.shape[0] else ():
             own = [x.detach().clone() for x in rows_of(others, rows)]
             values, gradient = _chunk(fn, output[rows].detach(), own, grad_enabled, output_gradient)
-            found.append(values.to(output.device, wide))
+            found.append(values.to(output.device, wide, copy=True))  # fn may return the same memory at every call
             if gradient is not None:
                 by_output[rows].copy_(gradient)
     return torch.cat(found), by_output

@@ -23,7 +23,6 @@ class MetricHead:
         metric: What is measured.
         indices: The metric's index of each layer.
         ones: (n), in the accumulation dtype.
-        scaled: Whether gradients are scaled by powers of two, in fp16.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
         wanted: Whether gradients with respect to the output's and the target's maps are.
         values: The distance (n) of each layer met.
@@ -33,7 +32,6 @@ class MetricHead:
     metric: Metric
     indices: Mapping[str, int]
     ones: Tensor
-    scaled: bool
     targets: dict[str, Tensor]
     wanted: tuple[bool, bool]
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -41,7 +39,7 @@ class MetricHead:
     by_target: LayerGradients = field(init=False)
 
     def __post_init__(self) -> None:
-        self.by_output, self.by_target = (LayerGradients(self.ones, self.scaled) for _ in range(2))
+        self.by_output, self.by_target = (LayerGradients(self.ones) for _ in range(2))
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes the output's map in, which nobody holds after that."""
@@ -56,8 +54,8 @@ class MetricHead:
         return False
 
     def _scale(self, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
-        """What gradients are scaled by (n), and the bounds of both (n); None where there is no scale."""
-        if not self.scaled:
+        """What gradients in fp16 are scaled by (n), and the bounds of both (n); None where there is no scale."""
+        if x.dtype != torch.float16:
             return None, [None, None]
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)

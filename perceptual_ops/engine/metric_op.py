@@ -71,10 +71,13 @@ def _metric_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The distance (N), that of each layer (L, N), and its gradients with respect to output and target.
 
-    Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
+    Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample. An empty batch does
+    not run the network.
     """
     values = iter(settings)
     entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
+    if not output.shape[0]:
+        return empty_results(output, target, len(chosen.layers), entry.wide, (output_gradient, target_gradient))
     measure, layers = chosen.of([number.to(entry.wide) for number in numbers]), chosen.layers
     by_output, by_target = (
         gradient_like(images, entry.wide, wanted)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
+from .chunk_graph import nodes_behind, passes_fp16
 from .loss_scale import LossScale
 from .modes import under_autograd
-from .registry import Run, enroll, kind_of, new_number
+from .registry import FrozenTrunk, Run, kind_of
 from .stages import TapGradients
 
 # What a module may make of a gradient in fp16 on its way down. Networks with normalisation layers change it little; for
@@ -28,36 +29,33 @@ class ModuleTape:
     Attributes:
         entered: What went in, a leaf.
         maps: The features by layer, with their graph.
+        passes_fp16: Whether the gradient is to be scaled.
     """
 
     entered: Tensor  # (n, C, ...)
     maps: dict[str, Tensor]  # (n, C, H, W)
+    passes_fp16: bool
 
 
-class ModuleTrunk:
-    """A frozen network that is run by its own forward; a `FrozenTrunk`.
+class ModuleTrunk(FrozenTrunk):
+    """A frozen network that is run by its own forward.
 
     Autograd keeps what it wants of one chunk, and gives the memory back when the chunk's gradient is made.
     """
 
     def __init__(self, network: FeatureNetwork | ModuleFeatures) -> None:
         self.network = network
-        self._number = new_number()
-        self.forget()
+        super().__init__(
+            network.name if isinstance(network, FeatureNetwork) else type(network.module).__name__, network
+        )
 
     def __reduce__(self) -> tuple[type[ModuleTrunk], tuple[FeatureNetwork | ModuleFeatures]]:
         return ModuleTrunk, (self.network,)  # a copy has its own key
 
-    @property
-    def key(self) -> str:
-        """See `FrozenTrunk`."""
-        return self._key
-
     def forget(self) -> None:
-        """To be called when the network has moved."""
-        network = self.network
-        name = network.name if isinstance(network, FeatureNetwork) else type(network.module).__name__
-        self._key = enroll(self, name, network, self._number)
+        """See `FrozenTrunk`."""
+        super().forget()
+        self._passes_fp16: dict[tuple[torch.dtype, frozenset[str]], bool] = {}
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -96,13 +94,15 @@ class ModuleTrunk:
                 )
             for layer in layers:
                 tap(layer, maps[layer].detach())
-            tapes.append(ModuleTape(entered, maps if keep else {}))
+            tapes.append(ModuleTape(entered, maps if keep else {}, keep and self._narrows(maps, dtype)))
             del x, entered, maps  # nothing of a run that keeps nothing stays
         return tapes
 
     def backward(self, tape: ModuleTape, gradients: TapGradients) -> Tensor:
         """See `FrozenTrunk`. Frees the graph."""
         maps = {layer: x for layer, x in tape.maps.items() if x.requires_grad}
+        if tape.passes_fp16 and gradients.scale is None:
+            gradients.scale = LossScale(tape.entered)
         scale = gradients.scale
         if scale:
             scale.choose([gradients.bound(layer) for layer in maps], 1.0, GROWTH, first=True)
@@ -113,6 +113,16 @@ class ModuleTrunk:
             if scale:
                 return _in_range(list(maps.values()), tape.entered, upstream, scale)
             return torch.autograd.grad(list(maps.values()), tape.entered, upstream)[0]
+
+    def _narrows(self, maps: dict[str, Tensor], dtype: torch.dtype) -> bool:
+        """Whether a gradient passes through fp16, whatever autocast says: by weights or casts of the module's own.
+
+        Looked for once for the same layers. In fp64 there is no loss scaling.
+        """
+        key = dtype, frozenset(maps)
+        if key not in self._passes_fp16:
+            self._passes_fp16[key] = dtype != torch.float64 and passes_fp16(nodes_behind(maps.values()))
+        return self._passes_fp16[key]
 
     def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
         """The weights' own arithmetic, or autocast's."""

@@ -34,12 +34,11 @@ class Pair:
         """What meets the output's maps; the target's are taken over."""
         indices = {layer: i for i, layer in enumerate(self.layers)}
         ones = self.output.new_ones(self.output.shape[0], dtype=self.entry.wide)
-        scaled = self.entry.dtype == torch.float16
         wanted = self.by_output is not None, self.by_target is not None
         if tile is None:
-            return MetricHead(self.metric, indices, ones, scaled, targets, wanted)
+            return MetricHead(self.metric, indices, ones, targets, wanted)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return TileHead(self.metric, indices, ones, scaled, targets, wanted, tile)
+        return TileHead(self.metric, indices, ones, targets, wanted, tile)
 
     def run(self, targets: dict[str, Tensor]) -> Tensor:
         """The distance (L, n) of each layer.

@@ -20,23 +20,29 @@ class LayerGradients:
 
     Args:
         ones: (n), in the accumulation dtype.
-        scaled: Whether they are scaled by powers of two, in fp16.
 
     Attributes:
-        scale: What the trunk's backward scales them by.
+        scale: What the trunk's backward scales them by; None while no map is in fp16. A trunk that passes through fp16
+            between its maps gives them one.
     """
 
-    def __init__(self, ones: Tensor, scaled: bool) -> None:
+    def __init__(self, ones: Tensor) -> None:
         self._ones = ones
-        self.scale = LossScale(ones) if scaled else None
+        self.scale: LossScale | None = None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def another(self) -> LayerGradients:
         """An empty one of the same samples."""
-        return LayerGradients(self._ones, self.scale is not None)
+        return LayerGradients(self._ones)
+
+    def note(self, dtype: torch.dtype) -> None:
+        """Takes note of the dtype of a map."""
+        if dtype == torch.float16 and self.scale is None:
+            self.scale = LossScale(self._ones)
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
-        """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n)."""
+        """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n); None: as it is."""
+        self.note(gradient.dtype)
         self._made[layer] = gradient, scale, bound
 
     def __contains__(self, layer: str) -> bool:
@@ -44,14 +50,13 @@ class LayerGradients:
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         gradient, made_with, _ = self._made.pop(layer)
-        if scale is not None and made_with is not None:
-            gradient.mul_((scale / made_with).view(-1, 1, 1, 1))
+        if scale is not None:
+            gradient.mul_((scale if made_with is None else scale / made_with).view(-1, 1, 1, 1))
         return gradient
 
     def bound(self, layer: str) -> Tensor:
-        bound = self._made[layer][2]
-        assert bound is not None, "bounds are for scaled gradients"
-        return bound
+        gradient, _, bound = self._made[layer]
+        return largest(gradient) if bound is None else bound
 
 
 class PerceptualHead:
@@ -65,7 +70,6 @@ class PerceptualHead:
     Args:
         terms: What the loss is made of.
         ones: (n), in the accumulation dtype.
-        scaled: Whether gradients are scaled by powers of two, in fp16.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
@@ -79,7 +83,6 @@ class PerceptualHead:
         self,
         terms: Terms,
         ones: Tensor,
-        scaled: bool,
         contents: list[Tensor],
         grams: Sequence[Tensor],
         by_output: bool,
@@ -91,9 +94,16 @@ class PerceptualHead:
         self._grams = dict(zip(terms.style.layers, grams, strict=True))
         self._values: dict[tuple[str, str], Tensor] = {}
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_content, self.by_target = (LayerGradients(ones, scaled) for _ in range(2))
+        self._by_content, self.by_target = (LayerGradients(ones) for _ in range(2))
         self._styled: dict[str, tuple[Tensor, Tensor]] = {}  # maps (n, C, H, W) and slopes by their Grams (n, C, C)
-        self.scale = self._by_content.scale
+
+    @property
+    def scale(self) -> LossScale | None:
+        return self._by_content.scale
+
+    @scale.setter
+    def scale(self, scale: LossScale | None) -> None:
+        self._by_content.scale = scale
 
     def values(self) -> list[Tensor]:
         """The unweighted value (n) of each layer, content before style."""
@@ -109,6 +119,7 @@ class PerceptualHead:
         if layer in self._contents:
             self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._grams:
+            self._by_content.note(x.dtype)
             slopes = self._meet_gram(layer, x)
             if self._wants_output:
                 self._styled[layer] = x, slopes
@@ -147,7 +158,7 @@ class PerceptualHead:
             self._values["content", layer] = distance.value(x, target)
             return
         bound = scale = None
-        if self.scale:
+        if x.dtype == torch.float16:
             bound = distance.bound(x, target)
             scale = self._scale_of(bound)
         value, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
@@ -180,7 +191,7 @@ class PerceptualHead:
 
     def _put_measured(self, gradients: LayerGradients, layer: str, gradient: Tensor, dtype: torch.dtype) -> None:
         bound = scale = None
-        if self.scale:
+        if dtype == torch.float16:
             bound = largest(gradient)
             scale = self._scale_of(bound)
             gradient = gradient * scale.view(-1, 1, 1, 1)

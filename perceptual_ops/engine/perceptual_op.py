@@ -90,10 +90,14 @@ def _perceptual_loss(
     """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients with respect to output
     and target.
 
-    Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample.
+    Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample. An empty batch does
+    not run the network.
     """
     values = iter(settings)
     entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
+    if not output.shape[0]:  # which few modules take
+        images = output if target is None else target
+        return empty_results(output, images, len(terms.names), entry.wide, (output_gradient, target_gradient))
     by_output = gradient_like(output, entry.wide, output_gradient)
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
     found = []
@@ -147,7 +151,7 @@ class _Chunk:
             contents, target_tape = entry.features(self.target, terms.content.layers, self.by_target is not None)
         ones = self.output.new_ones(self.output.shape[0], dtype=entry.wide)
         wanted = self.by_output is not None, self.by_target is not None
-        head = PerceptualHead(terms, ones, entry.dtype == torch.float16, contents, grams, *wanted)
+        head = PerceptualHead(terms, ones, contents, grams, *wanted)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
         (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.by_output is not None)], terms.layers)
         if self.target is not None and self.by_target is not None and target_tape is not None:

@@ -6,8 +6,9 @@ import ctypes
 import hashlib
 import itertools
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,23 @@ Tape = Any  # a forward as its backward reads it, of a class of the trunk's own
 Run = tuple[Tensor, Tap, bool]  # what enters (N, C, H, W), who takes the maps, whether a backward is to follow
 
 
-class FrozenTrunk(Protocol):
-    """A frozen network as operators run it."""
+class FrozenTrunk(ABC):
+    """A frozen network as operators run it.
+
+    It is known by a key, which is made when it is first asked for: until then it may move as often as it likes.
+
+    Args:
+        name: What the key and users call the network.
+        network: The network.
+    """
+
+    _content: str | None
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.name, self._hashed = name, network
+        self._number = str(next(_numbers))  # no int, which torch.compile might take for a size
+        self.forget()
+        _trunks.add(self)
 
     @property
     def key(self) -> str:
@@ -27,37 +43,44 @@ class FrozenTrunk(Protocol):
         so that a graph which a compiler kept finds in another process its own network or none, and a number, so that
         here it finds this very object.
         """
+        # torch.compile guards the number alone: here a key of before the network moved finds this object too.
+        return f"{self.content()}/{self._number}"
 
+    @torch.compiler.assume_constant_result  # Dynamo traces no hash
+    def content(self) -> str:
+        """The key without its number."""
+        if self._content is None:
+            _, device = kind_of(self._hashed)
+            self._content = f"{self.name}/{device}/{content_hash(self._hashed)}"
+            _by_key[f"{self._content}/{self._number}"] = self
+        return self._content
+
+    def forget(self) -> None:
+        """To be called when the network has moved or has other weights."""
+        self._content = None
+
+    @abstractmethod
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """Images (N, C, ...) * scale + shift, as `forward_together` takes them for arithmetic in a dtype."""
 
+    @abstractmethod
     def leave(self, grad: Tensor, images: Tensor, scale: Tensor, factor: Tensor | None, add: Tensor | None) -> Tensor:
         """The gradient with respect to images, from that with respect to what entered, times factor (N); plus add."""
 
+    @abstractmethod
     def forward_together(
         self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
     ) -> list[Tape]:
         """Runs several images side by side and hands every wanted map to their taps. Empties the list."""
 
+    @abstractmethod
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:
         """The gradient with respect to what entered, times gradients.scale.current where there is a scale."""
 
 
-_trunks: weakref.WeakValueDictionary[str, FrozenTrunk] = weakref.WeakValueDictionary()
+_by_key: weakref.WeakValueDictionary[str, FrozenTrunk] = weakref.WeakValueDictionary()
+_trunks: weakref.WeakSet[FrozenTrunk] = weakref.WeakSet()
 _numbers = itertools.count()
-
-
-def new_number() -> int:
-    """A number that no trunk of this process has."""
-    return next(_numbers)
-
-
-def enroll(trunk: FrozenTrunk, name: str, network: nn.Module, number: int) -> str:
-    """Makes a trunk known; its key."""
-    _, device = kind_of(network)
-    key = f"{name}/{device}/{content_hash(network)}/{number}"
-    _trunks[key] = trunk
-    return key
 
 
 def kind_of(network: nn.Module) -> tuple[torch.dtype, torch.device]:
@@ -73,10 +96,10 @@ def trunk_of(key: str) -> FrozenTrunk:
     Raises:
         RuntimeError: There is none in this process.
     """
-    found = _trunks.get(key)
+    found = _by_key.get(key)
     if found is None:
         same = key.rpartition("/")[0]
-        found = next((trunk for other, trunk in list(_trunks.items()) if other.rpartition("/")[0] == same), None)
+        found = next((trunk for trunk in list(_trunks) if trunk.content() == same), None)
     if found is None:
         name, device, content, _ = key.split("/")
         raise RuntimeError(

@@ -31,7 +31,8 @@ class TapGradients(Protocol):
     """The gradients of a loss by the tapped maps, as a backward asks for them: the deepest first, each once.
 
     Attributes:
-        scale: What they are to be scaled by; None where the dtype has the range.
+        scale: What they are to be scaled by; None where the dtypes of the maps have the range. A trunk that passes
+            through fp16 between them sets one.
     """
 
     scale: LossScale | None

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..networks.feature_network import FeatureNetwork
 from ..networks.layers import Conv, check_chained
 from .convolution import FrozenConv
-from .registry import Run, enroll, new_number
+from .registry import FrozenTrunk, Run
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
 
 operators = torch.ops.perceptual_ops
@@ -52,24 +52,18 @@ def holder(maps: dict[str, Tensor]) -> Tap:
     return hold
 
 
-class Trunk:
-    """A frozen network as a chain that is run by hand; a `FrozenTrunk`."""
+class Trunk(FrozenTrunk):
+    """A frozen network as a chain that is run by hand."""
 
     def __init__(self, network: FeatureNetwork) -> None:
         if not network.is_chain:
             raise ValueError(f"network: expected one that is_chain, got {network.name}; run it by autograd")
         self.network = network
-        self._number = new_number()
         self._lock = threading.Lock()
-        self.forget()
+        super().__init__(network.name, network)
 
     def __reduce__(self) -> tuple[type[Trunk], tuple[FeatureNetwork]]:
         return Trunk, (self.network,)  # a copy has its own key and remakes what is derived
-
-    @property
-    def key(self) -> str:
-        """See `FrozenTrunk`."""
-        return self._key
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """The (C, H, W) of each layer for images of a size."""
@@ -83,9 +77,9 @@ class Trunk:
         return found
 
     def forget(self) -> None:
-        """Drops what is derived from the weights; to be called when the network has moved."""
+        """See `FrozenTrunk`. Drops what is derived from the weights."""
+        super().forget()
         self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
-        self._key = enroll(self, self.network.name, self.network, self._number)
 
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """See `FrozenTrunk`; (N, C, H, W), channels_last, of that dtype."""

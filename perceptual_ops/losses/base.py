@@ -112,6 +112,11 @@ class FrozenLoss(EngineSettings):
         """The network, to be read: weights changed in place would go unnoticed, see `replace_network_weights`."""
         return self._network
 
+    def extra_repr(self) -> str:
+        """The network, and how it is run."""
+        lean = "chain" if isinstance(self._trunk, Trunk) else "module"
+        return f"network={self._trunk.name} ({lean if self.engine == 'lean' else self.engine})"
+
     @property
     def network_layers(self) -> list[str]:
         """The layers whose features the loss compares, each once."""

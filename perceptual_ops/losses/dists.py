@@ -85,7 +85,7 @@ class DISTS(MetricLoss):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+        return f"{super().extra_repr()}, reduction={self.reduction!r}"
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """The distance of image pairs; it is the same both ways round.

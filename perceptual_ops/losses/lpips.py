@@ -100,7 +100,7 @@ class LPIPS(MetricLoss):
         self.eps, self.eps_inside = eps, eps_inside
 
     def extra_repr(self) -> str:
-        return f"network={self._network.name}, spatial={self.spatial}, reduction={self.reduction!r}"
+        return f"{super().extra_repr()}, spatial={self.spatial}, reduction={self.reduction!r}"
 
     def forward(
         self, output: Tensor, target: Tensor, *, return_layers: bool = False

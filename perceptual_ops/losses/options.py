@@ -37,7 +37,8 @@ class EngineOptions(TypedDict, total=False):
             gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary
             autograd, with the memory that takes, and has derivatives of every order; the reference, where the
             compiled operators cannot run, always takes that way. VGG, AlexNet and plain sequences of such layers are
-            run by hand, other networks under autograd within the forward, a chunk at a time.
+            chains, run by hand, other networks run as the modules that they are, under autograd within the forward, a
+            chunk at a time; `print(loss)` says which. An empty batch runs no network with "lean".
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
     """
 

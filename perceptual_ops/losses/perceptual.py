@@ -15,7 +15,6 @@ from ..engine.autograd import graph_loss
 from ..engine.input_size import RESIZE_MODES
 from ..engine.perceptual_op import perceptual_loss
 from ..engine.terms import FEATURE_NORMALIZATIONS, Part, Terms
-from ..networks import FeatureNetwork
 from ..networks.weights import WeightSource
 from .arguments import (
     LayerWeights,
@@ -190,11 +189,10 @@ class PerceptualLoss(LossWithTargets):
         return cls(**{**PRESETS[name], **overrides})
 
     def extra_repr(self) -> str:
-        frozen = self._network
-        network = frozen.name if isinstance(frozen, FeatureNetwork) else type(frozen.module).__name__
         content = dict(zip(self.content_layers, self.content_weights, strict=True))
         style = dict(zip(self.style_layers, self.style_weights, strict=True))
-        return f"network={network}, content={content}, style={style}, tv={self.tv_weight}, reduction={self.reduction!r}"
+        parts = f"content={content}, style={style}, tv={self.tv_weight}"
+        return f"{super().extra_repr()}, {parts}, reduction={self.reduction!r}"
 
     def forward(
         self,
