@@ -9,7 +9,8 @@
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
-# accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv
+# accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
+#     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
@@ -93,6 +94,7 @@ traffic: build
 
 accuracy: build
 	$(RUN) tests/accuracy_report.py
+	$(RUN) -m bench.precision
 
 wheel: $(VENV)/.installed
 	rm -rf dist build/lib build/bdist.*
