@@ -2,6 +2,7 @@
 
 import sys
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,6 +164,13 @@ def test_doctor_says_the_facts(library, capsys, monkeypatch, tmp_path):
     (tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth").touch()
     cli.main(["doctor"])
     assert any(line.startswith("imagenet vgg16") and "present" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_doctor_speaks_of_every_extra():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    extras = pytest.importorskip("tomllib").loads(text)["project"]["optional-dependencies"]
+    own = {name: [package for package in extras[name] if "[" not in package] for name in extras if name != "dev"}
+    assert {name: list(packages) for name, packages in cli.doctor.EXTRAS.items()} == own
 
 
 def test_doctor_fails_where_the_library_does(capsys, monkeypatch):

@@ -257,7 +257,9 @@ def test_a_module_that_lets_no_gradient_through_is_refused() -> None:
     loss = po.PerceptualLoss(Detached(), content_layers=["mix"])
     x, y = images(1, dtype=torch.float32), images(1, 1, dtype=torch.float32)
     assert loss(x, y).isfinite()
-    with pytest.raises(RuntimeError, match="network: expected a gradient from mix to the images, there is none"):
+    with pytest.raises(
+        RuntimeError, match="network: expected a gradient from mix to the images, there is none; Detached must not"
+    ):
         loss(x.requires_grad_(), y)
 
 

@@ -21,7 +21,11 @@ from ..networks.published import DINOV2, hub_cache, is_cached
 from ..networks.weights import available
 from .terminal import checked_device, default_device
 
-EXTRAS = {"cli": ("numpy", "pillow", "safetensors", "tqdm"), "demo": ("matplotlib", "scikit-image")}
+EXTRAS = {
+    "cli": ("numpy", "pillow", "safetensors", "tqdm"),
+    "demo": ("matplotlib", "scikit-image"),
+    "networks": ("torchvision", "timm", "transformers"),
+}
 
 
 def register(commands: Any) -> None:

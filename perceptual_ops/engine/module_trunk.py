@@ -90,7 +90,7 @@ class ModuleTrunk(FrozenTrunk):
             if keep and not any(map.requires_grad for map in maps.values()):
                 raise RuntimeError(
                     f"network: expected a gradient from {', '.join(layers)} to the images, there is none; "
-                    f"{type(self.network).__name__} must not run under torch.no_grad or detach them"
+                    f"{self.name} must not run under torch.no_grad or detach them"
                 )
             for layer in layers:
                 tap(layer, maps[layer].detach())
