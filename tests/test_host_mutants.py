@@ -52,7 +52,10 @@ def outcome(pairs: Pairs, worker: Worker, mutant: int) -> str:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fault_is_found(mutant: Mutant, cases: dict[str, Pairs], workers: dict[str, Worker]) -> None:
-    said = outcome(cases[mutant.launcher], workers[mutant.configuration], mutant.number)
+    pairs = cases[mutant.launcher]
+    if mutant.configuration == "address":  # built without fp16
+        pairs = [(launch, check) for launch, check in pairs if launch.arguments["element"] != "float16"]
+    said = outcome(pairs, workers[mutant.configuration], mutant.number)
     assert re.search(mutant.caught, said), said
 
 

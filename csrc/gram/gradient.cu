@@ -23,7 +23,7 @@ Tiles gradient_tiles(const FeatureMap& map) {
 cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutput>& layers, const void* grad,
                                  cudaStream_t stream) {
   const int64_t bytes = element_bytes(element);
-  GradientTable table{{0, {}}, {}};
+  GradientTable table{{0, {}, {}}, {}};
   int64_t items = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const GradientOutput& layer = layers[i];
@@ -53,6 +53,7 @@ cudaError_t launch_gram_gradient(Element element, const std::vector<GradientOutp
              tiles.pixels};
     table.items.counts[table.items.layers++] = static_cast<uint32_t>(of_layer);
     if (table.items.layers < kMaxLayers && i + 1 < layers.size()) continue;
+    table.items.set_starts();
     dispatch_element(element, [&](auto type) {
       launch_kernel(gram_gradient_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, grad);
     });

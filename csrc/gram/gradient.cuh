@@ -38,83 +38,112 @@ struct WarpResults {
   int row, column;
 };
 
-// The rows and columns of a block's product, in panels, and the stages that its shared memory holds.
-template <bool kNhwc>
+// The rows (A) and columns (B) of a block's product, in panels of channels, those of S, and of pixels, those of X.
+template <bool kNhwc, bool kIsNarrow>
 struct GradientShape {
-  bool narrow;
+  static constexpr int kChannelPanels = kIsNarrow ? 1 : 2, kPixelPanels = kIsNarrow ? 4 : 2;
+  static constexpr int kAPanels = kNhwc ? kPixelPanels : kChannelPanels;
+  static constexpr int kBPanels = kNhwc ? kChannelPanels : kPixelPanels;
+  static constexpr int kStagePanels = kAPanels + kBPanels;    // those of A first
+  static constexpr int kStages = kPanels / kStagePanels;      // that shared memory holds
+  static constexpr int kFirstOfS = kNhwc ? kPixelPanels : 0;  // panel of a stage
+  static constexpr int kFirstOfX = kNhwc ? 0 : kChannelPanels;
 
-  __device__ __forceinline__ int a_panels() const { return narrow ? (kNhwc ? 4 : 1) : 2; }
-  __device__ __forceinline__ int b_panels() const { return narrow ? (kNhwc ? 1 : 4) : 2; }
-  __device__ __forceinline__ int stage_panels() const { return narrow ? 5 : 4; }
-  __device__ __forceinline__ int stages() const { return narrow ? 2 : 3; }
-  __device__ __forceinline__ WarpResults warp_results() const {
-    const int warp = threadIdx.x / 32, along = b_panels() * (kPanelRows / kWarpColumns);
-    return {warp / along * kWarpRows, warp % along * kWarpColumns};
+  static __device__ __forceinline__ WarpResults warp_results() {
+    constexpr int kAlong = kBPanels * (kPanelRows / kWarpColumns);
+    const int warp = fresh_thread_index() / 32;
+    return {warp / kAlong * kWarpRows, warp % kAlong * kWarpColumns};
   }
 };
-static_assert(2 * 5 <= kPanels && 3 * 4 <= kPanels, "the stages fit the shared memory");
 
-// What is done to every result on its way out.
+// Where results go.
 template <class T>
 struct ResultWriter {
-  using Acc = DeviceAccumulator<T>;
   T* dx;
   int64_t row_stride;  // neighbours in a row are 1 apart
   int rows, columns;   // of the whole sample
-  bool dx_aligned;
-  const float* scale;  // of the rows, or of the columns
-  bool scale_rows;
-  Acc upstream;
+  bool aligned;
 
   // kUnit results of row `row`, from column `column` on.
-  __device__ __forceinline__ void store(int row, int column, const Acc (&results)[kUnit<T>]) const {
-    const int count = min(columns - column, kUnit<T>);
-    Pack<T> out;
-#pragma unroll
-    for (int i = 0; i < kUnit<T>; ++i) {
-      Acc value = results[i];
-      if (scale != nullptr && i < count) value *= scale[scale_rows ? row : column + i];
-      out.values[i] = narrow<T>(upstream * value);
-    }
+  __device__ __forceinline__ void store(int row, int column, const Pack<T>& results) const {
+    if (row >= rows || column >= columns) return;
     T* to = dx + row * row_stride + column;
-    if (count == kUnit<T> && dx_aligned) {
-      store_pack(to, out);
+    const int count = min(columns - column, kUnit<T>);
+    if (count == kUnit<T> && aligned) {
+      store_pack(to, results);
     } else {
 #pragma unroll
       for (int i = 0; i < kUnit<T>; ++i) {
-        if (i < count) to[i] = out.values[i];
+        if (i < count) to[i] = results.values[i];
       }
     }
   }
 };
 
-// The epilogue: brings 16 rows of a warp's results at a time to the lanes in the order of memory, and out.
+// Where a unit of a warp's results waits to be stored: an XOR swizzle, by which neither the lanes that write eight rows
+// at a time nor those that read them in the order of memory share banks. Rows that are eight apart, or as many as a
+// warp stores at a time, differ by nothing but their bytes.
 template <class T>
+__device__ __forceinline__ int result_place(int row, int unit) {
+  constexpr int kUnits = kWarpColumns / kUnit<T>;
+  const int turn = row * int(sizeof(T) * sizeof(T)) / 8;
+  return (row * kUnits + ((unit ^ turn) & (kUnits - 1))) * 16;
+}
+
+// The epilogue: multiplies a warp's results by the factors of their channels, brings them to the lanes in the order of
+// memory, and out.
+template <bool kNhwc, class T>
 __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int first_row, int first_column,
-                                             const Totals<T>& totals, unsigned char* shared) {
-  using Acc = DeviceAccumulator<T>;
-  constexpr int kPitch = kWarpColumns + 8;  // moves the rows that are written together to different banks
-  constexpr int kRowUnits = kWarpColumns / kUnit<T>;
-  Acc* rows = reinterpret_cast<Acc*>(shared) + threadIdx.x / 32 * 16 * kPitch;
+                                             const DeviceAccumulator<T>* factors,  // of the warp's rows, or columns
+                                             const Totals<T>& totals, unsigned char* staged) {
+  struct alignas(2 * sizeof(T)) Pair {
+    T values[2];
+  };
+  constexpr int kRowBytes = kWarpColumns * int(sizeof(T)), kRowUnits = kRowBytes / 16;
+  constexpr int kStoredRows = 32 / kRowUnits;              // that a warp stores at a time
+  constexpr int kStaged = sizeof(T) > 4 ? 2 : kRowBlocks;  // 16-row blocks of every warp that shared memory holds
+  static_assert(kThreads / 32 * kStaged * 16 * kRowBytes <= kSharedBytes, "the results fit");
+  const bool whole =
+      writer.aligned && first_row + kWarpRows <= writer.rows && first_column + kWarpColumns <= writer.columns;
+  const unsigned lane = fresh_thread_index() % 32;
+  const int row = lane / 4, column = lane % 4 * 2;                   // of the results that this lane holds
+  const int stored_row = lane / kRowUnits, unit = lane % kRowUnits;  // of those that it stores
+  const int write = result_place<T>(row, column / kUnit<T>) + column % kUnit<T> * int(sizeof(T));
+  const unsigned char* read = staged + result_place<T>(stored_row, unit);
 #pragma unroll
-  for (int i = 0; i < kRowBlocks; ++i) {
+  for (int first = 0; first < kRowBlocks; first += kStaged) {
     __syncwarp();  // the rows before are read
 #pragma unroll
-    for (int j = 0; j < kColumnBlocks; ++j) {
+    for (int i = 0; i < kStaged; ++i) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        rows[(lane_index() / 4 + e / 2 * 8) * kPitch + 8 * j + lane_index() % 4 * 2 + e % 2] = totals[i][j][e];
+      for (int j = 0; j < kColumnBlocks; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          Pair pair;
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int channel = kNhwc ? 8 * j + column + e : 16 * (first + i) + 8 * half + row;
+            pair.values[e] = narrow<T>(factors[channel] * totals[first + i][j][2 * half + e]);
+          }
+          unsigned char* to = staged + (write ^ 8 * j / kUnit<T> * 16) + (16 * i + 8 * half) * kRowBytes;
+          *reinterpret_cast<Pair*>(to) = pair;
+        }
       }
     }
     __syncwarp();  // the rows are there
-#pragma unroll 1
-    for (int unit = lane_index(); unit < 16 * kRowUnits; unit += 32) {
-      const int row = unit / kRowUnits, column = unit % kRowUnits * kUnit<T>;
-      if (first_row + 16 * i + row >= writer.rows || first_column + column >= writer.columns) continue;
-      Acc results[kUnit<T>];
+    const int first_stored = first_row + 16 * first + stored_row, at = first_column + unit * kUnit<T>;
+    const auto results = [&](int rows) { return *reinterpret_cast<const Pack<T>*>(read + rows * kRowBytes); };
+    if (whole) {
+      T* to = writer.dx + first_stored * writer.row_stride + at;
 #pragma unroll
-      for (int k = 0; k < kUnit<T>; ++k) results[k] = rows[row * kPitch + column + k];
-      writer.store(first_row + 16 * i + row, first_column + column, results);
+      for (int rows = 0; rows < kStaged * 16; rows += kStoredRows, to += kStoredRows * writer.row_stride) {
+        store_pack(to, results(rows));
+      }
+    } else {
+#pragma unroll 1
+      for (int rows = 0; rows < kStaged * 16; rows += kStoredRows) {
+        writer.store(first_stored + rows, at, results(rows));
+      }
     }
   }
 }
@@ -123,96 +152,113 @@ __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int 
 template <class T>
 struct GradientJob {
   Matrix<T> s, x;
-  int first_row, first_column;
-  bool nhwc;
+  int first_channel, first_pixel;
+  bool nhwc, narrow;
+  bool whole;                  // the panels of every stage lie in their matrices, aligned
+  const T *first_s, *first_x;  // numbers of the first panels
   ResultWriter<T> writer;
+  const float* scale;                            // of the sample's channels, or null
+  const DeviceAccumulator<T>* grad;              // of the sample, or null
+  DeviceAccumulator<T> factors[2 * kPanelRows];  // of the block's channels, by which its results are multiplied
 
   __device__ __forceinline__ int stages() const { return (s.rows + kDepth<T> - 1) / kDepth<T>; }
 };
 
-template <bool kNhwc, class T>
-__device__ __forceinline__ void plan_gradient_job(const GradientTable& table, const Interleaving::Item& place,
+// By one thread.
+template <class T>
+__device__ __forceinline__ void plan_gradient_job(const GradientLayer& layer, uint32_t item,
                                                   const DeviceAccumulator<T>* __restrict__ grad, GradientJob<T>& job) {
-  const GradientLayer& layer = table.layers[place.layer];
-  const uint32_t item = place.index;
   const FeatureMap &map = layer.map, &dx_map = layer.dx_map;
   const uint32_t items = layer.channel_tiles * layer.pixel_tiles;
   const int64_t n = item / items;
-  const auto line_stride = [](const FeatureMap& of) { return kNhwc ? of.stride_p : of.stride_c; };
-  const int channels = static_cast<int>(map.channels);
-  const int pixels = static_cast<int>(map.pixels);
-  const int channel_tile = item % layer.channel_tiles, pixel_tile = item % items / layer.channel_tiles;
-  const GradientShape<kNhwc> shape{channels <= kNarrow};
+  const int channels = static_cast<int>(map.channels), pixels = static_cast<int>(map.pixels);
+  const bool nhwc = layer.nhwc, narrow = channels <= kNarrow;
+  const int tile_channels = (narrow ? 1 : 2) * kPanelRows, tile_pixels = (narrow ? 4 : 2) * kPanelRows;
+  const auto line_stride = [&](const FeatureMap& of) { return nhwc ? of.stride_p : of.stride_c; };
   const T* x = static_cast<const T*>(layer.x) + n * map.stride_n;
-  job.s = Matrix<T>{static_cast<const T*>(layer.s) + n * channels * layer.s_pitch, layer.s_pitch, channels,
-                    layer.s_aligned};
-  job.x = Matrix<T>{x, line_stride(map), pixels, layer.x_aligned};
-  job.first_row = (kNhwc ? pixel_tile : channel_tile) * shape.a_panels() * kPanelRows;
-  job.first_column = (kNhwc ? channel_tile : pixel_tile) * shape.b_panels() * kPanelRows;
-  job.nhwc = kNhwc;
-  job.writer =
-      ResultWriter<T>{static_cast<T*>(layer.dx) + n * dx_map.stride_n,
-                      line_stride(dx_map),
-                      kNhwc ? pixels : channels,
-                      kNhwc ? channels : pixels,
-                      layer.dx_aligned,
-                      layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels,
-                      !kNhwc,
-                      grad == nullptr ? DeviceAccumulator<T>(1) : grad[n]};
+  job.s = {static_cast<const T*>(layer.s) + n * channels * layer.s_pitch, layer.s_pitch, channels, layer.s_aligned};
+  job.x = {x, line_stride(map), pixels, layer.x_aligned};
+  job.first_channel = static_cast<int>(item % layer.channel_tiles) * tile_channels;
+  job.first_pixel = static_cast<int>(item % items / layer.channel_tiles) * tile_pixels;
+  job.nhwc = nhwc;
+  job.narrow = narrow;
+  job.whole = layer.x_aligned && layer.s_aligned && channels % kDepth<T> == 0 &&
+              job.first_channel + tile_channels <= channels && job.first_pixel + tile_pixels <= pixels;
+  job.first_s = job.s.data + job.first_channel * layer.s_pitch;
+  job.first_x = x + job.first_pixel * map.stride_p;
+  job.writer = {static_cast<T*>(layer.dx) + n * dx_map.stride_n, line_stride(dx_map), nhwc ? pixels : channels,
+                nhwc ? channels : pixels, layer.dx_aligned};
+  job.scale = layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels;
+  job.grad = grad == nullptr ? nullptr : grad + n;
 }
 
 // Depth is the channels that S X sums over.
-template <bool kNhwc, class T>
-__device__ __forceinline__ void fill_stage(const GradientJob<T>& job, const GradientShape<kNhwc>& shape, int stage,
-                                           unsigned char* shared) {
-  unsigned char* to = shared + stage % shape.stages() * shape.stage_panels() * kPanelBytes;
+template <bool kNhwc, class Shape, class T>
+__device__ __forceinline__ void fill_stage(const GradientJob<T>& job, int stage, unsigned char* shared) {
+  unsigned char* to = shared + stage % Shape::kStages * Shape::kStagePanels * kPanelBytes;
+  unsigned char *s_panels = to + Shape::kFirstOfS * kPanelBytes, *x_panels = to + Shape::kFirstOfX * kPanelBytes;
+  const int depth = stage * kDepth<T>;
+  if (job.whole) {
+    const int64_t s_stride = job.s.line_stride, x_stride = job.x.line_stride;
+    fill_whole_panels<Shape::kChannelPanels, true>(job.first_s + depth, s_stride, kPanelRows * s_stride, s_panels);
+    fill_whole_panels<Shape::kPixelPanels, kNhwc>(job.first_x + depth * (kNhwc ? 1 : x_stride), x_stride,
+                                                  kPanelRows * (kNhwc ? x_stride : 1), x_panels);
+    return;
+  }
 #pragma unroll 1
-  for (int panel = 0; panel < shape.stage_panels(); ++panel, to += kPanelBytes) {
-    const bool is_a = panel < shape.a_panels();
-    const int row =
-        is_a ? job.first_row + panel * kPanelRows : job.first_column + (panel - shape.a_panels()) * kPanelRows;
-    if (is_a == kNhwc) {
-      fill_panel<kNhwc>(job.x, row, stage * kDepth<T>, job.s.rows, to);
-    } else {
-      fill_panel<true>(job.s, row, stage * kDepth<T>, job.s.rows, to);
-    }
+  for (int panel = 0; panel < Shape::kChannelPanels; ++panel, s_panels += kPanelBytes) {
+    fill_panel<true>(job.s, job.first_channel + panel * kPanelRows, depth, job.s.rows, s_panels);
+  }
+#pragma unroll 1
+  for (int panel = 0; panel < Shape::kPixelPanels; ++panel, x_panels += kPanelBytes) {
+    fill_panel<kNhwc>(job.x, job.first_pixel + panel * kPanelRows, depth, job.s.rows, x_panels);
   }
 }
 
-template <class T, bool kNhwc>
-__device__ __forceinline__ void gradient_tile(const GradientJob<T>& job) {
-  using Parts = WarpResults[kThreads / 32];
+// The upstream factor times what undoes the power of two of a channel's row of S. The order does not show: powers of
+// two multiply exactly.
+template <class T>
+__device__ __forceinline__ void load_factors(int channels, GradientJob<T>& job) {
+  using Acc = DeviceAccumulator<T>;
+  const int thread = fresh_thread_index(), channel = job.first_channel + thread;
+  if (thread >= channels) return;
+  Acc factor = job.grad == nullptr ? Acc(1) : load_pack<Acc, 1>(job.grad).values[0];
+  if (job.scale != nullptr && channel < job.s.rows) factor *= load_pack<float, 1>(job.scale + channel).values[0];
+  job.factors[thread] = factor;
+}
+
+template <bool kNhwc, bool kIsNarrow, class T>
+__device__ __forceinline__ void gradient_tile(GradientJob<T>& job) {
+  using Shape = GradientShape<kNhwc, kIsNarrow>;
   PO_DYNAMIC_SHARED(shared);
-  PO_SHARED(Parts, parts);  // for the same reason as the job
-  const WarpResults& part = parts[threadIdx.x / 32];
-  const GradientShape<kNhwc> shape{job.s.rows <= kNarrow};
-  if (lane_index() == 0) parts[threadIdx.x / 32] = shape.warp_results();
-  __syncwarp();  // the part is there
+  const int& first_row = kNhwc ? job.first_pixel : job.first_channel;
+  const int& first_column = kNhwc ? job.first_channel : job.first_pixel;
+  load_factors(Shape::kChannelPanels * kPanelRows, job);
   Totals<T> totals = {};
-  // The prologue fills the pipeline, then comes the main loop.
+  // The main loop. Before stage 0 it only fills the pipeline.
 #pragma unroll 1
-  for (int stage = 0; stage < shape.stages() - 1; ++stage) {
-    if (stage < job.stages()) fill_stage(job, shape, stage, shared);
-    commit_copies();
-  }
-#pragma unroll 1
-  for (int stage = 0; stage < job.stages(); ++stage) {
-    if (shape.narrow) {
-      wait_copies<0>();
-    } else {
-      wait_copies<1>();
+  for (int stage = 1 - Shape::kStages; stage < job.stages(); ++stage) {
+    if (stage >= 0) {
+      wait_copies<Shape::kStages - 2>();
+      __syncthreads();  // this stage is whole, and the one before it is read
     }
-    __syncthreads();  // this stage is whole, and the one before it is read
-    if (stage + shape.stages() - 1 < job.stages()) fill_stage(job, shape, stage + shape.stages() - 1, shared);
+    const int next = stage + Shape::kStages - 1;
+    if (next < job.stages()) fill_stage<kNhwc, Shape>(job, next, shared);
     commit_copies();
-    const unsigned char* a = shared + stage % shape.stages() * shape.stage_panels() * kPanelBytes;
-    const unsigned char* b = a + shape.a_panels() * kPanelBytes;
-    PanelProduct<T, true, kNhwc>::add(a + part.row / kPanelRows * kPanelBytes,
-                                      b + part.column / kPanelRows * kPanelBytes, part.column % kPanelRows, Cover::kAll,
+    if (stage < 0) continue;
+    const WarpResults part = Shape::warp_results();
+    const RowHalves halves = {true, first_row + part.row + kWarpRows / 2 < job.writer.rows};
+    const int a = stage % Shape::kStages * Shape::kStagePanels, b = a + Shape::kAPanels;
+    PanelProduct<T, true, kNhwc>::add(shared, (a + part.row / kPanelRows) * kPanelBytes,
+                                      (b + part.column / kPanelRows) * kPanelBytes, part.column % kPanelRows, halves,
                                       totals);
   }
   __syncthreads();  // the last stage is read, its memory now serves the results
-  store_totals(job.writer, job.first_row + part.row, job.first_column + part.column, totals, shared);
+  const WarpResults part = Shape::warp_results();
+  constexpr int kStagedBytes = kSharedBytes / (kThreads / 32);
+  store_totals<kNhwc>(job.writer, first_row + part.row, first_column + part.column,
+                      job.factors + (kNhwc ? part.column : part.row), totals,
+                      shared + fresh_thread_index() / 32 * kStagedBytes);
 }
 
 // Grid: the items of the table.
@@ -221,19 +267,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     gram_gradient_kernel(const __grid_constant__ GradientTable table,
                          const DeviceAccumulator<T>* __restrict__ grad) {  // (N), or null for ones
   PO_SHARED(GradientJob<T>, job);
-  const Interleaving::Item item = table.items.item(blockIdx.x);
   if (threadIdx.x == 0) {
-    if (table.layers[item.layer].nhwc) {
-      plan_gradient_job<true>(table, item, grad, job);
-    } else {
-      plan_gradient_job<false>(table, item, grad, job);
-    }
+    const Interleaving::Item item = table.items.item(blockIdx.x);
+    plan_gradient_job(table.layers[item.layer], item.index, grad, job);
   }
   __syncthreads();  // the job is there
   if (job.nhwc) {
-    gradient_tile<T, true>(job);
+    job.narrow ? gradient_tile<true, true>(job) : gradient_tile<true, false>(job);
   } else {
-    gradient_tile<T, false>(job);
+    job.narrow ? gradient_tile<false, true>(job) : gradient_tile<false, false>(job);
   }
 }
 

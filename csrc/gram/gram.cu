@@ -66,7 +66,7 @@ cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& lay
                              void* partial, void* arrivals, cudaStream_t stream) {
   if (!fits_grid(workspace.arrivals)) return cudaErrorInvalidConfiguration;
   return for_launches(layers.size(), [&](size_t first, int count) {
-    GramTable table{{count, {}}, {}};
+    GramTable table{{count, {}, {}}, {}};
     int64_t items = 0;
     for (int l = 0; l < count; ++l) {
       const auto& [x, map] = layers[first + l];
@@ -80,6 +80,7 @@ cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& lay
       if (!fits_grid(items)) return cudaErrorInvalidConfiguration;
       table.items.counts[l] = static_cast<uint32_t>(of_layer);
     }
+    table.items.set_starts();
     dispatch_element(element, [&](auto type) {
       launch_kernel(gram_sum_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, partial, arrivals,
                     first == 0 ? workspace.arrivals : 0);

@@ -4,8 +4,8 @@
 // its pixels in the stages of a software pipeline (cp.async), four panels each: of a tile off the diagonal the rows'
 // two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of pixels and two of
 // the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two warps of its own
-// (sliced-K). So every stage moves 32 KB and an item's cost is its number of stages. Tiles on the diagonal make only
-// the fragments that reach it.
+// (sliced-K). So every stage moves 32 KB and an item's cost is its number of stages. Of tiles on the diagonal only half
+// parts of a warp that reach it are made, and only fragments that do are kept.
 //
 // Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
 // elsewhere one fits) and one multiplies while the other begins or ends; fp32 holds both parts of its numbers, fp64 its
@@ -43,24 +43,24 @@ constexpr int kBlocksPerSm = sizeof(T) == 2 ? 2 : 1;
 struct WarpPart {
   int row, column;          // first, in the tile
   int first_chunk, chunks;  // stretches of pixels of a stage
-  Cover cover;
+  RowHalves halves;
   bool idle;
 };
 
-// On the diagonal two of the eight parts hold nothing and two little. The four pairs of warps that share a scheduler of
-// the SM get about the same: 16 + 0, 16 + 0, 14 + 6 and 14 + 6 fragments; of a narrow map 14 + 6 each.
+// On the diagonal two of the eight parts hold nothing and two half. The four pairs of warps that share a scheduler of
+// the SM get about the same: 16 + 0, 16 + 0, 16 + 8 and 16 + 8 fragments; of a narrow map 16 + 8 each.
 __device__ __forceinline__ WarpPart warp_part(bool narrow, bool diagonal, int rows_left, int columns_left) {
   constexpr uint32_t kParts = 0x71326054;  // part of each warp: 4 * (64 rows) + (32 columns)
   const int warp = threadIdx.x / 32;
   WarpPart part;
   if (narrow) {
-    part = {0, ((warp & 1) ^ (warp >> 2)) * kWarpColumns, warp / 2, 1, Cover::kAll, false};
+    part = {0, ((warp & 1) ^ (warp >> 2)) * kWarpColumns, warp / 2, 1, {true, true}, false};
   } else {
     const int number = kParts >> (4 * warp) & 7;
-    part = {number / 4 * kWarpRows, number % 4 * kWarpColumns, 0, diagonal ? 2 : 1, Cover::kAll, false};
+    part = {number / 4 * kWarpRows, number % 4 * kWarpColumns, 0, diagonal ? 2 : 1, {true, true}, false};
   }
   const int below = part.row - part.column;  // the part's first corner, below the diagonal
-  if (diagonal && below <= 0) part.cover = below == 0 ? Cover::kLower : Cover::kCorner;
+  part.halves = {!diagonal || below >= 0, part.row + kWarpRows / 2 < rows_left};
   part.idle = (diagonal && below < -kWarpColumns) || part.row >= rows_left || part.column >= columns_left;
   return part;
 }
@@ -93,14 +93,13 @@ __device__ __forceinline__ void store_fragments(const WarpPart& part, bool diago
                                                 const Totals<T>& totals,
                                                 DeviceAccumulator<T>* __restrict__ partial) {  // (fragments, 16 * 8)
   using Acc = DeviceAccumulator<T>;
-  const bool all = part.cover == Cover::kAll, lower = part.cover != Cover::kCorner;
 #pragma unroll
   for (int i = 0; i < kRowBlocks; ++i) {
 #pragma unroll
     for (int j = 0; j < kColumnBlocks; ++j) {
       const int row = part.row / kFragmentRows + i, column = part.column / kFragmentColumns + j;
-      if (!wanted(i, j, all, lower) || row * kFragmentRows >= rows_left || column * kFragmentColumns >= columns_left)
-        continue;
+      if (diagonal && column > 2 * row + 1) continue;  // above the diagonal
+      if (row * kFragmentRows >= rows_left || column * kFragmentColumns >= columns_left) continue;
       const int fragment = diagonal ? row * (row + 1) + column : row * (kTile / kFragmentColumns) + column;
       Acc* to = partial + fragment * kFragmentSize + lane_index() * 4;
 #pragma unroll
@@ -114,50 +113,86 @@ __device__ __forceinline__ void store_fragments(const WarpPart& part, bool diago
   }
 }
 
+// Where a panel of a stage begins.
+struct PanelPlace {
+  int row, depth;  // of the matrix, from the stage's first
+};
+
 // What the threads of a block share: in shared memory, because registers are for the totals.
 template <class T>
 struct GramJob {
   Matrix<T> x;  // from the range's first pixel on
   int pixels;
+  bool nhwc;
   int first_row, first_column;    // of the tile
   int chunk_panels;               // of a stretch of pixels: 1, 2 or 4
+  int stage_pixels, stages;       // the last may have fewer pixels
   DeviceAccumulator<T>* partial;  // (fragments, 16 * 8), of the tile
+
+  PanelPlace panels[kStagePanels];
+  int whole_stages;                   // before those that reach over the end of the matrix, or all not aligned
+  const T* pairs[kStagePanels / 2];   // the first numbers of panels 0 and 2 of stage 0
+  int64_t pair_stride, stage_stride;  // elements from a panel to the next of its pair, from a stage to the next
 
   __device__ __forceinline__ bool narrow() const { return chunk_panels == 1; }
   __device__ __forceinline__ bool diagonal() const { return chunk_panels < 4; }
-  __device__ __forceinline__ int stage_pixels() const { return kStagePanels / chunk_panels * kDepth<T>; }
-  __device__ __forceinline__ int stages() const { return (pixels + stage_pixels() - 1) / stage_pixels(); }
   __device__ __forceinline__ int rows_left() const { return x.rows - first_row; }
   __device__ __forceinline__ int columns_left() const { return x.rows - first_column; }
 };
 
+// By one thread.
 template <class T>
-__device__ __forceinline__ GramJob<T> gram_job(const GramLayer& layer, uint32_t item,
-                                               DeviceAccumulator<T>* partial) {  // of all layers
+__device__ __forceinline__ void plan_gram_job(const GramLayer& layer, uint32_t item,
+                                              DeviceAccumulator<T>* partial,  // of all layers
+                                              GramJob<T>& job) {
   const FeatureMap& map = layer.map;
   const uint32_t range = item / layer.tiles;  // (splits, N)
   const int64_t n = range % uint32_t(map.batch), begin = range / uint32_t(map.batch) * layer.split_pixels;
   const Tile tile = triangle_tile(item % layer.tiles);
   const int64_t fragment = int64_t(range) * triangle_fragments(map.channels) + tile_fragment(tile);
-  return {{static_cast<const T*>(layer.x) + n * map.stride_n + begin * map.stride_p,
-           layer.nhwc ? map.stride_p : map.stride_c, static_cast<int>(map.channels), layer.aligned},
-          static_cast<int>(min(map.pixels - begin, layer.split_pixels)),
-          tile.row * kTile,
-          tile.column * kTile,
-          map.channels <= kNarrow   ? 1
-          : tile.row == tile.column ? 2
-                                    : 4,
-          partial + layer.partial + fragment * kFragmentSize};
+  const int channels = static_cast<int>(map.channels);
+  const bool narrow = channels <= kNarrow;
+  job.x = {static_cast<const T*>(layer.x) + n * map.stride_n + begin * map.stride_p,
+           layer.nhwc ? map.stride_p : map.stride_c, channels, layer.aligned};
+  job.pixels = static_cast<int>(min(map.pixels - begin, layer.split_pixels));
+  job.nhwc = layer.nhwc;
+  job.first_row = tile.row * kTile;
+  job.first_column = tile.column * kTile;
+  job.chunk_panels = narrow ? 1 : tile.row == tile.column ? 2 : 4;
+  job.stage_pixels = kStagePanels / job.chunk_panels * kDepth<T>;
+  job.stages = (job.pixels + job.stage_pixels - 1) / job.stage_pixels;
+  job.partial = partial + layer.partial + fragment * kFragmentSize;
+
+  for (int panel = 0; panel < kStagePanels; ++panel) {
+    const int chunk = panel / job.chunk_panels, place = panel % job.chunk_panels;
+    job.panels[panel] = {(place < 2 ? job.first_row : job.first_column) + place % 2 * kPanelRows, chunk * kDepth<T>};
+  }
+  const int64_t depth_stride = layer.nhwc ? map.stride_p : 1, row_stride = layer.nhwc ? 1 : map.stride_c;
+  const auto first_of = [&](const PanelPlace& panel) {
+    return job.x.data + panel.row * row_stride + panel.depth * depth_stride;
+  };
+  job.pairs[0] = first_of(job.panels[0]);
+  job.pairs[1] = first_of(job.panels[2]);
+  job.pair_stride = first_of(job.panels[1]) - job.pairs[0];
+  job.stage_stride = job.stage_pixels * depth_stride;
+  const bool whole = layer.aligned && job.first_row + (narrow ? kNarrow : kTile) <= channels;
+  job.whole_stages = whole ? job.pixels / job.stage_pixels : 0;
 }
 
 template <bool kNhwc, class T>
 __device__ __forceinline__ void fill_stage(const GramJob<T>& job, int stage, unsigned char* shared) {
   unsigned char* to = shared + stage % kStages * kStagePanels * kPanelBytes;
+  if (stage < job.whole_stages) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair, to += 2 * kPanelBytes) {
+      fill_whole_panels<2, !kNhwc>(job.pairs[pair] + stage * job.stage_stride, job.x.line_stride, job.pair_stride, to);
+    }
+    return;
+  }
 #pragma unroll 1
   for (int panel = 0; panel < kStagePanels; ++panel, to += kPanelBytes) {
-    const int chunk = panel / job.chunk_panels, place = panel % job.chunk_panels;
-    const int row = (place < 2 ? job.first_row : job.first_column) + place % 2 * kPanelRows;
-    fill_panel<!kNhwc>(job.x, row, stage * job.stage_pixels() + chunk * kDepth<T>, job.pixels, to);
+    const PanelPlace place = job.panels[panel];
+    fill_panel<!kNhwc>(job.x, place.row, stage * job.stage_pixels + place.depth, job.pixels, to);
   }
 }
 
@@ -171,28 +206,25 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
     parts[threadIdx.x / 32] = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
   }
   __syncwarp();  // the part is there
-  const int stages = job.stages();
   Totals<T> totals = {};
-  // The prologue fills the pipeline, then comes the main loop.
+  // The main loop. Before stage 0 it only fills the pipeline.
 #pragma unroll 1
-  for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < stages) fill_stage<kNhwc>(job, stage, shared);
+  for (int stage = 1 - kStages; stage < job.stages; ++stage) {
+    if (stage >= 0) {
+      wait_copies<kStages - 2>();
+      __syncthreads();  // this stage is whole, and the one before it is read
+    }
+    if (stage + kStages - 1 < job.stages) fill_stage<kNhwc>(job, stage + kStages - 1, shared);
     commit_copies();
-  }
-#pragma unroll 1
-  for (int stage = 0; stage < stages; ++stage) {
-    wait_copies<kStages - 2>();
-    __syncthreads();  // this stage is whole, and the one before it is read
-    if (stage + kStages - 1 < stages) fill_stage<kNhwc>(job, stage + kStages - 1, shared);
-    commit_copies();
-    if (part.idle) continue;
-    const unsigned char* panels = shared + stage % kStages * kStagePanels * kPanelBytes;
+    if (stage < 0 || part.idle) continue;
+    const int first_panel = stage % kStages * kStagePanels;
 #pragma unroll 1
     for (int chunk = part.first_chunk; chunk < part.first_chunk + part.chunks; ++chunk) {
-      const unsigned char* here = panels + chunk * job.chunk_panels * kPanelBytes;
-      const int a_panel = part.row / kPanelRows, b_panel = part.column / kPanelRows + (job.diagonal() ? 0 : 2);
-      PanelProduct<T, !kNhwc, !kNhwc>::add(here + a_panel * kPanelBytes, here + b_panel * kPanelBytes,
-                                           part.column % kPanelRows, part.cover, totals);
+      const int here = first_panel + chunk * job.chunk_panels;
+      const int a_panel = here + part.row / kPanelRows,
+                b_panel = here + part.column / kPanelRows + (job.diagonal() ? 0 : 2);
+      PanelProduct<T, !kNhwc, !kNhwc>::add(shared, a_panel * kPanelBytes, b_panel * kPanelBytes,
+                                           part.column % kPanelRows, part.halves, totals);
     }
   }
 
@@ -213,10 +245,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>)
     for (uint32_t i = threadIdx.x; i < arrival_count; i += kThreads) arrivals[i] = 0;
   }
   PO_SHARED(GramJob<T>, job);
-  const Interleaving::Item item = table.items.item(blockIdx.x);
-  if (threadIdx.x == 0) job = gram_job<T>(table.layers[item.layer], item.index, partial);
+  if (threadIdx.x == 0) {
+    const Interleaving::Item item = table.items.item(blockIdx.x);
+    plan_gram_job(table.layers[item.layer], item.index, partial, job);
+  }
   __syncthreads();  // the job is there
-  if (table.layers[item.layer].nhwc) {
+  if (job.nhwc) {
     sum_tile<T, true>(job);
   } else {
     sum_tile<T, false>(job);

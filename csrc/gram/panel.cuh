@@ -15,7 +15,8 @@ constexpr int kThreads = 256;  // of every block that works on panels
 constexpr int kPanelRows = 64;
 constexpr int kLineBytes = 128;
 constexpr int kPanelBytes = kPanelRows * kLineBytes;
-constexpr int kLineUnits = kLineBytes / 16;  // copies of 16 bytes
+constexpr int kLineUnits = kLineBytes / 16;          // copies of 16 bytes
+constexpr int kCopiedLines = kThreads / kLineUnits;  // at once, a unit a thread
 // Blocks hold twelve panels: 96 KB, what every architecture since sm_80 gives one block.
 constexpr int kPanels = 12;
 constexpr int kSharedBytes = kPanels * kPanelBytes;
@@ -40,7 +41,7 @@ struct Matrix {
 template <class T, bool kDepthAlong>
 __device__ __forceinline__ int unit_place(int line, int unit) {
   const int turn = sizeof(T) > 2 && !kDepthAlong ? 2 * line : line;
-  return line * kLineBytes + ((unit ^ turn) % kLineUnits) * 16;
+  return line * kLineBytes + ((unit ^ turn) & (kLineUnits - 1)) * 16;
 }
 
 // Where one number lies in its panel.
@@ -53,9 +54,9 @@ __device__ __forceinline__ int number_place(int row, int depth) {
 
 // The index of this thread, read anew at every call: what the compiler works out from it once it would keep in
 // registers that the products need.
-__device__ __forceinline__ int fresh_thread_index() {
+__device__ __forceinline__ unsigned fresh_thread_index() {
 #ifdef __CUDACC__
-  int index;
+  unsigned index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
   return index;
 #else
@@ -68,9 +69,10 @@ __device__ __forceinline__ int fresh_thread_index() {
 template <bool kDepthAlong, class T>
 __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_row, int first_depth, int depth_end,
                                            unsigned char* panel) {
-  const int thread = fresh_thread_index(), unit = thread % kLineUnits;
+  const unsigned thread = fresh_thread_index();
+  const int unit = thread % kLineUnits;
 #pragma unroll 1
-  for (int line = thread / kLineUnits; line < kPanelRows; line += kThreads / kLineUnits) {
+  for (int line = thread / kLineUnits; line < kPanelRows; line += kCopiedLines) {
     // The line in memory, its first element here, and how many follow.
     int at, first, left;
     if constexpr (kDepthAlong) {
@@ -93,6 +95,31 @@ __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_ro
       for (int i = 0; i < kUnit<T>; ++i)
         pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
       *reinterpret_cast<Pack<T>*>(to) = pack;
+    }
+  }
+}
+
+// Elements from the first number of a panel to the first of one of its lines.
+template <class T, bool kDepthAlong>
+__device__ __forceinline__ int64_t line_offset(int line, int64_t line_stride) {
+  return kDepthAlong ? line * line_stride : line % kDepth<T> * line_stride + line / kDepth<T> * kDepth<T>;
+}
+
+// The same for panels that lie whole in their matrix, its lines aligned: no thread asks where anything ends. `from` is
+// the first number of the first panel, the next one's lies panel_stride elements further.
+template <int kCount, bool kDepthAlong, class T>
+__device__ __forceinline__ void fill_whole_panels(const T* from, int64_t line_stride, int64_t panel_stride,
+                                                  unsigned char* panels) {
+  const unsigned thread = fresh_thread_index();
+  const int line = thread / kLineUnits, unit = thread % kLineUnits;
+  from += line_offset<T, kDepthAlong>(line, line_stride) + unit * kUnit<T>;
+  unsigned char* to = panels + unit_place<T, kDepthAlong>(line, unit);
+#pragma unroll
+  for (int panel = 0; panel < kCount; ++panel, from += panel_stride, to += kPanelBytes) {
+    // Units of lines that are kCopiedLines apart have the same place in them.
+#pragma unroll
+    for (int lines = 0; lines < kPanelRows; lines += kCopiedLines) {
+      copy_async(to + lines * kLineBytes, from + line_offset<T, kDepthAlong>(lines, line_stride));
     }
   }
 }

@@ -102,6 +102,8 @@ inline std::vector<Split> plan_splits(const std::vector<FeatureMap>& layers, int
 // for tensor cores, and an SM that has both at a time waits least. Every layer has count * round / kRounds items before
 // a round, so that an item's place is found without a list in memory.
 struct Interleaving {
+  static constexpr int kLogRounds = 6, kRounds = 1 << kLogRounds;
+
   struct Item {
     int layer;
     uint32_t index;  // among the layer's
@@ -109,34 +111,35 @@ struct Interleaving {
 
   int layers;
   uint32_t counts[kMaxLayers];
+  uint32_t starts[kRounds];  // the first position of each round, by set_starts
 
   PO_HOST_DEVICE uint32_t before(int layer, uint32_t round) const {
     return static_cast<uint32_t>(uint64_t(counts[layer]) * round >> kLogRounds);
   }
-  PO_HOST_DEVICE uint32_t before(uint32_t round) const {
-    uint32_t sum = 0;
-    for (int layer = 0; layer < layers; ++layer) sum += before(layer, round);
-    return sum;
-  }
-  PO_HOST_DEVICE uint32_t total() const { return before(1u << kLogRounds); }
 
-  // 0 <= position < total()
+  // Once the counts are there; returns their sum.
+  uint32_t set_starts() {
+    uint32_t start = 0;
+    for (int round = 0; round < kRounds; ++round) {
+      starts[round] = start;
+      for (int layer = 0; layer < layers; ++layer) start += before(layer, round + 1) - before(layer, round);
+    }
+    return start;
+  }
+
+  // 0 <= position < the sum of the counts
   PO_HOST_DEVICE Item item(uint32_t position) const {
     uint32_t round = 0;
-    for (uint32_t step = 1u << (kLogRounds - 1); step > 0; step /= 2) {
-      if (before(round + step) <= position) round += step;
+    for (uint32_t step = kRounds / 2; step > 0; step /= 2) {
+      if (starts[round + step] <= position) round += step;
     }
-    uint32_t left = position - before(round);
-    int layer = 0;
-    for (;; ++layer) {
-      const uint32_t here = before(layer, round + 1) - before(layer, round);
-      if (left < here || layer + 1 == layers) break;
+    uint32_t left = position - starts[round];
+    for (int layer = 0;; ++layer) {
+      const uint32_t first = before(layer, round), here = before(layer, round + 1) - first;
+      if (left < here || layer + 1 == layers) return {layer, first + left};
       left -= here;
     }
-    return {layer, before(layer, round) + left};
   }
-
-  static constexpr int kLogRounds = 6;
 };
 
 }  // namespace perceptual_ops

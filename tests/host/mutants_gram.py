@@ -7,16 +7,16 @@ from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 GRAM, FINISH, GRADIENT, SLOPES, PANEL, PRODUCT = (
     f"gram/{name}.cuh" for name in ("gram", "finish", "gradient", "slopes", "panel", "product")
 )
-STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read\n"
+STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read"
 PRODUCTS = """
 #pragma unroll
-          for (int k = 0; k < kSteps; ++k) {
-            const uint32_t (&pair)[4] = b[k][j / 2];
-            if (wanted(i, j, all, lower)) mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
-          }
+        for (int k = 0; k < kSteps; ++k) {
+          const uint32_t (&pair)[4] = b[k][j / 2];
+          mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
+        }
 """
 PROMOTION = """#pragma unroll
-          for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];"""
+        for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];"""
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
@@ -29,9 +29,13 @@ MUTANTS = [
            configuration="address"),
     Mutant("panel: wide copies of what is not aligned", "gram", PANEL,
            "if («matrix.aligned») {", "true", MISALIGNED),
+    Mutant("panel: half of a whole panel twice", "gram", PANEL,
+           "from + «line_offset<T, kDepthAlong>(lines, line_stride)»", "0", VALUES),
+    Mutant("panel: whole panels on top of each other", "gram", PANEL,
+           "from += panel_stride, «to += kPanelBytes»", "to += 0", VALUES),
     # sums over ranges of pixels
     Mutant("gram: stages used before they are whole", "gram", GRAM,
-           f"{STAGE}    if (stage + kStages", "", f"{ORDER}|{VALUES}"),
+           STAGE, "", f"{ORDER}|{VALUES}"),
     Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kStages - 2>();", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: a stage too few waited for", "gram", GRAM,
            "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();", f"{ORDER}|{VALUES}"),
@@ -45,22 +49,31 @@ MUTANTS = [
            f"{ADDRESS}|{VALUES}|{MISALIGNED}", configuration="address"),
     Mutant("gram: two warps make the same part", "gram", GRAM,
            "kParts >> (4 * warp)", "0x71326055u >> (4 * warp)", VALUES),
-    Mutant("gram: the corner of a diagonal tile left out", "gram", GRAM,
-           "below == 0 ? Cover::kLower : Cover::kCorner", "Cover::kCorner", VALUES),
+    Mutant("gram: the first rows of a diagonal tile left out", "gram", GRAM,
+           "!diagonal || below >= 0", "!diagonal || below > 0", VALUES),
+    Mutant("gram: the last rows of a map left out", "gram", GRAM,
+           "part.row + kWarpRows / 2 < rows_left", "part.row + kWarpRows < rows_left", VALUES),
+    Mutant("gram: a tail taken for a whole stage", "gram", GRAM,
+           "stage < job.whole_stages", "stage <= job.whole_stages", f"{VALUES}|{ADDRESS}"),
+    Mutant("gram: rows beyond the last channel taken for whole", "gram", GRAM,
+           "job.first_row + (narrow ? kNarrow : kTile) <= channels", "true", ADDRESS, configuration="address"),
+    Mutant("gram: columns read as rows", "gram", GRAM, "first_of(«job.panels[2]»)", "job.panels[1]", VALUES),
+    Mutant("gram: stages of a tile on the diagonal overlap", "gram", GRAM,
+           "job.stage_stride = job.stage_pixels * depth_stride", "job.stage_stride = kDepth<T> * depth_stride", VALUES),
     Mutant("gram: warps' totals read too soon", "gram", GRAM,
            "«__syncthreads();»  // the totals are there", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: totals over a stage that is read", "gram", GRAM,
            "«__syncthreads();»  // the last stage is read", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: a pair of warps left out", "gram", GRAM, "«chunk < 3»;", "chunk < 2", VALUES),
     Mutant("gram: fragments of a diagonal tile overlap", "gram", GRAM,
-           "row * (row + 1) + column", "row * row + column", VALUES),
+           "row * (row + 1) + column", "row * row + column", f"{ORDER}|{VALUES}"),
     Mutant("gram: workspace by sample and range", "gram", GRAM,
            "fragment = «int64_t(range)» * triangle", "n", VALUES),
     # products
     Mutant("product: sums of tensor cores never promoted", "gram", PRODUCT,
            f"float sums[4] = {{}};{PRODUCTS}{PROMOTION}", f"float (&sums)[4] = totals[i][j];{PRODUCTS}", VALUES),
     Mutant("product: lower parts of fp32 left out", "gram", PRODUCT,
-           "add_products<true>(a_lower[k], b_upper[k], i, all, lower, sums);", "", VALUES),
+           "add_products<true>(a_lower[k], b_upper[k], sums);", "", VALUES),
     # sum of the ranges
     Mutant("gram finish: not mirrored", "gram", FINISH,
            "gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];", "",
@@ -96,21 +109,29 @@ MUTANTS = [
            "row * layer.pitch", "row * layer.channels", f"{VALUES}|{ORDER}"),
     # gradient
     Mutant("gradient: stages used before they are whole", "gram_gradient", GRADIENT,
-           f"{STAGE}    if (stage + shape", "", f"{ORDER}|{VALUES}"),
+           STAGE, "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: a stage too few waited for", "gram_gradient", GRADIENT,
-           "wait_copies<1>();", "wait_copies<2>();", f"{ORDER}|{VALUES}"),
-    Mutant("gradient: narrow maps not waited for", "gram_gradient", GRADIENT,
-           "wait_copies<0>();", "wait_copies<1>();", f"{ORDER}|{VALUES}"),
+           "wait_copies<Shape::kStages - 2>();", "wait_copies<Shape::kStages - 1>();", f"{ORDER}|{VALUES}"),
+    Mutant("gradient: pixels beyond the last taken for whole", "gram_gradient", GRADIENT,
+           "job.first_pixel + tile_pixels <= pixels", "true", ADDRESS, configuration="address"),
+    Mutant("gradient: stages of whole panels overlap", "gram_gradient", GRADIENT,
+           "job.first_s + «depth»", "0", VALUES),
     Mutant("gradient: rows read before they are there", "gram_gradient", GRADIENT,
            "«__syncwarp();»  // the rows are there", "", f"{ORDER}|{VALUES}"),
+    Mutant("gradient: results over a stage that is read", "gram_gradient", GRADIENT,
+           "«__syncthreads();»  // the last stage is read", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: strides of the features", "gram_gradient", GRADIENT,
            "line_stride(dx_map)", "line_stride(map)", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: a row too many", "gram_gradient", GRADIENT,
-           "first_row + 16 * i + row >= writer.rows", "first_row + 16 * i + row > writer.rows",
-           f"{VALUES}|{ORDER}|{GUARD}"),
+           "if («row >= rows» ||", "row > rows", f"{VALUES}|{ORDER}|{GUARD}"),
+    Mutant("gradient: rows taken for whole", "gram_gradient", GRADIENT,
+           "first_row + kWarpRows <= writer.rows", "true", f"{VALUES}|{ORDER}|{GUARD}"),
+    Mutant("gradient: the last rows left out", "gram_gradient", GRADIENT,
+           "first_row + part.row + kWarpRows / 2 < job.writer.rows", "false", VALUES),
     Mutant("gradient: no tail along the columns", "gram_gradient", GRADIENT,
-           "if (i < count) to[i] = out.values[i];", "to[i] = out.values[i];", f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("gradient: upstream of the first sample", "gram_gradient", GRADIENT, ": «grad[n]»};", "grad[0]", VALUES),
-    Mutant("gradient: scale of the wrong axis", "gram_gradient", GRADIENT,
-           "scale[«scale_rows» ? row", "!scale_rows", f"{VALUES}|{ORDER}|{GUARD}"),
+           "if (i < count) to[i] = results.values[i];", "to[i] = results.values[i];", f"{VALUES}|{ORDER}|{GUARD}"),
+    Mutant("gradient: upstream of the first sample", "gram_gradient", GRADIENT, ": «grad + n»;", "grad", VALUES),
+    Mutant("gradient: factors of the wrong axis", "gram_gradient", GRADIENT,
+           "channel = «kNhwc ? 8 * j + column + e : 16 * (first + i) + 8 * half + row»",
+           "kNhwc ? 16 * (first + i) + 8 * half + row : 8 * j + column + e", VALUES),
 ]  # fmt: skip

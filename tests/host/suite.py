@@ -26,24 +26,30 @@ LAYOUTS = ["nchw", "nhwc", "sliced nchw", "sliced nhwc"]
 MIXED = ["nhwc+nchw", "nchw+sliced nhwc"]
 MIXED_MAPS: list[list[Shape]] = [[(2, 70, 4, 40), (2, 1, 5, 9), (2, 20, 1, 1), (2, 8, 8, 16)]]
 
+# Whole, aligned stages of tiles of all kinds, then a tail.
+WHOLE_MAPS: list[Shape] = [(1, 256, 9, 16), (1, 64, 17, 32)]
 # Layers of one launch, in 16 bits; see _maps_of. Several splits, three tiles with tails, three stages, a narrow layer
 # between; lines at multiples of 16 bytes; less than a tile; one element.
 MAPS: list[list[Shape]] = [
+    WHOLE_MAPS,
     [(2, 130, 10, 103), (2, 64, 16, 97)],
     [(1, 200, 8, 64), (1, 64, 16, 64)],
     [(3, 5, 7, 9)],
     [(1, 1, 1, 1)],
 ]
 STYLE_MAPS: list[list[Shape]] = [[(2, 130, 4, 20), (2, 64, 5, 9)], [(1, 1, 1, 1)]]
-SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 97)]]
+SMALL_MAPS: list[list[Shape]] = [[(1, 130, 3, 175), (1, 70, 4, 40)], [(2, 40, 16, 97)], WHOLE_MAPS]
 MANY_MAPS: list[Shape] = [(2, 8, 5, 7)] * 17 + [(2, 130, 4, 4)]  # more layers than a launch takes
+# Whole, aligned tiles, then tails.
+WHOLE_GRADIENT_MAPS: list[Shape] = [(2, 128, 9, 16), (2, 64, 17, 16)]
 # Maps of a gradient: several tiles along both axes, stages in excess of the pipeline's, narrow maps, tails.
 GRADIENT_MAPS: list[list[Shape]] = [
+    WHOLE_GRADIENT_MAPS,
     [(2, 130, 9, 17), (2, 64, 16, 32), (2, 20, 3, 100)],
     [(1, 208, 8, 32)],
     [(3, 5, 7, 9), (3, 70, 1, 1)],
 ]
-SMALL_GRADIENT_MAPS: list[list[Shape]] = [[(2, 130, 5, 9), (2, 40, 7, 40)]]
+SMALL_GRADIENT_MAPS: list[list[Shape]] = [[(2, 130, 5, 9), (2, 40, 7, 40)], WHOLE_GRADIENT_MAPS]
 # Rows beyond one walk of a block, one partial walk, one element: (N, C)
 MATRICES = [(2, 130), (3, 40), (1, 1)]
 # (N, layers). Layers of different sizes, a chunk exactly, one target for all, gaps, one element; maps that begin

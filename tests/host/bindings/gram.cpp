@@ -175,10 +175,11 @@ PYBIND11_MODULE(gram, m) {
   m.def(
       "interleaved",
       [](const std::vector<uint32_t>& counts) {
-        Interleaving items{static_cast<int>(counts.size()), {}};
+        Interleaving items{static_cast<int>(counts.size()), {}, {}};
         std::copy(counts.begin(), counts.end(), items.counts);
         std::vector<std::pair<int, uint32_t>> order;
-        for (uint32_t i = 0; i < items.total(); ++i) order.emplace_back(items.item(i).layer, items.item(i).index);
+        const uint32_t total = items.set_starts();
+        for (uint32_t i = 0; i < total; ++i) order.emplace_back(items.item(i).layer, items.item(i).index);
         return order;
       },
       "counts"_a);
