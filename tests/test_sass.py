@@ -115,12 +115,17 @@ def test_machine_code(library: None) -> None:
 
 
 def test_instructions_that_are_read_once_are_right_everywhere(library: None, tmp_path: Path) -> None:
-    """The kernel of each architecture in which instructions repeat most, disassembled alone."""
+    """The kernel of each architecture in which instructions repeat most, disassembled alone.
+
+    Where a later architecture has more kinds of an instruction its name is longer.
+    """
     for architecture, functions in cubins.functions().items():
         codes = sass.kernels()[architecture]
         symbol = min(codes, key=lambda one: len(set(codes[one])) / len(codes[one]))
         alone = sass.parse(sass.disassembly(architecture, functions[symbol].code, tmp_path))
-        assert codes[symbol] == alone and len(alone) > 100
+        assert len(alone) > 100
+        for one, exact in zip(codes[symbol], alone, strict=True):
+            assert exact.is_a(one.opcode) and one._replace(opcode="") == exact._replace(opcode="")
 
 
 # --- what the test sees -----------------------------------------------------------------------------------------------
