@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 
+import placement
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from perceptual_ops.networks.layers import Conv
 # The kernels' execution on the CPU is built with pybind11 and CMake; a GPU machine that lacks them has the real thing.
 collect_ignore_glob = [] if find_spec("pybind11") and shutil.which("g++") else ["test_host_*"]
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+# `-m cuda` are the tests that a GPU is needed for.
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # On a GPU: else convolutions in fp32 would be as accurate as in fp16, and their gradients not the same twice.
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     if config.getoption("--backend") == "reference":
         reason = "pytest --backend reference"
         ops.native = _native.NativeLibrary(reason, reason)
@@ -83,5 +87,5 @@ def backend(request: pytest.FixtureRequest, device: str) -> str:
 
 @pytest.fixture
 def on_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `metrics` makes is made on each device."""
-    monkeypatch.setattr("metrics.DEVICE", device)
+    """Once for each device; what is `placed` is made there."""
+    monkeypatch.setattr(placement, "DEVICE", device)

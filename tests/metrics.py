@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from placement import placed
 from torch import Tensor
 
 import perceptual_ops as po
@@ -16,15 +17,13 @@ METRICS = ("alex", "vgg16", "dists")
 # Few pixels, since passes in fp64 and 16 bits are slow, but several in the deepest map of a VGG16.
 SMALL = {"alex": (32, 43), "vgg16": (19, 33), "dists": (19, 33), "squeeze": (19, 33)}
 
-DEVICE = "cpu"  # where pictures and metrics are made; the fixture `on_device` changes it
-
 
 def pictures(batch: int, height: int = 32, width: int = 35, seed: int = 0) -> Tensor:
     """Smooth random images in [0, 1], so that a pair of them is neither equal nor unlike; AlexNet takes 31 pixels."""
     coarse = torch.rand((batch, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
     noise = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(seed + 100))
-    return (0.8 * smooth + 0.2 * noise).to(DEVICE)
+    return placed(0.8 * smooth + 0.2 * noise)
 
 
 @cache
@@ -42,7 +41,7 @@ def make(name: str, **settings: object) -> Metric:
     """A metric with random weights of the trunk, official numbers, and images in [0, 1]."""
     settings = {"input_range": (0.0, 1.0)} | settings
     settings.setdefault("weights", trunk_weights(name))
-    return (po.DISTS(**settings) if name == "dists" else po.LPIPS(name, **settings)).to(DEVICE)
+    return placed(po.DISTS(**settings) if name == "dists" else po.LPIPS(name, **settings))
 
 
 def numbers(metric: Metric, dtype: torch.dtype = torch.float64) -> list[Tensor]:

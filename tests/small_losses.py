@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from placement import placed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +43,7 @@ class Reward(nn.Module):
 def reward() -> nn.Module:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        return Reward().double().eval().requires_grad_(False)
+        return placed(Reward().double().eval().requires_grad_(False))
 
 
 def patch_gan() -> nn.Sequential:
@@ -54,8 +55,9 @@ def patch_gan() -> nn.Sequential:
             nn.Conv2d(8, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(16, 1, 4, 1, 1),
         ]  # fmt: skip
-        return nn.Sequential(*layers).double().eval().requires_grad_(False)
+        return placed(nn.Sequential(*layers).double().eval().requires_grad_(False))
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    drawn = torch.Generator().manual_seed(seed)
+    return placed(torch.rand(shape, generator=drawn, dtype=torch.float64).to(dtype))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from maps import relative_error
 from peers import features, peer, state, torchvision_gives
+from placement import placed
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,15 +14,17 @@ from examples.drop_in import vae_gan
 from perceptual_ops.compat.taming import LPIPS
 from perceptual_ops.engine.trunk import Trunk
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def networks(dtype: torch.dtype = torch.float32) -> tuple[vae_gan.Autoencoder, nn.Module]:
     torch.manual_seed(0)
     discriminator = vae_gan.PatchDiscriminator(width=8).to(dtype).requires_grad_(False)
-    return vae_gan.Autoencoder(width=16).to(dtype), discriminator
+    return placed(vae_gan.Autoencoder(width=16).to(dtype)), placed(discriminator)
 
 
 def images(dtype: torch.dtype = torch.float32) -> torch.Tensor:  # (2, 3, 32, 32) in [-1, 1]
-    return 2 * torch.rand(2, 3, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(1)) - 1
+    return placed(2 * torch.rand(2, 3, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(1)) - 1)
 
 
 def step(perceptual: nn.Module, vae: vae_gan.Autoencoder, discriminator: nn.Module, dtype=torch.float32):
@@ -46,7 +49,7 @@ def test_equal_to_the_package_lpips():
     found = []
     for package in vae_gan.LOSSES:
         with torchvision_gives(vgg16=features("vgg16")):
-            perceptual = vae_gan.loss_network(package, state("vgg16")).double()
+            perceptual = placed(vae_gan.loss_network(package, state("vgg16")).double())
         found.append(step(perceptual, *networks(torch.float64), torch.float64))
     (weight, gradients), (their_weight, their_gradients) = found
     assert 0.1 < their_weight < 1e4  # not clamped
@@ -62,7 +65,7 @@ def count_gradients(x: torch.Tensor, calls: list[int]) -> None:
 @pytest.mark.parametrize(("engine", "expected"), [("lean", [1, 1, 1]), ("autograd", [0, 1, 2])])
 def test_how_often_the_backward_of_the_loss_network_runs(engine, expected, monkeypatch):
     """After the forward, the adaptive weight and `backward`; under autograd it runs in both of these."""
-    perceptual = LPIPS(weights="random", engine=engine)
+    perceptual = placed(LPIPS(weights="random", engine=engine))
     calls: list[int] = []
     by_hand = Trunk.backward
     monkeypatch.setattr(Trunk, "backward", lambda *arguments: calls.append(1) or by_hand(*arguments))
@@ -81,7 +84,7 @@ def test_how_often_the_backward_of_the_loss_network_runs(engine, expected, monke
 
 
 def test_a_checkpointed_decoder_has_the_same_gradients():
-    perceptual, (vae, discriminator) = LPIPS(weights="random"), networks()
+    perceptual, (vae, discriminator) = placed(LPIPS(weights="random")), networks()
     weight, gradients = step(perceptual, vae, discriminator)
     plain = vae.decoder.forward
     vae.decoder.forward = lambda code: checkpoint(plain, code, use_reentrant=False)

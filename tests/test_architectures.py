@@ -14,13 +14,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_torchvision import import_torchvision
+from placement import placed
 from test_module_trunk import close, images, value_and_gradients
 from torch import Tensor, nn
 
 import perceptual_ops as po
 
 import_torchvision()  # before timm and transformers, which import it
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = pytest.mark.usefixtures("library", "on_device")
 
 
 def of_torchvision(name: str) -> nn.Module:
@@ -178,9 +179,9 @@ def test_value_and_gradients_are_those_of_plain_calls(name: str) -> None:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 2)
-    plain = copy.deepcopy(network).requires_grad_(False)
+    plain = placed(copy.deepcopy(network).requires_grad_(False))
     x, y, style = (images(batch, seed, size=48)[..., :48] for batch, seed in ((2, 0), (2, 1), (1, 5)))
-    mean, std = (torch.tensor(numbers, dtype=x.dtype).view(3, 1, 1) for numbers in (MEAN, STD))
+    mean, std = (x.new_tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
 
     def expected(x: Tensor, y: Tensor) -> Tensor:
         of_x, of_y, of_style = (case.features(plain, (z - mean) / std) for z in (x, y, style))
@@ -190,9 +191,8 @@ def test_value_and_gradients_are_those_of_plain_calls(name: str) -> None:
 
     by_hand = value_and_gradients(expected, x, y)
     for engine in ("lean", "autograd"):
-        loss = po.PerceptualLoss(
-            network, mean=MEAN, std=STD, **case.settings, reduction="none", chunk_size=1, engine=engine
-        )
+        settings = {**case.settings, "reduction": "none", "chunk_size": 1, "engine": engine}
+        loss = placed(po.PerceptualLoss(network, mean=MEAN, std=STD, **settings))
         if loss.style_layers:
             loss.set_style(style)
         close(value_and_gradients(loss, x, y), by_hand, 1e-9)

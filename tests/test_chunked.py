@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from placement import placed
 from small_losses import patch_gan, rand, reward
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -20,33 +21,43 @@ from torch.utils.checkpoint import checkpoint
 import perceptual_ops as po
 from perceptual_ops.engine.chunked_op import PerSample, function_of
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 UPSTREAM = torch.tensor([1.0, -2.5, 0.75, 3.0, 0.0], dtype=torch.float64)
 
 
 def value_and_gradient(fn: Callable[..., Tensor], output: Tensor, *others: Tensor) -> list[Tensor]:
     x = output.detach().clone().requires_grad_()
     values = fn(x, *others)
-    return [values.detach(), *torch.autograd.grad(values, x, UPSTREAM[: len(values)].to(values.dtype))]
+    return [values.detach(), *torch.autograd.grad(values, x, UPSTREAM[: len(values)].to(values))]
 
 
 def adversarial(images: Tensor) -> Tensor:
     return -patch_gan()(images).mean((1, 2, 3))
 
 
+def latents(z: Tensor, y: Tensor) -> Tensor:
+    return (z.tanh() - y).square().flatten(1).mean(1)
+
+
+def tokens(t: Tensor, n: Tensor) -> Tensor:
+    return (t.softmax(-1)[:, :, 0] * n).sum(1)
+
+
 CASES = {
-    "reward": (reward(), rand(5, 3, 24, 20), rand(5, 12, seed=1)),
-    "a text for all": (reward(), rand(5, 3, 24, 20), rand(1, 12, seed=1)),
-    "discriminator": (adversarial, rand(5, 3, 24, 20)),
-    "latents": (lambda z, y: (z.tanh() - y).square().flatten(1).mean(1), rand(5, 4, 2, 3, 3), rand(5, 4, 2, 3, 3)),
-    "tokens": (lambda t, n: (t.softmax(-1)[:, :, 0] * n).sum(1), rand(5, 7, 4), torch.arange(35).view(5, 7)),
-    "numbers": (lambda x: x.exp(), rand(5)),
-}  # fmt: skip
+    "reward": lambda: (reward(), rand(5, 3, 24, 20), rand(5, 12, seed=1)),
+    "a text for all": lambda: (reward(), rand(5, 3, 24, 20), rand(1, 12, seed=1)),
+    "discriminator": lambda: (adversarial, rand(5, 3, 24, 20)),
+    "latents": lambda: (latents, rand(5, 4, 2, 3, 3), rand(5, 4, 2, 3, 3)),
+    "tokens": lambda: (tokens, rand(5, 7, 4), placed(torch.arange(35).view(5, 7))),
+    "numbers": lambda: (torch.exp, rand(5)),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 9])
 def test_equal_to_autograd_in_fp64(case: str, chunk_size: int) -> None:
-    fn, *tensors = CASES[case]
+    fn, *tensors = CASES[case]()
     ours = value_and_gradient(po.chunked(fn, chunk_size=chunk_size), *tensors)
     for got, expected in zip(ours, value_and_gradient(fn, *tensors), strict=True):
         assert expected.any()
@@ -91,7 +102,7 @@ def test_a_backward_is_a_multiplication() -> None:
         calls.append(len(x))
         return x.square().flatten(1).sum(1)
 
-    last, x = nn.Conv2d(3, 3, 1).double(), rand(5, 3, 6, 6)
+    last, x = placed(nn.Conv2d(3, 3, 1).double()), rand(5, 3, 6, 6)
     output = last(x)
     loss = po.chunked(fn, chunk_size=2)(output)
     kept = [torch.autograd.grad(loss.sum(), last.weight, retain_graph=True)[0] for _ in range(2)]
@@ -169,7 +180,7 @@ def test_activation_checkpointing_runs_it_twice() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_no_gradient_is_made_where_none_is_wanted(mode: Callable) -> None:
-    recorded, weight = [], torch.ones(4, dtype=torch.float64)
+    recorded, weight = [], placed(torch.ones(4, dtype=torch.float64))
 
     def fn(x: Tensor, y: Tensor) -> Tensor:
         products = x * y * weight
@@ -189,7 +200,7 @@ def test_no_gradient_is_made_where_none_is_wanted(mode: Callable) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_autocast_is_the_callers(compiled: bool) -> None:
-    network, seen = nn.Linear(4, 4).requires_grad_(False), []
+    network, seen = placed(nn.Linear(4, 4).requires_grad_(False)), []
 
     def fn(x: Tensor) -> Tensor:
         features = network(x)
@@ -199,7 +210,7 @@ def test_autocast_is_the_callers(compiled: bool) -> None:
     loss, x = po.chunked(fn, chunk_size=3), rand(3, 4, dtype=torch.float32).requires_grad_()
     step = torch.compile(lambda x: loss(x), fullgraph=True, backend="aot_eager") if compiled else loss
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
             step(x).sum().backward()
     assert seen == [torch.bfloat16, torch.float16, torch.float32]
 
@@ -207,22 +218,22 @@ def test_autocast_is_the_callers(compiled: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_gradient_of_an_island_in_fp32_is_in_fp32(dtype: torch.dtype) -> None:
     """As rewards are run under autocast; a small one would vanish in fp16."""
-    network = nn.Linear(4, 4).requires_grad_(False)
+    network = placed(nn.Linear(4, 4).requires_grad_(False))
 
     def fn(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             return 1e-9 * network(x.float()).square().sum(1)
 
     x = rand(3, 4, dtype=torch.float32).requires_grad_()
     (expected,) = torch.autograd.grad(fn(x).sum(), x)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(x.device.type, dtype=dtype):
         value = po.chunked(fn, chunk_size=2)(x).sum()
     torch.testing.assert_close(torch.autograd.grad(value, x)[0], expected, rtol=1e-5, atol=0)
 
 
 def test_a_gradient_through_fp16_neither_vanishes_nor_overflows() -> None:
     """As of autocast, far below what fp16 holds, and above it for one sample, beside a NaN."""
-    factors = torch.tensor([1e-8, 1.0, 3e3, 1.0]).view(4, 1, 1)
+    factors = placed(torch.tensor([1e-8, 1.0, 3e3, 1.0]).view(4, 1, 1))
 
     def fn(x: Tensor, factor: Tensor) -> Tensor:
         return ((x.half() * 2).float() * factor).sum((1, 2))
@@ -231,11 +242,11 @@ def test_a_gradient_through_fp16_neither_vanishes_nor_overflows() -> None:
     x[3, 0, 0] = torch.nan
     expected = (2 * factors).expand(4, 3, 3)
     (gradient,) = value_and_gradient(po.chunked(fn, chunk_size=4), x, factors)[1:]
-    torch.testing.assert_close(gradient, expected * UPSTREAM[:4].float().view(4, 1, 1), rtol=1e-3, atol=0)
+    torch.testing.assert_close(gradient, expected * UPSTREAM[:4].to(expected).view(4, 1, 1), rtol=1e-3, atol=0)
 
 
 def test_nan_stays_in_its_sample() -> None:
-    fn, x, text = CASES["reward"]
+    fn, x, text = CASES["reward"]()
     x = x[:3].clone()
     x[1, 0, 0, 0] = torch.nan
     values, gradient = value_and_gradient(po.chunked(fn, chunk_size=2), x, text[:3])
@@ -243,7 +254,7 @@ def test_nan_stays_in_its_sample() -> None:
 
 
 def test_the_same_bits_every_time_and_from_threads() -> None:
-    fn, *tensors = CASES["reward"]
+    fn, *tensors = CASES["reward"]()
     loss = po.chunked(fn, chunk_size=2)
     expected, found = value_and_gradient(loss, *tensors), []
     threads = [threading.Thread(target=lambda: found.append(value_and_gradient(loss, *tensors))) for _ in range(4)]
@@ -257,7 +268,8 @@ def test_the_same_bits_every_time_and_from_threads() -> None:
 
 def test_other_losses_within() -> None:
     """LPIPS of decoded latents, and chunked in chunked."""
-    lpips, decoder = po.LPIPS("alex", weights="random"), nn.ConvTranspose2d(4, 3, 8, 8).requires_grad_(False)
+    lpips = placed(po.LPIPS("alex", weights="random"))
+    decoder = placed(nn.ConvTranspose2d(4, 3, 8, 8).requires_grad_(False))
     z, y = rand(3, 4, 8, 8, dtype=torch.float32), rand(3, 3, 64, 64, dtype=torch.float32)
 
     def fn(z: Tensor, y: Tensor) -> Tensor:
@@ -277,7 +289,7 @@ def test_fn_may_write_into_what_it_is_given() -> None:
     kept = x.clone(), y.clone()
     _, gradient = value_and_gradient(po.chunked(fn, chunk_size=2), x, y)
     assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
-    assert torch.equal(gradient, (x > 0) * UPSTREAM[:3, None])
+    assert torch.equal(gradient, (x > 0) * UPSTREAM[:3, None].to(x))
     with torch.no_grad():
         po.chunked(fn, chunk_size=2)(x, y)
     assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
@@ -285,7 +297,7 @@ def test_fn_may_write_into_what_it_is_given() -> None:
 
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compiled_without_a_graph_break(dynamic: bool | None) -> None:
-    body, loss = nn.Conv2d(3, 3, 3).double(), po.chunked(reward(), chunk_size=2)
+    body, loss = placed(nn.Conv2d(3, 3, 3).double()), po.chunked(reward(), chunk_size=2)
     counter = CompileCounterWithBackend("aot_eager")
 
     def step(x: Tensor, text: Tensor) -> Tensor:
@@ -310,7 +322,7 @@ def test_programs_hold_fn_itself() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.loss(x)
 
-    module, example, x = Loss(), rand(2, 3, 16, 16), rand(3, 3, 16, 16)
+    module, example, x = placed(Loss()), rand(2, 3, 16, 16), rand(3, 3, 16, 16)
     exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     traced = torch.jit.trace(module, (example,), check_trace=False)
     for program, text in ((exported.module(), exported.graph), (traced, traced.inlined_graph)):

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from maps import assert_accurate
 from peer_torchvision import import_torchvision
+from placement import placed
 from test_module_trunk import Residual, close, images, value_and_gradients
 from torch import Tensor, nn
 
 import perceptual_ops as po
 from perceptual_ops.engine import antialiasing
 from perceptual_ops.engine.antialiasing import INTERPOLATIONS, kept_interpolation, resized_by_products
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def network() -> nn.Module:
 
 def make(network: nn.Module | str, mode: str, engine: str, **settings: object) -> po.PerceptualLoss:
     settings = {"content_layers": ["mix"], "input_size": (9, 7), "resize_mode": mode, "engine": engine, **settings}
-    return po.PerceptualLoss(network, reduction="none", chunk_size=1, tv_weight=0.2, **settings)
+    return placed(po.PerceptualLoss(network, reduction="none", chunk_size=1, tv_weight=0.2, **settings))
 
 
 def resized(mode: str) -> Callable[[Tensor], Tensor]:
@@ -42,8 +45,10 @@ def test_images_are_brought_to_a_size(network: nn.Module, mode: str, engine: str
     """Total variation stays that of the images; style images and kept targets enter in the same size."""
     x, y, style = images(2), images(2, 1), images(1, 7, size=20)
     loss = make(network, mode, engine, style_layers={"mix": 10.0})
-    plain = po.PerceptualLoss(
-        network, content_layers=["mix"], style_layers={"mix": 10.0}, reduction="none", engine="autograd"
+    plain = placed(
+        po.PerceptualLoss(
+            network, content_layers=["mix"], style_layers={"mix": 10.0}, reduction="none", engine="autograd"
+        )
     )
     size = resized(mode)
     cropped = (lambda z: z[:, :, 5:14, 7:14]) if mode == "center_crop" else size
@@ -61,7 +66,7 @@ def test_images_are_brought_to_a_size(network: nn.Module, mode: str, engine: str
 @pytest.mark.parametrize("engine", ["lean", "autograd"])
 def test_a_chain_takes_a_size_too(engine: str) -> None:
     loss = make("vgg11", "bilinear", engine, weights="random", content_layers=["relu2_1"], input_size=16).double()
-    plain = po.PerceptualLoss("vgg11", weights="random", content_layers=["relu2_1"], reduction="none").double()
+    plain = placed(po.PerceptualLoss("vgg11", weights="random", content_layers=["relu2_1"], reduction="none").double())
     x, y = images(2), images(2, 1)
 
     def expected(x: Tensor, y: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ def test_a_random_crop_is_the_same_of_both(network: nn.Module, engine: str) -> N
         _, gradient, _ = value_and_gradients(loss, x, images(2, 1))
         touched = gradient[0].abs().sum(0).nonzero()
         corners.add(tuple(touched.min(0).values.tolist()))
-        assert (touched.max(0).values - touched.min(0).values < torch.tensor([9, 7])).all()
+        assert (touched.max(0).values - touched.min(0).values < torch.tensor([9, 7]).to(touched)).all()
     rows, columns = zip(*corners, strict=True)
     assert {min(rows), max(rows)} == {0, 3} and {min(columns), max(columns)} == {0, 7}
     compiled = torch.compile(lambda x: loss(x, x), fullgraph=True, backend="aot_eager")
@@ -95,7 +100,8 @@ def test_a_random_crop_is_the_same_of_both(network: nn.Module, engine: str) -> N
 
 def test_it_is_torchvisions_resize() -> None:
     functional = pytest.importorskip("torchvision.transforms.functional") if import_torchvision() else None
-    identity = po.PerceptualLoss(nn.Identity(), content_layers=["output"], input_size=(9, 7), content_distance="sse")
+    settings = {"content_layers": ["output"], "input_size": (9, 7), "content_distance": "sse"}
+    identity = placed(po.PerceptualLoss(nn.Identity(), **settings))
     x = images(1, dtype=torch.float32)
     resized = functional.resize(x, [9, 7], antialias=True)
     torch.testing.assert_close(identity(x, torch.zeros_like(x)), resized.square().sum())
@@ -194,9 +200,9 @@ def test_what_does_not_fit_is_refused(network: nn.Module) -> None:
         po.PerceptualLoss("vgg11", weights="random", drop_tokens=1)
     clips = x.unsqueeze(2).float()
     with pytest.raises(ValueError, match="input_size: expected None for clips, which are not resized"):
-        po.PerceptualLoss(nn.Conv3d(3, 2, 1), content_layers=["output"], input_size=8)(clips, clips)
+        placed(po.PerceptualLoss(nn.Conv3d(3, 2, 1), content_layers=["output"], input_size=8))(clips, clips)
     with pytest.raises(ValueError, match="tv_weight: expected 0 for clips, which have no total variation"):
-        po.PerceptualLoss(nn.Conv3d(3, 2, 1), content_layers=["output"], tv_weight=1.0)(clips, clips)
+        placed(po.PerceptualLoss(nn.Conv3d(3, 2, 1), content_layers=["output"], tv_weight=1.0))(clips, clips)
 
 
 def test_other_sizes_forget_kept_targets(network: nn.Module) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from perceptual import images, make
+from test_module_trunk import Residual
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
+import perceptual_ops as po
 from perceptual_ops.engine.batching import default_chunk_size
 from perceptual_ops.engine.convolution import FrozenConv
 from perceptual_ops.engine.stages import Forward, Saved, Stage
@@ -81,18 +84,34 @@ def test_two_compilations_serve_every_size(dynamic: bool | None) -> None:
     assert counter.frame_count <= 2
 
 
+CAPTURED: dict[str, Callable[[], torch.nn.Module]] = {
+    "chain": lambda: make(tv_weight=0.1),
+    "chain in fp16": lambda: make(compute_dtype=torch.float16),
+    "LPIPS": lambda: po.LPIPS("alex", weights="random", reduction="mean", input_range=(0, 1)),
+    "LPIPS in fp16": lambda: po.LPIPS("alex", weights="random", reduction="mean", compute_dtype=torch.float16),
+    "module": lambda: po.PerceptualLoss(Residual().eval(), content_layers=["mix", "output"], style_layers=["norm"]),
+}
+
+
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_in_a_cuda_graph() -> None:
-    criterion = make(device="cuda")
-    criterion.set_style(images(1, device="cuda"))
-    x, y = images(2, device="cuda").requires_grad_(), images(2, seed=1, device="cuda")
-    for _ in range(2):  # weights are prepared in the first call
-        (expected,) = torch.autograd.grad(criterion(x, y), x)
+@pytest.mark.parametrize("kind", CAPTURED)
+def test_in_a_cuda_graph(kind: str) -> None:
+    criterion = CAPTURED[kind]().cuda()
+    if isinstance(criterion, po.PerceptualLoss):
+        criterion.set_style(images(1, 40, device="cuda"))
+    x, y = images(2, 40, device="cuda").requires_grad_(), images(2, 40, seed=1, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # weights are derived in the first call
+        torch.autograd.grad(criterion(x, y), x)
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         (gradient,) = torch.autograd.grad(criterion(x, y), x)
+    x.data.copy_(images(2, 40, seed=2))
     graph.replay()
-    assert torch.equal(gradient, expected)
+    assert torch.equal(gradient, torch.autograd.grad(criterion(x, y), x)[0])
 
 
 def test_default_chunk_size() -> None:

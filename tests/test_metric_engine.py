@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cache
 
-import metrics
+import placement
 import pytest
 import torch
 from metrics import METRICS, SMALL, Metric, make, naive, pictures
@@ -67,7 +67,7 @@ def exact(name: str, device: str, batch: int, *size: int) -> Result:
 def test_numbers_of_the_paper(name: str, settings: dict[str, object]) -> None:
     x, y = (images.double() for images in pair(3, *SMALL[name]))
     found = gradients(make(name, **settings).double(), x, y)
-    close(found, exact(name, metrics.DEVICE, 3, *SMALL[name]), 1e-9)
+    close(found, exact(name, placement.DEVICE, 3, *SMALL[name]), 1e-9)
 
 
 @pytest.mark.parametrize("batches", [(3, 1), (1, 3), (1, 1)])
@@ -127,7 +127,7 @@ def test_tiles_change_nothing(
 def test_fp32_within_twice_the_worst_naive_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and in tiles."""
     x, y = pair(2, 47, 53)
-    metric, truth = make(name), exact(name, metrics.DEVICE, 2, 47, 53)
+    metric, truth = make(name), exact(name, placement.DEVICE, 2, 47, 53)
     nhwc = [images.contiguous(memory_format=torch.channels_last) for images in (x, y)]
     rivals = [errors(gradients(lambda x, y: naive(metric, x, y), *images), truth) for images in ((x, y), nhwc)]
     for pixels in (batching.CPU_PIXELS, 32 * 32):
@@ -145,7 +145,7 @@ def test_sixteen_bits_within_twice_autograd(
     """Whole and in tiles. Small: a processor without instructions for 16 bits takes seconds for autograd's pass."""
     x, y = pair(2, *SMALL[name])
     lean, autograd = (make(name, engine=engine, compute_dtype=dtype) for engine in ("lean", "autograd"))
-    truth = exact(name, metrics.DEVICE, 2, *SMALL[name])
+    truth = exact(name, placement.DEVICE, 2, *SMALL[name])
     rival = errors(gradients(autograd, x, y), truth)
     for pixels in (batching.CPU_PIXELS, 12 * 12):
         small_tiles(monkeypatch, pixels)
@@ -166,7 +166,7 @@ def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
 
 
 def flat(name: str, value: float) -> Tensor:
-    return torch.full((1, 3, *SMALL[name]), value, device=metrics.DEVICE)
+    return torch.full((1, 3, *SMALL[name]), value, device=placement.DEVICE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

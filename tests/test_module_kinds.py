@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from placement import placed
 from test_module_trunk import Counted, Held, Residual, close, images, make, value_and_gradients
 from torch import Tensor, nn
 
 import perceptual_ops as po
 from perceptual_ops.engine.input_size import InputSize
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = pytest.mark.usefixtures("library", "on_device")
 
 
 class Named(Residual):
@@ -49,7 +50,7 @@ def test_a_chunk_is_of_the_size_in_which_images_enter(monkeypatch: pytest.Monkey
     monkeypatch.setattr("perceptual_ops.engine.batching.CPU_PIXELS", 32 * 32)
     monkeypatch.setattr("perceptual_ops.engine.batching.GPU_PIXELS", 32 * 32)
     Held.alive = Held.most = 0
-    loss = po.PerceptualLoss(Counted(), content_layers=["output"], input_size=32)
+    loss = placed(po.PerceptualLoss(Counted(), content_layers=["output"], input_size=32))
     x = images(6, dtype=torch.float32).requires_grad_()
     loss(x, images(6, 1, dtype=torch.float32))
     assert Held.most == 1
@@ -58,7 +59,7 @@ def test_a_chunk_is_of_the_size_in_which_images_enter(monkeypatch: pytest.Monkey
 def test_features_of_a_chain_have_the_shape_of_its_size() -> None:
     from perceptual_ops.engine import perceptual_op
 
-    loss = po.PerceptualLoss("vgg11", weights="random", content_layers=["relu2_1"], input_size=16)
+    loss = placed(po.PerceptualLoss("vgg11", weights="random", content_layers=["relu2_1"], input_size=16))
     entry = loss.entry(images(1), InputSize(16, 16, "bilinear"))
     x = images(2, size=30, dtype=torch.float32)
     torch.library.opcheck(perceptual_op._trunk_features, (x, *entry.encoded(), "relu2_1"))
@@ -128,7 +129,7 @@ def test_a_module_of_buffers_alone_has_their_dtype() -> None:
 
 
 def test_a_module_that_cannot_be_copied_is_refused_by_a_sentence() -> None:
-    network = torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    network = placed(torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))
     network(images(1, dtype=torch.float32))
     with pytest.raises(
         ValueError, match=r"network: expected a module that can be copied, Conv2d keeps weights .* use torch"

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from placement import placed
 from torch import Tensor, nn
 
 import perceptual_ops as po
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = pytest.mark.usefixtures("library", "on_device")
 
 
 class Residual(nn.Module):
@@ -41,22 +42,21 @@ def network() -> nn.Module:
 
 
 def images(batch: int, seed: int = 0, size: int = 12, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(batch, 3, size, size + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
-        dtype
-    )
+    drawn = torch.Generator().manual_seed(seed)
+    return placed(torch.rand(batch, 3, size, size + 2, generator=drawn, dtype=torch.float64).to(dtype))
 
 
 LAYERS = {"content_layers": {"mix": 1.0, "output": 0.5}, "style_layers": {"mix": 30.0}, "tv_weight": 0.1}
 
 
 def make(network: nn.Module, **settings: object) -> po.PerceptualLoss:
-    return po.PerceptualLoss(network, **{**LAYERS, "reduction": "none", "chunk_size": 1, **settings})
+    return placed(po.PerceptualLoss(network, **{**LAYERS, "reduction": "none", "chunk_size": 1, **settings}))
 
 
 def value_and_gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     leaves = [x.detach().requires_grad_() for x in inputs]
     value = loss(*leaves)
-    upstream = torch.arange(1, 1 + value.numel()).to(value.dtype).view(value.shape)
+    upstream = torch.arange(1, 1 + value.numel()).to(value).view(value.shape)
     return [value.detach(), *torch.autograd.grad(value, leaves, upstream)]
 
 
@@ -108,7 +108,7 @@ def test_it_equals_autograd_under_autocast(network: nn.Module) -> None:
     network = copy.deepcopy(network).float()
     lean, autograd = (make(network, engine=engine, style_layers=None, tv_weight=0.0) for engine in ("lean", "autograd"))
     x, y = images(2, dtype=torch.float32), images(2, 1, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         close(value_and_gradients(lean, x, y), value_and_gradients(autograd, x, y), 0.02)
     for loss in (lean, autograd):
         loss.compute_dtype = torch.bfloat16
@@ -167,7 +167,7 @@ def counted() -> Iterator[nn.Module]:
 
 
 def test_one_chunk_is_alive_at_a_time_and_no_backward_follows(counted: nn.Module) -> None:
-    loss = po.PerceptualLoss(counted, content_layers=["output"], chunk_size=2)
+    loss = placed(po.PerceptualLoss(counted, content_layers=["output"], chunk_size=2))
     x = images(6, dtype=torch.float32).requires_grad_()
     value = loss(x, images(6, 1, dtype=torch.float32))
     assert (Held.alive, Held.most, Held.backwards) == (0, 2, 3)
@@ -254,7 +254,7 @@ def test_a_module_that_lets_no_gradient_through_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x)
 
-    loss = po.PerceptualLoss(Detached(), content_layers=["mix"])
+    loss = placed(po.PerceptualLoss(Detached(), content_layers=["mix"]))
     x, y = images(1, dtype=torch.float32), images(1, 1, dtype=torch.float32)
     assert loss(x, y).isfinite()
     with pytest.raises(
@@ -288,12 +288,13 @@ def test_clips() -> None:
         loss.set_style(y[:1])
     close(value_and_gradients(lean, x, y), value_and_gradients(autograd, x, y))
     with pytest.raises(ValueError, match=r"output: expected shape \(N, 3, H, W\)"):
-        po.PerceptualLoss("vgg11", weights="random", content_layers=["relu1_1"])(x.float(), y.float())
+        placed(po.PerceptualLoss("vgg11", weights="random", content_layers=["relu1_1"]))(x.float(), y.float())
 
 
 def test_squeezenet_of_lpips() -> None:
     lean, autograd = (
-        po.LPIPS("squeeze", weights="random", engine=engine, chunk_size=1).double() for engine in ("lean", "autograd")
+        placed(po.LPIPS("squeeze", weights="random", engine=engine, chunk_size=1).double())
+        for engine in ("lean", "autograd")
     )
     x, y = images(2, size=40), images(2, 1, size=40)
     close(value_and_gradients(lean, x, y), value_and_gradients(autograd, x, y))

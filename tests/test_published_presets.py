@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peer_torchvision import import_torchvision
+from placement import placed
 from torch import Tensor, nn
 
 from perceptual_ops import PerceptualLoss
@@ -20,6 +21,7 @@ from perceptual_ops.networks.published import PUBLISHED, Published
 
 import_torchvision()
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,12 +46,12 @@ def networks() -> Iterator[dict[str, nn.Module]]:
 def images(*shape: int) -> tuple[Tensor, Tensor]:
     """Two batches in [0, 1]."""
     generator = torch.Generator().manual_seed(3)
-    output, target = (torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    output, target = (placed(torch.rand(shape, generator=generator, dtype=torch.float64)) for _ in range(2))
     return output, target
 
 
 def normalized(x: Tensor) -> Tensor:  # (N, 3, H, W) in [0, 1]
-    mean, std = (torch.tensor(numbers, dtype=x.dtype).view(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (x.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     return (x - mean) / std
 
 
@@ -86,8 +88,8 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_presets_are_their_sources_formulas(name: str, networks: dict[str, nn.Module]) -> None:
     formula, shape, overrides = FORMULAS[name]
-    loss = PerceptualLoss.preset(name, **overrides).double()  # in fp32 ResNet-50 makes 4e-4 of its rounding
-    network = copy.deepcopy(networks[PRESETS[name]["network"]]).double()
+    loss = placed(PerceptualLoss.preset(name, **overrides).double())  # in fp32 ResNet-50 makes 4e-4 of its rounding
+    network = placed(copy.deepcopy(networks[PRESETS[name]["network"]]).double())
     output, target = (2 * x - 1 if loss.input_range[0] else x for x in images(*shape))
     results = []
     for function in (loss, partial(formula, network)):
@@ -102,9 +104,10 @@ def test_presets_are_their_sources_formulas(name: str, networks: dict[str, nn.Mo
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_networks_by_name_are_normalised_and_have_a_layer(name: str, networks: dict[str, nn.Module]) -> None:
     output, target = images(1, 3, 32, 32)
-    loss = PerceptualLoss(name)
+    loss = placed(PerceptualLoss(name))
     assert loss.content_layers == (PUBLISHED[name].layer,)
-    own = PerceptualLoss(networks[name], content_layers=[PUBLISHED[name].layer], mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    layers = [PUBLISHED[name].layer]
+    own = placed(PerceptualLoss(networks[name], content_layers=layers, mean=IMAGENET_MEAN, std=IMAGENET_STD))
     with torch.no_grad():
         torch.testing.assert_close(loss(output, target), own(output, target), rtol=1e-6, atol=0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from maps import assert_accurate
 from peers import features
+from placement import placed
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -25,7 +26,7 @@ TORCHVISION = {
 
 
 def images(batch: int = 2, size: int = 32, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return placed(torch.rand((batch, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=dtype))
 
 
 def norm(channels: int, **settings: bool) -> nn.BatchNorm2d:
@@ -52,7 +53,7 @@ def of_torchvision(name: str, dtype: torch.dtype) -> nn.Sequential:
     for number, child in enumerate(module):
         if isinstance(child, nn.BatchNorm2d):
             module[number] = norm(child.num_features)
-    return module.to(dtype).eval()
+    return placed(module.to(dtype).eval())
 
 
 def value_and_gradient(maps: Callable[[Tensor], dict[str, Tensor]], targets: dict[str, Tensor], x: Tensor):
@@ -63,7 +64,7 @@ def value_and_gradient(maps: Callable[[Tensor], dict[str, Tensor]], targets: dic
 
 def assert_same_as_the_module(module: nn.Module, layers: list[str], size: int = 32) -> None:
     """Value and gradient in fp64, by both engines, are autograd's on the module itself."""
-    module = module.double()
+    module = placed(module.double())
     criterion = po.PerceptualLoss(module, content_layers=layers, chunk_size=1, reduction="sum")
     assert criterion._trunk is not None
     oracle = ModuleFeatures(module, layers)
@@ -81,12 +82,13 @@ def assert_same_as_the_module(module: nn.Module, layers: list[str], size: int = 
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("library", "on_device")
 def test_torchvisions_features(name: str) -> None:
     assert_same_as_the_module(of_torchvision(name, torch.float64), TORCHVISION[name], 64 if name == "alexnet" else 32)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.usefixtures("on_device")
 def test_fp32_is_within_the_policy(name: str) -> None:
     module, layers = of_torchvision(name, torch.float32), TORCHVISION[name]
     network = recognized(module, layers)
@@ -137,7 +139,7 @@ def tied() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("case", SEQUENCES)
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("library", "on_device")
 def test_sequences_of_ones_own(case: str) -> None:
     make, layers = SEQUENCES[case]
     assert_same_as_the_module(copy.deepcopy(make()), layers)
@@ -286,9 +288,9 @@ def test_a_folded_convolution_has_no_output_of_its_own() -> None:
     criterion.content_layers = ["1"]
 
 
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("library", "on_device")
 def test_it_copies_moves_and_compiles() -> None:
-    module = with_(lambda net: None, sequence(CONV, norm(4)), nn.ReLU(), POOL)
+    module = placed(with_(lambda net: None, sequence(CONV, norm(4)), nn.ReLU(), POOL))
     criterion = po.PerceptualLoss(module, content_layers=["0.1", "2"])
     x, y = images(dtype=torch.float32).requires_grad_(), images(dtype=torch.float32, seed=1)
     loss = criterion(x, y)
