@@ -28,15 +28,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
     parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="cases whose 'name dtype layout' contains it")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="cases by parts of 'name dtype layout'")
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="time to spend on each variant (default %(default)s)"
     )
     parser.add_argument("--variants", type=variant_names, default=list(VARIANTS), help=f"default {','.join(VARIANTS)}")
     options = parser.parse_args(arguments)
-    options.cases = [case for case in catalogue(options.device) if options.only in " ".join(case.key)]
+    cases = catalogue(options.device)
+    options.cases = [case for case in cases if any(part in " ".join(case.key) for part in options.only)]
     if not options.cases:
-        parser.error(f"--only: no case contains {options.only!r}")
+        parser.error(f"--only: no case contains {' or '.join(map(repr, options.only))}")
     return options
 
 

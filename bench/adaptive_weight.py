@@ -91,14 +91,16 @@ def notes(outcomes: Sequence[Outcome], device_type: str) -> list[str]:
     return [*found, reason] if reason else found
 
 
+def bench() -> Bench:
+    cases = {"cpu": CASES, "cuda": CASES}
+    description = "The generator's step of a VAE-GAN with adaptive weights."
+    rivals = ("lpips", "plain")
+    return Bench("bench.adaptive_weight", description, "adaptive-weight", cases, rivals, "of lpips'", notes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns the exit code: 1 where a case is incorrect."""
-    description = "The generator's step of a VAE-GAN with adaptive weights."
-    cases = {"cpu": CASES, "cuda": CASES}
-    bench = Bench(
-        "bench.adaptive_weight", description, "adaptive-weight", cases, ("lpips", "plain"), "of lpips'", notes
-    )
-    return run(bench, arguments)
+    return run(bench(), arguments)
 
 
 if __name__ == "__main__":

@@ -201,11 +201,19 @@ IMAGES = {
         Images(1, 64, torch.float32),
     ),
 }
+# Heads as the trunk hands maps over, in every dtype: of a large batch, a usual one, and one that launches bound.
+HEAD_IMAGES = [
+    Images(batch, size, dtype, torch.channels_last)
+    for batch, size in ((8, 512), (8, 256), (1, 256))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32)
+]
 
 
 def catalogue(device_type: str) -> list[Case]:
     """Every case of a kind of device."""
     sizes = IMAGES[device_type]
+    heads = [Case(WORKLOADS[0], images) for images in HEAD_IMAGES] if device_type == "cuda" else []
     everywhere = [Case(workload, images) for workload in WORKLOADS for images in sizes]
     metrics = [Case(workload, images) for workload in METRIC_WORKLOADS for images in METRIC_IMAGES[device_type]]
-    return everywhere + metrics + [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]
+    taps = [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]
+    return list({case.key: case for case in heads + everywhere + metrics + taps}.values())

@@ -14,7 +14,7 @@ import torch
 from . import peers
 from .engine_cases import CASES, CHUNKED, NETWORKS, RIVALS, SQUEEZE, VARIANTS, EngineCase, own_loss
 from .whole_bench import Bench, run
-from .whole_case import error, value_and_gradient
+from .whole_case import error, value_and_gradient, without_tf32
 from .whole_report import Outcome
 
 # Memory at chunk 1 as a part of the peer's; error of the gradient; time at the best chunk over that of eager, and of
@@ -42,7 +42,8 @@ def goals(outcome: Outcome, device: torch.device) -> list[str]:
     case, timings, peaks = outcome.case, outcome.timings, outcome.peaks
     if not isinstance(case, EngineCase) or outcome.problem:
         return []
-    off = gradient_error(case, device)
+    with without_tf32():
+        off = gradient_error(case, device)
     text = [f"goal {verdict(off <= ERROR)}: {case.name}: gradient is {off:.1e} off autograd's, {ERROR:g} is allowed"]
     if {case.peer, CHUNKED[0]} <= peaks.keys():
         parts = peaks[case.peer].allocated / peaks[CHUNKED[0]].allocated
@@ -66,10 +67,14 @@ def notes(outcomes: Sequence[Outcome], device_type: str) -> list[str]:
     return found + [reason for reason in absent if reason]
 
 
+def bench() -> Bench:
+    description = "Losses over any module, chunk by chunk, against the same by autograd."
+    return Bench("bench.engine", description, "engine", CASES, RIVALS, "of the peer's", notes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
-    description = "Losses over any module, chunk by chunk, against the same by autograd."
-    return run(Bench("bench.engine", description, "engine", CASES, RIVALS, "of the peer's", notes), arguments)
+    return run(bench(), arguments)
 
 
 if __name__ == "__main__":

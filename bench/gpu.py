@@ -1,113 +1,85 @@
-"""`make gpu`: builds, tests, sanitizes and times on a machine whose Python already has a CUDA torch.
+"""`make gpu`: builds, tests and times on a machine whose Python already has a CUDA torch, and keeps what it found.
 
-No network, no virtual environment; parts by name: `python -m bench.gpu build test sanitize bench`. Each part has its
-own time limit, 9 minutes in all, and a log under bench/results/gpu/ (copied to $OUT where that is set). The table comes
-last. The parts `loss`, the whole loss, and `metrics`, LPIPS and DISTS, are run when they are named.
+No network, no virtual environment. `python -m bench.gpu PART ...`: `quick` takes 4 minutes at most, `build test bench`,
+the default, 9; `engine`, `loss` and `sanitize` come on top. A step that reaches its limit is stopped, and what it left
+is named.
+
+Results go to $OUT, or bench/results/gpu, as they are made: CSVs as in bench/results, `*-tests.csv` with a row for each
+test, `*-parts.csv` with one for each step, and log.txt. Outside a repository they name $GIT_COMMIT as the commit.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
+import re
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
-LOGS = RESULTS / "gpu"
-LIMITS = {"build": 90, "test": 210, "sanitize": 120, "bench": 110, "loss": 400, "metrics": 300}  # seconds
+import torch
 
-# Small maps in both layouts, every operator, and the stages of the Gram's pipeline: what the sanitizer sees thread by
-# thread must end within its limit.
-SANITIZED = (
-    "cuda and (test_tiles_and_stages or"
-    " (test_memory_layouts and float32 and (nchw or nhwc) and (chw or charbonnier or l1)))"
+from . import report
+from .gpu_steps import BenchStep, Results, Step, SuiteStep
+
+OF_DEVICE = re.compile(r"\b(device|native|backend): str\b|\"on_device\"|mark\.cuda\b")
+SHOWN = 40  # lines of each step
+
+
+def device_tests() -> list[str]:
+    """The files with tests that run on each device; the kernels' execution on the CPU is not among them."""
+    files = [path for path in sorted((report.ROOT / "tests").glob("test_*.py")) if OF_DEVICE.search(path.read_text())]
+    return [str(path.relative_to(report.ROOT)) for path in files if not path.name.startswith("test_host_")]
+
+
+def timed(name: str, limit: float, module: str, *options: str) -> Step:
+    return BenchStep(name, ("python", "-m", module, "--device=cuda", "--out={folder}", *options), limit)
+
+
+def sanitized(tool: str) -> Step:
+    """Small maps in both layouts, every operator, and the stages of the Gram's pipeline: what a tool that follows each
+    thread sees within its limit. Without torch's allocator, which would hide overruns."""
+    chosen = (
+        "test_tiles_and_stages or (test_memory_layouts and float32 and (nchw or nhwc) and (chw or charbonnier or l1))"
+    )
+    pytest = ("python", "-m", "pytest", "tests/test_operators.py", "-m", "cuda", "-k", chosen)
+    command = ("compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", *pytest)
+    return Step(tool, command, 40, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+
+
+BUILD = Step("build", ("python", "setup.py", "-q", "build_ext", "--inplace"), 80)
+CHECK = Step("check", ("python", "-m", "perceptual_ops", "doctor", "--check", "--device=cuda"), 30)
+TEST = ("python", "-m", "pytest", "-m", "cuda", "--tb=short", "-p", "bench.gpu_tests", "--results={tests}")
+BRIEF = ("--seconds=0.2", "--variants=ours,eager", "--only")
+# Every dtype, of a large batch, a usual one, and one that launches bound.
+SIZES = ("8x512", "8x256", "1x256")
+IN_EVERY_DTYPE = ("eager", "ours fp32", "ours bf16", "ours fp16")
+ROWS = (
+    timed("head", 45, "bench", *BRIEF, *(f"head fwd+grad {size}" for size in SIZES)),
+    timed("loss", 65, "bench.whole", "--only", *SIZES, "--variants", *IN_EVERY_DTYPE),
 )
+COMPILED = ("head fwd+grad 8x512x512 bfloat16 NHWC", "head fwd+grad 1x256x256 bfloat16 NHWC")
+PARTS: dict[str, Sequence[Step]] = {
+    "quick": (BUILD, CHECK, *ROWS),
+    "build": (BUILD,),
+    "test": (SuiteStep("test", (*TEST, *device_tests()), 200),),
+    "bench": (
+        *ROWS,
+        timed("operators", 70, "bench", *BRIEF, "gram", "tv", "lpips", "dists", "4x256", "1x64"),
+        timed("compiled head", 60, "bench", "--seconds=0.2", "--only", *COMPILED),
+    ),
+    "engine": (
+        timed("metrics", 80, "bench.metrics", "--only", "4x256"),
+        timed("any module", 90, "bench.engine"),
+        timed("adaptive weight", 50, "bench.adaptive_weight"),
+    ),
+    "loss": (timed("whole loss", 400, "bench.whole"),),
+    "sanitize": tuple(sanitized(tool) for tool in ("memcheck", "racecheck", "initcheck")),
+}
+DEFAULT_PARTS = ("build", "test", "bench")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    part: str
-    status: str
-    seconds: float
-    last_line: str
-
-
-def run(part: str, command: list[str], seconds: float, environment: dict[str, str]) -> Outcome:
-    """Runs one command into its log; its last line says how it went."""
-    log, start = LOGS / f"{part}.log", time.monotonic()
-    with log.open("w") as file:
-        try:
-            result = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-            )
-            status = "ok" if result.returncode == 0 else f"failed ({result.returncode})"
-        except subprocess.TimeoutExpired:
-            status = f"stopped at {seconds:.0f} s"
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return Outcome(part, status, time.monotonic() - start, lines[-1][:90] if lines else "")
-
-
-def build() -> list[Outcome]:
-    """The library for this machine's GPUs alone, in place."""
-    import torch
-
-    found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    architectures = {"PERCEPTUAL_OPS_CUDA_ARCHS": ",".join(f"{major}{minor}" for major, minor in sorted(found))}
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    return [run("build", command, LIMITS["build"], architectures if found else {})]
-
-
-def test() -> list[Outcome]:
-    return [run("test", [sys.executable, "-m", "pytest", "--durations=10"], LIMITS["test"], {})]
-
-
-def sanitize() -> list[Outcome]:
-    """memcheck, racecheck and initcheck over the kernels; without torch's allocator, which would hide overruns."""
-    if shutil.which("compute-sanitizer") is None:
-        return [Outcome("sanitize", "left out", 0.0, "compute-sanitizer is not installed")]
-    pytest = [sys.executable, "-m", "pytest", "tests/test_operators.py", "-k", SANITIZED]
-    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    outcomes = []
-    for tool in ("memcheck", "racecheck", "initcheck"):
-        command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", *pytest]
-        outcomes.append(run(tool, command, LIMITS["sanitize"] / 3, uncached))
-    return outcomes
-
-
-def bench() -> list[Outcome]:
-    """Everything against eager, and the head against torch.compile too, whose compilation takes most of the time."""
-    command = [sys.executable, "-m", "bench", "--device", "cuda", "--seconds", "0.2"]
-    everything = run("bench", [*command, "--variants", "ours,eager"], LIMITS["bench"] / 2, {})
-    return [everything, run("bench-head", [*command, "--only", "head"], LIMITS["bench"] / 2, {})]
-
-
-def loss() -> list[Outcome]:
-    """The whole loss against plain PyTorch, with its memory."""
-    return [run("bench-loss", [sys.executable, "-m", "bench.whole", "--device", "cuda"], LIMITS["loss"], {})]
-
-
-def metrics() -> list[Outcome]:
-    """LPIPS and DISTS against the packages people use, where those are installed, with their memory."""
-    command = [sys.executable, "-m", "bench.metrics", "--device", "cuda"]
-    return [run("bench-metrics", command, LIMITS["metrics"], {})]
-
-
-PARTS = {"build": build, "test": test, "sanitize": sanitize, "bench": bench, "loss": loss, "metrics": metrics}
-DEFAULT_PARTS = ("build", "test", "sanitize", "bench")  # 9 minutes at most
-
-
-def main(parts: list[str]) -> int:
-    import torch
-
+def main(parts: Sequence[str]) -> int:
+    """Runs the parts; 1 where anything failed or is left."""
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         print(f"PARTS: expected some of {' '.join(PARTS)}, got {unknown[0]}", file=sys.stderr)
@@ -115,20 +87,26 @@ def main(parts: list[str]) -> int:
     if not torch.cuda.is_available():
         print(f"make gpu: torch {torch.__version__} sees no CUDA device; use make test and make bench", file=sys.stderr)
         return 2
-    LOGS.mkdir(parents=True, exist_ok=True)
-    outcomes: list[Outcome] = []
-    for part in parts or DEFAULT_PARTS:
-        print(f"{part} ...", file=sys.stderr, flush=True)
-        outcomes += PARTS[part]()
-    if out := os.environ.get("OUT"):
-        for file in (*LOGS.glob("*.log"), *RESULTS.glob("*.csv")):
-            shutil.copy(file, out)
-    for log in LOGS.glob("bench*.log"):
-        print(log.read_text())
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    for outcome in outcomes:
-        print(f"{outcome.part:10} {outcome.status:18} {outcome.seconds:6.1f} s  {outcome.last_line}")
-    return 0 if all(outcome.status in ("ok", "left out") for outcome in outcomes) else 1
+    folder = Path(os.environ.get("OUT") or report.ROOT / "bench/results/gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").unlink(missing_ok=True)
+    results = Results(folder, report.this_machine(torch.device("cuda")))
+    rows: list[dict[str, str]] = []
+    good = True
+    for step in [step for part in parts or DEFAULT_PARTS for step in PARTS[part]]:
+        print(f"\n== {step.name}", flush=True)
+        outcome = step.run(results)
+        good = good and outcome.status in ("ok", "left out") and not outcome.left
+        print("\n".join(outcome.output.rstrip().splitlines()[-SHOWN:]), flush=True)
+        found = {"step": step.name, "status": outcome.status, "seconds": f"{outcome.seconds:.1f}"}
+        rows.append(found | {"left": "; ".join(outcome.left), "last_line": outcome.last_line})
+        results.write("-parts", rows)
+    print(f"\n{results.machine.device}, torch {results.machine.torch}, commit {results.machine.commit}: {folder}")
+    for row in rows:
+        print(f"{row['step']:15} {row['status']:18} {row['seconds']:>6} s  {row['last_line'][:90]}")
+        if row["left"]:
+            print(f"{'':15} left: {row['left'][:600]}")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -47,10 +47,14 @@ def notes(outcomes: Sequence[Outcome], device_type: str) -> list[str]:
     ]
 
 
+def bench() -> Bench:
+    description = "LPIPS and DISTS against the packages lpips, torchmetrics and DISTS-pytorch."
+    return Bench("bench.metrics", description, "metrics", CASES, RIVALS, "of the peer's", notes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
-    description = "LPIPS and DISTS against the packages lpips, torchmetrics and DISTS-pytorch."
-    return run(Bench("bench.metrics", description, "metrics", CASES, RIVALS, "of the peer's", notes), arguments)
+    return run(bench(), arguments)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import re
 import subprocess
@@ -83,14 +84,14 @@ def cpu_name() -> str:
 
 
 def git_commit() -> str:
-    """The commit, with "-dirty" where anything but results differs from it; "unknown" outside a repository."""
+    """The commit, with "-dirty" where anything but results differs from it; outside a repository $GIT_COMMIT."""
     git = ["git", "--no-optional-locks", "-C", str(ROOT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = [*git, "status", "--porcelain", "--", ".", ":!bench/results"]
         changes = subprocess.run(status, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("GIT_COMMIT", "unknown")
     return commit.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 

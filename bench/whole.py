@@ -17,10 +17,14 @@ def notes(outcomes: Sequence[Outcome], device_type: str) -> list[str]:
     return linearity(outcomes)
 
 
+def bench() -> Bench:
+    description = "The whole loss against plain PyTorch."
+    return Bench("bench.whole", description, "loss", CASES, RIVALS, "of eager's", notes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
-    description = "The whole loss against plain PyTorch."
-    return run(Bench("bench.whole", description, "loss", CASES, RIVALS, "of eager's", notes), arguments)
+    return run(bench(), arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 
 from . import report, timing, whole_report
 from .memory import Peak, in_fresh_process, peak
-from .whole_case import Case, verify
+from .whole_case import Case, verify, without_tf32
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,29 @@ def parse(bench: Bench, arguments: Sequence[str] | None) -> argparse.Namespace:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
     parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="cases whose name contains it, such as 4x256")
-    parser.add_argument("--variants", default="", metavar="SUBSTRING", help="variants whose name contains it")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="PART", help="cases by parts of names, such as 4x256"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", default=[""], metavar="PART", help="variants by names or parts of them"
+    )
     options = parser.parse_args(arguments)
     cases = [replace(case, names=case.distinct(options.device)) for case in bench.cases[options.device]]
+    known = dict.fromkeys(name for case in cases for name in case.names)
     options.cases = []
     for case in cases:
-        names = tuple(name for name in case.names if options.variants in name)
-        if options.only in case.name and names:
+        names = tuple(name for name in case.names if any(is_meant(name, part, known) for part in options.variants))
+        if names and any(part in case.name for part in options.only):
             options.cases.append(replace(case, names=names))
     if not options.cases:
-        known = "; ".join(dict.fromkeys(name for case in cases for name in case.names))
-        parser.error(f"--only, --variants: no case contains {options.only!r} with any of: {known}")
+        only = " or ".join(map(repr, options.only))
+        parser.error(f"--only, --variants: no case contains {only} with any of: {'; '.join(known)}")
     return options
+
+
+def is_meant(name: str, part: str, known: Container[str]) -> bool:
+    """Whether a part of a name means a name; what is a name itself means that one alone."""
+    return name == part if part in known else part in name
 
 
 def memory(case: Case, name: str, device: torch.device) -> Peak:
@@ -68,8 +78,13 @@ def run_case(case: Case, cache: timing.ColdCache) -> whole_report.Outcome:
     outcome = whole_report.Outcome(case, chunks={name: case.chunk(name, device.type) for name in case.names})
     if case.rounds:
         calls = {name: case.call(name, device) for name in case.names}
-        if problem := verify(case, calls):  # which warms the calls up as well
+        with without_tf32():
+            problem = verify(case, calls)  # which warms the calls up as well
+        if problem:
             return replace(outcome, problem=problem)
+        if device.type == "cuda":  # with TF32, which torch allows a GPU's convolutions, they are others
+            for call in calls.values():
+                call()
         before = timing.CpuTime.now(device)
         timings = timing.take_turns(calls, cache, rounds=case.rounds)
         others = timing.used_by_others(before, timing.CpuTime.now(device))

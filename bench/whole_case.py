@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from perceptual_ops.engine.batching import default_chunk_size
 
 from .timing import MIN_ROUNDS, Call
 
-FP32, BF16 = torch.float32, torch.bfloat16
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 NHWC = torch.channels_last
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -134,6 +135,17 @@ def error(actual: Tensor, expected: Tensor) -> float:
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return float("inf")
     return (torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected)).item()
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions in fp32 are that on a GPU too, so that rivals in other layouts agree."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def verify(case: Case, calls: Mapping[str, Call]) -> str:
