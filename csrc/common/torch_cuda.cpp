@@ -18,18 +18,10 @@ CurrentStream current_stream_function() {
   return function;
 }
 
-int current_device() {
-  int device = 0;
-  check_launch(cudaGetDevice(&device), "device query");
-  return device;
-}
-
 }  // namespace
 
-CudaScope::CudaScope(const Tensor& on_device)
-    : previous_device_(current_device()), guard_(on_device.get_device_index()) {
+CudaScope::CudaScope(const Tensor& on_device) : guard_(on_device.get_device_index()) {
   const int32_t device = on_device.get_device_index();
-  check_launch(cudaSetDevice(device), "device selection");
   const CurrentStream current_stream = current_stream_function();
   check(current_stream != nullptr,
         "perceptual_ops: this torch has no aoti_torch_get_current_cuda_stream; expected a CUDA "
@@ -38,8 +30,6 @@ CudaScope::CudaScope(const Tensor& on_device)
   check(current_stream(device, &stream) == 0, "perceptual_ops: torch gave no current stream for cuda:", device);
   stream_ = static_cast<cudaStream_t>(stream);
 }
-
-CudaScope::~CudaScope() { (void)cudaSetDevice(previous_device_); }
 
 void check_launch(cudaError_t status, const char* kernel) {
   if (status == cudaSuccess) return;

@@ -9,20 +9,18 @@
 
 namespace perceptual_ops {
 
-// Makes the device of a tensor current for torch and for the runtime this library carries, and holds torch's current
-// stream of that device. Built once at the start of every CUDA operator.
+// Makes the device of a tensor current, and holds torch's current stream of that device. Built once at the start of
+// every CUDA operator. The runtime that this library carries follows the driver's current context, as torch's does, which
+// torch's guard sets. It is not asked itself: on a thread without a context it would make one on the first GPU.
 class CudaScope {
  public:
   explicit CudaScope(const Tensor& on_device);
-  ~CudaScope();
   CudaScope(const CudaScope&) = delete;
   CudaScope& operator=(const CudaScope&) = delete;
 
   cudaStream_t stream() const { return stream_; }
 
  private:
-  // The runtime this library carries keeps a current device of its own: asked before torch's guard may change it.
-  int previous_device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_ = nullptr;
 };
