@@ -23,6 +23,8 @@ PARTS ?= build test bench
 COMMIT ?= HEAD~1
 EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversion \
     levels-1 levels-2 levels-3 levels-4 levels checks report
+# A developer's warnings and spills are errors; `make build PERCEPTUAL_OPS_STRICT=0` with a compiler that has others.
+export PERCEPTUAL_OPS_STRICT ?= 1
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two files of tests at a time; threads that wait leave their core to the other process.
@@ -114,6 +116,7 @@ parity: build
 sanitize: build
 	$(RUN) tests/host/sanitize.py
 
+gpu: export PERCEPTUAL_OPS_STRICT = 0
 gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)
 

@@ -51,6 +51,7 @@ class CMakeBuild(build_ext):
             "PERCEPTUAL_OPS_TORCH_DIR": torch_folder(),
             "PERCEPTUAL_OPS_VERSION": self.distribution.get_version(),
             "PERCEPTUAL_OPS_CUDA_ARCHS": architectures or "default",
+            "PERCEPTUAL_OPS_STRICT": os.environ.get("PERCEPTUAL_OPS_STRICT") or "OFF",
         }
         defines = [f"-D{name}={value}" for name, value in settings.items()]
         self.cmake("-S", ROOT, "-B", build, "-G", "Ninja", *defines)

@@ -1,0 +1,56 @@
+"""Whose build takes warnings and spilled registers for errors: a developer's, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+CUDA = "90" if shutil.which("nvcc") else "none"
+
+# setup.py build_ext with a cmake that prints its arguments.
+PRINT_CMAKE = """
+import subprocess, sys
+subprocess.run = lambda command, **_: print(*command)
+sys.argv = ["setup.py", "-q", "build_ext"]
+exec(compile(open("setup.py").read(), "setup.py", "exec"), {"__file__": "setup.py", "__name__": "__main__"})
+"""
+
+
+def commands(folder: Path, *settings: str) -> dict[str, str]:
+    """Which command compiles which source, in a build with these settings of CMake."""
+    torch_folder = Path(torch.__file__).parent
+    configure = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DPERCEPTUAL_OPS_TORCH_DIR={torch_folder}"]
+    subprocess.run([*configure, f"-DPERCEPTUAL_OPS_CUDA_ARCHS={CUDA}", *settings], check=True, capture_output=True)
+    found = json.loads((folder / "compile_commands.json").read_text())
+    return {entry["file"]: entry["command"] for entry in found}
+
+
+@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("ninja"), reason="needs cmake and ninja")
+def test_warnings_are_errors_of_developers(tmp_path: Path) -> None:
+    for file, command in commands(tmp_path).items():
+        assert "Werror" not in command, file
+    strict = commands(tmp_path, "-DPERCEPTUAL_OPS_STRICT=1")
+    assert any(file.endswith(".cu") for file in strict) == (CUDA != "none")
+    for file, command in strict.items():
+        wanted = (
+            ["--Werror=all-warnings", "-Xcompiler=-Werror", "-Xptxas -Werror"] if file.endswith(".cu") else ["-Werror"]
+        )
+        assert all(f" {option} " in command for option in wanted), file
+
+
+@pytest.mark.parametrize(("setting", "passed"), [(None, "OFF"), ("", "OFF"), ("1", "1"), ("0", "0")])
+def test_the_environment_says_who_is_a_developer(setting: str | None, passed: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PERCEPTUAL_OPS_STRICT"}
+    if setting is not None:
+        environment["PERCEPTUAL_OPS_STRICT"] = setting
+    run = [sys.executable, "-c", PRINT_CMAKE]
+    printed = subprocess.run(run, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert f" -DPERCEPTUAL_OPS_STRICT={passed} " in printed.replace("\n", " ")
