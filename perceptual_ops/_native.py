@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,26 +41,61 @@ class NativeLibrary:
             return self.reason
         if device.type != "cuda":
             return f"the compiled operators serve cpu and cuda tensors, not {device.type}"
-        # torch.compile cannot trace the question to the device: there the operator itself says what it lacks.
-        if self.cuda_reason or torch.compiler.is_compiling():
+        if self.cuda_reason:
             return self.cuda_reason
-        return _unserved_device(self.build_info["cuda_architectures"], device.index or 0)
+        return _unserved_gpu(self.build_info["cuda"], self.build_info["cuda_architectures"], device.index or 0)
+
+
+def constant_when_compiled(function: F) -> F:
+    """torch.compile runs the function once while it traces, and keeps its graph whole.
+
+    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
+def _unserved_gpu(toolkit: str, architectures: str, index: int) -> str:
+    """Why a GPU does not run the kernels that a toolkit compiled for these architectures; empty where it does."""
+    return _gpu_lacks(toolkit, architectures, index)
 
 
 @cache
-def _unserved_device(architectures: str, index: int) -> str:
-    """Why no kernel of these architectures runs on a CUDA device; empty where one does."""
+def _gpu_lacks(toolkit: str, architectures: str, index: int) -> str:
     if torch.version.hip:
         return "the compiled operators are built for CUDA, not for ROCm"
     major, minor = torch.cuda.get_device_capability(index)
+    driver, needed = _driver_version(), tuple(map(int, toolkit.split(".")))
+    # A driver runs machine code of every toolkit of its major and of older ones, but PTX of none newer than itself.
+    if driver[0] < needed[0]:
+        return (
+            f"{LIBRARY.name} is built by CUDA {toolkit} and needs an NVIDIA driver for CUDA {needed[0]} or newer, this "
+            f"one is for {driver[0]}.{driver[1]}; update it, or build from source by CUDA {driver[0]}"
+        )
     built = [int(name) for name in architectures.split() if name.isdigit()]
+    remedy = f"build from source with PERCEPTUAL_OPS_CUDA_ARCHS={major}{minor}"
     # Machine code runs on later devices of its generation; PTX, embedded for the newest, on whatever follows it.
-    if any(number // 10 == major and number % 10 <= minor for number in built) or 10 * major + minor > max(built):
+    if any(number // 10 == major and number % 10 <= minor for number in built):
         return ""
-    return (
-        f"{LIBRARY.name} has no kernel for cuda:{index} of capability {major}.{minor}, only for {architectures}; "
-        f"build it with PERCEPTUAL_OPS_CUDA_ARCHS={major}{minor}"
-    )
+    if 10 * major + minor < max(built):
+        return (
+            f"{LIBRARY.name} has no kernel for cuda:{index} of capability {major}.{minor}, only for {architectures}; "
+            f"{remedy}"
+        )
+    if driver < needed:
+        return (
+            f"{LIBRARY.name} has only PTX of CUDA {toolkit} for cuda:{index} of capability {major}.{minor}, which a "
+            f"driver for {driver[0]}.{driver[1]} does not read; update the NVIDIA driver, or {remedy}"
+        )
+    return ""
+
+
+def _driver_version() -> tuple[int, int]:
+    """The newest CUDA, (major, minor), that the NVIDIA driver knows."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))  # loaded wherever torch sees a GPU
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def _load() -> NativeLibrary:
@@ -84,15 +120,6 @@ def _load() -> NativeLibrary:
 native = _load()
 
 _told: set[str] = set()
-
-
-def constant_when_compiled(function: F) -> F:
-    """torch.compile runs the function once while it traces, and keeps its graph whole.
-
-    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @constant_when_compiled

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +112,30 @@ def test_a_device_that_is_not_served() -> None:
     assert _native.NativeLibrary("", "no nvcc").refusal(torch.device("cpu")) == ""
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[int, int], int], None]]:
+    """Puts a GPU of a capability into the machine, with a driver of a version as CUDA counts."""
+
+    class Driver:
+        def __init__(self, version: int) -> None:
+            self.version = version
+
+        def cuDriverGetVersion(self, version: Any) -> None:
+            version._obj.value = self.version
+
+    def put(capability: tuple[int, int], driver: int) -> None:
+        _native._gpu_lacks.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        monkeypatch.setattr(ctypes, "CDLL", {"libcuda.so.1": Driver(driver)}.__getitem__)
+
+    yield put
+    _native._gpu_lacks.cache_clear()
+
+
+def built_by(toolkit: str, architectures: str) -> _native.NativeLibrary:
+    return _native.NativeLibrary("", "", {"cuda": toolkit, "cuda_architectures": architectures})
+
+
 @pytest.mark.parametrize(
     ("capability", "architectures", "served"),
     [
@@ -120,15 +147,51 @@ def test_a_device_that_is_not_served() -> None:
     ],
 )
 def test_a_gpu_without_a_kernel_is_not_served(
-    capability: tuple[int, int], architectures: str, served: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], architectures: str, served: bool, gpu: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    _native._unserved_device.cache_clear()
-    library = _native.NativeLibrary("", "", {"cuda_architectures": architectures})
-    reason = library.refusal(torch.device("cuda", 0))
-    _native._unserved_device.cache_clear()
+    gpu(capability, 13000)
+    reason = built_by("13.0", architectures).refusal(torch.device("cuda", 0))
     assert served == (not reason)
     assert served or f"of capability {capability[0]}.{capability[1]}" in reason
+
+
+@pytest.mark.parametrize(
+    ("driver", "toolkit", "capability", "lacks"),
+    [
+        (12080, "13.0", (9, 0), "needs an NVIDIA driver for CUDA 13 or newer, this one is for 12.8"),
+        (12020, "12.9", (9, 0), ""),  # machine code runs on every driver of its major
+        (13000, "13.5", (9, 0), ""),
+        (13000, "12.9", (9, 0), ""),
+        (13000, "13.5", (12, 0), "only PTX of CUDA 13.5 for cuda:0 .* which a driver for 13.0 does not read"),
+        (13000, "12.9", (12, 0), ""),
+    ],
+)
+def test_a_driver_that_is_too_old_is_not_served(
+    driver: int, toolkit: str, capability: tuple[int, int], lacks: str, gpu: Callable[..., None]
+) -> None:
+    gpu(capability, driver)
+    library, device = built_by(toolkit, "80 90 +PTX"), torch.device("cuda", 0)
+    assert re.search(lacks, library.refusal(device)) if lacks else library.refusal(device) == ""
+
+
+def test_compiled_code_falls_back_for_an_old_driver(gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it traces: its operators would only fail."""
+    gpu((9, 0), 12080)
+    library = built_by("13.0", "90 +PTX")
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return -x if library.refusal(torch.device("cuda", 0)) else x
+
+    x = torch.ones(1)
+    assert torch.equal(torch.compile(call, fullgraph=True, backend="eager")(x), -x)
+
+
+def test_no_operator_asks_the_runtime_for_the_current_device() -> None:
+    """On a thread without a context the runtime would make one, on the first GPU: the current device is torch's."""
+    sources = Path(__file__).parents[1] / "csrc"
+    text = {path: path.read_text() for path in sources.rglob("*") if path.is_file()}
+    assert any("cudaFuncSetAttribute" in source for source in text.values())
+    assert not [path for path, source in text.items() if re.search(r"\bcuda[GS]etDevice\b", source)]
 
 
 def test_a_missing_or_broken_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
