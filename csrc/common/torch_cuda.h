@@ -10,8 +10,9 @@
 namespace perceptual_ops {
 
 // Makes the device of a tensor current, and holds torch's current stream of that device. Built once at the start of
-// every CUDA operator. The runtime that this library carries follows the driver's current context, as torch's does, which
-// torch's guard sets. It is not asked itself: on a thread without a context it would make one on the first GPU.
+// every CUDA operator. The runtime that this library carries follows the driver's current context, as torch's does,
+// and torch's guard sets that. It is not asked itself: on a thread without a context it would make one on the first
+// GPU.
 class CudaScope {
  public:
   explicit CudaScope(const Tensor& on_device);

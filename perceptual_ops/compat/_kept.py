@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._native import constant_when_compiled
+from ..engine.modes import made_to_keep
 from ..networks.checkpoint_files import CHECKPOINT_SUFFIXES
 from ..networks.weights import WeightSource
 
@@ -51,9 +51,7 @@ def _kept(make: Maker, name: str, weights: str, _: Stamp, device: torch.device, 
 
 
 def _made(make: Maker, name: str, weights: WeightSource, device: torch.device, dtype: torch.dtype) -> Any:
-    # The fake tensors of a compiler and the record of a tracer are a thread's own: made in another, it is a real one.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: make(name, weights).to(device, dtype)).result()
+    return made_to_keep(lambda: make(name, weights).to(device, dtype), device)
 
 
 # The networks of compiled code: it takes a module from where a global names it, and a constant from a call.

@@ -1,12 +1,16 @@
-"""What is switched off, or on again, within an operator."""
+"""What is switched off, or on again, within an operator, and for what is made to be kept."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -45,3 +49,35 @@ def _without_saved_tensors_hooks() -> Iterator[None]:
     finally:
         for pair in reversed(hooks):
             autograd._push_saved_tensors_default_hooks(*pair)
+
+
+def made_to_keep(make: Callable[[], T], device: torch.device) -> T:
+    """What `make` makes on a device, in no mode of the caller's and ready for every stream.
+
+    The fake tensors of a compiler, the record of a tracer, transforms, inference mode, autocast and the memory of a
+    CUDA graph are a thread's own: it is made in another.
+
+    Raises:
+        RuntimeError: A CUDA graph is being captured.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_on_stream(make, device) if device.type == "cuda" else make).result()
+
+
+def _on_stream(make: Callable[[], T], device: torch.device) -> Callable[[], T]:
+    """The same on the current stream, for which the host waits, once, so that no other stream has to."""
+    stream = torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "CUDA graph: expected a capture of what has run before, got the first call of a network on this device "
+                "in this dtype, which prepares the weights; make one call before the capture"
+            )
+
+    def made() -> T:
+        with torch.cuda.stream(stream):
+            result = make()
+        stream.synchronize()
+        return result
+
+    return made

@@ -57,6 +57,9 @@ class ModuleTrunk(FrozenTrunk):
         super().forget()
         self._passes_fp16: dict[tuple[torch.dtype, frozenset[str]], bool] = {}
 
+    def prepare(self, dtype: torch.dtype) -> None:
+        """See `FrozenTrunk`. A module runs by its own weights."""
+
     @property
     def _dtype(self) -> torch.dtype:
         return kind_of(self.network)[0]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._native import constant_when_compiled
 from .stages import Tap, TapGradients
 
 Tape = Any  # a forward as its backward reads it, of a class of the trunk's own
@@ -33,7 +34,6 @@ class FrozenTrunk(ABC):
 
     def __init__(self, name: str, network: nn.Module) -> None:
         self.name, self._hashed = name, network
-        self._number = str(next(_numbers))  # no int, which torch.compile might take for a size
         self.forget()
         _trunks.add(self)
 
@@ -43,10 +43,10 @@ class FrozenTrunk(ABC):
         so that a graph which a compiler kept finds in another process its own network or none, and a number, so that
         here it finds this very object.
         """
-        # torch.compile guards the number alone: here a key of before the network moved finds this object too.
+        # torch.compile guards the number alone; a key of before the network moved finds this object too.
         return f"{self.content()}/{self._number}"
 
-    @torch.compiler.assume_constant_result  # Dynamo traces no hash
+    @constant_when_compiled  # Dynamo traces no hash
     def content(self) -> str:
         """The key without its number."""
         if self._content is None:
@@ -56,8 +56,16 @@ class FrozenTrunk(ABC):
         return self._content
 
     def forget(self) -> None:
-        """To be called when the network has moved or has other weights."""
+        """To be called when the network has moved or has other weights.
+
+        The number is another then: compiled code is compiled again, whose CUDA graphs would read weights that are gone.
+        """
         self._content = None
+        self._number = str(next(_numbers))  # no int, which torch.compile might take for a size
+
+    @abstractmethod
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Makes what arithmetic in a dtype needs beside the weights, unless it is made."""
 
     @abstractmethod
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
@@ -108,6 +116,16 @@ def trunk_of(key: str) -> FrozenTrunk:
             "weights"
         )
     return found
+
+
+@constant_when_compiled
+def prepared(key: str, dtype: torch.dtype) -> str:
+    """The key of a trunk that is prepared for arithmetic in a dtype.
+
+    By torch.compile while it traces: what its operators made and kept would lie in the memory of a CUDA graph.
+    """
+    trunk_of(key).prepare(dtype)
+    return key
 
 
 def content_hash(network: nn.Module) -> str:

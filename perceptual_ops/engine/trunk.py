@@ -17,7 +17,8 @@ from torch import Tensor
 from ..networks.feature_network import FeatureNetwork
 from ..networks.layers import Conv, check_chained
 from .convolution import FrozenConv
-from .registry import FrozenTrunk, Run
+from .modes import made_to_keep
+from .registry import FrozenTrunk, Run, kind_of
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
 
 operators = torch.ops.perceptual_ops
@@ -79,7 +80,12 @@ class Trunk(FrozenTrunk):
     def forget(self) -> None:
         """See `FrozenTrunk`. Drops what is derived from the weights."""
         super().forget()
-        self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
+        with self._lock:
+            self._convolutions: dict[torch.dtype, dict[str, FrozenConv]] = {}
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """See `FrozenTrunk`."""
+        self._derived(dtype)
 
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """See `FrozenTrunk`; (N, C, H, W), channels_last, of that dtype."""
@@ -146,10 +152,14 @@ class Trunk(FrozenTrunk):
     def _derived(self, dtype: torch.dtype) -> dict[str, FrozenConv]:
         with self._lock:
             if dtype not in self._convolutions:
-                with torch.inference_mode(False), torch.no_grad():
-                    self._convolutions[dtype] = {
-                        layer.name: FrozenConv(self.network.module_of(layer), layer, dtype)
-                        for layer in self.network.layers
-                        if isinstance(layer, Conv)
-                    }
+                _, device = kind_of(self.network)
+                self._convolutions[dtype] = made_to_keep(lambda: self._derive(dtype), device)
             return self._convolutions[dtype]
+
+    @torch.no_grad()
+    def _derive(self, dtype: torch.dtype) -> dict[str, FrozenConv]:
+        return {
+            layer.name: FrozenConv(self.network.module_of(layer), layer, dtype)
+            for layer in self.network.layers
+            if isinstance(layer, Conv)
+        }

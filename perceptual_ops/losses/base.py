@@ -18,7 +18,7 @@ from ..engine.custom_op import Entry
 from ..engine.input_size import InputSize
 from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
-from ..engine.registry import kind_of
+from ..engine.registry import kind_of, prepared
 from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
@@ -100,8 +100,17 @@ class FrozenLoss(EngineSettings):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
             super()._apply(fn, recurse)
-            self._network._apply(fn)
-            self._trunk.forget()
+            changed = False
+
+            def noted(x: Tensor) -> Tensor:
+                nonlocal changed
+                result = fn(x)
+                changed = changed or result is not x
+                return result
+
+            self._network._apply(noted)
+            if changed:
+                self._trunk.forget()
             device = fn(self._kept["input"][0]).device
             moved = {name: [tensor.to(device) for tensor in tensors] for name, tensors in self._kept.items()}
             self._kept = moved | {name: self._served(tensors, device) for name, tensors in self._constants.items()}
@@ -188,7 +197,7 @@ class FrozenLoss(EngineSettings):
             dtype = torch.get_autocast_dtype(images.device.type)
         scale, shift = self._kept["input"]
         size = InputSize.of_images() if input_size is None else input_size
-        return Entry(self._trunk.key, scale, shift, dtype, self.chunk_size or 0, size)
+        return Entry(prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size)
 
     def target_features(
         self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None
