@@ -213,7 +213,8 @@ def test_compiled(way: str) -> None:
     settings, call = WAYS[way]
     loss = DISTS(weights=VGG16, alpha_beta=exact_dists_numbers(), **settings)
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x, y: call(loss, x, y), fullgraph=True, backend="aot_eager")
+    backend = "aot_eager" if way in ("gradient", "autograd") else "eager"  # one for each kind of operators
+    compiled = torch.compile(lambda x, y: call(loss, x, y), fullgraph=True, backend=backend)
     value, gradient = value_and_gradient(compiled, *pairs()["batch"])
     expected, its_gradient = value_and_gradient(lambda x, y: call(loss, x, y), *pairs()["batch"])
     close(value, expected)
@@ -223,7 +224,7 @@ def test_compiled(way: str) -> None:
 def test_compiled_without_gradient_and_after_setting() -> None:
     loss = DISTS(weights=VGG16)
     torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
     x, y = pairs()["batch"]
     x = x.clone().requires_grad_()
     value = compiled(x, y)

@@ -62,10 +62,12 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Te
     "dists, autograd": (lambda: po.DISTS(weights="random", engine="autograd"), lambda loss, x: loss(x, GREY)),
 }
 
+ANY_AND_ONE_SIZE = ("kept targets", "autograd in chunks", "own module", "lpips, a map", "dists")  # one of each kind
+
 
 @pytest.mark.parametrize("name", CALLS)
 def test_compiled_call(name: str) -> None:
-    """For the size of the first call, and for any."""
+    """For any size; and for that of the first call, where all that is traced are the plain numbers of eager calls."""
     make_loss, call = CALLS[name]
     loss = make_loss()
 
@@ -75,7 +77,7 @@ def test_compiled_call(name: str) -> None:
         return value.detach(), torch.autograd.grad(value.sum(), output)[0]
 
     expected = value_and_gradient(call)
-    for dynamic in (False, True):
+    for dynamic in (False, True) if name in ANY_AND_ONE_SIZE else (True,):
         torch._dynamo.reset()
         compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="eager")
         torch.testing.assert_close(value_and_gradient(compiled), expected, msg=f"dynamic={dynamic}")

@@ -203,8 +203,8 @@ def test_nothing_but_the_image_gradients_is_kept(name: str, library: None) -> No
     assert torch.equal(first, again)
 
 
-@metrics
-@pytest.mark.parametrize("tiled", [False, True])
+# An AlexNet is not run in tiles, and tiles lie within the operator, which is opaque to the compiler.
+@pytest.mark.parametrize(("name", "tiled"), [*((name, False) for name in METRICS), ("vgg16", True)])
 def test_compiles_whole(name: str, tiled: bool, library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if tiled:
         for device in ("CPU", "GPU"):

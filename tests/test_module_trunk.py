@@ -215,12 +215,13 @@ def test_every_way_of_calling_compiles(network: nn.Module, dynamic: bool | None)
     x, y = images(2, dtype=torch.float32), images(2, 1, dtype=torch.float32)
     loss.set_style(style)
     loss.set_content(y)
-    for call in (
+    calls: list[Callable[[Tensor], Tensor]] = [
+        lambda x: loss(x, y, style),
         lambda x: loss(x),
         lambda x: loss(x, y),
-        lambda x: loss(x, y, style),
         lambda x: loss(x, x.detach() / 2),
-    ):
+    ]
+    for call in calls if dynamic else calls[:1]:  # how targets are given, and how sizes are, do not meet
         compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         close(value_and_gradients(compiled, x), value_and_gradients(call, x), 1e-5)
 

@@ -41,14 +41,14 @@ def losses() -> dict[str, nn.Module]:
     criterion = make(tv_weight=0.1)
     criterion.set_style(images(1, 30, seed=3))
     weights = po.load_network("alexnet", "random", seed=7).state_dict()
-    return {"perceptual": criterion, "lpips": po.LPIPS("alex", weights=weights), "dists": po.DISTS(weights="random")}
+    return {"perceptual": criterion, "lpips": po.LPIPS("alex", weights=weights)}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_programs_hold_their_weights(tmp_path: Path) -> None:
     """Value and gradient where this library is not imported, for another batch than they were made with.
 
-    Of metrics on other sizes speaks test_compat_programs.
+    Of DISTS, and of metrics on other sizes, speaks test_compat_programs.
     """
     made = losses()
     example, other = (images(2, 40), images(2, 40, seed=1)), (images(3, 40, seed=4), images(3, 40, seed=5))
