@@ -8,6 +8,7 @@
 # bench-engine  time losses over ConvNeXt, ResNet-50, ViT and SqueezeNet, and steps with adaptive weights, against autograd
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
+# kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
 #     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
@@ -31,7 +32,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -47,7 +48,7 @@ test: build
 # The suite on the PyTorch reference alone: the files of tests whose numbers an operator or a loss makes.
 WITHOUT_ARITHMETIC := host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
-    kernel_resources* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
+    kernel_* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
     training.py training_data* training_processes* adaptive* architectures* chunked* cosine* engine_options* house* \
     module_* input_size* network_names* published* recognition* tf32_* unknown_kinds*
 test-reference: build
@@ -90,6 +91,9 @@ bench-commits: build
 
 kernel-resources: build
 	$(RUN) -m bench.kernel_resources
+
+kernel-model: build
+	$(RUN) tests/kernel_model_report.py
 
 traffic: build
 	$(RUN) tests/host/traffic_report.py

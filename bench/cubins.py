@@ -67,6 +67,7 @@ def tool(name: str) -> Path | None:
     return installed[0] if installed else Path(found) if found else None
 
 
+@cache
 def compiler() -> str:
     """Version of the CUDA toolkit that compiled the library, such as "13.0.88"."""
     versions = set(re.findall(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", LIBRARY.read_bytes()))

@@ -1,0 +1,255 @@
+"""What a warp of every main kernel executes, by kind of instruction: results/kernel_counts.csv (`make kernel-model`).
+
+Counted in the machine code, for whole, aligned maps (paths.py says how): no kernel runs, and nothing is measured. ROWS
+says which kernels and which stretches of them; a change that makes a stretch longer changes the table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from . import cubins, kernel_resources, sass
+from .cubins import Resources
+from .paths import KINDS, Counts, Paths, Trips, Work
+
+TABLE = Path(__file__).parent / "results" / "kernel_counts.csv"
+COLUMNS = ["compiler", "kernel", "architecture", "part", *KINDS]
+COLUMNS += ["instructions", "bytes", "needed", "per_hmma", "per_16_bytes", "blocks", "in_flight"]
+
+# Threads and bytes of shared memory of an SM.
+KIB = kernel_resources.KIB
+SMS = {80: (2048, 164), 86: (1536, 100), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228), 120: (1536, 100)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A round of a main loop: the work of a warp in it, and how often its inner loops run."""
+
+    work: Work
+    trips: Trips
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Kernels whose main loops multiply stages that cp.async brings, one loop for each kind of stage and layout.
+
+    Attributes:
+        kernels: Pattern of their names, * for any text.
+        stages: The kinds.
+        after: Work behind the main loop.
+        turned: The layout whose panels ldmatrix turns, or which it cannot turn: the loop with the fewest plain LDSM.
+        under_way: Stages that are copied while one is multiplied.
+    """
+
+    kernels: str
+    stages: tuple[Stage, ...]
+    after: Work
+    turned: str
+    under_way: int = 2
+
+    def parts(self, paths: Paths) -> Iterator[tuple[str, Counts]]:
+        rounds = {head: self._round(paths, head) for head in paths.outermost("HMMA")}
+        other = {"nchw": "nhwc", "nhwc": "nchw"}[self.turned]
+        for stage in self.stages:
+            heads = [head for head, (of, _) in rounds.items() if of is stage]
+            if len(heads) != 2:
+                raise ValueError(f"{len(heads)} main loops with {dict(stage.work)}, expected one for each layout")
+            for layout, head in zip((self.turned, other), sorted(heads, key=paths.plain_matrix_loads), strict=True):
+                prefix = f"{layout} {stage.name} " if stage.name else f"{layout} "
+                yield f"{prefix}before", paths.before(head, {}, {})
+                yield f"{prefix}stage", rounds[head][1]
+                yield f"{prefix}after", paths.after(head, self.after, {})
+
+    def _round(self, paths: Paths, head: int) -> tuple[Stage, Counts]:
+        """The kind of a loop's stages and what a warp executes in one."""
+        sentences = []
+        for stage in self.stages:
+            try:
+                return stage, paths.once(head, stage.work, stage.trips)
+            except ValueError as error:
+                sentences.append(str(error))
+        raise ValueError("; ".join(sentences))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Kernels that read and write maps, from end to end or a loop of them.
+
+    Attributes:
+        kernels: Pattern of their names, * for any text.
+        needed: Bytes that a thread has to move on the counted way; what it reads again, or others read too, comes from
+            a cache.
+        work: Its accesses.
+        loops: "" for the whole kernel; else the inner loops with as many loads of 16 bytes as walk a map, which are
+            "alternatives" (layouts, say) or "passes" over the same bytes.
+    """
+
+    kernels: str
+    needed: int
+    work: Work = field(default_factory=lambda: {"LDG.128": None, "STG.128": None})
+    loops: str = ""
+    under_way: int = 1
+
+    def parts(self, paths: Paths) -> Iterator[tuple[str, Counts]]:
+        if not self.loops:
+            yield "kernel", paths.through(self.work, {})
+            return
+        inner = [head for head, body in paths.loops.items() if not any(other < body for other in paths.loops.values())]
+        ways = [paths.once(head, self.work, {}) for head in sorted(inner)]
+        yield from ((f"loop {i}", way) for i, way in enumerate(_walking(ways), start=1))
+
+
+def _walking(ways: Iterable[Counts]) -> list[Counts]:
+    """Rounds of loops that walk maps; what ends a sum, or the rest of a line, has fewer loads of 16 bytes."""
+    return [way for way in ways if way["LDG.128"] >= 4]
+
+
+def _groups(kernels: str, maps: int, rest: int, work: dict[str, int | None] | None = None) -> list[Stream]:
+    """Kernels that take groups of eight elements of `maps` maps: 16 bytes of each in bf16, twice as much in fp32."""
+    work = work or {"LDG.128": None, "STG.128": None}
+    wide: Work = {kind: count and 2 * count for kind, count in work.items()}
+    return [
+        Stream(kernels.replace("T", "__nv_bfloat16"), 16 * maps + rest, work),
+        Stream(kernels.replace("T", "float"), 32 * maps + rest, wide),
+    ]
+
+
+ROWS: list[Pipeline | Stream] = [
+    Pipeline(
+        "gram_sum_kernel<float>",
+        (Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (1, 4)}),),
+        after={"STG.128": 16},
+        turned="nhwc",
+    ),
+    Pipeline(
+        "gram_sum_kernel<__nv_bfloat16>",
+        (Stage({"HMMA": 64, "LDGSTS": 8}, {"HMMA": (1, 2)}),),
+        after={"STG.128": 16},
+        turned="nhwc",
+    ),
+    Pipeline(
+        "gram_gradient_kernel<float>",
+        (
+            Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (4,)}),
+            Stage({"HMMA": 192, "LDGSTS": 10}, {"HMMA": (4,)}, "narrow"),
+        ),
+        after={"STG.128": 16},
+        turned="nchw",
+    ),
+    Pipeline(
+        "gram_gradient_kernel<__nv_bfloat16>",
+        (
+            Stage({"HMMA": 64, "LDGSTS": 8}, {"HMMA": (2,)}),
+            Stage({"HMMA": 64, "LDGSTS": 10}, {"HMMA": (2,)}, "narrow"),
+        ),
+        after={"STG.128": 8},
+        turned="nchw",
+    ),
+    Stream("feature_loss_kernel<*, (Distance)0, (Wanted)0>", needed=8 * 16, loops="alternatives"),
+    Stream("feature_loss_kernel<*, (Distance)0, *", needed=12 * 16, loops="alternatives"),
+    Stream("lpips_kernel<*, 0>", needed=8 * 16, loops="passes"),
+    Stream("lpips_kernel<*, 1>", needed=12 * 16, loops="passes"),
+    Stream("lpips_kernel<*, 2>", needed=16 * 16, loops="passes"),
+    Stream("dists_kernel<*", needed=6 * 16, loops="alternatives"),
+    Stream("dists_backward_kernel<*, (Inputs)2>", needed=12 * 16, loops="alternatives"),
+    # Four groups a thread in bf16, two in fp32; a byte of signs for each. Backward with all terms.
+    Stream("bias_relu_kernel<__nv_bfloat16, 8>", needed=4 * (2 * 16 + 1)),
+    Stream("bias_relu_kernel<float, 8>", needed=2 * (2 * 32 + 1)),
+    Stream("bias_relu_backward_kernel<__nv_bfloat16, 8>", needed=2 * (4 * 16 + 1)),
+    Stream("bias_relu_backward_kernel<float, 8>", needed=4 * 32 + 1),
+    # A group of the pooled map, and the four of the map that are new to its window; four bits a window and channel.
+    *_groups("pool_kernel<T, 8, Window<(PoolKind)0, ?, 2> >", maps=5, rest=4),
+    *_groups("pool_kernel<T, 8, Window<(PoolKind)1, 2, 2> >", maps=5, rest=0),
+    *_groups("blur_kernel<T, 8, Window<(PoolKind)2, 2, 2> >", maps=5, rest=16),
+    # A group of the map, of one window, with a tap and a map below; a quarter of the group and the codes of a window.
+    *_groups("pool_backward_kernel<T, 8, Window<(PoolKind)[01], 2, 2> >", 3, 4 + 2, {"LDG.128": 3, "STG.128": 1}),
+    *_groups("pool_backward_kernel<T, 8, Window<(PoolKind)?, ?, 2> >", 3, 4 + 2),
+    Stream("l2_pool_kernel<*, [48]>", needed=5 * 16),
+    Stream("l2_pool_backward_kernel<*, [48]>", needed=10 * 16),
+    Stream("total_variation_kernel<*, (Distance)0, (Wanted)2, [48], [13]>", needed=8 * 16),
+]
+
+
+def row_of(kernel: str) -> Pipeline | Stream | None:
+    """The first row for a kernel. bfloat16 stands for both 16-bit types, and fp64 is for checks, not for speed."""
+    if "double" in kernel or "__half" in kernel:
+        return None
+    return next((row for row in ROWS if fnmatchcase(kernel, row.kernels)), None)
+
+
+def bytes_of(counts: Counts, *names: str) -> int:
+    """Bytes that a thread moves by instructions of these names."""
+    width = {"": 16, "128": 16, "64": 8, "32": 4}
+    kinds = [kind.partition(".") for kind in KINDS]
+    return sum(width[modifier] * counts[name + dot + modifier] for name, dot, modifier in kinds if name in names)
+
+
+def blocks_of(kernel: Resources) -> int:
+    """How many blocks of a kernel an SM holds."""
+    target = kernel_resources.target_of(kernel.kernel)
+    if target is None or kernel.architecture not in SMS:
+        raise ValueError(f"{kernel.kernel} on sm_{kernel.architecture}: no row of TARGETS or SMS is for it")
+    threads, shared = SMS[kernel.architecture]
+    system = kernel_resources.SYSTEM if kernel.architecture < kernel_resources.TUNED else 0
+    unit, warps = kernel_resources.UNIT, -(-target.threads // kernel_resources.WARP)
+    of_warp = -(-kernel.registers * kernel_resources.WARP // unit) * unit
+    return min(
+        threads // target.threads,
+        kernel_resources.REGISTERS // of_warp // warps,
+        shared * KIB // max(kernel.shared + system + target.dynamic_shared, 1),
+    )
+
+
+def line(kernel: Resources, part: str, counts: Counts, row: Pipeline | Stream) -> dict[str, str]:
+    """A line of the table, but for the compiler."""
+    instructions = sum(counts[kind] for kind in KINDS)
+    moved = bytes_of(counts, "LDGSTS", "LDG", "STG")
+    needed = row.needed if isinstance(row, Stream) else moved
+    blocks, threads = blocks_of(kernel), kernel.threads
+    return {
+        "kernel": kernel.kernel,
+        "architecture": str(kernel.architecture),
+        "part": part,
+        **{kind: str(counts[kind]) for kind in KINDS},
+        "instructions": str(instructions),
+        "bytes": str(moved),
+        "needed": str(needed),
+        "per_hmma": f"{instructions / counts['HMMA']:.2f}" if counts["HMMA"] else "",
+        "per_16_bytes": f"{16 * instructions / needed:.1f}" if needed else "",
+        "blocks": str(blocks),
+        "in_flight": str(blocks * threads * row.under_way * bytes_of(counts, "LDGSTS", "LDG")),
+    }
+
+
+def rows() -> list[dict[str, str]]:
+    """The table of the built library."""
+    of = {(one.kernel, one.architecture): one for one in cubins.resources()}
+    found: list[dict[str, str]] = []
+    for architecture, codes in sass.kernels().items():
+        for kernel, code in zip(cubins.kernel_names(list(codes)), codes.values(), strict=True):
+            if wanted := row_of(kernel):
+                try:
+                    parts = list(wanted.parts(Paths(code)))
+                except ValueError as error:
+                    raise ValueError(f"{kernel} on sm_{architecture}: {error}") from error
+                found += [line(of[kernel, architecture], *part, wanted) for part in parts]
+    found.sort(key=lambda row: (row["kernel"], int(row["architecture"])))
+    return [{"compiler": cubins.compiler(), **row} for row in found]
+
+
+def written() -> list[dict[str, str]]:
+    """The table in the repository."""
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(table: list[dict[str, str]]) -> None:
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
