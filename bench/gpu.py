@@ -47,7 +47,7 @@ def sanitized(tool: str) -> Step:
 
 
 BUILD = Step("build", ("python", "setup.py", "-q", "build_ext", "--inplace"), 80)
-CHECK = Step("check", ("python", "-m", "perceptual_ops", "doctor", "--check", "--device=cuda"), 30)
+CHECK = Step("check", ("python", "-m", "perceptual_ops", "doctor", "--check", "--device=cuda"), 45)
 TEST = ("python", "-m", "pytest", "-m", "cuda", "--tb=short", "-p", "bench.gpu_tests", "--results={tests}")
 BRIEF = ("--seconds=0.2", "--variants=ours,eager", "--only")
 # Every dtype, of a large batch, a usual one, and one that launches bound.
@@ -55,7 +55,7 @@ SIZES = ("8x512", "8x256", "1x256")
 IN_EVERY_DTYPE = ("eager", "ours fp32", "ours bf16", "ours fp16")
 ROWS = (
     timed("head", 45, "bench", *BRIEF, *(f"head fwd+grad {size}" for size in SIZES)),
-    timed("loss", 65, "bench.whole", "--only", *SIZES, "--variants", *IN_EVERY_DTYPE),
+    timed("loss", 55, "bench.whole", "--only", *SIZES, "--variants", *IN_EVERY_DTYPE),
 )
 COMPILED = ("head fwd+grad 8x512x512 bfloat16 NHWC", "head fwd+grad 1x256x256 bfloat16 NHWC")
 PARTS: dict[str, Sequence[Step]] = {
@@ -101,6 +101,9 @@ def main(parts: Sequence[str]) -> int:
         found = {"step": step.name, "status": outcome.status, "seconds": f"{outcome.seconds:.1f}"}
         rows.append(found | {"left": "; ".join(outcome.left), "last_line": outcome.last_line})
         results.write("-parts", rows)
+        if step == BUILD and outcome.status != "ok":
+            print("without kernels nothing else is of use")
+            break
     print(f"\n{results.machine.device}, torch {results.machine.torch}, commit {results.machine.commit}: {folder}")
     for row in rows:
         print(f"{row['step']:15} {row['status']:18} {row['seconds']:>6} s  {row['last_line'][:90]}")

@@ -101,15 +101,10 @@ class BenchStep(Step):
 
     def left(self, results: Results, begun: str) -> list[str]:
         """The cases that lack the row of a variant; one that is incorrect has a row of none."""
-        _, _, module, *options = self.command_for(results)
-        wanted: dict[tuple[str, ...], Sequence[str]]
-        if module == "bench":
-            parsed, suffix, columns = operators.parse(options), "", report.KEYS
-            wanted = {case.key: parsed.variants for case in parsed.cases}
-        else:
-            bench = BENCHES[module]()
-            suffix, columns = f"-{bench.suffix}", ("case",)
-            wanted = {(case.name,): case.names for case in whole_bench.parse(bench, options).cases}
+        try:
+            suffix, columns, wanted = self._wanted(results)
+        except SystemExit:  # its options mean no case here, as it said itself
+            return []
         found: dict[tuple[str, ...], set[str]] = {key: set() for key in wanted}
         for row in results.read(suffix):
             if row["time"] >= begun:
@@ -117,6 +112,16 @@ class BenchStep(Step):
         return [
             " ".join(key) for key, names in wanted.items() if "" not in found[key] and not found[key].issuperset(names)
         ]
+
+    def _wanted(self, results: Results) -> tuple[str, Sequence[str], dict[tuple[str, ...], Sequence[str]]]:
+        """What its file is called, the columns that name a case there, and the variants of each case."""
+        _, _, module, *options = self.command_for(results)
+        if module == "bench":
+            parsed = operators.parse(options)
+            return "", report.KEYS, {case.key: parsed.variants for case in parsed.cases}
+        bench = BENCHES[module]()
+        parsed = whole_bench.parse(bench, options)
+        return f"-{bench.suffix}", ("case",), {(case.name,): case.names for case in parsed.cases}
 
 
 class SuiteStep(Step):

@@ -45,6 +45,10 @@ def test_every_head_and_loss_is_asked_for(results: Results, monkeypatch: pytest.
     assert len(compiled) == 2 and {*head, *operators} == {" ".join(case.key) for case in catalogue("cuda")}
 
 
+def test_a_bench_without_a_case_leaves_none(results: Results) -> None:
+    assert gpu.timed("nothing", 600, "bench.whole", "--only", "no such case").left(results, LONG_AGO) == []
+
+
 def finished(returncode: int) -> SimpleNamespace:
     return SimpleNamespace(returncode=returncode)
 
@@ -58,7 +62,7 @@ def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, mon
     ]
 
     def run(command: list[str], **settings: object) -> SimpleNamespace:
-        assert command[:3] == ["timeout", "--kill-after=5", "65"] and f"--out={results.folder}" in command
+        assert command[:3] == ["timeout", "--kill-after=5", "55"] and f"--out={results.folder}" in command
         with results.path("-loss").open("w", newline="") as file:
             writer = csv.DictWriter(file, whole_report.COLUMNS, restval="")
             writer.writeheader()
@@ -67,7 +71,7 @@ def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, mon
 
     monkeypatch.setattr(gpu_steps.subprocess, "run", run)
     outcome = gpu.ROWS[1].run(results)
-    assert outcome.status == "stopped at 65 s" and outcome.left == ["loss 8x256x256", "loss 1x256x256"]
+    assert outcome.status == "stopped at 55 s" and outcome.left == ["loss 8x256x256", "loss 1x256x256"]
     made.append(("loss 8x256x256", "", "incorrect: ours bf16", NEVER))
     assert gpu.ROWS[1].run(results).left == ["loss 1x256x256"]
 
@@ -98,9 +102,19 @@ def test_the_parts_and_their_files(results: Results, monkeypatch: pytest.MonkeyP
         ("good", "ok", "well"), ("bad", "failed (1)", ""), ("good", "ok", "well"),
     ]  # fmt: skip
     assert all(row["device"] == "NVIDIA H200" and row["commit"] == MACHINE.commit and row["torch"] for row in rows)
+    monkeypatch.setattr(gpu, "BUILD", bad)
+    assert gpu.main(["bad"]) == 1 and [row["step"] for row in results.read("-parts")] == ["bad"]
     suffixes = {"", *(f"-{bench().suffix}" for bench in gpu_steps.BENCHES.values()), "-parts", "-tests"}
     assert len(suffixes) + len({"log.txt"}) <= 8
     assert {path.name for path in results.folder.iterdir()} == {"nvidia-h200-parts.csv", "log.txt"}
+
+
+def test_outside_a_repository_the_commit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    assert report.git_commit() == "unknown"
+    monkeypatch.setenv("GIT_COMMIT", "0123456789ab")
+    assert report.git_commit() == "0123456789ab"
 
 
 def test_without_a_gpu_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -119,41 +133,13 @@ def suite(folder: Path, **files: str) -> SuiteStep:
     return SuiteStep("test", ("python", "-m", "pytest", "-q", f"--rootdir={folder}", *plugin, *paths), 600)
 
 
-def statuses(results: Results) -> dict[str, str]:
-    return {row["test"].rpartition("::")[2]: row["status"] for row in results.read("-tests")}
-
-
-CRASHING = """
-import os, pytest
+FAULTS = """
+import os, sys, types, pytest
 def test_skipped(): pytest.skip("so")
 def test_crash(): os._exit(1)
-def test_after(): pass
 @pytest.fixture
 def broken(): raise ValueError("no")
 def test_broken(broken): pass
-"""
-OPERATORS = """
-def test_other(): pass
-def test_accuracy(): assert 1 + 1 == 3
-"""
-
-
-def test_tests_go_on_behind_a_crash(results: Results, tmp_path: Path) -> None:
-    """The most important first, a row for each."""
-    outcome = suite(tmp_path, test_a=CRASHING, test_operators=OPERATORS).run(results)
-    assert list(statuses(results).items()) == [
-        ("test_accuracy", "failed"), ("test_skipped", "skipped"), ("test_crash", "crashed"),
-        ("test_after", "passed"), ("test_broken", "failed in setup"), ("test_other", "passed"),
-    ]  # fmt: skip
-    rows = results.read("-tests")
-    assert rows[0]["message"] == "assert (1 + 1) == 3" and rows[4]["message"] == "ValueError: no"
-    assert all(row["device"] == "NVIDIA H200" and row["commit"] == MACHINE.commit for row in rows)
-    assert outcome.status == "failed" and not outcome.left
-    assert outcome.last_line == "1 failed, 1 skipped, 1 crashed, 2 passed, 1 failed in setup"
-
-
-LOST = """
-import sys, types
 def synchronize(): raise RuntimeError("CUDA error: an illegal memory access was encountered")
 def test_fault():
     cuda = types.SimpleNamespace(is_available=lambda: True, synchronize=synchronize)
@@ -161,11 +147,28 @@ def test_fault():
     raise RuntimeError("CUDA error")
 def test_after(): assert "torch" not in sys.modules
 """
+OPERATORS = """
+def test_other(): pass
+def test_accuracy(): assert 1 + 1 == 3
+"""
 
 
-def test_tests_begin_anew_where_a_fault_has_taken_the_context(results: Results, tmp_path: Path) -> None:
-    suite(tmp_path, test_a=LOST).run(results)
-    assert statuses(results) == {"test_fault": "failed", "test_after": "passed"}
+def test_tests_go_on_behind_a_crash_and_a_fault(results: Results, tmp_path: Path) -> None:
+    """The most important first, a row for each; a fault that has taken the CUDA context ends its process too."""
+    outcome = suite(tmp_path, test_a=FAULTS, test_operators=OPERATORS).run(results)
+    rows = results.read("-tests")
+    assert [(row["test"].rpartition("::")[2], row["status"], row["message"]) for row in rows] == [
+        ("test_accuracy", "failed", "assert (1 + 1) == 3"),
+        ("test_skipped", "skipped", ""),
+        ("test_crash", "crashed", ""),
+        ("test_broken", "failed in setup", "ValueError: no"),
+        ("test_fault", "failed", "RuntimeError: CUDA error"),
+        ("test_after", "passed", ""),
+        ("test_other", "passed", ""),
+    ]
+    assert all(row["device"] == "NVIDIA H200" and row["commit"] == MACHINE.commit for row in rows)
+    assert outcome.status == "failed" and not outcome.left
+    assert outcome.last_line == "2 failed, 1 skipped, 1 crashed, 1 failed in setup, 2 passed"
 
 
 def test_tests_that_the_limit_left_are_named(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +213,7 @@ def test_what_needs_a_gpu_is_marked() -> None:
     """The parameter "cuda" of the fixture `device`, whoever asks for it, and tests of CUDA graphs."""
     files = gpu.device_tests()
     assert not [name for name in files if "test_host" in name]
-    some = ["tests/test_cosine.py", "tests/test_input_size.py", "tests/test_lean_guest.py"]
+    some = ["tests/test_input_size.py", "tests/test_lean_guest.py"]
     assert {*some, "tests/test_operators.py", "tests/test_module_trunk.py"} <= {*files}
     command = [sys.executable, "-c", COLLECT, *some, "tests/test_gram_plan.py"]
     found = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True, check=True).stdout

@@ -27,7 +27,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", ["chain", "chain by autograd", "module", "LPIPS"])
+@pytest.mark.parametrize("kind", ["chain", "chain by autograd", "module"])
 def test_convolutions_see_the_callers_tf32(
     kind: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +42,7 @@ def test_convolutions_see_the_callers_tf32(
 
     monkeypatch.setattr(F, "conv2d", spy)
     loss = LOSSES[kind](compute_dtype=dtype, **({"style_layers": None} if "chain" in kind else {}))
-    x, y = images(1, 40).requires_grad_(), images(1, 40, seed=1)
+    x, y = images(1).requires_grad_(), images(1, seed=1)
     for allowed in (True, False, True):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
         seen.clear()
@@ -65,15 +65,14 @@ def waits_are_errors(device: str) -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["chain", "LPIPS", "DISTS"])
-def test_the_host_never_waits_for_the_device(kind: str, dtype: torch.dtype, device: str) -> None:
+def test_the_host_never_waits_for_the_device_in_fp16(kind: str, device: str) -> None:
     """Neither when weights are derived, in the first call, nor after."""
-    loss = LOSSES[kind](compute_dtype=dtype).to(device)
-    x, y = images(2, 40, device=device).requires_grad_(), images(2, 40, seed=1, device=device)
+    loss = LOSSES[kind](compute_dtype=torch.float16).to(device)
+    x, y = images(1, 32, device=device).requires_grad_(), images(1, 32, seed=1, device=device)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         if kind == "chain":
-            loss.set_style(images(1, 40, device=device))
+            loss.set_style(images(1, 32, device=device))
         loss(x, y).backward()
         with waits_are_errors(device):
             loss(x, y).backward()
