@@ -1,4 +1,4 @@
-// The end of a Gram matrix, its split-K reduction and epilogue: the partial sums of its pixel ranges added up in order,
+// The end of a Gram matrix, its stream-K reduction and epilogue: the partial sums of its pieces added up in order,
 // both halves written, and where a style loss asks for it the distance to a target and the matrix S that the gradient
 // multiplies by. All layers and samples in one launch, a warp a fragment. The target Gram need not be symmetric, so
 // S = slope * (D + D^T).
@@ -23,8 +23,7 @@ constexpr int kFinishBlocks = sizeof(Acc) == 4 ? 4 : 2;
 
 struct FinishLayer {
   int64_t channels;
-  int64_t partial;  // where the layer's partial sums begin: (splits, N, fragments, 16 * 8)
-  uint32_t splits;
+  int64_t partial;       // where the layer's partial sums begin: (partials, fragments of a tile, 16 * 8)
   uint32_t first_block;  // of a sample's
   double scale;          // of the sum over the pixels
   void* out;             // (N, C, C): the Gram, or S
@@ -37,8 +36,8 @@ struct FinishLayer {
 };
 
 struct FinishTable {
-  int layers;
-  uint32_t blocks;  // of a sample
+  StageList stages;  // of gram_sum_kernel
+  uint32_t blocks;   // of a sample
   int64_t batch;
   FinishLayer entries[kMaxLayers];
 };
@@ -66,22 +65,24 @@ struct FinishPlace {
 __device__ __forceinline__ FinishPlace finish_place(const FinishTable& table) {
   const uint32_t block = blockIdx.x % table.blocks;
   int layer = 0;
-  while (layer + 1 < table.layers && table.entries[layer + 1].first_block <= block) ++layer;
+  while (layer + 1 < table.stages.layers && table.entries[layer + 1].first_block <= block) ++layer;
   const uint32_t first = (block - table.entries[layer].first_block) * kFinishWarps;
   return {layer, int64_t(blockIdx.x / table.blocks), first + threadIdx.x / kWarp};
 }
 
-// Adds up fragment `place.fragment` over the splits. Nothing of it is held where the matrix has no such fragment.
+// Adds up fragment `place.fragment` over the pieces of its tile. Nothing of it is held where the matrix has no such
+// fragment.
 template <class Acc>
-__device__ __forceinline__ FragmentSums<Acc> sum_splits(const FinishLayer& layer, const FinishPlace& place,
-                                                        int64_t batch, const Acc* __restrict__ partial) {
+__device__ __forceinline__ FragmentSums<Acc> sum_pieces(const FinishTable& table, const FinishPlace& place,
+                                                        const Acc* __restrict__ partial) {
+  const FinishLayer& layer = table.entries[place.layer];
   const int lane = threadIdx.x % kWarp;
-  const uint32_t fragments = triangle_fragments(layer.channels);
   FragmentSums<Acc> sums{{}, layer.channels, 0};
-  if (place.fragment >= fragments) return sums;
+  if (place.fragment >= triangle_fragments(layer.channels)) return sums;
 
-  const Tile tile = fragment_tile(place.fragment);
-  const int inner = static_cast<int>(place.fragment - tile_fragment(tile));
+  const TriangleNumbers fragments = fragment_numbers(layer.channels);
+  const Tile tile = fragments.tile_of(place.fragment);
+  const int inner = static_cast<int>(place.fragment - fragments.first_of(tile));
   int row = inner / (kTile / kFragmentColumns), column = inner % (kTile / kFragmentColumns);
   if (tile.row == tile.column) {
     for (row = 0; (row + 1) * (row + 2) <= inner;) ++row;
@@ -93,11 +94,11 @@ __device__ __forceinline__ FragmentSums<Acc> sum_splits(const FinishLayer& layer
 
   sums.row = first_row + lane / 4;
   sums.column = first_column + lane % 4 * 2;
-  const int64_t stride = batch * fragments * kFragmentSize;
-  const Acc* from =
-      partial + layer.partial + (place.n * fragments + place.fragment) * int64_t(kFragmentSize) + lane * 4;
+  const Partials partials = table.stages.partials(place.layer, static_cast<uint32_t>(place.n), tile);
+  const int64_t stride = tile_fragments(layer.channels) * kFragmentSize;
+  const Acc* from = partial + layer.partial + partials.first * stride + inner * kFragmentSize + lane * 4;
 #pragma unroll 4
-  for (uint32_t split = 0; split < layer.splits; ++split, from += stride) {
+  for (uint32_t piece = 0; piece < partials.count; ++piece, from += stride) {
 #pragma unroll
     for (int e = 0; e < 4; e += kUnit<Acc>) {
       const Pack<Acc> pack = load_pack(from + e);
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, kFinishBlocks<Acc>)
     gram_finish_kernel(const __grid_constant__ FinishTable table, const Acc* __restrict__ partial) {
   const FinishPlace place = finish_place(table);
   const FinishLayer& layer = table.entries[place.layer];
-  const FragmentSums<Acc> sums = sum_splits(layer, place, table.batch, partial);
+  const FragmentSums<Acc> sums = sum_pieces(table, place, partial);
   Acc* gram = static_cast<Acc*>(layer.out) + place.n * layer.channels * layer.channels;
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
@@ -135,9 +136,9 @@ __device__ __forceinline__ void style_values(const FinishTable& table, int64_t n
   using LayerValues = Acc[kMaxLayers];
   PO_SHARED(LayerValues, weighted);
   const int lane = threadIdx.x % kWarp;
-  for (int l = threadIdx.x / kWarp; l < table.layers; l += kFinishWarps) {
+  for (int l = threadIdx.x / kWarp; l < table.stages.layers; l += kFinishWarps) {
     const FinishLayer& layer = table.entries[l];
-    const uint32_t end = l + 1 < table.layers ? table.entries[l + 1].first_block : table.blocks;
+    const uint32_t end = l + 1 < table.stages.layers ? table.entries[l + 1].first_block : table.blocks;
     Acc sum = 0;
     for (uint32_t block = layer.first_block + lane; block < end; block += kWarp) sum += slots[block];
     sum = Acc(layer.value_scale) * warp_sum(sum);
@@ -149,7 +150,7 @@ __device__ __forceinline__ void style_values(const FinishTable& table, int64_t n
   __syncthreads();  // every layer's value is there
   if (threadIdx.x > 0) return;
   Acc sum = first_layers ? Acc(0) : loss[n];
-  for (int l = 0; l < table.layers; ++l) sum += weighted[l];
+  for (int l = 0; l < table.stages.layers; ++l) sum += weighted[l];
   loss[n] = sum;
 }
 
@@ -164,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, kFinishBlocks<Acc>)
                         Acc* __restrict__ loss) {         // (N)
   const FinishPlace place = finish_place(table);
   const FinishLayer& layer = table.entries[place.layer];
-  const FragmentSums<Acc> sums = sum_splits(layer, place, table.batch, partial);
+  const FragmentSums<Acc> sums = sum_pieces(table, place, partial);
   const Acc* target = static_cast<const Acc*>(layer.target) + place.n * layer.target_stride;
   Acc* slopes = static_cast<Acc*>(layer.out) + place.n * layer.channels * layer.channels;
   Acc distance = 0;

@@ -31,13 +31,11 @@ cudaError_t for_launches(size_t layers, F&& f) {
 // The part of the table that finishing a Gram and a style loss share.
 FinishTable finish_table(const std::vector<MapPointer>& layers, const GramWorkspace& workspace, size_t first,
                          int count) {
-  FinishTable table{count, 0, layers[first].map.batch, {}};
+  FinishTable table{workspace.launches[first / kMaxLayers], 0, layers[first].map.batch, {}};
   for (int l = 0; l < count; ++l) {
-    const GramWorkspace::Layer& plan = workspace.layers[first + l];
     FinishLayer& entry = table.entries[l];
     entry.channels = layers[first + l].map.channels;
-    entry.partial = plan.first;
-    entry.splits = plan.splits;
+    entry.partial = workspace.first[first + l];
     entry.first_block = table.blocks;
     table.blocks += static_cast<uint32_t>(finish_blocks(entry.channels));
   }
@@ -48,13 +46,18 @@ FinishTable finish_table(const std::vector<MapPointer>& layers, const GramWorksp
 
 GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers) {
   GramWorkspace workspace{};
-  const std::vector<Split> splits = plan_splits(layers, kLineBytes / element_bytes(element));
   int64_t blocks = 0;
-  for (size_t l = 0; l < layers.size(); ++l) {
-    const FeatureMap& map = layers[l];
-    workspace.layers.push_back({splits[l].count, splits[l].pixels, workspace.partial});
-    workspace.partial += splits[l].count * map.batch * triangle_fragments(map.channels) * kFragmentSize;
-    blocks += finish_blocks(map.channels);
+  for (size_t first = 0; first < layers.size(); first += kMaxLayers) {
+    const int count = static_cast<int>(std::min<size_t>(layers.size() - first, kMaxLayers));
+    StageList list{};
+    if (!plan_stages(&layers[first], count, kLineBytes / element_bytes(element), list)) return {};
+    for (int l = 0; l < count; ++l) {
+      const FeatureMap& map = layers[first + l];
+      workspace.first.push_back(workspace.partial);
+      workspace.partial += list.partials(l, map.batch) * tile_fragments(map.channels) * kFragmentSize;
+      blocks += finish_blocks(map.channels);
+    }
+    workspace.launches.push_back(list);
   }
   const int64_t batch = layers.empty() ? 0 : layers[0].batch;
   workspace.slots = blocks * batch;
@@ -64,26 +67,17 @@ GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers) 
 
 cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
                              void* partial, void* arrivals, cudaStream_t stream) {
-  if (!fits_grid(workspace.arrivals)) return cudaErrorInvalidConfiguration;
+  if (workspace.launches.empty() || !fits_grid(workspace.arrivals)) return cudaErrorInvalidConfiguration;
   return for_launches(layers.size(), [&](size_t first, int count) {
-    GramTable table{{count, {}, {}}, {}};
-    int64_t items = 0;
+    GramTable table{workspace.launches[first / kMaxLayers], {}};
     for (int l = 0; l < count; ++l) {
       const auto& [x, map] = layers[first + l];
-      const GramWorkspace::Layer& plan = workspace.layers[first + l];
-      const bool nhwc = map.layout() == Layout::kNHWC;
-      const uint32_t tiles = triangle_tiles(map.channels);
-      table.layers[l] = {
-          x, map, nhwc, has_aligned_lines(x, map, element_bytes(element)), tiles, plan.split_pixels, plan.first};
-      const int64_t of_layer = plan.splits * map.batch * int64_t(tiles);
-      items += of_layer;
-      if (!fits_grid(items)) return cudaErrorInvalidConfiguration;
-      table.items.counts[l] = static_cast<uint32_t>(of_layer);
+      table.layers[l] = {x, map, map.layout() == Layout::kNHWC, has_aligned_lines(x, map, element_bytes(element)),
+                         workspace.first[first + l]};
     }
-    table.items.set_starts();
     dispatch_element(element, [&](auto type) {
-      launch_kernel(gram_sum_kernel<decltype(type)>, items, kThreads, kSharedBytes, stream, table, partial, arrivals,
-                    first == 0 ? workspace.arrivals : 0);
+      launch_kernel(gram_sum_kernel<decltype(type)>, table.stages.blocks(), kThreads, kSharedBytes, stream, table,
+                    partial, arrivals, first == 0 ? workspace.arrivals : 0);
     });
     return cudaGetLastError();
   });

@@ -1,10 +1,11 @@
-// Partial sums of Gram matrices: X X^T over a range of pixels, for all layers and samples in one launch.
+// Partial sums of Gram matrices: X X^T over some pixels, for all layers and samples in one launch.
 //
-// Split-K: a block makes one tile of one sample from one range of pixels, and finish.cuh adds the ranges up. It reads
-// its pixels in the stages of a software pipeline (cp.async), four panels each: of a tile off the diagonal the rows'
+// Stream-K (plan.h): a block has a run of pipeline stages, which may begin within one tile of one sample and end within
+// another's. It leaves the sums of each such piece, and finish.cuh adds up those of a tile. It reads its pixels in the
+// stages of a software pipeline (cp.async), four panels each: of a tile off the diagonal the rows'
 // two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of pixels and two of
 // the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two warps of its own
-// (sliced-K). So every stage moves 32 KB and an item's cost is its number of stages. Of tiles on the diagonal only half
+// (sliced-K). So every stage moves 32 KB and costs about the same. Of tiles on the diagonal only half
 // parts of a warp that reach it are made, and only fragments that do are kept.
 //
 // Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
@@ -24,13 +25,11 @@ struct GramLayer {
   FeatureMap map;
   bool nhwc;
   bool aligned;
-  uint32_t tiles;
-  int64_t split_pixels;
-  int64_t partial;  // where the layer's partial sums begin: (splits, N, fragments of the tiles, 16 * 8)
+  int64_t partial;  // where the layer's partial sums begin: (partials, fragments of a tile, 16 * 8)
 };
 
 struct GramTable {
-  Interleaving items;  // of a layer: (splits, N, tiles)
+  StageList stages;
   GramLayer layers[kMaxLayers];
 };
 
@@ -121,12 +120,13 @@ struct PanelPlace {
 // What the threads of a block share: in shared memory, because registers are for the totals.
 template <class T>
 struct GramJob {
-  Matrix<T> x;  // from the range's first pixel on
+  Matrix<T> x;  // from the piece's first pixel on
   int pixels;
   bool nhwc;
   int first_row, first_column;    // of the tile
   int chunk_panels;               // of a stretch of pixels: 1, 2 or 4
-  int stage_pixels, stages;       // the last may have fewer pixels
+  uint32_t next, end;             // stages of the list: after this piece, after this block's run
+  int stage_pixels, stages;       // the last may have fewer pixels; no stages: the run is at its end
   DeviceAccumulator<T>* partial;  // (fragments, 16 * 8), of the tile
 
   PanelPlace panels[kStagePanels];
@@ -140,28 +140,31 @@ struct GramJob {
   __device__ __forceinline__ int columns_left() const { return x.rows - first_column; }
 };
 
-// By one thread.
+// The next piece of the block's run. By one thread.
 template <class T>
-__device__ __forceinline__ void plan_gram_job(const GramLayer& layer, uint32_t item,
-                                              DeviceAccumulator<T>* partial,  // of all layers
-                                              GramJob<T>& job) {
+__device__ __forceinline__ void plan_piece(const GramTable& table,
+                                           DeviceAccumulator<T>* partial,  // of all layers
+                                           GramJob<T>& job) {
+  job.stages = 0;
+  if (job.next >= job.end) return;
+  const Piece piece = table.stages.piece(job.next);
+  const GramLayer& layer = table.layers[piece.layer];
   const FeatureMap& map = layer.map;
-  const uint32_t range = item / layer.tiles;  // (splits, N)
-  const int64_t n = range % uint32_t(map.batch), begin = range / uint32_t(map.batch) * layer.split_pixels;
-  const Tile tile = triangle_tile(item % layer.tiles);
-  const int64_t fragment = int64_t(range) * triangle_fragments(map.channels) + tile_fragment(tile);
+  const Tile tile = piece.tile;
   const int channels = static_cast<int>(map.channels);
   const bool narrow = channels <= kNarrow;
-  job.x = {static_cast<const T*>(layer.x) + n * map.stride_n + begin * map.stride_p,
+  job.next += piece.count;
+  job.stages = static_cast<int>(piece.count);
+  job.chunk_panels = kStagePanels / stage_stretches(channels, tile);
+  job.stage_pixels = kStagePanels / job.chunk_panels * kDepth<T>;
+  const int64_t begin = int64_t(piece.first) * job.stage_pixels;
+  job.pixels = static_cast<int>(min(map.pixels - begin, int64_t(piece.count) * job.stage_pixels));
+  job.x = {static_cast<const T*>(layer.x) + piece.n * map.stride_n + begin * map.stride_p,
            layer.nhwc ? map.stride_p : map.stride_c, channels, layer.aligned};
-  job.pixels = static_cast<int>(min(map.pixels - begin, layer.split_pixels));
   job.nhwc = layer.nhwc;
   job.first_row = tile.row * kTile;
   job.first_column = tile.column * kTile;
-  job.chunk_panels = narrow ? 1 : tile.row == tile.column ? 2 : 4;
-  job.stage_pixels = kStagePanels / job.chunk_panels * kDepth<T>;
-  job.stages = (job.pixels + job.stage_pixels - 1) / job.stage_pixels;
-  job.partial = partial + layer.partial + fragment * kFragmentSize;
+  job.partial = partial + layer.partial + piece.partial * tile_fragments(channels) * kFragmentSize;
 
   for (int panel = 0; panel < kStagePanels; ++panel) {
     const int chunk = panel / job.chunk_panels, place = panel % job.chunk_panels;
@@ -246,14 +249,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>)
   }
   PO_SHARED(GramJob<T>, job);
   if (threadIdx.x == 0) {
-    const Interleaving::Item item = table.items.item(blockIdx.x);
-    plan_gram_job(table.layers[item.layer], item.index, partial, job);
+    job.next = table.stages.run_of(blockIdx.x) * table.stages.run_stages;
+    job.end = min(job.next + table.stages.run_stages, table.stages.stages);
   }
-  __syncthreads();  // the job is there
-  if (job.nhwc) {
-    sum_tile<T, true>(job);
-  } else {
-    sum_tile<T, false>(job);
+  for (;;) {
+    if (threadIdx.x == 0) plan_piece(table, partial, job);
+    __syncthreads();  // the job is there
+    if (job.stages == 0) return;
+    if (job.nhwc) {
+      sum_tile<T, true>(job);
+    } else {
+      sum_tile<T, false>(job);
+    }
+    __syncthreads();  // the job is done
   }
 }
 

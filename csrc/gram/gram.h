@@ -9,6 +9,7 @@
 #include "../common/distance.h"
 #include "../common/element.h"
 #include "../common/feature_map.h"
+#include "plan.h"
 
 namespace perceptual_ops {
 
@@ -19,19 +20,15 @@ struct MapPointer {
 
 // What the sums over pixels of some layers leave to their finish.
 struct GramWorkspace {
-  struct Layer {
-    uint32_t splits;
-    int64_t split_pixels;
-    int64_t first;  // of the layer's partial sums
-  };
-  std::vector<Layer> layers;
-  int64_t partial;   // Acc
-  int64_t slots;     // Acc
-  int64_t arrivals;  // uint32
+  std::vector<StageList> launches;  // of kMaxLayers layers each; none where 32 bits cannot count their stages
+  std::vector<int64_t> first;       // of each layer's partial sums
+  int64_t partial;                  // Acc
+  int64_t slots;                    // Acc
+  int64_t arrivals;                 // uint32
 };
 GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers);
 
-// Sums of X X^T over ranges of pixels.
+// Sums of X X^T over runs of pixels.
 cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
                              void* partial,   // (workspace.partial) Acc
                              void* arrivals,  // (workspace.arrivals) uint32

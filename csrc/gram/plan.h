@@ -1,10 +1,9 @@
-// How the Gram matrices of several layers are cut into work items: pure functions of the shapes, so that the same input
-// gives the same bits on every device. For host and device; no torch.
+// How the Gram matrices of several layers, and their gradients, are cut into work for blocks: pure functions of the
+// shapes, so that the same input gives the same bits on every device. For host and device; no torch.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "../common/distance.h"
 #include "../common/feature_map.h"
@@ -30,72 +29,141 @@ struct Tile {
   int row, column;  // in tiles
 };
 
-// Fragments of the rows of tiles before `row`.
-PO_HOST_DEVICE uint32_t fragments_before(int row) {
-  return row * kDiagonalFragments + row * (row - 1) / 2 * kSquareFragments;
-}
+// Numbers something that the tiles of the lower triangle hold, row by row of tiles: (0, 0), (1, 0), (1, 1), (2, 0), ...
+// Those on the diagonal, the last of their rows, hold `diagonal` of it, the others `square`.
+struct TriangleNumbers {
+  uint32_t diagonal, square;
 
-// The first fragment of a tile.
-PO_HOST_DEVICE uint32_t tile_fragment(const Tile& tile) {
-  return fragments_before(tile.row) + tile.column * kSquareFragments;
-}
-
-// Tile number t of the lower triangle, row by row: (0, 0), (1, 0), (1, 1), (2, 0), ...
-PO_HOST_DEVICE Tile triangle_tile(uint32_t t) {
-  int row = 0;
-  while (uint32_t(row + 1) * (row + 2) / 2 <= t) ++row;
-  const int column = static_cast<int>(t) - row * (row + 1) / 2;
-  return {row, column};
-}
-
-// The tile that holds a fragment of a sample.
-PO_HOST_DEVICE Tile fragment_tile(uint32_t fragment) {
-  int row = 0;
-  while (fragments_before(row + 1) <= fragment) ++row;
-  auto column = static_cast<int>((fragment - fragments_before(row)) / kSquareFragments);
-  if (column > row) column = row;  // the diagonal tile comes last, and is smaller
-  return {row, column};
-}
-
-// Tiles and fragments on or below the diagonal of one sample.
-PO_HOST_DEVICE uint32_t triangle_tiles(int64_t channels) {
-  const auto side = static_cast<uint32_t>((channels + kTile - 1) / kTile);
-  return side * (side + 1) / 2;
-}
-PO_HOST_DEVICE uint32_t triangle_fragments(int64_t channels) {
-  if (channels <= kNarrow) return kNarrowFragments;
-  return fragments_before(static_cast<int>((channels + kTile - 1) / kTile));
-}
-
-// The ranges that the pixels of a layer, the K of its product, are cut into: split-K.
-struct Split {
-  uint32_t count;
-  int64_t pixels;  // of a range; the last may be shorter
+  // Of the rows of tiles before `row`.
+  PO_HOST_DEVICE uint32_t before(int row) const { return row * diagonal + row * (row - 1) / 2 * square; }
+  PO_HOST_DEVICE uint32_t first_of(const Tile& tile) const { return before(tile.row) + tile.column * square; }
+  PO_HOST_DEVICE uint32_t count_of(const Tile& tile) const { return tile.row == tile.column ? diagonal : square; }
+  PO_HOST_DEVICE Tile tile_of(uint32_t number) const {
+    int row = 0;
+    while (before(row + 1) <= number) ++row;
+    const auto column = static_cast<int>((number - before(row)) / square);
+    return {row, column < row ? column : row};
+  }
 };
 
-// Cuts the layers so that their items cost about the same. A pipeline stage of gram.cuh moves four panels, and four
-// stretches of `depth` pixels of a narrow map are one stage, two of a tile on the diagonal, one of any other tile.
-inline std::vector<Split> plan_splits(const std::vector<FeatureMap>& layers, int64_t depth) {
-  // Enough items for a few rounds over the largest device, but of twelve stages at least, which keeps the partial sums
-  // under a tenth of what is read; maps too small for that to fill a device are cut further.
-  constexpr int64_t kItems = 1024, kDevice = 132, kStages = 12, kLeast = 2;
-  const auto quarter_stages = [&](const FeatureMap& map) {  // of a sample, all tiles
-    const int64_t side = ceil_div(map.channels, kTile);
-    return ceil_div(map.pixels, depth) * (map.channels <= kNarrow ? 1 : 2 * side * side);
-  };
-  int64_t total = 0;
-  for (const FeatureMap& map : layers) total += map.batch * quarter_stages(map);
-  total /= 4;
-  const int64_t stages = std::max(total / kItems, std::min(kStages, std::max(kLeast, total / kDevice)));
-  std::vector<Split> splits;
-  for (const FeatureMap& map : layers) {
-    const int64_t wanted =
-        std::max<int64_t>(1, quarter_stages(map) / (4 * stages * int64_t(triangle_tiles(map.channels))));
-    const int64_t whole = (map.channels <= kNarrow ? 4 : 2) * depth;  // pixels of a stage of the first tile
-    const int64_t pixels = ceil_div(ceil_div(map.pixels, wanted), whole) * whole;
-    splits.push_back({static_cast<uint32_t>(ceil_div(map.pixels, pixels)), pixels});
+// Tiles along a side of a matrix, and the fragments on or below its diagonal.
+PO_HOST_DEVICE int tile_rows(int64_t channels) { return static_cast<int>((channels + kTile - 1) / kTile); }
+PO_HOST_DEVICE TriangleNumbers fragment_numbers(int64_t channels) {
+  return {uint32_t(channels <= kNarrow ? kNarrowFragments : kDiagonalFragments), kSquareFragments};
+}
+PO_HOST_DEVICE uint32_t triangle_fragments(int64_t channels) {
+  return fragment_numbers(channels).before(tile_rows(channels));
+}
+
+// The most fragments that a tile holds.
+PO_HOST_DEVICE int64_t tile_fragments(int64_t channels) {
+  return channels <= kNarrow ? kNarrowFragments : channels <= kTile ? kDiagonalFragments : kSquareFragments;
+}
+
+// Stream-K: the pipeline stages of all tiles of a launch, layer by layer, sample by sample and tile by tile, are one
+// list that is cut into runs of one length, a block each, whatever tiles that cuts: so all blocks cost the same, and a
+// device is full to the end. What a run has of a tile is a piece, which leaves partial sums.
+struct Piece {
+  int layer;
+  uint32_t n;
+  Tile tile;
+  uint32_t first, count;  // stages of the tile
+  uint32_t partial;       // number of its sums among the layer's
+};
+
+// The partial sums of a tile's pieces, in the order of its stages.
+struct Partials {
+  uint32_t first, count;
+};
+
+struct LayerStages {
+  uint32_t first;         // in the list
+  TriangleNumbers tiles;  // stages of the tiles of a sample
+  uint32_t sample_tiles, sample_stages;
+};
+
+struct StageList {
+  static constexpr uint32_t kBlocks = 264;  // at a time: two on each of the 132 SMs of an H200
+
+  int layers;
+  uint32_t stages;      // of all layers
+  uint32_t run_stages;  // of a block; the last may have fewer
+  uint32_t waves;       // of kBlocks runs
+  LayerStages of[kMaxLayers];
+
+  uint32_t blocks() const { return waves > 1 ? waves * kBlocks : (stages + run_stages - 1) / run_stages; }
+
+  // The partial sums of a layer.
+  int64_t partials(int number, int64_t batch) const {
+    const LayerStages& layer = of[number];
+    const int64_t end = layer.first + batch * layer.sample_stages;
+    return batch * layer.sample_tiles + (end - 1) / run_stages - layer.first / run_stages;
   }
-  return splits;
+
+  // The run of a block. A wave takes every waves-th of them and so some of each layer: some layers wait for memory and
+  // some for tensor cores, and an SM that has both at a time waits least.
+  PO_HOST_DEVICE uint32_t run_of(uint32_t block) const { return block % kBlocks * waves + block / kBlocks; }
+
+  // The piece that begins at a stage of the list.
+  PO_HOST_DEVICE Piece piece(uint32_t stage) const {
+    Piece piece{};
+    while (piece.layer + 1 < layers && of[piece.layer + 1].first <= stage) ++piece.layer;
+    const LayerStages& layer = of[piece.layer];
+    const uint32_t of_layer = stage - layer.first, of_sample = of_layer % layer.sample_stages;
+    piece.n = of_layer / layer.sample_stages;
+    piece.tile = layer.tiles.tile_of(of_sample);
+    piece.first = of_sample - layer.tiles.first_of(piece.tile);
+    const uint32_t tile_left = layer.tiles.count_of(piece.tile) - piece.first;
+    const uint32_t run_left = run_stages - stage % run_stages;
+    piece.count = tile_left < run_left ? tile_left : run_left;
+    piece.partial = partial(layer, piece.n, piece.tile, stage);
+    return piece;
+  }
+
+  PO_HOST_DEVICE Partials partials(int number, uint32_t n, const Tile& tile) const {
+    const LayerStages& layer = of[number];
+    const uint32_t first = layer.first + n * layer.sample_stages + layer.tiles.first_of(tile);
+    const uint32_t last = first + layer.tiles.count_of(tile) - 1;
+    return {partial(layer, n, tile, first), last / run_stages - first / run_stages + 1};
+  }
+
+  // From one piece of a layer to the next its tile goes on by one, or its run, or both: so does their sum.
+  PO_HOST_DEVICE uint32_t partial(const LayerStages& layer, uint32_t n, const Tile& tile, uint32_t stage) const {
+    constexpr TriangleNumbers kTiles{1, 1};
+    return n * layer.sample_tiles + kTiles.first_of(tile) + stage / run_stages - layer.first / run_stages;
+  }
+};
+
+// Pixels of a pipeline stage: it moves four panels of `depth`, four stretches of pixels of a narrow map, two of a tile
+// on the diagonal, one of any other tile.
+PO_HOST_DEVICE int stage_stretches(int64_t channels, const Tile& tile) {
+  return channels <= kNarrow ? 4 : tile.row == tile.column ? 2 : 1;
+}
+
+// The stages of some layers of a launch. False where 32 bits cannot count them.
+inline bool plan_stages(const FeatureMap* maps, int layers, int64_t depth, StageList& list) {
+  // Runs of some 32 stages or more in up to four waves, so that the partial sums stay under a tenth of what is read; of
+  // two at least where there are too few for the device.
+  constexpr uint32_t kUsual = 32, kMostWaves = 4, kLeast = 2;
+  int64_t stages = 0;
+  for (int l = 0; l < layers; ++l) {
+    const FeatureMap& map = maps[l];
+    const int rows = tile_rows(map.channels);
+    const auto of_tile = [&](const Tile& tile) {
+      return static_cast<uint32_t>(ceil_div(map.pixels, stage_stretches(map.channels, tile) * depth));
+    };
+    const TriangleNumbers tiles{of_tile({0, 0}), of_tile({1, 0})};
+    const int64_t sample = int64_t(rows) * tiles.diagonal + int64_t(rows) * (rows - 1) / 2 * tiles.square;
+    list.of[l] = {static_cast<uint32_t>(stages), tiles, static_cast<uint32_t>(rows * (rows + 1) / 2),
+                  static_cast<uint32_t>(sample)};
+    stages += map.batch * sample;
+    if (stages > INT32_MAX) return false;
+  }
+  list.layers = layers;
+  list.stages = static_cast<uint32_t>(stages);
+  list.waves = std::clamp(list.stages / (StageList::kBlocks * kUsual), 1u, kMostWaves);
+  list.run_stages = std::max<uint32_t>(kLeast, ceil_div(list.stages, StageList::kBlocks * list.waves));
+  return true;
 }
 
 // Work items of several layers, each layer's spread evenly over the whole list: some layers wait for memory and some

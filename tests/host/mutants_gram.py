@@ -7,6 +7,7 @@ from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 GRAM, FINISH, GRADIENT, SLOPES, PANEL, PRODUCT = (
     f"gram/{name}.cuh" for name in ("gram", "finish", "gradient", "slopes", "panel", "product")
 )
+PLAN = "gram/plan.h"
 STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read"
 PRODUCTS = """
 #pragma unroll
@@ -33,7 +34,14 @@ MUTANTS = [
            "from + «line_offset<T, kDepthAlong>(lines, line_stride)»", "0", VALUES),
     Mutant("panel: whole panels on top of each other", "gram", PANEL,
            "from += panel_stride, «to += kPanelBytes»", "to += 0", VALUES),
-    # sums over ranges of pixels
+    # how stages are spread over blocks
+    Mutant("plan: pieces of a tile share their sums", "gram", PLAN,
+           "kTiles.first_of(tile) + «stage / run_stages»", "layer.first / run_stages", f"{ORDER}|{VALUES}"),
+    Mutant("plan: a piece runs into the next tile", "gram", PLAN,
+           "tile_left < run_left ? tile_left : run_left", "run_left", f"{ORDER}|{VALUES}"),
+    Mutant("plan: the diagonal taken for a square", "gram", PLAN,
+           "«column < row ? column : row»};", "column", f"{ORDER}|{VALUES}|expected"),
+    # sums over pieces
     Mutant("gram: stages used before they are whole", "gram", GRAM,
            STAGE, "", f"{ORDER}|{VALUES}"),
     Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kStages - 2>();", "", f"{ORDER}|{VALUES}"),
@@ -42,8 +50,10 @@ MUTANTS = [
     Mutant("gram: a buffer filled while it is read", "gram", GRAM,
            "unsigned char* to = shared + «stage % kStages»", "stage % (kStages - 1)",
            f"{ORDER}|{VALUES}"),
-    Mutant("gram: a range runs to the end of the map", "gram", GRAM,
-           "min(map.pixels - begin, layer.split_pixels)", "map.pixels - begin", VALUES),
+    Mutant("gram: every piece begins where its tile does", "gram", GRAM,
+           "int64_t(piece.first) * job.stage_pixels", "0", VALUES),
+    Mutant("gram: a job replaced while it is read", "gram", GRAM,
+           "«__syncthreads();»  // the job is done", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: swapped layout", "gram", GRAM,
            "layer.nhwc ? map.stride_p : map.stride_c", "layer.nhwc ? map.stride_c : map.stride_p",
            f"{ADDRESS}|{VALUES}|{MISALIGNED}", configuration="address"),
@@ -67,21 +77,19 @@ MUTANTS = [
     Mutant("gram: a pair of warps left out", "gram", GRAM, "«chunk < 3»;", "chunk < 2", VALUES),
     Mutant("gram: fragments of a diagonal tile overlap", "gram", GRAM,
            "row * (row + 1) + column", "row * row + column", f"{ORDER}|{VALUES}"),
-    Mutant("gram: workspace by sample and range", "gram", GRAM,
-           "fragment = «int64_t(range)» * triangle", "n", VALUES),
     # products
     Mutant("product: sums of tensor cores never promoted", "gram", PRODUCT,
            f"float sums[4] = {{}};{PRODUCTS}{PROMOTION}", f"float (&sums)[4] = totals[i][j];{PRODUCTS}", VALUES),
     Mutant("product: lower parts of fp32 left out", "gram", PRODUCT,
            "add_products<true>(a_lower[k], b_upper[k], sums);", "", VALUES),
-    # sum of the ranges
+    # sum of the pieces
     Mutant("gram finish: not mirrored", "gram", FINISH,
            "gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];", "",
            f"{VALUES}|{ORDER}"),
-    Mutant("gram finish: stride of the ranges", "gram", FINISH,
-           "batch * fragments * kFragmentSize", "fragments * kFragmentSize", VALUES),
-    Mutant("gram finish: last range left out", "gram", FINISH,
-           "«split < layer.splits»;", "split + 1 < layer.splits", VALUES),
+    Mutant("gram finish: stride of the pieces", "gram", FINISH,
+           "tile_fragments(layer.channels) * kFragmentSize", "kFragmentSize", VALUES),
+    Mutant("gram finish: last piece left out", "gram", FINISH,
+           "«piece < partials.count»;", "piece + 1 < partials.count", VALUES),
     # style distance
     Mutant("style: target not mirrored", "style", FINISH, "target[mirrored]", "target[here]", VALUES),
     Mutant("style: the diagonal counted twice", "style", FINISH,

@@ -28,7 +28,7 @@ struct Sums {
   GramWorkspace workspace;
   void *partial, *slots, *arrivals;
 
-  // `whole`: every map is one range, so that sums are as long as in maps a hundred times as large.
+  // `whole`: no tile is cut, so that sums are as long as in maps a hundred times as large.
   Sums(Arguments& memory, const std::vector<Map>& maps, bool whole = false) {
     std::vector<FeatureMap> shapes;
     for (const Map& map : maps) {
@@ -36,9 +36,8 @@ struct Sums {
       shapes.push_back(layers.back().map);
     }
     workspace = plan_gram(memory.element(), shapes);
-    for (size_t l = 0; whole && l < maps.size(); ++l) {
-      workspace.layers[l].splits = 1;
-      workspace.layers[l].split_pixels = shapes[l].pixels;
+    for (StageList& list : workspace.launches) {
+      if (whole) list.run_stages = list.stages, list.waves = 1;
     }
     partial = memory.accumulators("partial", workspace.partial);
     slots = memory.accumulators("slots", workspace.slots);
@@ -143,21 +142,47 @@ py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>&
   return results(memory, outs);
 }
 
+StageList stage_list(const std::vector<Numbers>& maps, int64_t depth) {
+  std::vector<FeatureMap> layers;
+  for (const Numbers& numbers : maps) layers.push_back(feature_map(numbers));
+  StageList list{};
+  if (!plan_stages(layers.data(), static_cast<int>(layers.size()), depth, list)) throw std::overflow_error("stages");
+  return list;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(gram, m) {
   bind_common(m);
-  // (ranges, pixels of a range) of each layer
+  // (stages, stages of a run, waves), and of each block in turn its pieces: (layer, n, row and column of the tile,
+  // first stage of the tile, stages, partial sums)
   m.def(
-      "splits",
+      "runs",
       [](const std::vector<Numbers>& maps, int64_t depth) {
-        std::vector<FeatureMap> layers;
-        for (const Numbers& numbers : maps) layers.push_back(feature_map(numbers));
-        std::vector<std::pair<int64_t, int64_t>> ranges;
-        for (const Split& split : plan_splits(layers, depth)) ranges.emplace_back(split.count, split.pixels);
-        return ranges;
+        const StageList list = stage_list(maps, depth);
+        std::vector<std::vector<std::array<int64_t, 7>>> runs(list.blocks());
+        for (uint32_t block = 0; block < list.blocks(); ++block) {
+          const uint32_t begin = list.run_of(block) * list.run_stages;
+          for (uint32_t stage = begin; stage < std::min(begin + list.run_stages, list.stages);) {
+            const Piece piece = list.piece(stage);
+            runs[block].push_back(
+                {piece.layer, piece.n, piece.tile.row, piece.tile.column, piece.first, piece.count, piece.partial});
+            stage += piece.count;
+          }
+        }
+        return std::make_tuple(std::array<int64_t, 3>{list.stages, list.run_stages, list.waves}, runs);
       },
       "maps"_a, "depth"_a);
+  // (first, count) of a tile's partial sums, and how many the layer has
+  m.def(
+      "partials",
+      [](const std::vector<Numbers>& maps, int64_t depth, int layer, uint32_t n, int row, int column) {
+        const StageList list = stage_list(maps, depth);
+        const Partials partials = list.partials(layer, n, {row, column});
+        return std::array<int64_t, 3>{partials.first, partials.count,
+                                      list.partials(layer, feature_map(maps[layer]).batch)};
+      },
+      "maps"_a, "depth"_a, "layer"_a, "n"_a, "row"_a, "column"_a);
   // Bytes of the partial sums, slots and arrivals
   m.def(
       "workspace",
