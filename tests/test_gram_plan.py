@@ -78,7 +78,9 @@ def test_waves_have_of_every_layer(plan) -> None:
     assert waves > 1
     shares = Counter(piece[0] for run in runs for piece in run for _ in range(piece[5]))
     for wave in range(waves):
-        here = Counter(piece[0] for run in runs[264 * wave : 264 * (wave + 1)] for piece in run for _ in range(piece[5]))
+        here = Counter(
+            piece[0] for run in runs[264 * wave : 264 * (wave + 1)] for piece in run for _ in range(piece[5])
+        )
         for layer, share in shares.items():
             assert abs(here[layer] - share / waves) <= 0.1 * share / waves
 

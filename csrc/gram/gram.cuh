@@ -50,7 +50,7 @@ struct WarpPart {
 // the SM get about the same: 16 + 0, 16 + 0, 16 + 8 and 16 + 8 fragments; of a narrow map 16 + 8 each.
 __device__ __forceinline__ WarpPart warp_part(bool narrow, bool diagonal, int rows_left, int columns_left) {
   constexpr uint32_t kParts = 0x71326054;  // part of each warp: 4 * (64 rows) + (32 columns)
-  const int warp = threadIdx.x / 32;
+  const int warp = fresh_thread_index() / 32;
   WarpPart part;
   if (narrow) {
     part = {0, ((warp & 1) ^ (warp >> 2)) * kWarpColumns, warp / 2, 1, {true, true}, false};
@@ -204,10 +204,8 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
   using Parts = WarpPart[kThreads / 32];
   PO_DYNAMIC_SHARED(shared);
   PO_SHARED(Parts, parts);  // for the same reason as the job
-  const WarpPart& part = parts[threadIdx.x / 32];
-  if (lane_index() == 0) {
-    parts[threadIdx.x / 32] = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
-  }
+  WarpPart& part = parts[fresh_thread_index() / 32];
+  if (lane_index() == 0) part = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
   __syncwarp();  // the part is there
   Totals<T> totals = {};
   // The main loop. Before stage 0 it only fills the pipeline.

@@ -10,11 +10,12 @@ GRAM, FINISH, GRADIENT, SLOPES, PANEL, PRODUCT = (
 PLAN = "gram/plan.h"
 STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read"
 PRODUCTS = """
-#pragma unroll
-        for (int k = 0; k < kSteps; ++k) {
-          const uint32_t (&pair)[4] = b[k][j / 2];
-          mma_16x8x16<T>(sums, a[k], {pair[j % 2 * 2], pair[j % 2 * 2 + 1]});
+        if constexpr (sizeof(T) == 4) {
+          // An infinity counts once, in the product of the whole numbers: with a lower part its sign could be another.
+          multiply(lower, b.upper, j, sums);
+          multiply(upper, b.lower, j, sums);
         }
+        multiply(whole, b.whole, j, sums);
 """
 PROMOTION = """#pragma unroll
         for (int e = 0; e < 4; ++e) totals[i][j][e] += sums[e];"""
@@ -81,7 +82,12 @@ MUTANTS = [
     Mutant("product: sums of tensor cores never promoted", "gram", PRODUCT,
            f"float sums[4] = {{}};{PRODUCTS}{PROMOTION}", f"float (&sums)[4] = totals[i][j];{PRODUCTS}", VALUES),
     Mutant("product: lower parts of fp32 left out", "gram", PRODUCT,
-           "add_products<true>(a_lower[k], b_upper[k], sums);", "", VALUES),
+           "multiply(lower, b.upper, j, sums);", "", VALUES),
+    Mutant("product: upper parts of fp32 cut off", "style", PRODUCT, "(finite) + «kHalf»)", "0", VALUES),
+    Mutant("product: the second columns of a pair twice", "gram", PRODUCT,
+           "{pair[«j % 2 * 2»], pair", "2", VALUES),
+    Mutant("product: a step along the lines by no XOR", "gram", PRODUCT,
+           "(place ^ «along / kUnit<T> * 16»)", "0", VALUES),
     # sum of the pieces
     Mutant("gram finish: not mirrored", "gram", FINISH,
            "gram[sums.column_of(e) * layer.channels + sums.row_of(e)] = sums.values[e];", "",
