@@ -1,12 +1,12 @@
 // Partial sums of Gram matrices: X X^T over some pixels, for all layers and samples in one launch.
 //
 // Stream-K (plan.h): a block has a run of pipeline stages, which may begin within one tile of one sample and end within
-// another's. It leaves the sums of each such piece, and finish.cuh adds up those of a tile. It reads its pixels in the
-// stages of a software pipeline (cp.async), four panels each: of a tile off the diagonal the rows'
-// two and the columns' two; of a tile on the diagonal, where they are the same, two of a stretch of pixels and two of
-// the next; of a map of up to 64 channels four stretches of its one panel, each multiplied by two warps of its own
-// (sliced-K). So every stage moves 32 KB and costs about the same. Of tiles on the diagonal only half
-// parts of a warp that reach it are made, and only fragments that do are kept.
+// another's. It leaves the sums of each such piece, and finish.cuh adds up those of a tile. A stage of its software
+// pipeline (cp.async) has four panels: of a tile off the diagonal the rows' two and the columns' two; of a tile on the
+// diagonal, where they are the same, two of a stretch of pixels and two of the next; of a map of up to 64 channels four
+// stretches of its one panel, each multiplied by two warps of its own (sliced-K). So every stage moves 32 KB and costs
+// about the same. Of a tile on the diagonal warps make the halves of their parts that reach it, and keep the fragments
+// that do.
 //
 // Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
 // elsewhere one fits) and one multiplies while the other begins or ends; fp32 holds both parts of its numbers, fp64 its

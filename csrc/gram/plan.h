@@ -30,7 +30,7 @@ struct Tile {
 };
 
 // Numbers something that the tiles of the lower triangle hold, row by row of tiles: (0, 0), (1, 0), (1, 1), (2, 0), ...
-// Those on the diagonal, the last of their rows, hold `diagonal` of it, the others `square`.
+// Those on the diagonal, the last of their rows, hold `diagonal` of it, the others `square`, which is no less.
 struct TriangleNumbers {
   uint32_t diagonal, square;
 
@@ -41,8 +41,7 @@ struct TriangleNumbers {
   PO_HOST_DEVICE Tile tile_of(uint32_t number) const {
     int row = 0;
     while (before(row + 1) <= number) ++row;
-    const auto column = static_cast<int>((number - before(row)) / square);
-    return {row, column < row ? column : row};
+    return {row, static_cast<int>((number - before(row)) / square)};
   }
 };
 
