@@ -53,7 +53,7 @@ class Pipeline:
     under_way: int = 2
 
     def parts(self, paths: Paths) -> Iterator[tuple[str, Counts]]:
-        rounds = {head: self._round(paths, head) for head in paths.outermost("HMMA")}
+        rounds = {head: self._round(paths, head) for head in paths.pipelines()}
         other = {"nchw": "nhwc", "nhwc": "nchw"}[self.turned]
         for stage in self.stages:
             heads = [head for head, (of, _) in rounds.items() if of is stage]
@@ -122,7 +122,7 @@ def _groups(kernels: str, maps: int, rest: int, work: dict[str, int | None] | No
 ROWS: list[Pipeline | Stream] = [
     Pipeline(
         "gram_sum_kernel<float>",
-        (Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (1, 4)}),),
+        (Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (1, 2)}),),
         after={"STG.128": 16},
         turned="nhwc",
     ),
@@ -135,8 +135,8 @@ ROWS: list[Pipeline | Stream] = [
     Pipeline(
         "gram_gradient_kernel<float>",
         (
-            Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (4,)}),
-            Stage({"HMMA": 192, "LDGSTS": 10}, {"HMMA": (4,)}, "narrow"),
+            Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (2,)}),
+            Stage({"HMMA": 192, "LDGSTS": 10}, {"HMMA": (2,)}, "narrow"),
         ),
         after={"STG.128": 16},
         turned="nchw",

@@ -105,31 +105,15 @@ def longest(costs: Iterable[float], slots: int) -> float:
     return max(busy)
 
 
-def gram_costs(plan: ModuleType, shapes: Sequence[Shape], size: int, of: Mapping[str, int]) -> list[list[int]]:
-    """Instructions of a warp for each item of each layer, as gram.cuh makes them. `of`: by part."""
-    depth = LINE // size
+def gram_costs(plan: ModuleType, shapes: Sequence[Shape], size: int, of: Mapping[str, int]) -> list[int]:
+    """Instructions of a warp for each block in turn, as gram.cuh makes them: of every piece. `of`: by part."""
     maps = [(n, c, h * w, c * h * w, h * w, 1) for n, c, h, w in shapes]
-    layers = []
-    for (batch, channels, pixels, *_), (ranges, length) in zip(maps, plan.splits(maps, depth), strict=True):
-        side = ceil(channels / TILE)
-        # Stretches of `depth` pixels in a stage: of a narrow map, a tile on the diagonal, any other.
-        stretches = [
-            4 if channels <= NARROW else 2 if row == column else 1 for row in range(side) for column in range(row + 1)
-        ]
-        lengths = [min(length, pixels - begin) for begin in range(0, ranges * length, length)]
-        layers.append(
-            [
-                of["before"] + ceil(one / (depth * stretch)) * of["stage"] + of["after"]
-                for one in lengths
-                for _ in range(batch)
-                for stretch in stretches
-            ]
-        )
-    return layers
+    _, runs = plan.runs(maps, LINE // size)
+    return [sum(of["before"] + stages * of["stage"] + of["after"] for *_, stages, _ in run) for run in runs]
 
 
-def gradient_costs(plan: ModuleType, shapes: Sequence[Shape], size: int, of: Mapping[str, int]) -> list[list[int]]:
-    """The same for gradient.cuh, whose items are tiles of channels by pixels."""
+def gradient_costs(plan: ModuleType, shapes: Sequence[Shape], size: int, of: Mapping[str, int]) -> list[int]:
+    """The same for gradient.cuh, whose blocks each make a tile of channels by pixels."""
     layers = []
     for batch, channels, height, width in shapes:
         narrow = channels <= NARROW
@@ -138,7 +122,7 @@ def gradient_costs(plan: ModuleType, shapes: Sequence[Shape], size: int, of: Map
         kind = "narrow " if narrow else ""
         cost = of[f"{kind}before"] + stages * of[f"{kind}stage"] + of[f"{kind}after"]
         layers.append([cost] * (batch * tiles))
-    return layers
+    return [layers[layer][item] for layer, item in plan.interleaved([len(layer) for layer in layers])]
 
 
 GRAM_KERNELS = {
@@ -156,8 +140,7 @@ def gram(
     kernel = f"{name}<{DTYPES[dtype][1]}>"
     shapes = [images.tap(tap) for tap in TAPS]
     parts = {part.removeprefix(f"{layout} "): count for (of, part), count in instructions.items() if of == kernel}
-    layers = costs_of(plan, shapes, images.dtype.itemsize, parts)
-    costs = [layers[layer][item] for layer, item in plan.interleaved([len(layer) for layer in layers])]
+    costs = costs_of(plan, shapes, images.dtype.itemsize, parts)
     slots = ASSUMPTIONS.sms * blocks[kernel]
     balance = sum(costs) / slots / longest(costs, slots)
     cost = sum((cost_of(shape, images.dtype) for shape in shapes), Cost())

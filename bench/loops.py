@@ -58,8 +58,8 @@ def _jumps(code: Code) -> dict[int, list[int]]:
             jumps[place] = [place + one.jump, *next_]
         elif name == "BSYNC" and one.operands in meeting:
             jumps[place] = [meeting[one.operands], *(next_ if one.conditional else [])]
-        elif name in _ENDS and not one.conditional:
-            jumps[place] = []
+        elif name in _ENDS:
+            jumps[place] = next_ if one.conditional else []
         elif name == "BSSY":
             meeting[one.operands] = place + one.jump
     return jumps

@@ -67,11 +67,24 @@ class Paths:
         self._plain = [sum(one.is_a("LDSM.M88") for one in stretch) for stretch in stretches]
         self.blocks = set(range(len(stretches)))
         self.exits = {block for block in self.blocks if stretches[block][-1].name == "EXIT"}
+        self.ends = {block for block in self.exits if not stretches[block][-1].conditional}
 
-    def outermost(self, name: str) -> list[int]:
-        """The first blocks of the outermost loops with an instruction of this name."""
-        having = {head: body for head, body in self.loops.items() if any(name in self.names[one] for one in body)}
-        return [head for head, body in having.items() if not any(body < other for other in having.values())]
+    def pipelines(self) -> list[int]:
+        """The first blocks of the outermost loops that copy (LDGSTS) in rounds of their own and multiply (HMMA).
+
+        A loop that only begins one pipeline after the other is none.
+        """
+
+        def having(name: str, region: set[int]) -> bool:
+            return any(name in self.names[block] for block in region)
+
+        multiplying = {head: body for head, body in self.loops.items() if having("HMMA", body)}
+        copying = {}
+        for head, body in multiplying.items():
+            inner = [other for other in multiplying.values() if other < body]
+            if having("LDGSTS", body.difference(*inner)):
+                copying[head] = body
+        return [head for head, body in copying.items() if not any(body < other for other in copying.values())]
 
     def plain_matrix_loads(self, head: int) -> int:
         """How many ldmatrix there are in a loop that do not turn what they load."""
@@ -79,7 +92,7 @@ class Paths:
 
     def through(self, work: Work, trips: Trips) -> Counts:
         """From the first instruction to the last."""
-        return self._way(self.blocks, {0}, self.exits, work, trips)
+        return self._way(self.blocks, {0}, self.ends, work, trips)
 
     def before(self, head: int, work: Work, trips: Trips) -> Counts:
         """From the first instruction to a loop."""

@@ -103,6 +103,17 @@ def test_a_main_loop() -> None:
     ]
 
 
+def test_pipelines_that_a_block_begins_one_after_the_other() -> None:
+    turned, plain = pipeline("LDSM.16.MT88")[:-1], pipeline("LDSM.16.M88")[:-1]
+    lines = ["again:", "@P5 EXIT", "@P6 BRA .M88stage", *turned, "BRA again", *plain, "BRA again", "EXIT"]
+    now, before = counted(lines), counted(kernel())
+    assert [now[f"{layout} stage"] for layout in ("nchw", "nhwc")] == [
+        before[f"{layout} stage"] for layout in ("nchw", "nhwc")
+    ]
+    # The store, the way back and the end.
+    assert int(now["nchw after"]["instructions"]) == int(before["nchw after"]["instructions"]) + 1
+
+
 DIVISION = ["I2F.RP R7, R6", "MUFU.RCP R7, R7", "F2I.FTZ.U32.TRUNC.NTZ R7, R7", "IMAD.HI.U32 R7, R7, R5, RZ"]
 
 
