@@ -62,7 +62,7 @@ test-cpu: $(VENV)/.installed
 	    PERCEPTUAL_OPS_CUDA_ARCHS=none $(CURDIR)/$(RUN) setup.py -q build_ext --inplace > build.log 2>&1 || \
 	    { cat build.log; exit 1; }
 	cd build/cpu && $(PYTEST) tests/test_operators.py tests/test_native_library.py \
-	    tests/test_perceptual_loss.py tests/test_perceptual_settings.py tests/test_activation.py tests/test_lean_guest.py
+	    tests/test_perceptual_loss.py tests/test_perceptual_settings.py tests/test_activation*.py tests/test_lean_guest.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

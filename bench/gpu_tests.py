@@ -22,7 +22,7 @@ HANGS = 90  # seconds after which a test does
 # Parts of tests' names, in this order; the others follow by file. First whether each kernel is right at all.
 FIRST = (
     "test_operators.py::test_accuracy",
-    "test_activation.py::test_pool",
+    "test_activation_pooling.py",
     "test_activation.py::test_bias_relu",
     "test_activation.py",
     "test_lpips_distance.py::test_accuracy",
