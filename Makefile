@@ -49,8 +49,8 @@ test: build
 WITHOUT_ARITHMETIC := host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
     kernel_* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
-    training.py training_data* training_processes* adaptive* architectures* chunked* cosine* engine_options* house* \
-    module_* input_size* network_names* published* recognition* tf32_* unknown_kinds*
+    training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
+    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* unknown_kinds*
 test-reference: build
 	$(PYTEST) --backend reference $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
 
