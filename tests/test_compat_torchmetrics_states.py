@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from metrics import pictures, trunk_weights
 from peers import peer
+from process_group import on_two_processes
 from torch import Tensor
 
 package = peer("torchmetrics")  # before ours looks for it, see test_compat_torchmetrics
@@ -185,10 +184,8 @@ def test_batches_that_are_all_refused_leave_nothing_to_compute() -> None:
 # ---- several processes ----
 
 
-def _process(rank: int, batches: Sequence[Sequence[Tensor]], file: str) -> None:
+def _process(rank: int, batches: Sequence[Sequence[Tensor]], folder: Path) -> None:
     """A process with its batches: update, forward, then compute over all processes, a metric for each reduction."""
-    group = {"rank": rank, "world_size": 2, "timeout": timedelta(seconds=600)}  # a guard against the other's death
-    dist.init_process_group("gloo", init_method=f"file://{file}", **group)
     for reduction in REDUCTIONS:
         metric = lpips(reduction=reduction).set_dtype(torch.bfloat16)
         for i, batch in enumerate(batches[rank]):
@@ -196,22 +193,16 @@ def _process(rank: int, batches: Sequence[Sequence[Tensor]], file: str) -> None:
         for _ in range(2):  # a gathering leaves each process what it had
             found = metric.compute()
             metric._computed = None
-        torch.save(found, f"{file}.{reduction}.{rank}")
-    dist.destroy_process_group()
+        torch.save(found, folder / f"{reduction}.{rank}")
 
 
-def test_two_processes(tmp_path: Any) -> None:
+def test_two_processes(tmp_path: Path) -> None:
     """This one and another, which has no batch at all."""
     batches = [[pictures(2, 40, 40), pictures(1, 40, 40, seed=1)], []]
-    arguments = batches, str(tmp_path / "store")
-    other = mp.get_context("spawn").Process(target=_process, args=(1, *arguments))
-    other.start()
-    _process(0, *arguments)
-    other.join()
-    assert other.exitcode == 0
+    on_two_processes(tmp_path / "store", _process, batches, tmp_path)
     for reduction in REDUCTIONS:
         alone = lpips(reduction=reduction).set_dtype(torch.bfloat16)
         for batch in batches[0]:
             alone.update(batch, 1 - batch)
         for rank in range(2):
-            torch.testing.assert_close(torch.load(tmp_path / f"store.{reduction}.{rank}"), alone.compute())
+            torch.testing.assert_close(torch.load(tmp_path / f"{reduction}.{rank}"), alone.compute())

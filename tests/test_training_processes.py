@@ -1,17 +1,14 @@
 """Training in two processes, by gloo."""
 
-import gc
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import tiny_training
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_group import on_two_processes
 from tiny_training import Tiny, losses, run, write_pictures
 
 from perceptual_ops.recipes import TrainingOptions
@@ -31,34 +28,19 @@ class Plain(Tiny):
         return images + self.convolution(images)
 
 
-def train(pictures, out):
+def train(rank, pictures, out):
     """The gradients of the third step."""
     tiny_training.Tiny = Plain
     model = run(pictures, out, TrainingOptions(steps=3, batch=4, size=32, save_every=1))
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def share(rank, pictures, out):
-    """The same by one of two processes."""
-    group = {"rank": rank, "world_size": 2, "timeout": timedelta(seconds=600)}  # a guard against the other's death
-    dist.init_process_group("gloo", init_method=f"file://{out}.store", **group)
-    try:
-        return train(pictures, out)
-    finally:
-        gc.collect()  # see test_data_parallel_sees_the_body_only
-        dist.destroy_process_group()
-
-
 @pytest.mark.usefixtures("without_plots")
 def test_two_processes_make_the_gradient_of_one(pictures, tmp_path, monkeypatch):
-    """This one and another, by gloo, a batch of 4 as 2 + 2; and the log."""
+    """A batch of 4 as 2 + 2; and the log."""
     monkeypatch.setattr(tiny_training, "Tiny", Plain)
-    one = train(pictures, tmp_path / "1.safetensors")
-    other = mp.get_context("spawn").Process(target=share, args=(1, pictures, tmp_path / "2.safetensors"))
-    other.start()
-    two = share(0, pictures, tmp_path / "2.safetensors")
-    other.join()
-    assert other.exitcode == 0
+    one = train(0, pictures, tmp_path / "1.safetensors")
+    two = on_two_processes(tmp_path / "store", train, pictures, tmp_path / "2.safetensors")
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-8)
     assert losses(tmp_path / "2.safetensors") == pytest.approx(losses(tmp_path / "1.safetensors"), rel=1e-5)
