@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 
+import cuda_stub
 import placement
 import pytest
 import torch
@@ -89,3 +90,17 @@ def backend(request: pytest.FixtureRequest, device: str) -> str:
 def on_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each device; what is `placed` is made there."""
     monkeypatch.setattr(placement, "DEVICE", device)
+
+
+@pytest.fixture
+def graph_stub(monkeypatch: pytest.MonkeyPatch) -> cuda_stub.Stub:
+    """CUDA graphs on the CPU."""
+    return cuda_stub.install(monkeypatch)
+
+
+@pytest.fixture
+def graph_device(native: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device that has CUDA graphs, of its own or a stub's."""
+    if device == "cpu":
+        cuda_stub.install(monkeypatch)
+    return device

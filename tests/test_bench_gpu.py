@@ -14,6 +14,7 @@ import torch
 from bench import gpu, gpu_steps, gpu_tests, peers, report, whole_report
 from bench.cases import catalogue
 from bench.gpu_steps import Results, Step, SuiteStep
+from bench.whole_cases import CASES, GRAPHS
 
 MACHINE = report.Machine("NVIDIA H200", 1, "2.13.0", "0.1.0", "0123456789ab", "2026-01-01T00:00:00+00:00")
 NEVER, LONG_AGO = "9999", "0001"
@@ -38,7 +39,9 @@ def test_every_head_and_loss_is_asked_for(results: Results, monkeypatch: pytest.
     monkeypatch.setattr(peers, "missing", lambda package: "")
     head, loss = (step.left(results, LONG_AGO) for step in gpu.ROWS)
     assert len(head) == 9 + 2 and head[0] == "head fwd+grad 8x512x512 bfloat16 NHWC"  # and NCHW of the first size
-    assert loss == ["loss 8x512x512", "loss 8x256x256", "loss 1x256x256"]
+    assert loss == ["loss 8x512x512", "loss 8x256x256", "loss 1x256x256", "loss 4x256x256"]
+    small = [case for case in CASES["cuda"] if case.size in ("1x256x256", "4x256x256")]
+    assert all({"ours bf16", *GRAPHS} <= {*case.distinct("cuda")} for case in small)
     for step in gpu.PARTS["bench"] + gpu.PARTS["engine"] + gpu.PARTS["loss"]:
         assert step.left(results, LONG_AGO), step.name
     operators, compiled = (step.left(results, LONG_AGO) for step in gpu.PARTS["bench"][2:])
@@ -56,9 +59,9 @@ def finished(returncode: int) -> SimpleNamespace:
 def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of an earlier run does not count, nor one without all variants; an incorrect case has one row."""
     made = [
-        *(("loss 8x512x512", variant, "passed", NEVER) for variant in gpu.IN_EVERY_DTYPE),
+        *(("loss 8x512x512", variant, "passed", NEVER) for variant in gpu.LOSSES),
         ("loss 8x256x256", "eager", "passed", NEVER),
-        *(("loss 1x256x256", variant, "passed", LONG_AGO) for variant in gpu.IN_EVERY_DTYPE),
+        *(("loss 1x256x256", variant, "passed", LONG_AGO) for variant in gpu.LOSSES),
     ]
 
     def run(command: list[str], **settings: object) -> SimpleNamespace:
@@ -71,9 +74,13 @@ def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, mon
 
     monkeypatch.setattr(gpu_steps.subprocess, "run", run)
     outcome = gpu.ROWS[1].run(results)
-    assert outcome.status == "stopped at 55 s" and outcome.left == ["loss 8x256x256", "loss 1x256x256"]
+    assert outcome.status == "stopped at 55 s" and outcome.left == [
+        "loss 8x256x256",
+        "loss 1x256x256",
+        "loss 4x256x256",
+    ]
     made.append(("loss 8x256x256", "", "incorrect: ours bf16", NEVER))
-    assert gpu.ROWS[1].run(results).left == ["loss 1x256x256"]
+    assert gpu.ROWS[1].run(results).left == ["loss 1x256x256", "loss 4x256x256"]
 
 
 def test_a_step_ends_at_its_limit_and_keeps_its_output(results: Results) -> None:

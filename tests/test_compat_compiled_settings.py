@@ -63,6 +63,7 @@ VALUES: dict[str, list[Any]] = {  # what each setting is set to, one after the o
     "chunk_size": [1, None],
     "engine": ["autograd", "lean"],
     "backend": ["reference", "native", "auto"],
+    "cuda_graphs": [True, False],
 }  # fmt: skip
 ONLY: dict[tuple[str, str], dict[str, list[Any]]] = {
     ("piq.LPIPS", "distance"): {"distance": ["mae", Distance(1.5), Distance(3.0), "mse"]},  # through all of a VGG16

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from perceptual_ops.compat import _kept, lpips_pytorch, piqa, taming
 from perceptual_ops.compat.dists import DISTS
 from perceptual_ops.compat.lpips import LPIPS
+from perceptual_ops.losses.options import DEFAULTS
 
 ALEX, VGG16 = state("alexnet"), state("vgg16")
 MAKERS: dict[str, Callable[..., nn.Module]] = {
@@ -104,7 +105,7 @@ def test_every_argument_of_a_constructor_is_read_or_refused_when_it_is_set_later
         except AttributeError as refusal:
             assert str(refusal).startswith(f"{argument}: fixed when the {type(loss).__name__} is made")
         else:
-            assert argument in ("spatial", "epsilon", "reduction", "compute_dtype", "chunk_size", "engine", "backend")
+            assert argument in ("spatial", "epsilon", "reduction", *DEFAULTS)
             assert argument not in vars(loss)
 
 

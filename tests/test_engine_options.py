@@ -24,7 +24,13 @@ from perceptual_ops.losses import EngineOptions
 import_torchvision()  # before ours looks for torchmetrics, see test_compat_torchmetrics
 torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
 
-OPTIONS = {"compute_dtype": torch.bfloat16, "chunk_size": 3, "engine": "autograd", "backend": "reference"}
+OPTIONS = {
+    "compute_dtype": torch.bfloat16,
+    "chunk_size": 3,
+    "engine": "autograd",
+    "backend": "reference",
+    "cuda_graphs": True,
+}
 CLASSES: dict[type[nn.Module], Callable[..., nn.Module]] = {
     po.PerceptualLoss: partial(po.PerceptualLoss, "vgg11", weights="random", content_layers=["relu1_1"]),
     po.LPIPS: partial(po.LPIPS, weights="random"),
@@ -87,7 +93,7 @@ def test_unknown_keyword(kind: type[nn.Module]) -> None:
     owner, own = kind.__init__.__qualname__.split(".")[0], next(iter(inspect.signature(kind).parameters))
     message = (
         rf"chunks: expected an argument of {owner} \({own}, .*\) or an option of its engine "
-        r"\(compute_dtype, chunk_size, engine, backend\), got an unknown name"
+        r"\(compute_dtype, chunk_size, engine, backend, cuda_graphs\), got an unknown name"
     )
     with pytest.raises(TypeError, match=message):
         CLASSES[kind](chunks=2)

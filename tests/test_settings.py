@@ -43,6 +43,7 @@ COMMON = {
     "chunk_size": 1,
     "engine": "autograd",
     "backend": "reference",
+    "cuda_graphs": True,
 }
 SETTINGS: dict[Callable[..., nn.Module], dict[str, object]] = {
     perceptual: COMMON
@@ -83,6 +84,7 @@ NONSENSE: dict[str, list[object]] = {
     "chunk_size": [0, -1, 2.0, True, "all"],
     "engine": ["fast", None],
     "backend": ["cuda", None],
+    "cuda_graphs": [None, 1, "yes"],
     "content_layers": ["relu1_1", [1], {"relu1_1": "heavy"}, {"relu1_1": float("nan")}],
     "style_layers": [7],
     "content_weights": [[1.0, 2.0], "1", [float("inf")]],

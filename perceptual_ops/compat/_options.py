@@ -10,3 +10,4 @@ class HasEngineOptions(ModuleWithSettings):
 
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
     engine, backend = passed_on("engine"), passed_on("backend")
+    cuda_graphs = passed_on("cuda_graphs")

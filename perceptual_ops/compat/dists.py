@@ -57,7 +57,7 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
             0.1, with the global random numbers.
         weights: Of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers, in place of the official ones; see `perceptual_ops.DISTS`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             They may be set later, too.
 
     Raises:

@@ -30,7 +30,7 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         net_type: "alex", "vgg" or "squeeze".
         version: "0.1".
         weights: Of the network, see `perceptual_ops.LPIPS`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.

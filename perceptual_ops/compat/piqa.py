@@ -29,7 +29,7 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         epsilon: Beside the length of a pixel's channels.
         reduction: "mean" or "sum" over the batch, or "none".
         weights: Of the network, see `perceptual_ops.LPIPS`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             They, `epsilon` and `reduction` may be set later, too.
 
     Raises:

@@ -25,7 +25,7 @@ class LPIPS(LpipsModule):
     Args:
         use_dropout: Changes nothing.
         weights, linear: Of the network and its linear layers, see `perceptual_ops.LPIPS`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batching import chunks, default_chunk_size, default_tile_side, samples_at_a_time
+from .cuda_graph import Call
 from .input_size import InputSize
 from .operator_settings import OperatorSettings
 from .registry import Run, Tape, trunk_of
@@ -33,6 +35,7 @@ class Entry(OperatorSettings):
         dtype: Of the arithmetic.
         chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
         input_size: The size.
+        cuda_graphs: Whether calls are captured as CUDA graphs.
     """
 
     trunk_key: str
@@ -41,6 +44,11 @@ class Entry(OperatorSettings):
     dtype: torch.dtype
     chunk_size: int
     input_size: InputSize = field(default_factory=InputSize.of_images)
+    cuda_graphs: bool = False
+
+    def run(self, call: Call, *arguments: Any) -> tuple[Tensor, ...]:
+        """call(*arguments), the arguments of an operator, by a graph where that is wanted."""
+        return trunk_of(self.trunk_key).graphs.run(call, *arguments) if self.cuda_graphs else call(*arguments)
 
     @property
     def wide(self) -> torch.dtype:

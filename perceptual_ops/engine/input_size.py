@@ -27,7 +27,8 @@ class InputSize(OperatorSettings):
     Attributes:
         height, width: In pixels; 0 for that of the images.
         mode: One of `RESIZE_MODES`. Interpolations are antialiased, as torchvision's and PIL's, and do not clamp.
-        corner: (2,) int64 on the CPU, the first row and column of a random crop once they are drawn.
+        corner: (2,) int64, the first row and column of a random crop once they are drawn, on the CPU; a CUDA graph has
+            it on its device.
     """
 
     height: int
@@ -73,7 +74,8 @@ class InputSize(OperatorSettings):
         checks.check_choice("resize_mode", self.mode, RESIZE_MODES)
         assert self.corner is not None, "it is drawn"
         # By tensors, since torch.compile cannot trace a slice from a number that is drawn.
-        rows, columns = (self.corner[i] + torch.arange((self.height, self.width)[i], device="cpu") for i in (0, 1))
+        device, size = self.corner.device, (self.height, self.width)
+        rows, columns = (self.corner[i] + torch.arange(size[i], device=device) for i in (0, 1))
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))
 
     def backward(self, images: Tensor, gradient_of: Callable[[Tensor], Tensor]) -> Tensor:  # (n, C, H, W)

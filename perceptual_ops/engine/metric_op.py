@@ -66,18 +66,25 @@ def metric_loss(
     schema=f"(Tensor output, Tensor target, Tensor[] numbers, {Entry.schema()}, {MetricSettings.schema()}, "
     "bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
-def _metric_loss(
-    output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _metric_loss(output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any) -> tuple[Tensor, ...]:
     """The distance (N), that of each layer (L, N), and its gradients with respect to output and target.
 
     Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample. An empty batch does
     not run the network.
     """
     values = iter(settings)
-    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
+    entry, chosen = Entry.decoded(values), MetricSettings.decoded(values)
     if not output.shape[0]:
-        return empty_results(output, target, len(chosen.layers), entry.wide, (output_gradient, target_gradient))
+        return empty_results(output, target, len(chosen.layers), entry.wide, values)
+    return entry.run(_distance_and_gradients, output, target, numbers, *settings)
+
+
+def _distance_and_gradients(
+    output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
+) -> tuple[Tensor, ...]:
+    """What `_metric_loss` returns, of one pair or more."""
+    values = iter(settings)
+    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
     measure, layers = chosen.of([number.to(entry.wide) for number in numbers]), chosen.layers
     by_output, by_target = (
         gradient_like(images, entry.wide, wanted)

@@ -86,7 +86,7 @@ def perceptual_loss(
 )  # fmt: skip
 def _perceptual_loss(
     output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients with respect to output
     and target.
 
@@ -94,10 +94,18 @@ def _perceptual_loss(
     not run the network.
     """
     values = iter(settings)
-    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
+    entry, terms = Entry.decoded(values), Terms.decoded(values)
     if not output.shape[0]:  # which few modules take
-        images = output if target is None else target
-        return empty_results(output, images, len(terms.names), entry.wide, (output_gradient, target_gradient))
+        return empty_results(output, output if target is None else target, len(terms.names), entry.wide, values)
+    return entry.run(_loss_and_gradients, output, target, contents, grams, *settings)
+
+
+def _loss_and_gradients(
+    output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
+) -> tuple[Tensor, ...]:
+    """What `_perceptual_loss` returns, of one sample or more."""
+    values = iter(settings)
+    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
     by_output = gradient_like(output, entry.wide, output_gradient)
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
     found = []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._native import constant_when_compiled
+from .cuda_graph import CudaGraphs
 from .stages import Tap, TapGradients
 
 Tape = Any  # a forward as its backward reads it, of a class of the trunk's own
@@ -28,6 +29,9 @@ class FrozenTrunk(ABC):
     Args:
         name: What the key and users call the network.
         network: The network.
+
+    Attributes:
+        graphs: Calls over it that were captured.
     """
 
     _content: str | None
@@ -62,6 +66,11 @@ class FrozenTrunk(ABC):
         """
         self._content = None
         self._number = str(next(_numbers))  # no int, which torch.compile might take for a size
+        self.drop_graphs()
+
+    def drop_graphs(self) -> None:
+        """Frees what was captured."""
+        self.graphs = CudaGraphs()
 
     @abstractmethod
     def prepare(self, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import chunks
+from ..engine.cuda_graph import may_capture
 from ..engine.custom_op import Entry
 from ..engine.input_size import InputSize
 from ..engine.module_trunk import ModuleTrunk, per_channel
@@ -197,7 +198,8 @@ class FrozenLoss(EngineSettings):
             dtype = torch.get_autocast_dtype(images.device.type)
         scale, shift = self._kept["input"]
         size = InputSize.of_images() if input_size is None else input_size
-        return Entry(prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size)
+        graphs = self.cuda_graphs and may_capture(images)
+        return Entry(prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size, graphs)
 
     def target_features(
         self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None

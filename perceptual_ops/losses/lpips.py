@@ -48,7 +48,7 @@ class LPIPS(MetricLoss):
         reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `EngineOptions`. Spatial maps, and
+        options: Of the engine, see `EngineOptions`. Spatial maps, and
             layers returned one by one, go through ordinary autograd. "alex" and "vgg16" run images of more than twice
             the pixels of a chunk in tiles through the first layers, whose maps are the largest.
 

@@ -40,15 +40,27 @@ class EngineOptions(TypedDict, total=False):
             chains, run by hand, other networks run as the modules that they are, under autograd within the forward, a
             chunk at a time; `print(loss)` says which. An empty batch runs no network with "lean".
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
+        cuda_graphs: Whether the lean engine on a GPU runs as CUDA graphs, a single launch a call, so that the GPU does
+            not wait for the host, as it does on small images. The first call with other shapes, dtypes or settings
+            captures one, which takes as long as tens of calls; the last four are kept, and the memory that they share
+            with them, beside what torch has in its cache. Images and targets are copied in, results out. A loss that
+            cannot be captured, since its network waits for the GPU as `.item()` does, or that is captured again and
+            again, since settings change with every call, goes on without graphs and warns once. Setting the option
+            again frees the graphs. It changes nothing on a CPU, for "autograd", in compiled code, where
+            torch.compile's mode "reduce-overhead" does the same, while another CUDA graph is captured, or under a
+            TorchDispatchMode or a transform of torch.func.
     """
 
     compute_dtype: torch.dtype | str | None
     chunk_size: int | None
     engine: str
     backend: str
+    cuda_graphs: bool
 
 
-DEFAULTS: EngineOptions = {"compute_dtype": None, "chunk_size": None, "engine": "lean", "backend": "auto"}
+DEFAULTS: EngineOptions = {
+    "compute_dtype": None, "chunk_size": None, "engine": "lean", "backend": "auto", "cuda_graphs": False,
+}  # fmt: skip
 
 
 def _checked_dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -71,6 +83,7 @@ class EngineSettings(ModuleWithSettings):
     chunk_size = setting("chunk_size", _checked_chunk_size)
     engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
     backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+    cuda_graphs = setting("cuda_graphs", checks.check_flag, changed=lambda loss: loss._trunk.drop_graphs())
 
     def __init__(self, **options: Unpack[EngineOptions]) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         perceptual_weight, style_weight: Factors of the two losses.
         criterion: "l1", "l2" or "fro".
         weights: Weights of the network, see `perceptual_ops.load_network`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             chunk_size serves the lean engine. engine may be None, as without it: "lean" for one of the two losses. Both
             together, and "fro", take one pass of ordinary autograd, since their gradients are weighted by numbers that
             only the backward knows.

@@ -57,7 +57,7 @@ class LPIPS(LpipsModule):
             them.
         weights: Of the network, see `perceptual_ops.LPIPS`.
         linear: The linear weights, in place of what the arguments above say; see `perceptual_ops.LPIPS`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`; ValueError for pnet_tune.

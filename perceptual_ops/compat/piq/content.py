@@ -64,7 +64,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         allow_layers_weights_mismatch: Whether layers without a weight, and weights without a layer, are left out.
         as_named: Whether each layer gives what its name says, and has the weight at its place in `weights`.
         network_weights: Weights of a network by name, see `perceptual_ops.load_network`.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             Normalised features, weights that are tensors, distances of your own, and your own module take ordinary
             autograd.
 

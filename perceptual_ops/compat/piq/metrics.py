@@ -44,7 +44,7 @@ class LPIPS(ContentLoss):
         reduction: "mean" or "sum" over the batch, or "none".
         mean, std: Normalisation of images in [0, 1].
         weights, linear: As of `perceptual_ops.LPIPS`; linear may be the list of tensors that piq downloads.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             `replace_pooling`, settings that are not LPIPS's and methods of a subclass take ordinary autograd.
 
     Raises:
@@ -101,7 +101,7 @@ class DISTS(ContentLoss):
         weights: Of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers: None for those of DISTS, divided by their sum; or, for instance, piq's own
             file, by its path or as a state dict, which is taken as it is, as piq does.
-        options: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`.
+        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.

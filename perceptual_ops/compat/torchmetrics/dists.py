@@ -32,7 +32,7 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
     Args:
         reduction: "mean" or "sum" over all image pairs.
         weights, alpha_beta: As of `perceptual_ops.DISTS`.
-        kwargs: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`, which
+        kwargs: Options of the engine, see `perceptual_ops.losses.EngineOptions`, which
             are attributes of `net`; and those of `torchmetrics.Metric`.
 
     Raises:

@@ -57,7 +57,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         weights, linear: As of `perceptual_ops.LPIPS`.
         check_range: Whether images out of range are refused. As in torchmetrics [-1, 1] has no upper end. The check
             waits for the GPU; without it nothing does. Programs of torch.export and torch.jit.trace have none.
-        kwargs: `compute_dtype`, `chunk_size`, `engine` and `backend`, see `perceptual_ops.losses.EngineOptions`, which
+        kwargs: Options of the engine, see `perceptual_ops.losses.EngineOptions`, which
             are attributes of `net`; and those of `torchmetrics.Metric`.
 
     Raises:
