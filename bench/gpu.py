@@ -20,8 +20,9 @@ import torch
 
 from . import report
 from .gpu_steps import BenchStep, Results, Step, SuiteStep
+from .whole_cases import GRAPHS
 
-OF_DEVICE = re.compile(r"\b(device|native|backend): str\b|\"on_device\"|mark\.cuda\b")
+OF_DEVICE = re.compile(r"\b(device|native|backend|graph_device): str\b|\"on_device\"|mark\.cuda\b")
 SHOWN = 40  # lines of each step
 
 
@@ -52,10 +53,10 @@ TEST = ("python", "-m", "pytest", "-m", "cuda", "--tb=short", "-p", "bench.gpu_t
 BRIEF = ("--seconds=0.2", "--variants=ours,eager", "--only")
 # Every dtype, of a large batch, a usual one, and one that launches bound.
 SIZES = ("8x512", "8x256", "1x256")
-IN_EVERY_DTYPE = ("eager", "ours fp32", "ours bf16", "ours fp16")
+LOSSES = ("eager", "ours fp32", "ours bf16", "ours fp16", *GRAPHS)
 ROWS = (
     timed("head", 45, "bench", *BRIEF, *(f"head fwd+grad {size}" for size in SIZES)),
-    timed("loss", 55, "bench.whole", "--only", *SIZES, "--variants", *IN_EVERY_DTYPE),
+    timed("loss", 55, "bench.whole", "--only", *SIZES, "4x256", "--variants", *LOSSES),
 )
 COMPILED = ("head fwd+grad 8x512x512 bfloat16 NHWC", "head fwd+grad 1x256x256 bfloat16 NHWC")
 PARTS: dict[str, Sequence[Step]] = {

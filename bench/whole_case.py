@@ -32,6 +32,7 @@ class Variant:
         compiled: Whether torch.compile makes it one graph, under autocast to `dtype`.
         chunk: What ours are given as their chunk_size; 0 for others, which know no chunks.
         package: Whose it is, where that must be installed.
+        graphs: Whether it runs as CUDA graphs.
     """
 
     build: Callable[..., Any]
@@ -40,6 +41,7 @@ class Variant:
     compiled: bool = False
     chunk: int | None = 0
     package: str = ""
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Case(ABC):
         first: dict[tuple[object, ...], str] = {}
         for name in self.names:
             variant = self.variants[name]
-            same = (name,) if variant.chunk == 0 else (variant.dtype, self.chunk(name, device_type))
+            same = (name,) if variant.chunk == 0 else (variant.dtype, self.chunk(name, device_type), variant.graphs)
             first.setdefault(same, name)
         return tuple(first.values())
 

@@ -14,9 +14,9 @@ from .timing import Call
 from .whole_case import BF16, FP16, FP32, NHWC, Case, Variant, compiled, value_and_gradient
 
 
-def ours(dtype: torch.dtype, chunk: int | None = None) -> Variant:
-    build = partial(PerceptualLoss.preset, "johnson-style", weights="random", compute_dtype=dtype, chunk_size=chunk)
-    return Variant(build, dtype, chunk=chunk)
+def ours(dtype: torch.dtype, chunk: int | None = None, graphs: bool = False) -> Variant:
+    settings = {"weights": "random", "compute_dtype": dtype, "chunk_size": chunk, "cuda_graphs": graphs}
+    return Variant(partial(PerceptualLoss.preset, "johnson-style", **settings), dtype, chunk=chunk, graphs=graphs)
 
 
 VARIANTS = {
@@ -29,9 +29,12 @@ VARIANTS = {
     "ours fp32, chunk 1": ours(FP32, 1),
     "ours bf16, chunk 1": ours(BF16, 1),
     "ours fp32, chunk 32": ours(FP32, 32),
+    "ours bf16, graphs": ours(BF16, graphs=True),
+    "ours fp16, graphs": ours(FP16, graphs=True),
 }
 RIVALS = ("eager", "eager NHWC", "compiled bf16")
-ON_GPU = tuple(name for name in VARIANTS if name != "ours fp32, chunk 32")
+GRAPHS = ("ours bf16, graphs", "ours fp16, graphs")  # where launches take longer than what they launch
+ON_GPU = tuple(name for name in VARIANTS if name not in ("ours fp32, chunk 32", *GRAPHS))
 EVERY = tuple(name for name in ON_GPU if name != "ours fp16")  # few CPUs multiply fp16
 
 # Rounding moves maxima and signs, and with them whole entries of the gradient: in fp32 shares up to 5e-3 were seen
@@ -80,8 +83,8 @@ CASES = {
     "cuda": (
         square(8, 512, ON_GPU),
         square(8, 256, ON_GPU),
-        square(1, 256, ON_GPU),
-        square(4, 256, ON_GPU),
+        square(1, 256, ON_GPU + GRAPHS),
+        square(4, 256, ON_GPU + GRAPHS),
         square(16, 256, ON_GPU),
         square(1, 512, OURS),
         square(1, 1024, ON_GPU),
