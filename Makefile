@@ -9,6 +9,7 @@
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
+# launches  what a call of a loss launches on a GPU, counted here, written to bench/results/launches.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
 #     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
@@ -32,7 +33,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model launches traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -94,6 +95,9 @@ kernel-resources: build
 
 kernel-model: build
 	$(RUN) tests/kernel_model_report.py
+
+launches: build
+	$(RUN) -m bench.launches
 
 traffic: build
 	$(RUN) tests/host/traffic_report.py

@@ -24,11 +24,11 @@ class GramSums {
   GramSums(const std::vector<Tensor>& features,  // L x (N, C, H, W), N > 0
            const CudaScope& cuda);
 
-  void finish(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const;
-  void finish(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
-              const Tensor& values,  // (L, N)
-              const Tensor& loss,    // (N)
-              const CudaScope& cuda) const;
+  void finish_grams(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const;
+  void finish_styles(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+                     const Tensor& values,  // (L, N)
+                     const Tensor& loss,    // (N)
+                     const CudaScope& cuda) const;
 
  private:
   Element element_;
@@ -93,13 +93,13 @@ GramSums::GramSums(const std::vector<Tensor>& features, const CudaScope& cuda) {
       "gram_sums");
 }
 
-void GramSums::finish(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const {
+void GramSums::finish_grams(const std::vector<GramOutput>& outputs, const CudaScope& cuda) const {
   check_launch(launch_gram_finish(element_, layers_, workspace_, outputs, partial_.data_ptr(), cuda.stream()),
                "gram_finish");
 }
 
-void GramSums::finish(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
-                      const Tensor& values, const Tensor& loss, const CudaScope& cuda) const {
+void GramSums::finish_styles(const std::vector<StyleOutput>& outputs, Distance distance, double parameter,
+                             const Tensor& values, const Tensor& loss, const CudaScope& cuda) const {
   check_launch(
       launch_style_finish(element_, layers_, workspace_, outputs, distance, parameter, partial_.data_ptr(),
                           slots_.data_ptr(), arrivals_.data_ptr(), values.data_ptr(), loss.data_ptr(), cuda.stream()),
@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_values(
     outputs.push_back({slopes[l].data_ptr(), targets[l].data_ptr(), targets[l].size(0), scale,
                        weights[l] * mean * scale, mean, weights[l]});
   }
-  if (batch > 0) GramSums(features, cuda).finish(outputs, kind.distance, parameter, values, loss, cuda);
+  if (batch > 0) GramSums(features, cuda).finish_styles(outputs, kind.distance, parameter, values, loss, cuda);
   return {loss, values, slopes};
 }
 
@@ -174,7 +174,7 @@ Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
   const CudaScope cuda(x);
   const double scale = gram_scale(normalize, x.size(1), x.size(2) * x.size(3));
   Tensor gram = torch::stable::new_empty(x, {{x.size(0), x.size(1), x.size(1)}}, accumulator_type(x));
-  if (x.size(0) > 0) GramSums({x}, cuda).finish({{gram.data_ptr(), scale}}, cuda);
+  if (x.size(0) > 0) GramSums({x}, cuda).finish_grams({{gram.data_ptr(), scale}}, cuda);
   return gram;  // (N, C, C)
 }
 
