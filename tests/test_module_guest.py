@@ -153,6 +153,22 @@ def test_an_empty_batch_does_not_run_the_network(dtype: torch.dtype, monkeypatch
     assert value.shape == (0,) and [gradient.shape for gradient in gradients] == [x.shape] * 2
 
 
+@pytest.mark.parametrize("engine", ["lean", "autograd"])
+def test_no_module_sees_an_empty_batch(engine: str) -> None:
+    """Nor as a kept target, or as a style of the call; a second derivative is as empty."""
+    loss = make(Refusing(), engine=engine)
+    x, y = small(0), small(0)
+    for target, style in ((y, y), (small(1), small(1)), (None, None)):
+        loss.set_style(x)
+        loss.set_content(x)
+        x.requires_grad_()
+        value = loss(x, target, style)
+        (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=engine == "autograd")
+        assert value.shape == (0,) and gradient.shape == x.shape
+        x = x.detach()
+    assert not torch.autograd.grad(loss(x.requires_grad_(), y.requires_grad_(), y.detach()).sum(), y)[0].any()
+
+
 MEMORY = torch.empty(10_000)
 
 
@@ -225,8 +241,8 @@ def test_hooks_of_a_chain_are_part_of_it(hook: bool) -> None:
     if hook:
         network.conv1_1.register_forward_hook(lambda module, inputs, output: output - 1)
     else:
-        genuine = network.conv1_1.forward
-        network.conv1_1.forward = lambda x: genuine(x) - 1  # type: ignore[method-assign]
+        genuine = network.conv1_1.forward  # as of packages that offload or quantise: they set another on the module
+        network.conv1_1.forward = lambda x: genuine(x) - 1
     x, y = small(2), small(2, 1)
     found, expected = (
         value_and_gradients(make(network, **{**OUTPUT, "content_layers": ["conv2_1"]}, engine=engine), x, y)

@@ -227,6 +227,10 @@ class FrozenLoss(EngineSettings):
     def features(self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None) -> list[Tensor]:
         """Images (N, C, H, W) in input_range -> the features of each layer."""
         images = input_size(images) if input_size else images
+        if not (ops.makes_program() or images.shape[0]):
+            # Few modules take an empty batch: a blank image goes in, whose features are dropped.
+            one = torch.cat([images, images.new_zeros(1, *images.shape[1:])])
+            return [x[:0] for x in self.features(one, layers)]
         dtype = self.network_dtype()
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         scale, shift = (per_channel(tensor.to(wide), images) for tensor in self._kept["input"])

@@ -38,7 +38,7 @@ class EngineOptions(TypedDict, total=False):
             autograd, with the memory that takes, and has derivatives of every order; the reference, where the
             compiled operators cannot run, always takes that way. VGG, AlexNet and plain sequences of such layers are
             chains, run by hand, other networks run as the modules that they are, under autograd within the forward, a
-            chunk at a time; `print(loss)` says which. An empty batch runs no network with "lean".
+            chunk at a time; `print(loss)` says which. A module is never given an empty batch.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).
         cuda_graphs: Whether the lean engine on a GPU runs as CUDA graphs, a single launch a call, so that the GPU does
             not wait for the host, as it does on small images. The first call with other shapes, dtypes or settings
