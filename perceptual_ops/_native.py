@@ -49,7 +49,8 @@ class NativeLibrary:
 def constant_when_compiled(function: F) -> F:
     """torch.compile runs the function once while it traces, and keeps its graph whole.
 
-    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import.
+    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import;
+    its mark is torch's own affair, and a test compares the two.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -39,6 +39,16 @@ def shims_of_torch_2_10() -> set[str]:
     return set(re.findall(r"\b((?:aoti_)?torch_\w+)\s*\(", text))
 
 
+def test_a_constant_is_marked_as_torch_marks_it() -> None:
+    """By an attribute that torch keeps to itself, since to ask torch for the mark is to import torch._dynamo."""
+
+    def ours() -> None: ...
+
+    def theirs() -> None: ...
+
+    assert vars(_native.constant_when_compiled(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}
+
+
 @needs_library
 @pytest.mark.skipif(not shutil.which("nm") or not shutil.which("g++"), reason="needs nm and g++")
 def test_only_stable_symbols() -> None:
