@@ -208,15 +208,17 @@ def test_half_precision_is_as_near_as_autograd(dtype: torch.dtype, scale: float,
     assert error(ours[1], exact[1]) <= 2 * min(error(gradient, exact[1]) for _, gradient in naive)
 
 
-def test_grad_scaler_steps_as_in_fp32() -> None:
+@pytest.mark.parametrize("parts", [{}, {"content_layers": None}, {"style_layers": None}], ids=str)
+def test_grad_scaler_steps_as_in_fp32(parts: dict[str, None]) -> None:
     """A scaled backward of a tiny loss arrives whole at the parameters."""
     steps = []
     for dtype in (torch.float32, torch.float16):
-        criterion = make(compute_dtype=dtype, content_weight=1e-6, style_weight=1e-6)
+        criterion = make(compute_dtype=dtype, content_weight=1e-6, style_weight=1e-6, **parts)
         x = torch.nn.Parameter(images(2))
         scaler = torch.amp.GradScaler("cpu")
         optimizer = torch.optim.SGD([x], lr=1.0)
-        scaler.scale(criterion(x, images(2, seed=1), images(1, seed=2))).backward()
+        target, style = (None if name in parts else images(1, seed=2) for name in ("content_layers", "style_layers"))
+        scaler.scale(criterion(x, target, style)).backward()
         scaler.unscale_(optimizer)
         assert x.grad is not None
         steps.append(x.grad)

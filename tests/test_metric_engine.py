@@ -9,9 +9,12 @@ import placement
 import pytest
 import torch
 from metrics import METRICS, SMALL, Metric, make, naive, pictures
+from placement import placed
 from torch import Tensor
 
 from perceptual_ops.engine import batching
+from perceptual_ops.engine.metric_head import MetricHead
+from perceptual_ops.engine.metrics import Lpips
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -163,6 +166,19 @@ def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
     found = gradients(lambda x, y: 1e-6 * metric(x, y), x, y)
     exact = gradients(lambda x, y: 1e-6 * make(name)(x, y), x, y)
     assert errors(found, exact)[1] < 0.5 and found[1].isfinite().all()
+
+
+def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
+    """By learned numbers so small that nothing is left of them in fp16."""
+    x, y = (placed(torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(seed))).half() for seed in (0, 1))
+    metric = Lpips([placed(torch.full((4,), 1e-9))], 1e-10, False)
+    head = MetricHead(metric, {"a": 0}, placed(torch.ones(2)), {"a": y}, (True, True))
+    head.meet("a", x)
+    exact = metric.gradients(0, x.float(), y.float(), None, True, True)[1:]
+    for made, (expected,) in zip((head.by_output, head.by_target), exact, strict=True):
+        scale = placed(torch.tensor([2.0**30, 2.0**31]))
+        found = made.gradient("a", scale).float() / scale.view(2, 1, 1, 1)
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01 * expected.abs().max().item())
 
 
 def flat(name: str, value: float) -> Tensor:
