@@ -75,7 +75,10 @@ def context_is_lost() -> bool:
     return False
 
 
-def error_of(report: pytest.TestReport) -> str:
+def reason_of(report: pytest.TestReport) -> str:
+    """Why a test failed or was skipped."""
+    if isinstance(report.longrepr, tuple):  # of a skip: file, line, reason
+        return report.longrepr[2]
     lines = report.longreprtext.splitlines() if report.failed else []
     return next((line[1:].strip() for line in lines if line.startswith("E ")), "")
 
@@ -114,7 +117,7 @@ class Recorder:
         if report.when != "call" and report.passed:
             return
         status = report.outcome if report.when == "call" or report.skipped else f"failed in {report.when}"
-        self.lines.writerow((report.nodeid, status, f"{report.duration:.3f}", error_of(report)[:200]))
+        self.lines.writerow((report.nodeid, status, f"{report.duration:.3f}", reason_of(report)[:200]))
         if report.failed and context_is_lost():
             self.session.shouldstop = "the CUDA context is lost"
 

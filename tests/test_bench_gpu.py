@@ -140,9 +140,10 @@ def suite(folder: Path, **files: str) -> SuiteStep:
     return SuiteStep("test", ("python", "-m", "pytest", "-q", f"--rootdir={folder}", *plugin, *paths), 600)
 
 
+# The contents of two files of tests, which pytest runs in a process of its own: a test for each way to end.
 FAULTS = """
 import os, sys, types, pytest
-def test_skipped(): pytest.skip("so")
+def test_skipped(): pytest.skip("has no use here")
 def test_crash(): os._exit(1)
 @pytest.fixture
 def broken(): raise ValueError("no")
@@ -166,7 +167,7 @@ def test_tests_go_on_behind_a_crash_and_a_fault(results: Results, tmp_path: Path
     rows = results.read("-tests")
     assert [(row["test"].rpartition("::")[2], row["status"], row["message"]) for row in rows] == [
         ("test_accuracy", "failed", "assert (1 + 1) == 3"),
-        ("test_skipped", "skipped", ""),
+        ("test_skipped", "skipped", "Skipped: has no use here"),
         ("test_crash", "crashed", ""),
         ("test_broken", "failed in setup", "ValueError: no"),
         ("test_fault", "failed", "RuntimeError: CUDA error"),
