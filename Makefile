@@ -5,7 +5,7 @@
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
-# bench-engine  time losses over ConvNeXt, ResNet-50, ViT and SqueezeNet, and steps with adaptive weights, against autograd
+# bench-engine  time losses over any frozen network, and steps with adaptive weights, against autograd
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
@@ -29,8 +29,8 @@ EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversi
 export PERCEPTUAL_OPS_STRICT ?= 1
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Two files of tests at a time; threads that wait leave their core to the other process.
-PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -n 2 --dist loadfile
+# Two files of tests at a time; threads that wait leave their core to the other process. Skips are listed with reasons.
+PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model launches traffic accuracy parity wheel check-wheel sanitize gpu build clean
