@@ -6,7 +6,6 @@ says which kernels and which stretches of them; a change that makes a stretch lo
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,12 +16,6 @@ from .cubins import Resources
 from .paths import KINDS, Counts, Paths, Trips, Work
 
 TABLE = Path(__file__).parent / "results" / "kernel_counts.csv"
-COLUMNS = ["compiler", "kernel", "architecture", "part", *KINDS]
-COLUMNS += ["instructions", "bytes", "needed", "per_hmma", "per_16_bytes", "blocks", "in_flight"]
-
-# Threads and bytes of shared memory of an SM.
-KIB = kernel_resources.KIB
-SMS = {80: (2048, 164), 86: (1536, 100), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228), 120: (1536, 100)}
 
 
 @dataclass(frozen=True)
@@ -119,37 +112,23 @@ def _groups(kernels: str, maps: int, rest: int, work: dict[str, int | None] | No
     ]
 
 
+def _gram(element: str, products: int) -> Pipeline:
+    """`products`: of a warp in a stage. Of fp32 three in TF32 make one."""
+    stage = Stage({"HMMA": products, "LDGSTS": 8}, {"HMMA": (1, 2)})
+    return Pipeline(f"gram_sum_kernel<{element}>", (stage,), after={"STG.128": 16}, turned="nhwc")
+
+
+def _gradient(element: str, products: int, stores: int) -> Pipeline:
+    """The same, with the stores of a warp's results."""
+    stages = [Stage({"HMMA": products, "LDGSTS": n}, {"HMMA": (2,)}, name) for n, name in ((8, ""), (10, "narrow"))]
+    return Pipeline(f"gram_gradient_kernel<{element}>", tuple(stages), after={"STG.128": stores}, turned="nchw")
+
+
 ROWS: list[Pipeline | Stream] = [
-    Pipeline(
-        "gram_sum_kernel<float>",
-        (Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (1, 2)}),),
-        after={"STG.128": 16},
-        turned="nhwc",
-    ),
-    Pipeline(
-        "gram_sum_kernel<__nv_bfloat16>",
-        (Stage({"HMMA": 64, "LDGSTS": 8}, {"HMMA": (1, 2)}),),
-        after={"STG.128": 16},
-        turned="nhwc",
-    ),
-    Pipeline(
-        "gram_gradient_kernel<float>",
-        (
-            Stage({"HMMA": 192, "LDGSTS": 8}, {"HMMA": (2,)}),
-            Stage({"HMMA": 192, "LDGSTS": 10}, {"HMMA": (2,)}, "narrow"),
-        ),
-        after={"STG.128": 16},
-        turned="nchw",
-    ),
-    Pipeline(
-        "gram_gradient_kernel<__nv_bfloat16>",
-        (
-            Stage({"HMMA": 64, "LDGSTS": 8}, {"HMMA": (2,)}),
-            Stage({"HMMA": 64, "LDGSTS": 10}, {"HMMA": (2,)}, "narrow"),
-        ),
-        after={"STG.128": 8},
-        turned="nchw",
-    ),
+    _gram("float", products=3 * 64),
+    _gram("__nv_bfloat16", products=64),
+    _gradient("float", products=3 * 64, stores=16),
+    _gradient("__nv_bfloat16", products=64, stores=8),
     Stream("feature_loss_kernel<*, (Distance)0, (Wanted)0>", needed=8 * 16, loops="alternatives"),
     Stream("feature_loss_kernel<*, (Distance)0, *", needed=12 * 16, loops="alternatives"),
     Stream("lpips_kernel<*, 0>", needed=8 * 16, loops="passes"),
@@ -189,28 +168,12 @@ def bytes_of(counts: Counts, *names: str) -> int:
     return sum(width[modifier] * counts[name + dot + modifier] for name, dot, modifier in kinds if name in names)
 
 
-def blocks_of(kernel: Resources) -> int:
-    """How many blocks of a kernel an SM holds."""
-    target = kernel_resources.target_of(kernel.kernel)
-    if target is None or kernel.architecture not in SMS:
-        raise ValueError(f"{kernel.kernel} on sm_{kernel.architecture}: no row of TARGETS or SMS is for it")
-    threads, shared = SMS[kernel.architecture]
-    system = kernel_resources.SYSTEM if kernel.architecture < kernel_resources.TUNED else 0
-    unit, warps = kernel_resources.UNIT, -(-target.threads // kernel_resources.WARP)
-    of_warp = -(-kernel.registers * kernel_resources.WARP // unit) * unit
-    return min(
-        threads // target.threads,
-        kernel_resources.REGISTERS // of_warp // warps,
-        shared * KIB // max(kernel.shared + system + target.dynamic_shared, 1),
-    )
-
-
 def line(kernel: Resources, part: str, counts: Counts, row: Pipeline | Stream) -> dict[str, str]:
     """A line of the table, but for the compiler."""
     instructions = sum(counts[kind] for kind in KINDS)
     moved = bytes_of(counts, "LDGSTS", "LDG", "STG")
     needed = row.needed if isinstance(row, Stream) else moved
-    blocks, threads = blocks_of(kernel), kernel.threads
+    blocks, threads = kernel_resources.blocks_of(kernel), kernel.threads
     return {
         "kernel": kernel.kernel,
         "architecture": str(kernel.architecture),
@@ -240,16 +203,3 @@ def rows() -> list[dict[str, str]]:
                 found += [line(of[kernel, architecture], *part, wanted) for part in parts]
     found.sort(key=lambda row: (row["kernel"], int(row["architecture"])))
     return [{"compiler": cubins.compiler(), **row} for row in found]
-
-
-def written() -> list[dict[str, str]]:
-    """The table in the repository."""
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(table: list[dict[str, str]]) -> None:
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)

@@ -2,7 +2,7 @@
 
 A launch takes as long as the slowest of three: the SMs issue its instructions (kernel_counts.py), memory moves its
 compulsory bytes (roofline.py), tensor cores make its products; and longer, as its busiest block slot has more than the
-average to do. ASSUMPTIONS is all that the model knows of the device.
+average to do. ASSUMPTIONS is all that the model knows of the device; every row of the table repeats it.
 It leaves out launches, what one thread prepares for its block, waits for memory that too few loads are under way to
 hide, bank conflicts and L2, and tiles on the diagonal of a Gram matrix cost what others do. So it ranks changes of a
 kernel, and says what limits it.
@@ -10,7 +10,6 @@ kernel, and says what limits it.
 
 from __future__ import annotations
 
-import csv
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from .roofline import Cost, Shape
 
 TABLE = Path(__file__).parent / "results" / "kernel_model.csv"
 COLUMNS = ["kernel", "case", "dtype", "layout", "items", "waves", "balance", "issue_us", "memory_us", "tensor_us"]
-COLUMNS += ["predicted_us", "floor_us", "percent_of_floor"]
+COLUMNS += ["predicted_us", "floor_us", "percent_of_floor", "assumed"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,12 @@ class Device:
     issued: float = 0.8
     bandwidth: float = 4.3e12
     products: Mapping[str, float] = field(default_factory=lambda: {"bfloat16": 790e12, "float32": 790e12 / 2 / 3})
+
+    def __str__(self) -> str:
+        issued = f"{self.issued:.0%} of {self.schedulers} instructions a clock"
+        units = f"H200: {self.sms} SMs at {self.clock / 1e9:g} GHz that issue {issued}"
+        products = [f"{rate / 1e12:.0f} TFLOP/s in {dtype}" for dtype, rate in self.products.items()]
+        return "; ".join([units, f"{self.bandwidth / 1e12:g} TB/s", *products])
 
     def issue(self, instructions: float) -> float:
         """Seconds to issue what warps execute, all SMs at work."""
@@ -94,7 +99,7 @@ class Prediction:
         times = (self.issue, self.memory, self.tensor, self.predicted, self.floor)
         list_ = [str(self.items), f"{self.waves:.2f}", f"{self.balance:.2f}"] if self.items else ["", "", ""]
         values = [self.kernel, self.case, self.dtype, self.layout, *list_, *(f"{1e6 * time:.1f}" for time in times)]
-        return dict(zip(COLUMNS, [*values, f"{100 * self.floor / self.predicted:.0f}"], strict=True))
+        return dict(zip(COLUMNS, [*values, f"{100 * self.floor / self.predicted:.0f}", str(ASSUMPTIONS)], strict=True))
 
 
 def longest(costs: Iterable[float], slots: int) -> float:
@@ -215,16 +220,3 @@ def predictions(plan: ModuleType, counts: Sequence[Mapping[str, str]]) -> list[P
 
 def lines(plan: ModuleType, counts: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [one.line() for one in predictions(plan, counts)]
-
-
-def written() -> list[dict[str, str]]:
-    """The table in the repository."""
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(table: Iterable[Mapping[str, str]]) -> None:
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)

@@ -5,26 +5,23 @@ TARGETS says what each kernel may take. A new kernel needs a row there; tests/te
 
 from __future__ import annotations
 
-import csv
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from . import cubins
+from . import cubins, tables
 from .cubins import Resources
 
 TABLE = Path(__file__).parent / "results" / "kernel_resources.csv"
-COLUMNS = ["compiler", *(field.name for field in fields(Resources))]
 
 KIB = 1024
 WARP = 32
 REGISTERS = 64 * KIB  # of an SM, on every architecture from sm_80 on
 UNIT = 256  # registers are given to a warp in multiples of this
 MOST_REGISTERS = 255  # of a thread
-MOST_THREADS = 2048  # of an SM of the tuned architecture
-SHARED_SMALLEST = 100 * KIB  # of an SM of sm_86, sm_89 and sm_120: 99 KB for a block, one for the system
-SHARED_TUNED = 228 * KIB  # of an SM of sm_90
+# Threads and KiB of shared memory of an SM, by architecture. A block may take all but what is the system's.
+SMS = {80: (2048, 164), 86: (1536, 100), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228), 120: (1536, 100)}
 TUNED = 90
 SYSTEM = KIB  # of shared memory for each block; in the cubins' numbers from sm_90 on
 
@@ -49,18 +46,23 @@ class Target:
         warps = self.blocks * -(-self.threads // WARP)
         return min(MOST_REGISTERS, REGISTERS // warps // UNIT * UNIT // WARP)
 
+    def shared(self, kernel: Resources) -> int:
+        """Bytes of shared memory that a block takes of its SM."""
+        return kernel.shared + self.dynamic_shared + (SYSTEM if kernel.architecture < TUNED else 0)
+
     def excess(self, kernel: Resources) -> list[str]:
         """What the kernel takes beyond the target, as sentences."""
-        taken = kernel.shared + self.dynamic_shared + (SYSTEM if kernel.architecture < TUNED else 0)
+        taken, smallest = self.shared(kernel), min(shared for _, shared in SMS.values())
+        most_threads, most_shared = SMS[TUNED]
         limits = {
             f"registers ({self.blocks} blocks of {self.threads} threads on an SM)": (kernel.registers, self.registers),
             "bytes of stack": (kernel.stack, 0),
             "bytes of local memory": (kernel.local, 0),
-            "bytes of shared memory (the smallest architecture)": (taken, SHARED_SMALLEST),
+            "bytes of shared memory (the smallest architecture)": (taken, smallest * KIB),
         }
         if kernel.architecture == TUNED:
-            limits["bytes of shared memory (all blocks of an SM)"] = (self.blocks * taken, SHARED_TUNED)
-            limits["threads of an SM"] = (self.blocks * self.threads, MOST_THREADS)
+            limits["bytes of shared memory (all blocks of an SM)"] = (self.blocks * taken, most_shared * KIB)
+            limits["threads of an SM"] = (self.blocks * self.threads, most_threads)
         said = [f"{has} {what}, at most {most}" for what, (has, most) in limits.items() if has > most]
         if kernel.threads != self.threads:
             said.append(f"__launch_bounds__ of {kernel.threads or 'no'} threads, expected {self.threads}")
@@ -105,29 +107,35 @@ def target_of(kernel: str) -> Target | None:
     return next((target for pattern, target in TARGETS.items() if fnmatchcase(kernel, pattern)), None)
 
 
+def blocks_of(kernel: Resources) -> int:
+    """How many blocks of a kernel an SM holds."""
+    target = target_of(kernel.kernel)
+    if target is None or kernel.architecture not in SMS:
+        raise ValueError(f"{kernel.kernel} on sm_{kernel.architecture}: no row of TARGETS or SMS is for it")
+    threads, shared = SMS[kernel.architecture]
+    of_warp = -(-kernel.registers * WARP // UNIT) * UNIT
+    return min(
+        threads // target.threads,
+        REGISTERS // of_warp // -(-target.threads // WARP),
+        shared * KIB // max(target.shared(kernel), 1),
+    )
+
+
 def rows() -> list[dict[str, str]]:
     """The table of the built library."""
     compiler = cubins.compiler()
     return [
-        {"compiler": compiler, **{name: str(getattr(kernel, name)) for name in COLUMNS[1:]}}
+        {"compiler": compiler, **{name: str(value) for name, value in vars(kernel).items()}}
         for kernel in cubins.resources()
     ]
-
-
-def written() -> list[dict[str, str]]:
-    """The table in the repository."""
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:
     if reason := cubins.missing():
         sys.exit(f"kernel resources: {reason}")
-    with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows())
-    print(f"{len(rows())} rows in {TABLE.relative_to(cubins.ROOT)}")
+    table = rows()
+    tables.write(TABLE, table)
+    print(f"{len(table)} rows in {TABLE.relative_to(cubins.ROOT)}")
 
 
 if __name__ == "__main__":

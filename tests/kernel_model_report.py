@@ -13,19 +13,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from host.build import build
 from host.worker import load
 
-from bench import cubins, kernel_counts, kernel_model
+from bench import cubins, kernel_counts, kernel_model, tables
 
 
 def main() -> None:
     if reason := cubins.missing():
         sys.exit(f"kernel model: {reason}")
     counts = kernel_counts.rows()
-    kernel_counts.write(counts)
+    tables.write(kernel_counts.TABLE, counts)
     table = kernel_model.lines(load(build("plain"), "gram"), counts)
-    kernel_model.write(table)
+    tables.write(kernel_model.TABLE, table)
     print("A model from counts of instructions, bytes and products; nothing is measured.")
-    print(*(f"{name} = {value}" for name, value in vars(kernel_model.ASSUMPTIONS).items()), sep=", ")
-    for line in [kernel_model.COLUMNS, *(row.values() for row in table)]:
+    print(f"It assumes {kernel_model.ASSUMPTIONS}.")
+    for line in [kernel_model.COLUMNS, *(row.values() for row in table)]:  # but for the last column, the assumptions
         print("{:62} {:16} {:9} {:6} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9} {:>12} {:>8} {:>16}".format(*line))
     print(f"{len(counts)} rows in {kernel_counts.TABLE.name}, {len(table)} in {kernel_model.TABLE.name}")
 

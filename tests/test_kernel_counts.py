@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from kernel_tables import assert_committed
 from machine_code import code_of
 
 from bench import cubins, kernel_counts
@@ -21,15 +22,7 @@ def table() -> list[dict[str, str]]:
 
 
 def test_the_table_is_that_of_the_library(table: list[dict[str, str]]) -> None:
-    written, compiler = kernel_counts.written(), cubins.compiler()
-    if {row["compiler"] for row in written} != {compiler}:
-        pytest.skip(f"built by nvcc {compiler}, the table by another")
-    architectures = set(map(str, cubins.architectures()))
-    written = [row for row in written if row["architecture"] in architectures]
-    news = [row for row in table if row not in written]
-    assert table == written, (
-        f"run `make kernel-model` and commit its tables, if the change is worth it; the news: {news}"
-    )
+    assert_committed(table, kernel_counts.TABLE, "make kernel-model")
 
 
 def test_every_row_is_of_a_kernel(table: list[dict[str, str]]) -> None:
@@ -182,15 +175,3 @@ def test_main_loops_of_several_kinds() -> None:
     ]
     assert (parts["nchw stage"]["LDGSTS"], parts["nchw narrow stage"]["LDGSTS"]) == ("4", "12")
     assert (parts["nchw before"]["instructions"], parts["nchw narrow before"]["instructions"]) == ("4", "1")
-
-
-def test_blocks_of_an_sm() -> None:
-    """By registers, by threads and by shared memory, here of the Gram kernel: 96 KB and what a block always takes."""
-    assert kernel_counts.blocks_of(RESOURCES) == 2
-    assert kernel_counts.blocks_of(replace(RESOURCES, registers=129)) == 1
-    assert kernel_counts.blocks_of(replace(RESOURCES, architecture=86, shared=0)) == 1
-    streaming = replace(RESOURCES, kernel="normalize_kernel<float, float, 3>", registers=20)
-    assert kernel_counts.blocks_of(streaming) == 8
-    assert kernel_counts.blocks_of(replace(streaming, architecture=120)) == 6
-    with pytest.raises(ValueError, match="sm_75: no row of TARGETS or SMS"):
-        kernel_counts.blocks_of(replace(streaming, architecture=75))

@@ -9,7 +9,7 @@ import torch
 from host.build import build
 from host.worker import load
 
-from bench import kernel_counts, kernel_model
+from bench import kernel_counts, kernel_model, tables
 from bench.cases import Images
 from bench.kernel_model import ASSUMPTIONS, Prediction
 
@@ -21,9 +21,10 @@ def plan():
 
 def test_the_table_is_that_of_the_counts(plan) -> None:
     """And of the plan of csrc/gram: the counts themselves are compared with the library (test_kernel_counts.py)."""
-    made = kernel_model.lines(plan, kernel_counts.written())
-    news = [row for row in made if row not in kernel_model.written()]
-    assert made == kernel_model.written(), f"run `make kernel-model` and commit its tables; the news: {news}"
+    made = kernel_model.lines(plan, tables.read(kernel_counts.TABLE))
+    written = tables.read(kernel_model.TABLE)
+    news = [row for row in made if row not in written]
+    assert made == written, f"run `make kernel-model` and commit its tables; the news: {news}"
 
 
 def test_the_busiest_slot() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from kernel_tables import assert_committed
 
 from bench import cubins, kernel_resources
 from bench.cubins import Resources
-from bench.kernel_resources import SYSTEM, TARGETS, TUNED, Target, target_of
+from bench.kernel_resources import SYSTEM, TARGETS, TUNED, Target, blocks_of, target_of
 
 
 @pytest.fixture
@@ -30,13 +31,7 @@ def test_every_kernel_is_within_its_target(built: tuple[Resources, ...]) -> None
 
 
 def test_the_table_is_that_of_the_library(built: tuple[Resources, ...]) -> None:
-    written, compiler = kernel_resources.written(), cubins.compiler()
-    if {row["compiler"] for row in written} != {compiler}:
-        pytest.skip(f"built by nvcc {compiler}, the table by another; only the targets are tested")
-    architectures = set(map(str, cubins.architectures()))
-    written = [row for row in written if row["architecture"] in architectures]
-    news = [row for row in kernel_resources.rows() if row not in written]
-    assert kernel_resources.rows() == written, f"run `make kernel-resources` and commit its table; the news: {news}"
+    assert_committed(kernel_resources.rows(), kernel_resources.TABLE, "make kernel-resources")
 
 
 # --- what the tests see -----------------------------------------------------------------------------------------------
@@ -80,6 +75,19 @@ def test_blocks_that_do_not_fit_an_sm_together_are_found() -> None:
         .excess(replace(KERNEL, registers=20))[0]
         .endswith("2560 threads of an SM, at most 2048")
     )
+
+
+def test_blocks_of_an_sm() -> None:
+    """By registers, by threads and by shared memory, here of the Gram kernel: 96 KB and what a block always takes."""
+    gram = Resources("gram_sum_kernel<float>", TUNED, threads=256, registers=128, shared=SYSTEM, stack=0, local=0)
+    assert blocks_of(gram) == 2
+    assert blocks_of(replace(gram, registers=129)) == 1
+    assert blocks_of(replace(gram, architecture=86, shared=0)) == 1
+    streaming = replace(gram, kernel="normalize_kernel<float, float, 3>", registers=20)
+    assert blocks_of(streaming) == 8
+    assert blocks_of(replace(streaming, architecture=120)) == 6
+    with pytest.raises(ValueError, match="sm_75: no row of TARGETS or SMS"):
+        blocks_of(replace(streaming, architecture=75))
 
 
 def test_the_answer_of_cuobjdump() -> None:
