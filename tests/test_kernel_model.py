@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from host import cases_gram
 from host.build import build
+from host.traffic import counts
 from host.worker import load
 
 from bench import kernel_counts, kernel_model, tables
@@ -50,6 +52,24 @@ def test_items_move_every_panel(plan, dtype: torch.dtype) -> None:
         + [stages] * (2 * 32 * 32 // 128)
         + [2 * stages] * (2 * 2 * 16 * 16 // 128)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("layout", "shapes"),
+    [
+        ("nchw", [(2, 64, 5, 60), (1, 128, 9, 16), (1, 256, 3, 5)]),  # tiles that reach over the last pixel
+        ("nhwc", [(2, 40, 16, 32), (1, 192, 16, 16), (1, 264, 8, 16)]),  # over the last channel
+    ],
+)
+def test_the_gradient_has_the_tiles_and_stages_of_its_launch(plan, layout: str, shapes, dtype: torch.dtype) -> None:
+    """As many products as the launch makes, executed on the CPU. It leaves out rows beyond the end: here are none."""
+    kernel = f"gram_gradient_kernel<{kernel_model.DTYPES[str(dtype).removeprefix('torch.')][1]}>"
+    rows = [row for row in tables.read(kernel_counts.TABLE) if (row["kernel"], row["architecture"]) == (kernel, "90")]
+    products = {row["part"].removeprefix(f"{layout} "): int(row["HMMA"]) for row in rows}
+    of_blocks = kernel_model.gradient_costs(plan, shapes, dtype.itemsize, products)
+    launch, _ = cases_gram.gram_gradient(dtype, layout, shapes, upstream=False)
+    assert kernel_model.WARPS * sum(of_blocks) == sum(counts(launch).products.values())
 
 
 def test_a_prediction_is_the_slowest_of_three() -> None:
