@@ -40,7 +40,7 @@ def test_every_launcher_has_a_row() -> None:
         ("buffer reuse", 64, 1, 256, 256, {}),  # reads four times
         ("packs", 32, 1, 4 + 16, 16, {}),  # every thread the same, by memcpy; and the word that says where
         ("copies", 32, 1, 512, 2048, {}),  # cp.async; its shared memory is no traffic
-        ("matrix load 4", 32, 1, 512, 512, {}),
+        ("matrix load", 32, 1, 512, 512, {}),
         ("product bf16", 32, 1, 1280, 512, {"mma_16x8x16": 1}),
         ("product fp16", 32, 5, 1280, 512, {"mma_16x8x16": 5}),
         ("product tf32", 32, 2, 1280, 512, {"mma_16x8x8_tf32": 2}),

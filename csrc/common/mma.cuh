@@ -29,14 +29,7 @@ __device__ __forceinline__ void mma_16x8x16(float (&sums)[4], const uint32_t (&a
   }
 }
 
-// An fp32 number to the nearest of tf32's 10 mantissa bits, as mma_16x8x8_tf32 takes it.
-__device__ __forceinline__ uint32_t to_tf32(float value) {
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-  return rounded;
-}
-
-// sums (16 x 8) += a (16 x 8) b (8 x 8)
+// sums (16 x 8) += a (16 x 8) b (8 x 8), fp32 numbers of whose mantissas it takes the upper 10 bits
 __device__ __forceinline__ void mma_16x8x8_tf32(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
@@ -57,23 +50,6 @@ __device__ __forceinline__ void load_matrices(uint32_t (&fragments)[4], const vo
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(fragments[0]), "=r"(fragments[1]), "=r"(fragments[2]), "=r"(fragments[3])
-                 : "r"(row)
-                 : "memory");
-  }
-}
-
-// The same for two matrices, whose addresses the first 16 lanes give.
-template <bool kTranspose>
-__device__ __forceinline__ void load_matrices(uint32_t (&fragments)[2], const void* shared_row) {
-  const uint32_t row = static_cast<uint32_t>(__cvta_generic_to_shared(shared_row));
-  if constexpr (kTranspose) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(fragments[0]), "=r"(fragments[1])
-                 : "r"(row)
-                 : "memory");
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(fragments[0]), "=r"(fragments[1])
                  : "r"(row)
                  : "memory");
   }

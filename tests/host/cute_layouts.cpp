@@ -32,7 +32,5 @@ int main() {
   mma<cute::SM80_16x8x16_F32BF16BF16F32_TN>("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
   mma<cute::SM80_16x8x8_F32TF32TF32F32_TN>("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32");
   ldmatrix<cute::SM75_U32x4_LDSM_N>("ldmatrix.sync.aligned.m8n8.x4.shared.b16");
-  ldmatrix<cute::SM75_U32x2_LDSM_N>("ldmatrix.sync.aligned.m8n8.x2.shared.b16");
   ldmatrix<cute::SM75_U16x8_LDSM_T>("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16");
-  ldmatrix<cute::SM75_U16x4_LDSM_T>("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16");
 }

@@ -39,7 +39,7 @@ SOUND = {
     "buffer reuse": 64,
     "warp neighbours": 64,
     "copies": 32,
-    "matrix load 4": 32,
+    "matrix load": 32,
     "product bf16": 32,
 }
 

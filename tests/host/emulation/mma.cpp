@@ -4,6 +4,8 @@
 #include <hostcuda/mma.h>
 #include <hostcuda/tensor_core.h>
 
+#include <cstring>
+
 namespace hostcuda {
 namespace {
 
@@ -107,9 +109,9 @@ void multiply_fp16(const Lanes& lanes) { multiply<Mma16<__half>>("mma_16x8x16", 
 void multiply_bf16(const Lanes& lanes) { multiply<Mma16<__nv_bfloat16>>("mma_16x8x16", lanes); }
 void multiply_tf32(const Lanes& lanes) { multiply<MmaTf32>("mma_16x8x8_tf32", lanes); }
 
-void distribute(const Lanes& lanes, int matrices, bool transpose) {
+void distribute(const Lanes& lanes, bool transpose) {
   for (int lane = 0; lane < kWarp; ++lane) {
-    for (int matrix = 0; matrix < matrices; ++matrix) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
       const auto element = [&](int row, int column) -> uint32_t {
         return static_cast<const MatrixRows*>(lanes[8 * matrix + row])->row[column];
       };

@@ -202,15 +202,15 @@ __global__ void copy_to_global(const uint32_t* in, uint32_t* out) { copy_async(o
 
 // --- tensor cores ---------------------------------------------------------------------------------------------------
 
-// in: rows of 8 16-bit elements, 4 a word, one a lane; out (words of a lane, 32)
-template <bool kTranspose, int kMatrices>
+// in (32, 4): a row of 8 16-bit elements for each lane; out (4, 32): the words of each lane
+template <bool kTranspose>
 __global__ void matrix_load(const uint32_t* in, uint32_t* out) {
   PO_SHARED(Words, words);
   for (int i = 0; i < 4; ++i) words.data[4 * threadIdx.x + i] = in[4 * threadIdx.x + i];
   __syncthreads();
-  uint32_t fragments[kMatrices];
+  uint32_t fragments[4];
   load_matrices<kTranspose>(fragments, words.data + 4 * threadIdx.x);
-  for (int i = 0; i < kMatrices; ++i) out[32 * i + threadIdx.x] = fragments[i];
+  for (int i = 0; i < 4; ++i) out[32 * i + threadIdx.x] = fragments[i];
 }
 
 __global__ void matrix_load_from_global(const uint32_t* in, uint32_t* out) {
@@ -234,12 +234,6 @@ __global__ void product(const uint32_t* in, uint32_t* out) {
     mma_16x8x16<T>(sums, a, b);
   }
   for (int i = 0; i < 4; ++i) memcpy(&out[32 * i + threadIdx.x], &sums[i], sizeof(float));
-}
-
-__global__ void tf32(const uint32_t* in, uint32_t* out) {
-  float value;
-  memcpy(&value, &in[thread()], sizeof value);
-  out[thread()] = to_tf32(value);
 }
 
 // --- arithmetic -----------------------------------------------------------------------------------------------------
@@ -277,15 +271,12 @@ constexpr Primitive kPrimitives[] = {
     {"misaligned copy", misaligned_copy},
     {"copy to unaligned shared", copy_to_unaligned_shared},
     {"copy to global", copy_to_global},
-    {"matrix load 4", matrix_load<false, 4>},
-    {"matrix load 4 transposed", matrix_load<true, 4>},
-    {"matrix load 2", matrix_load<false, 2>},
-    {"matrix load 2 transposed", matrix_load<true, 2>},
+    {"matrix load", matrix_load<false>},
+    {"matrix load transposed", matrix_load<true>},
     {"matrix load from global", matrix_load_from_global},
     {"product fp16", product<__half>},
     {"product bf16", product<__nv_bfloat16>},
     {"product tf32", product<float>},
-    {"tf32", tf32},
     {"wide shift", wide_shift},
 };
 

@@ -5,7 +5,6 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "check_access.h"
@@ -35,20 +34,18 @@ struct MatrixRows {
   uint32_t* fragments;
 };
 
-// Fragments of so many matrices for every lane.
-void distribute(const Lanes& lanes, int matrices, bool transpose);
+// Fragments of the four matrices for every lane.
+void distribute(const Lanes& lanes, bool transpose);
 
-template <bool kTranspose, int kMatrices>
-void load_matrices(uint32_t (&fragments)[kMatrices], const void* shared_row, const Place& place) {
+template <bool kTranspose>
+void load_matrices(uint32_t (&fragments)[4], const void* shared_row, const Place& place) {
   MatrixRows mine{{}, fragments};
-  if (current_lane() < 8 * kMatrices) {
-    check_shared("load_matrices", shared_row, place);
-    check_aligned("load_matrices", shared_row, place);
-    // Every lane reads its own row, so that TSan knows whose read it is.
-    for (int i = 0; i < 8; ++i) mine.row[i] = static_cast<const volatile uint16_t*>(shared_row)[i];
-  }
+  check_shared("load_matrices", shared_row, place);
+  check_aligned("load_matrices", shared_row, place);
+  // Every lane reads its own row, so that TSan knows whose read it is.
+  for (int i = 0; i < 8; ++i) mine.row[i] = static_cast<const volatile uint16_t*>(shared_row)[i];
   Block::current_block->collective("load_matrices", ~0u, place, &mine,
-                                   [](const Lanes& lanes) { distribute(lanes, kMatrices, kTranspose); });
+                                   [](const Lanes& lanes) { distribute(lanes, kTranspose); });
 }
 
 }  // namespace hostcuda
@@ -67,15 +64,8 @@ inline void mma_16x8x8_tf32(float (&sums)[4], const uint32_t (&a)[4], const uint
   hostcuda::mma("mma_16x8x8_tf32", sums, a, b, place, hostcuda::multiply_tf32);
 }
 
-// To the nearest, ties away from zero.
-inline uint32_t to_tf32(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return value == value ? (bits + 0x1000u) & 0xffffe000u : 0x7fffffffu;
-}
-
-template <bool kTranspose, int kMatrices>
-void load_matrices(uint32_t (&fragments)[kMatrices], const void* shared_row,
+template <bool kTranspose>
+void load_matrices(uint32_t (&fragments)[4], const void* shared_row,
                    hostcuda::Place place = hostcuda::Place::current()) {
   hostcuda::load_matrices<kTranspose>(fragments, shared_row, place);
 }
