@@ -1,4 +1,4 @@
-"""How the Gram matrices of several layers are cut into work items: csrc/gram/plan.h."""
+"""How the Gram matrices of several layers, and their gradients, are cut into work for blocks: csrc/gram/plan.h."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ def test_long_maps(plan) -> None:
     assert stages == 4 * 2**23 + 6 * 2**24 == sum(piece[5] for run in runs for piece in run)
     with pytest.raises(OverflowError):
         plan.runs([(32, *long[1:])], 64)
+    with pytest.raises(OverflowError):
+        plan.runs([(1, 1, 2**40, 2**40, 1, 1)], 64)
 
 
 @pytest.mark.parametrize("counts", [[1], [0, 3, 0], [5, 1, 40], [200, 96, 96, 80], [64] * 16, [1, 70001]])

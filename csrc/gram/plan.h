@@ -149,11 +149,13 @@ inline bool plan_stages(const FeatureMap* maps, int layers, int64_t depth, Stage
     const FeatureMap& map = maps[l];
     const int rows = tile_rows(map.channels);
     const auto of_tile = [&](const Tile& tile) {
-      return static_cast<uint32_t>(ceil_div(map.pixels, stage_stretches(map.channels, tile) * depth));
+      return ceil_div(map.pixels, stage_stretches(map.channels, tile) * depth);
     };
-    const TriangleNumbers tiles{of_tile({0, 0}), of_tile({1, 0})};
-    const int64_t sample = int64_t(rows) * tiles.diagonal + int64_t(rows) * (rows - 1) / 2 * tiles.square;
-    list.of[l] = {static_cast<uint32_t>(stages), tiles, static_cast<uint32_t>(rows * (rows + 1) / 2),
+    const int64_t diagonal = of_tile({0, 0}), square = of_tile({1, 0});
+    const int64_t sample = rows * diagonal + int64_t(rows) * (rows - 1) / 2 * square;
+    list.of[l] = {static_cast<uint32_t>(stages),
+                  {static_cast<uint32_t>(diagonal), static_cast<uint32_t>(square)},
+                  static_cast<uint32_t>(rows * (rows + 1) / 2),
                   static_cast<uint32_t>(sample)};
     stages += map.batch * sample;
     if (stages > INT32_MAX) return false;
