@@ -28,7 +28,7 @@ MIXED_MAPS: list[list[Shape]] = [[(2, 70, 4, 40), (2, 1, 5, 9), (2, 20, 1, 1), (
 
 # Whole, aligned stages of tiles of all kinds, then a tail.
 WHOLE_MAPS: list[Shape] = [(1, 256, 9, 16), (1, 64, 17, 32)]
-# Layers of one launch, in 16 bits; see _maps_of. Several splits, three tiles with tails, three stages, a narrow layer
+# Layers of one launch, in 16 bits; see _maps_of. Several pieces, three tiles with tails, three stages, a narrow layer
 # between; lines at multiples of 16 bytes; less than a tile; one element.
 MAPS: list[list[Shape]] = [
     WHOLE_MAPS,
@@ -83,7 +83,7 @@ SMALL_IMAGES: list[Image] = [((2, 3, 6, 32), 8, 0), ((2, 3, 9, 37), 1, 0), ((2, 
 def all_cases() -> list[Case]:
     return [
         *(case for dtype in DTYPES for case in _gram_cases([dtype], LAYOUTS, _maps_of(dtype))),
-        *_infinite_cases(DTYPES, LAYOUTS[:2]),
+        *_special_gram_cases(DTYPES, LAYOUTS[:2]),
         *long_cases([torch.float32, torch.bfloat16, torch.float16], LAYOUTS[:2], 65536),
         *_style_cases(DTYPES, STYLE_MAPS, MANY_MAPS),
         *_symmetrise_cases(DTYPES, MATRICES),
@@ -109,6 +109,8 @@ def small_cases() -> list[Case]:
     dtypes = [torch.float32, torch.bfloat16]
     return [
         *_gram_cases(dtypes, LAYOUTS[1:3], SMALL_MAPS),
+        Case("gram float32 nchw waves", partial(cases_gram.gram, torch.float32, "nchw", SMALL_MAPS[1], "waves")),
+        *_special_gram_cases(dtypes[:1], LAYOUTS[:1]),
         *long_cases([torch.bfloat16], ["nchw"], 32768),
         *_style_cases(dtypes[:1], SMALL_MAPS[:1], MANY_MAPS),
         *_symmetrise_cases(dtypes[:1], MATRICES[:1]),
@@ -144,9 +146,9 @@ def long_cases(dtypes: list[torch.dtype], layouts: list[str], pixels: int) -> It
         yield Case(named("gram", dtype, layout, pixels), make)
 
 
-def _infinite_cases(dtypes: list[torch.dtype], layouts: list[str]) -> Iterator[Case]:
+def _special_gram_cases(dtypes: list[torch.dtype], layouts: list[str]) -> Iterator[Case]:
     for key in product(dtypes, layouts):
-        yield Case(named("gram", *key, "infinity"), partial(cases_gram.gram_of_infinity, *key))
+        yield Case(named("gram", *key, "special"), partial(cases_gram.gram_of_special_numbers, *key))
 
 
 def _style_cases(dtypes: list[torch.dtype], inputs: list[list[Shape]], many: list[Shape]) -> Iterator[Case]:

@@ -27,7 +27,7 @@ Bytes = dict[str, int]  # by buffer
 
 FLOP = {"mma_16x8x16": 2 * 16 * 8 * 16, "mma_16x8x8_tf32": 2 * 16 * 8 * 8}
 IMAGES = [Images(8, 512, torch.bfloat16), Images(4, 256, torch.bfloat16)]
-# What is launched for each tap: enough pixels for whole tiles and, where channels are few, for several splits.
+# What is launched for each tap: enough pixels for whole tiles and, where channels are few, for several pieces.
 SMALL = {
     "relu1_2": (1, 64, 32, 64),
     "relu2_2": (1, 128, 16, 16),

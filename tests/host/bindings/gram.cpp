@@ -28,8 +28,9 @@ struct Sums {
   GramWorkspace workspace;
   void *partial, *slots, *arrivals;
 
-  // `whole`: no tile is cut, so that sums are as long as in maps a hundred times as large.
-  Sums(Arguments& memory, const std::vector<Map>& maps, bool whole = false) {
+  // `cut`: "planned"; "whole", no tile is cut, so that sums are as long as in maps a hundred times as large; "waves",
+  // runs are taken in two waves, as in such maps, and there are too few for all blocks.
+  Sums(Arguments& memory, const std::vector<Map>& maps, const std::string& cut = "planned") {
     std::vector<FeatureMap> shapes;
     for (const Map& map : maps) {
       layers.push_back(input_map(memory, "x", map));
@@ -37,7 +38,8 @@ struct Sums {
     }
     workspace = plan_gram(memory.element(), shapes);
     for (StageList& list : workspace.launches) {
-      if (whole) list.run_stages = list.stages, list.waves = 1;
+      if (cut == "whole") list.run_stages = list.stages, list.waves = 1;
+      if (cut == "waves") list.waves = 2;
     }
     partial = memory.accumulators("partial", workspace.partial);
     slots = memory.accumulators("slots", workspace.slots);
@@ -56,10 +58,10 @@ py::tuple results(const Arguments& memory, const std::vector<void*>& pointers) {
   return arrays;
 }
 
-py::tuple gram(const std::string& element, const std::vector<Map>& maps, const std::vector<double>& scales, bool whole,
-               uint64_t seed) {
+py::tuple gram(const std::string& element, const std::vector<Map>& maps, const std::vector<double>& scales,
+               const std::string& cut, uint64_t seed) {
   Arguments memory(element, seed);
-  const Sums sums(memory, maps, whole);
+  const Sums sums(memory, maps, cut);
   std::vector<GramOutput> outputs;
   std::vector<void*> grams;  // (N, C, C) each
   for (size_t l = 0; l < maps.size(); ++l) {
@@ -208,7 +210,7 @@ PYBIND11_MODULE(gram, m) {
         return order;
       },
       "counts"_a);
-  m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "whole"_a, "seed"_a);
+  m.def("gram", &gram, "element"_a, "maps"_a, "scales"_a, "cut"_a, "seed"_a);
   m.def("style", &style, "element"_a, "maps"_a, "styles"_a, "distance"_a, "parameter"_a, "seed"_a);
   m.def("symmetrise", &symmetrise, "element"_a, "batch"_a, "channels"_a, "slopes"_a, "scale"_a, "seed"_a);
   m.def("gram_gradient", &gram_gradient, "element"_a, "layers"_a, "grad"_a, "seed"_a);
