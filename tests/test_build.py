@@ -14,6 +14,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CUDA = "90" if shutil.which("nvcc") else "none"
+# pip puts cmake and ninja beside the interpreter, whose folder need not be on the PATH.
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 # setup.py build_ext with a cmake that prints its arguments.
 PRINT_CMAKE = """
@@ -28,12 +30,16 @@ def commands(folder: Path, *settings: str) -> dict[str, str]:
     """Which command compiles which source, in a build with these settings of CMake."""
     torch_folder = Path(torch.__file__).parent
     configure = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DPERCEPTUAL_OPS_TORCH_DIR={torch_folder}"]
-    subprocess.run([*configure, f"-DPERCEPTUAL_OPS_CUDA_ARCHS={CUDA}", *settings], check=True, capture_output=True)
+    architectures = f"-DPERCEPTUAL_OPS_CUDA_ARCHS={CUDA}"
+    environment = {**os.environ, "PATH": TOOLS}
+    subprocess.run([*configure, architectures, *settings], check=True, capture_output=True, env=environment)
     found = json.loads((folder / "compile_commands.json").read_text())
     return {entry["file"]: entry["command"] for entry in found}
 
 
-@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("ninja"), reason="needs cmake and ninja")
+@pytest.mark.skipif(
+    not shutil.which("cmake", path=TOOLS) or not shutil.which("ninja", path=TOOLS), reason="needs cmake and ninja"
+)
 def test_warnings_are_errors_of_developers(tmp_path: Path) -> None:
     for file, command in commands(tmp_path).items():
         assert "Werror" not in command, file
