@@ -50,7 +50,7 @@ def test_memory_layouts(operator: Operator, layout: str, dtype: torch.dtype, dev
             assert torch.equal(x, copy)
 
 
-# Several tiles along both axes of the Gram, more stages than a pipeline holds, several ranges of pixels, aligned lines.
+# Several tiles along both axes of the Gram, more stages than a pipeline holds, tiles in several pieces, aligned lines.
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(

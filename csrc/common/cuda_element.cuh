@@ -43,7 +43,7 @@ void dispatch_element(Element element, F&& f) {
       return f(float{});
     case Element::kBFloat16:
       return f(__nv_bfloat16{});
-#ifdef HOSTCUDA_TWO_ELEMENTS  // the tests' host execution under sanitizers
+#ifdef HOSTCUDA_TWO_ELEMENTS  // the tests' host execution, sanitized or counted
     default:
       hostcuda::fail("of this build the elements are fp32 and bfloat16 alone");
 #else

@@ -235,7 +235,7 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
   store_fragments<T>(part, job.diagonal(), job.rows_left(), job.columns_left(), totals, job.partial);
 }
 
-// Grid: the items of the table. The first launch of a sum also sets the arrivals to zero that its finish will count.
+// Grid: the table's blocks. The first launch of a sum also sets the arrivals to zero that its finish will count.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>)
     gram_sum_kernel(const __grid_constant__ GramTable table,
