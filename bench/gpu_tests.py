@@ -36,6 +36,7 @@ FIRST = (
     "test_in_a_cuda_graph",
     "test_module_trunk.py",
     "test_chunked.py",
+    "test_chunked_memory.py",
     "test_recognition.py",
     "test_operators.py::test_memory_layouts",
 )

@@ -58,6 +58,10 @@ def patch_gan() -> nn.Sequential:
         return placed(nn.Sequential(*layers).double().eval().requires_grad_(False))
 
 
+def adversarial(images: Tensor) -> Tensor:
+    return -patch_gan()(images).mean((1, 2, 3))
+
+
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     drawn = torch.Generator().manual_seed(seed)
     return placed(torch.rand(shape, generator=drawn, dtype=torch.float64).to(dtype))
