@@ -67,7 +67,7 @@ def _gpu_lacks(toolkit: str, architectures: str, index: int) -> str:
     if torch.version.hip:
         return "the compiled operators are built for CUDA, not for ROCm"
     major, minor = torch.cuda.get_device_capability(index)
-    driver, needed = _driver_version(), tuple(map(int, toolkit.split(".")))
+    driver, needed = driver_version(), tuple(map(int, toolkit.split(".")))
     # A driver runs machine code of every toolkit of its major and of older ones, but PTX of none newer than itself.
     if driver[0] < needed[0]:
         return (
@@ -92,7 +92,7 @@ def _gpu_lacks(toolkit: str, architectures: str, index: int) -> str:
     return ""
 
 
-def _driver_version() -> tuple[int, int]:
+def driver_version() -> tuple[int, int]:
     """The newest CUDA, (major, minor), that the NVIDIA driver knows."""
     version = ctypes.c_int()
     ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))  # loaded wherever torch sees a GPU

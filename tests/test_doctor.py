@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perceptual_ops
-from perceptual_ops import cli
+from perceptual_ops import _native, cli
 from perceptual_ops.cli import doctor, doctor_checks
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -160,7 +160,7 @@ def test_head_of_a_gpu(grams_alone: None, capsys: pytest.CaptureFixture[str], mo
     """With a GPU that is described, and that the operators are not built for."""
     monkeypatch.setattr(doctor, "checked_device", torch.device)
     monkeypatch.setattr(doctor, "_devices", lambda: [(torch.device("cuda", 0), "NVIDIA H200")])
-    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 12080, raising=False)
+    monkeypatch.setattr(doctor, "driver_version", lambda: (12, 8))
     monkeypatch.setattr(doctor, "native", type(doctor.native)("", "it has no CUDA part", doctor.native.build_info))
     assert cli.main(["doctor", "--check", "--device", "cuda"]) == 1
     out = capsys.readouterr().out
@@ -172,6 +172,17 @@ def test_head_of_a_gpu(grams_alone: None, capsys: pytest.CaptureFixture[str], mo
     )
     for fact in facts:
         assert fact in out
+
+
+def test_rocm_has_no_nvidia_driver_to_ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "checked_device", torch.device)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    library = type(doctor.native)("", "", {**doctor.native.build_info, "cuda": "13.0", "cuda_architectures": "90 +PTX"})
+    monkeypatch.setattr(doctor, "native", library)
+    _native._gpu_lacks.cache_clear()
+    assert cli.main(["doctor", "--check", "--device", "cuda"]) == 1
+    _native._gpu_lacks.cache_clear()
+    assert "built for CUDA, not for ROCm" in capsys.readouterr().out
 
 
 def test_device_belongs_to_check(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from .. import __version__, gram_matrix, reference
 from .._failures import printable
-from .._native import LIBRARY, native
+from .._native import LIBRARY, driver_version, native
 from .._program import PROGRAM
 from ..networks.published import DINOV2, hub_cache, is_cached
 from ..networks.weights import available
@@ -52,7 +52,7 @@ def _check(device: torch.device) -> int:
     known = {(one.type, one.index or 0): description for one, description in _devices()}
     _line("device", f"{device}, {known.get((device.type, device.index or 0), 'which doctor does not know')}")
     _print_versions()
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.version.hip:
         _line("driver", _driver())
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         flags = f"TF32 in convolutions {cudnn.allow_tf32}, in products {matmul.allow_tf32}, benchmark {cudnn.benchmark}"
@@ -139,8 +139,7 @@ def _commit() -> str:
 
 def _driver() -> str:
     """The NVIDIA driver's version, where Linux tells it, and the CUDA version it serves."""
-    version = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
-    serves = f"serves CUDA {version // 1000}.{version % 1000 // 10}"
+    serves = "serves CUDA {}.{}".format(*driver_version())
     file = Path("/proc/driver/nvidia/version")
     found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", file.read_text()) if file.is_file() else None
     return f"{found[1]}, {serves}" if found else serves
