@@ -114,8 +114,11 @@ def doubled(value: Any) -> Any:
 
 
 def gradients(
-    value: Callable[..., Tensor | list[Tensor]], inputs: Sequence[Tensor], upstream: Tensor | list[Tensor]
+    value: Callable[..., Tensor | list[Tensor]], inputs: Sequence[Tensor], upstream: Tensor | list[Tensor] | None
 ) -> list[Tensor]:
-    """The gradients of value(*inputs) by its inputs, made by autograd."""
+    """The gradients of value(*inputs) by its inputs, made by autograd; no upstream gradient stands for ones."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    return list(torch.autograd.grad(value(*leaves), leaves, upstream))
+    values = value(*leaves)
+    if upstream is None and isinstance(values, Tensor):
+        upstream = torch.ones_like(values)
+    return list(torch.autograd.grad(values, leaves, upstream))

@@ -108,7 +108,7 @@ def _feature_backward_arguments(data: Data) -> Iterator[Any]:
     return ((_upstream(data), *arguments) for arguments in _feature_arguments(data))
 
 
-def _feature_backward(grad: Tensor, features: list[Tensor], *rest: Any) -> list[Tensor]:
+def _feature_backward(grad: Tensor | None, features: list[Tensor], *rest: Any) -> list[Tensor]:
     return gradients(lambda *maps: reference.feature_terms(list(maps), *rest)[0], features, grad)
 
 
@@ -120,7 +120,7 @@ def _feature_both_arguments(data: Data) -> Iterator[Any]:
 def _feature_both(*arguments: Any) -> list[Tensor]:
     *given, grad = arguments
     loss, per_layer = reference.feature_terms(*given)
-    return [loss, per_layer, *_feature_backward(torch.ones_like(loss) if grad is None else grad, *given)]
+    return [loss, per_layer, *_feature_backward(grad, *given)]
 
 
 # LPIPS and DISTS
@@ -143,7 +143,7 @@ def _lpips_backward_arguments(data: Data) -> Iterator[Any]:
     return ((_upstream(data), *arguments, True, True) for arguments in _lpips_arguments(data))
 
 
-def _lpips_backward(grad: Tensor, features: list[Tensor], targets: list[Tensor], *rest: Any) -> list[Tensor]:
+def _lpips_backward(grad: Tensor | None, features: list[Tensor], targets: list[Tensor], *rest: Any) -> list[Tensor]:
     *settings, _, _ = rest
     return _pair_gradients(lambda xs, ys: reference.lpips_terms(xs, ys, *settings)[0], features, targets, grad)
 
@@ -156,8 +156,7 @@ def _lpips_both_arguments(data: Data) -> Iterator[Any]:
 def _lpips_both(*arguments: Any) -> list[Tensor]:
     *given, grad, by_features, by_targets = arguments
     loss, per_layer = reference.lpips_terms(*given)
-    upstream = torch.ones_like(loss) if grad is None else grad
-    return [loss, per_layer, *_lpips_backward(upstream, *given, by_features, by_targets)]
+    return [loss, per_layer, *_lpips_backward(grad, *given, by_features, by_targets)]
 
 
 def _lpips_map_backward_arguments(data: Data) -> Iterator[Any]:
@@ -212,7 +211,7 @@ def _variation_backward_arguments(data: Data) -> Iterator[Any]:
     return ((_upstream(data), *arguments) for arguments in _variation_arguments(data))
 
 
-def _variation_backward(grad: Tensor, x: Tensor, kind: str) -> list[Tensor]:
+def _variation_backward(grad: Tensor | None, x: Tensor, kind: str) -> list[Tensor]:
     return gradients(lambda leaf: reference.variation(leaf, kind), [x], grad)
 
 
@@ -221,8 +220,7 @@ def _variation_both_arguments(data: Data) -> Iterator[Any]:
 
 
 def _variation_both(x: Tensor, kind: str, grad: Tensor | None) -> list[Tensor]:
-    values = reference.variation(x, kind)
-    return [values, *_variation_backward(torch.ones_like(values) if grad is None else grad, x, kind)]
+    return [reference.variation(x, kind), *_variation_backward(grad, x, kind)]
 
 
 MAPS: dict[str, Cases] = {
