@@ -60,3 +60,19 @@ def test_the_environment_says_who_is_a_developer(setting: str | None, passed: st
     run = [sys.executable, "-c", PRINT_CMAKE]
     printed = subprocess.run(run, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
     assert f" -DPERCEPTUAL_OPS_STRICT={passed} " in printed.replace("\n", " ")
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(
+    ("arguments", "strict"),
+    [
+        (["--eval=shown: ; @printenv PERCEPTUAL_OPS_STRICT", "shown"], "1"),
+        (["gpu", "PYTHON=printenv PERCEPTUAL_OPS_STRICT; :"], "0"),  # whatever compilers the machine has
+    ],
+)
+def test_make_is_a_developers_but_on_a_gpu_machine(arguments: list[str], strict: str) -> None:
+    of_a_make_around = ("PERCEPTUAL_OPS_STRICT", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in of_a_make_around}
+    run = ["make", "-s", "--no-print-directory", *arguments]
+    printed = subprocess.run(run, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == strict
