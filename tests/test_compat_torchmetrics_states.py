@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -184,25 +185,24 @@ def test_batches_that_are_all_refused_leave_nothing_to_compute() -> None:
 # ---- several processes ----
 
 
-def _process(rank: int, batches: Sequence[Sequence[Tensor]], folder: Path) -> None:
+def _process(rank: int, batches: Sequence[Tensor], folder: Path) -> None:
     """A process with its batches: update, forward, then compute over all processes, a metric for each reduction."""
-    for reduction in REDUCTIONS:
+    for reduction, others in product(REDUCTIONS, (0, 1)):
         metric = lpips(reduction=reduction).set_dtype(torch.bfloat16)
-        for i, batch in enumerate(batches[rank]):
+        for i, batch in enumerate((batches[others:], batches[:others])[rank]):
             (metric.update if i % 2 else metric)(batch, 1 - batch)
         for _ in range(2):  # a gathering leaves each process what it had
             found = metric.compute()
             metric._computed = None
-        torch.save(found, folder / f"{reduction}.{rank}")
+        torch.save(found, folder / f"{reduction}.{others}.{rank}")
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    """This one and another, which has no batch at all."""
-    batches = [[pictures(2, 40, 40), pictures(1, 40, 40, seed=1)], []]
+    """This one and another, which has no batch at all, or one."""
+    batches = [pictures(2, 40, 40), pictures(1, 40, 40, seed=1)]
     on_two_processes(tmp_path / "store", _process, batches, tmp_path)
-    for reduction in REDUCTIONS:
+    for reduction, others, rank in product(REDUCTIONS, (0, 1), (0, 1)):
         alone = lpips(reduction=reduction).set_dtype(torch.bfloat16)
-        for batch in batches[0]:
+        for batch in (*batches[others:], *batches[:others]):
             alone.update(batch, 1 - batch)
-        for rank in range(2):
-            torch.testing.assert_close(torch.load(tmp_path / f"{reduction}.{rank}"), alone.compute())
+        torch.testing.assert_close(torch.load(tmp_path / f"{reduction}.{others}.{rank}"), alone.compute())
