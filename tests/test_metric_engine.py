@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import placement
 import pytest
@@ -133,7 +133,7 @@ def test_fp32_within_twice_the_worst_naive_run(name: str, monkeypatch: pytest.Mo
     metric, truth = make(name), exact(name, placement.DEVICE, 2, 47, 53)
     nhwc = [images.contiguous(memory_format=torch.channels_last) for images in (x, y)]
     rivals = [errors(gradients(lambda x, y: naive(metric, x, y), *images), truth) for images in ((x, y), nhwc)]
-    for pixels in (batching.CPU_PIXELS, 32 * 32):
+    for pixels in (batching.CPU_PIXELS, 16 * 16):
         small_tiles(monkeypatch, pixels)
         ours = errors(gradients(metric, x, y), truth)
         assert all(mine <= 2 * max(naives) + 1e-6 for mine, *naives in zip(ours, *rivals, strict=True)), pixels
@@ -150,7 +150,7 @@ def test_sixteen_bits_within_twice_autograd(
     lean, autograd = (make(name, engine=engine, compute_dtype=dtype) for engine in ("lean", "autograd"))
     truth = exact(name, placement.DEVICE, 2, *SMALL[name])
     rival = errors(gradients(autograd, x, y), truth)
-    for pixels in (batching.CPU_PIXELS, 12 * 12):
+    for pixels in (batching.CPU_PIXELS, 8 * 8):
         small_tiles(monkeypatch, pixels)
         ours = errors(gradients(lean, x, y), truth)
         allowed = [2 * theirs + 4 * torch.finfo(dtype).eps for theirs in rival]
@@ -159,13 +159,16 @@ def test_sixteen_bits_within_twice_autograd(
 
 @pytest.mark.parametrize("name", METRICS)
 def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
-    """A weight that makes the loss small comes after the gradient; a mean over many pixels comes before."""
-    metric = make(name, compute_dtype=torch.float16)
-    x, y = pictures(1, 64, 64), pictures(1, 64, 64)
-    y[:, :, 30:40, 30:40] += 0.01
-    found = gradients(lambda x, y: 1e-6 * metric(x, y), x, y)
-    exact = gradients(lambda x, y: 1e-6 * make(name)(x, y), x, y)
-    assert errors(found, exact)[1] < 0.5 and found[1].isfinite().all()
+    """A mean over very many pixels comes before the gradient, as these numbers stand for, and a small weight after."""
+
+    def small(x: Tensor, y: Tensor, **settings: object) -> Tensor:
+        metric = make(name, **settings)
+        metric._kept["numbers"] = [numbers * 2.0**-16 for numbers in metric._kept["numbers"]]
+        return 1e-6 * metric(x, y)
+
+    x, y = pair(1, *SMALL[name])
+    found = gradients(partial(small, compute_dtype=torch.float16), x, y)
+    assert errors(found, gradients(small, x, y))[1] < 0.2
 
 
 def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
