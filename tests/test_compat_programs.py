@@ -81,7 +81,8 @@ ANY_SIZE = (
 )  # fmt: skip
 AXES = {name: (0, 2, 3) for name in ANY_SIZE}
 AXES["piq.ContentLoss, chunks"] = (2, 3)  # the chunks are counted
-AXES["piq.DISTS, resized"] = AXES["lpips.LPIPS, spatial"] = (0, 2)  # sizes of maps that are resized cost most
+AXES["piq.DISTS, resized"] = (0, 2)  # sizes of maps that are resized cost most
+AXES["lpips.LPIPS, spatial"] = (2, 3)
 # The operators of their programs are those of lpips.LPIPS and piq.DISTS, which are saved: half of what a test takes.
 NOT_SAVED = (
     "lpips.LPIPS, normalize", "taming.LPIPS", "lpips_pytorch.LPIPS", "lpips_pytorch.lpips", "piqa.LPIPS", "dists.DISTS",
