@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -38,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
         reason = "pytest --backend reference"
         ops.native = _native.NativeLibrary(reason, reason)
         _native._told.add(reason)  # the fallback's warning is what the option asks for
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: it is not looked through for garbage, now or while tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
