@@ -122,6 +122,21 @@ def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
 
 
+def written(made: Tensor, rows: slice, gradient: Tensor | None) -> Tensor:  # (N, ...), (n, ...)
+    """`made` with the gradient of some rows, if there is one; that itself where it is all of it, and laid out alike."""
+    if gradient is None:
+        return made
+    if (gradient.shape, gradient.stride(), gradient.dtype) == (made.shape, made.stride(), made.dtype):
+        return gradient
+    made[rows].copy_(gradient)
+    return made
+
+
+def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """What chunks have made, as that of the batch."""
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
 def empty_results(
     output: Tensor, target: Tensor, rows: int, dtype: torch.dtype, wanted: Iterable[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,16 +15,19 @@ from .metrics import Lpips
 operators = torch.ops.perceptual_ops
 
 
+Values = tuple[Tensor, Tensor]  # (n) each, times the weight and without it
+
+
 class ContentDistance(Protocol):
     """A distance of maps x (n, C, H, W) and y (n or 1, C, H, W), and its weight."""
 
-    def value(self, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """The distance, without the weight."""
+    def values(self, x: Tensor, y: Tensor) -> Values:
+        """The distance."""
 
     def gradients(
         self, x: Tensor, y: Tensor, scale: Tensor | None, by_x: bool, by_y: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The distance (n), without the weight, and the gradients of scale (n) * weight * distance that are wanted."""
+    ) -> tuple[Values, Tensor | None, Tensor | None]:
+        """The distance, and the gradients of scale (n) * weight * distance that are wanted."""
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:  # (n)
         """At least the largest magnitude of each sample's gradient, weighted and unscaled."""
@@ -38,16 +41,17 @@ class OfErrors:
     parameter: float
     weight: float
 
-    def value(self, x: Tensor, y: Tensor) -> Tensor:
-        return operators.feature_loss([x], [y], [self.weight], self.name, self.parameter)[1][0]
+    def values(self, x: Tensor, y: Tensor) -> Values:
+        loss, values = operators.feature_loss([x], [y], [self.weight], self.name, self.parameter)
+        return loss, values[0]
 
     def gradients(
         self, x: Tensor, y: Tensor, scale: Tensor | None, by_x: bool, by_y: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Values, Tensor | None, Tensor | None]:
         arguments = [x], [y], [self.weight], self.name, self.parameter
-        _, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)
+        loss, values, (gradient,) = operators.feature_loss_with_gradient(*arguments, scale)
         # A distance of errors depends on x - y alone.
-        return values[0], gradient if by_x else None, -gradient if by_y else None
+        return (loss, values[0]), gradient if by_x else None, -gradient if by_y else None
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:
         share = abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:]))
@@ -68,18 +72,19 @@ class Cosine:
     def _metric(self, x: Tensor) -> Lpips:
         return Lpips(checks.halves([x]), checks.COSINE_EPS, False)
 
-    def value(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._metric(x).value(0, x, y)
+    def values(self, x: Tensor, y: Tensor) -> Values:
+        value = self._metric(x).value(0, x, y)
+        return self.weight * value, value
 
     def gradients(
         self, x: Tensor, y: Tensor, scale: Tensor | None, by_x: bool, by_y: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Values, Tensor | None, Tensor | None]:
         upstream = torch.full((x.shape[0],), self.weight, dtype=checks.accumulator_dtype(x), device=x.device)
         if scale is not None:
             upstream = upstream * scale
         value, *found = self._metric(x).gradients(0, x, y, upstream, by_x, by_y)
         of_x, of_y = (gradients[0] if gradients else None for gradients in found)
-        return value, of_x, of_y
+        return (self.weight * value, value), of_x, of_y
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:
         metric, y = self._metric(x), y.expand_as(x)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from .distances import ContentDistance, content_distance, largest
+from .distances import ContentDistance, Values, content_distance, largest
 from .loss_scale import LossScale
 from .terms import Part, Terms
 from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
+
+AT_ONCE = 64 * 2**20  # bytes of maps whose style gradients are made in one launch: so much memory more, at most
 
 
 class LayerGradients:
@@ -50,7 +53,7 @@ class LayerGradients:
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         gradient, made_with, _ = self._made.pop(layer)
-        if scale is not None:
+        if scale is not None and scale is not made_with:
             gradient.mul_((scale if made_with is None else scale / made_with).view(-1, 1, 1, 1))
         return gradient
 
@@ -63,9 +66,11 @@ class PerceptualHead:
     """The loss of one chunk, made of each map when the trunk has it, and its `TapGradients` by the output's maps.
 
     A content gradient is made with its value, in one pass over map and target, so that the target is gone. A style
-    gradient needs its map and a matrix of its size in channels, and is made when the backward comes to it: made before,
-    it would take the same memory, but be freed out of order, and glibc's aligned allocations (before 2.38) do not find
-    their way back into such holes: the process would grow with every call.
+    gradient needs its map and a matrix of its size in channels. Maps wait for the backward, so the values and matrices
+    of all layers are made at once, when the last is there. The gradient is made when the backward comes to it: made
+    before, it would take the same memory, but be freed out of order, and glibc's aligned allocations (before 2.38) do
+    not find their way back into such holes: the process would grow with every call. Those of small maps are made at
+    once where launches cost, as on a GPU.
 
     Args:
         terms: What the loss is made of.
@@ -92,10 +97,12 @@ class PerceptualHead:
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
         self._grams = dict(zip(terms.style.layers, grams, strict=True))
-        self._values: dict[tuple[str, str], Tensor] = {}
+        self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
+        self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_content, self.by_target = (LayerGradients(ones) for _ in range(2))
-        self._styled: dict[str, tuple[Tensor, Tensor]] = {}  # maps (n, C, H, W) and slopes by their Grams (n, C, C)
+        self._by_content, self._by_style, self.by_target = (LayerGradients(ones) for _ in range(3))
+        self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
+        self._slopes: dict[str, Tensor] = {}  # of the loss by their Grams, (n, C, C)
 
     @property
     def scale(self) -> LossScale | None:
@@ -105,11 +112,15 @@ class PerceptualHead:
     def scale(self, scale: LossScale | None) -> None:
         self._by_content.scale = scale
 
-    def values(self) -> list[Tensor]:
-        """The unweighted value (n) of each layer, content before style."""
-        terms = self._terms
-        content = [self._values["content", layer] for layer in terms.content.layers]
-        return content + [self._values["style", layer] for layer in terms.style.layers]
+    def terms(self) -> dict[str, Tensor]:
+        """What `Terms.names` lists of content and style, each (n); to be asked when all maps were met, once."""
+        self._slopes |= self._meet_grams(self._styled)
+        found = {}
+        for part, layers in (("content", self._terms.content.layers), ("style", self._terms.style.layers)):
+            if layers:
+                found[part] = total(self._losses[part])
+                found |= {name: self._values[name] for name in (f"{part}/{layer}" for layer in layers)}
+        return found
 
     def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes a map in, and holds on to it where its style gradient is to come."""
@@ -120,49 +131,61 @@ class PerceptualHead:
             self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._grams:
             self._by_content.note(x.dtype)
-            slopes = self._meet_gram(layer, x)
             if self._wants_output:
-                self._styled[layer] = x, slopes
+                self._styled[layer] = x
+            else:
+                self._meet_grams({layer: x})
         return layer in self._styled
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
-        content = self._by_content.gradient(layer, scale) if layer in self._by_content else None
-        if layer not in self._styled:
-            assert content is not None, "every tap is of content or style"
-            return content
-        x, slopes = self._styled.pop(layer)
-        (style,) = operators.style_loss_backward(self._ones if scale is None else scale, [x], [slopes])
-        return style if content is None else style.add_(content)
+        if layer in self._styled:
+            self._make_style_gradient(layer, scale)
+        first, *others = (made.gradient(layer, scale) for made in (self._by_style, self._by_content) if layer in made)
+        return first.add_(others[0]) if others else first
 
     def bound(self, layer: str) -> Tensor:
         bound = self._by_content.bound(layer) if layer in self._by_content else torch.zeros_like(self._ones)
         if layer in self._styled:
-            x, slopes = self._styled[layer]
-            bound = bound + slopes.abs().sum(2).amax(1) * largest(x)
+            bound = bound + self._slopes[layer].abs().sum(2).amax(1) * largest(self._styled[layer])
         return bound
 
-    def _meet_gram(self, layer: str, x: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, C)
-        """The style value, and the slope of the loss with respect to the map's Gram."""
+    def _make_style_gradient(self, layer: str, scale: Tensor | None) -> None:
+        """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone."""
+        x, layers = self._styled[layer], [layer]
+        if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
+            layers = [other for other, map in self._styled.items() if map.dtype == x.dtype]
+        upstream = self._ones if scale is None else scale
+        maps, slopes = ([kept.pop(layer) for layer in layers] for kept in (self._styled, self._slopes))
+        for made, gradient in zip(layers, operators.style_loss_backward(upstream, maps, slopes), strict=True):
+            self._by_style.put(made, gradient, scale, None)
+
+    def _meet_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
+        """The style values of maps, and the slopes (n, C, C) of the loss with respect to their Grams."""
         part = self._terms.style
-        _, values, (slopes,) = operators.style_loss(
-            [x], [self._grams[layer].to(self._ones.dtype)], [_weight(part, layer)], self._terms.gram_normalize,
-            part.distance, part.parameter,
-        )  # fmt: skip
-        self._values["style", layer] = values[0]
-        return slopes
+        found: dict[str, Tensor] = {}
+        for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
+            own = {layer: x for layer, x in maps.items() if x.dtype == dtype}
+            loss, values, slopes = operators.style_loss(
+                list(own.values()), [self._grams[layer].to(self._ones.dtype) for layer in own],
+                [_weight(part, layer) for layer in own], self._terms.gram_normalize, part.distance, part.parameter,
+            )  # fmt: skip
+            self._losses["style"].append(loss)
+            self._values |= {f"style/{layer}": value for layer, value in zip(own, values, strict=True)}
+            found |= dict(zip(own, slopes, strict=True))
+        return found
 
     def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
         """The content value, and its gradients where they are wanted."""
         distance = self._content_distance(layer)
         if not self._wants_output and not self._wants_target:
-            self._values["content", layer] = distance.value(x, target)
+            self._note_content(layer, distance.values(x, target))
             return
         bound = scale = None
         if x.dtype == torch.float16:
             bound = distance.bound(x, target)
             scale = self._scale_of(bound)
-        value, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
-        self._values["content", layer] = value
+        values, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
+        self._note_content(layer, values)
         for gradients, gradient in zip((self._by_content, self.by_target), found, strict=True):
             if gradient is not None:
                 gradients.put(layer, gradient, scale, bound)
@@ -175,19 +198,23 @@ class PerceptualHead:
             distance = self._content_distance(layer)
             wanted = self._wants_output, self._wants_target
             if any(wanted):
-                value, of_output, of_target = distance.gradients(unit.map, target.map, None, *wanted)
+                values, of_output, of_target = distance.gradients(unit.map, target.map, None, *wanted)
                 if of_target is not None:
                     self._put_measured(self.by_target, layer, target.input_gradient(of_target), x.dtype)
             else:
-                value = distance.value(unit.map, target.map)
-            self._values["content", layer] = value
+                values = distance.values(unit.map, target.map)
+            self._note_content(layer, values)
         if layer in self._grams:
-            slopes = self._meet_gram(layer, unit.map)
+            slopes = self._meet_grams({layer: unit.map})[layer]
             if self._wants_output:
                 (style,) = operators.style_loss_backward(self._ones, [unit.map], [slopes])
                 of_output = style if of_output is None else style.add_(of_output)
         if of_output is not None:
             self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
+
+    def _note_content(self, layer: str, values: Values) -> None:
+        weighted, self._values[f"content/{layer}"] = values
+        self._losses["content"].append(weighted)
 
     def _put_measured(self, gradients: LayerGradients, layer: str, gradient: Tensor, dtype: torch.dtype) -> None:
         bound = scale = None
@@ -209,3 +236,13 @@ class PerceptualHead:
 
 def _weight(part: Part, layer: str) -> float:
     return part.weights[part.layers.index(layer)]
+
+
+def launches_cost(device: torch.device) -> bool:
+    """Whether work is done before the host has asked for the next, where it is little."""
+    return device.type == "cuda"
+
+
+def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)
+    """Their sum, by few launches."""
+    return torch.stack(list(values)).sum(0) if len(values) > 2 else reduce(torch.add, values)

@@ -19,13 +19,15 @@ from .custom_op import (
     Entry,
     empty_results,
     gradient_like,
+    joined,
     keep_gradients,
     multiply_gradients,
     wanted_gradients,
+    written,
 )
 from .modes import by_hand
 from .operator_settings import layer_names
-from .perceptual_head import PerceptualHead
+from .perceptual_head import PerceptualHead, total
 from .registry import trunk_of
 from .terms import Terms
 from .trunk import Trunk
@@ -104,26 +106,25 @@ def _loss_and_gradients(
     output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
 ) -> tuple[Tensor, ...]:
     """What `_perceptual_loss` returns, of one sample or more."""
-    values = iter(settings)
-    entry, terms, (output_gradient, target_gradient) = Entry.decoded(values), Terms.decoded(values), values
+    rest = iter(settings)
+    entry, terms, (output_gradient, target_gradient) = Entry.decoded(rest), Terms.decoded(rest), rest
     by_output = gradient_like(output, entry.wide, output_gradient)
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
-    found = []
+    losses, values = [], []
     with by_hand(output):
         if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             (contents, _), target = entry.features(target, terms.content.layers), None
         for rows in entry.chunks(output):
             chunk = _Chunk(
-                entry,
-                terms,
-                output[rows],
-                None if target is None else target[rows],
-                by_output[rows] if output_gradient else None,
-                by_target[rows] if target_gradient else None,
+                entry, terms, output[rows], None if target is None else target[rows], output_gradient, target_gradient
             )
-            found.append(chunk.run(rows_of(contents, rows), rows_of(grams, rows)))
-        loss, terms_of_samples = _summed(terms, torch.cat(found, dim=1))
-    return loss, terms_of_samples, by_output, by_target
+            found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows))
+            losses.append(total([found[part] for part in ("content", "style", "tv") if part in found]))
+            values.append(torch.stack([found[name] for name in terms.names]))
+            by_output, by_target = (
+                written(made, rows, gradient) for made, gradient in zip((by_output, by_target), gradients, strict=True)
+            )
+    return joined(losses), joined(values, dim=1), by_output, by_target
 
 
 @_perceptual_loss.register_fake
@@ -138,69 +139,47 @@ _perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradie
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk of samples; gradients are written where they are wanted."""
+    """A chunk of samples, and whose gradients are wanted."""
 
     entry: Entry
     terms: Terms
     output: Tensor  # (n, 3, H, W)
     target: Tensor | None  # (n, 3, H, W)
-    by_output: Tensor | None  # (n, 3, H, W)
-    by_target: Tensor | None  # (n, 3, H, W)
+    wants_output: bool
+    wants_target: bool
 
-    def run(self, contents: list[Tensor], grams: list[Tensor]) -> Tensor:
-        """The unweighted values (L, n) of each layer, then of the total variation.
+    def run(
+        self, contents: list[Tensor], grams: list[Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        """The terms by name, each (n), and the gradients with respect to output and target, each (n, 3, H, W).
 
         Args:
             contents: K x (n or 1, C, H', W'), in place of the target; taken over.
             grams: S x (n or 1, C, C).
         """
-        entry, terms, target_tape = self.entry, self.terms, None
+        entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None
         if self.target is not None:
-            contents, target_tape = entry.features(self.target, terms.content.layers, self.by_target is not None)
+            contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
         ones = self.output.new_ones(self.output.shape[0], dtype=entry.wide)
-        wanted = self.by_output is not None, self.by_target is not None
-        head = PerceptualHead(terms, ones, contents, grams, *wanted)
+        head = PerceptualHead(terms, ones, contents, grams, self.wants_output, self.wants_target)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
-        (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.by_output is not None)], terms.layers)
-        if self.target is not None and self.by_target is not None and target_tape is not None:
-            self.by_target.copy_(entry.backward(target_tape, head.by_target, self.target, None))
-        values = head.values()
+        (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.wants_output)], terms.layers)
+        if self.target is not None and self.wants_target and target_tape is not None:
+            by_target = entry.backward(target_tape, head.by_target, self.target, None)
+        found = head.terms()
         variation, by_variation = self._variation()
         if variation is not None:
-            values.append(variation)
-        if self.by_output is not None:
-            self.by_output.copy_(entry.backward(tape, head, self.output, by_variation))
-        return torch.stack(values)
+            found["tv"] = variation
+        if self.wants_output:
+            by_output = entry.backward(tape, head, self.output, by_variation)
+        return found, by_output, by_target
 
     def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
-        """The total variation, where it is part of the loss, and its weighted gradient."""
+        """The total variation, where it is part of the loss, and its gradient, both weighted."""
         weight, dtype = self.terms.variation, self.entry.wide
         if not weight:
             return None, None
-        if self.by_output is None:
-            return operators.total_variation(self.output, "l2_squared").to(dtype), None
+        if not self.wants_output:
+            return operators.total_variation(self.output, "l2_squared").to(dtype).mul_(weight), None
         value, gradient = operators.total_variation_with_gradient(self.output, "l2_squared")
-        return value.to(dtype), gradient.to(dtype).mul_(weight)
-
-
-def _summed(terms: Terms, values: Tensor) -> tuple[Tensor, Tensor]:  # (L, N) -> (N), (T, N)
-    """The loss, and its terms in the order of `Terms.names`."""
-    rest = list(values)
-    weighted, rows = [], []
-    for part in (terms.content, terms.style):
-        if part.layers:
-            own, rest = rest[: len(part.layers)], rest[len(part.layers) :]
-            weighted.append(_weighted_sum(own, part.weights))
-            rows += [weighted[-1], *own]
-    if terms.variation:
-        weighted.append(terms.variation * rest[0])
-        rows.append(weighted[-1])
-    return _weighted_sum(weighted, [1.0] * len(weighted)), torch.stack(rows)
-
-
-def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # L x (N) -> (N)
-    # Weights as numbers: a tensor of them would have to be brought to the device, which a CUDA graph does not capture.
-    total = weights[0] * values[0]
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total = total.add(value, alpha=weight)
-    return total
+        return value.to(dtype).mul_(weight), gradient.to(dtype).mul_(weight)

@@ -1,0 +1,99 @@
+"""What the lean engine makes in one launch for all layers: the same bits as one layer after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from perceptual import images, make
+from torch import Tensor, nn
+
+import perceptual_ops as po
+from perceptual_ops.engine import perceptual_head
+
+pytestmark = pytest.mark.usefixtures("library")
+
+
+class Calls:
+    """The operators, with the number of layers of each call."""
+
+    def __init__(self) -> None:
+        self.of_values: list[int] = []
+        self.of_gradients: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.ops.perceptual_ops, name)
+
+    def style_loss(self, features: Sequence[Tensor], *arguments: Any) -> Any:
+        self.of_values.append(len(features))
+        return torch.ops.perceptual_ops.style_loss(features, *arguments)
+
+    def style_loss_backward(self, grad: Tensor, features: Sequence[Tensor], slopes: Sequence[Tensor]) -> Any:
+        self.of_gradients.append(len(features))
+        return torch.ops.perceptual_ops.style_loss_backward(grad, features, slopes)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    found = Calls()
+    monkeypatch.setattr(perceptual_head, "operators", found)
+    return found
+
+
+class Narrowing(nn.Module):
+    """Two maps of different dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second.bfloat16()(self.first(x).bfloat16())
+
+
+def of_dtypes(**settings: Any) -> po.PerceptualLoss:
+    torch.manual_seed(0)
+    layers = ["first", "second"]
+    return po.PerceptualLoss(Narrowing(), content_layers=None, style_layers=layers, **settings)
+
+
+STYLES = ["relu1_1", "pool1", "conv2_1"]
+
+
+def value_and_gradient(loss: nn.Module, wanted: bool = True) -> list[Tensor]:
+    x, y = images(2, 24).requires_grad_(wanted), images(2, 24, 1)
+    value, terms = loss(x, y if loss.content_layers else None, images(1, 20, 2), return_terms=True)
+    return [value.detach(), *terms.values(), *(torch.autograd.grad(value.sum(), x) if wanted else ())]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "of_gradients"), [(perceptual_head.AT_ONCE, [3]), (0, [1, 1, 1])], ids=["small maps", "large maps"]
+)
+def test_style_of_all_layers_at_once(
+    at_once: int, of_gradients: list[int], calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory allows it, on a GPU; on a CPU gradients come one by one."""
+    loss = make(content_layers=["relu1_1", "relu2_1"], style_layers=STYLES, tv_weight=0.1, reduction="none")
+    expected = value_and_gradient(loss)
+    assert calls.of_values == [3] and calls.of_gradients == [1, 1, 1]
+    monkeypatch.setattr(perceptual_head, "launches_cost", lambda device: True)
+    monkeypatch.setattr(perceptual_head, "AT_ONCE", at_once)
+    found = value_and_gradient(loss)
+    assert calls.of_values == [3, 3] and calls.of_gradients[3:] == of_gradients
+    assert all(torch.equal(ours, plain) for ours, plain in zip(found, expected, strict=True))
+
+
+def test_a_map_goes_when_nothing_waits_for_it(calls: Calls) -> None:
+    """Without a gradient, style values are made layer by layer."""
+    value_and_gradient(make(content_layers=None, style_layers=STYLES), wanted=False)
+    assert calls.of_values == [1, 1, 1] and not calls.of_gradients
+
+
+def test_maps_of_different_dtypes(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual_head, "launches_cost", lambda device: True)
+    found, expected = value_and_gradient(of_dtypes()), value_and_gradient(of_dtypes(engine="autograd"))
+    assert calls.of_values == calls.of_gradients == [1, 1]
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.02 * float(plain.abs().max()))
