@@ -43,7 +43,7 @@ OPERATORS: dict[str, Sequence[str]] = {
     "feature_loss": [ZEROS, "launch_feature_loss"],
     "feature_loss_with_gradient": [ZEROS, "launch_feature_loss"],
 }
-CONVOLUTION, CONVOLUTIONS = "convolution", ("conv2d", "convolution")  # the names of one, in one torch or another
+CONVOLUTION = "convolution"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -70,6 +70,10 @@ class Launches(TorchDispatchMode):
         return self.launches.total() - self.launches[CONVOLUTION]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # what is made of other operations
+            results = func.decompose(*args, **(kwargs or {}))
+        if results is not NotImplemented:
+            return results
         results = func(*args, **(kwargs or {}))
         namespace, _, name = func._schema.name.partition("::")
         if namespace == "perceptual_ops" and name not in MADE_OF_OTHERS:
@@ -77,7 +81,6 @@ class Launches(TorchDispatchMode):
         else:
             count = int(namespace == "aten" and _writes(func, results))
         if count:
-            name = CONVOLUTION if name in CONVOLUTIONS else name
             self.calls[name] += 1
             self.launches[name] += count
         return results

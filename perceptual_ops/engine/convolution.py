@@ -112,7 +112,9 @@ class FrozenConv:
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
             self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)
-        self.growth: Growth = weight.float().abs().sum((0, 2, 3)).max() if dtype == torch.float16 else None
+        self.growth: Growth = None
+        if dtype == torch.float16:
+            self.growth = weight.float().abs().sum((0, 2, 3)).max().clamp(min=1)
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
         """The gradient with respect to an input of (H, W) pixels."""

@@ -144,10 +144,11 @@ class PerceptualHead:
         return first.add_(others[0]) if others else first
 
     def bound(self, layer: str) -> Tensor:
-        bound = self._by_content.bound(layer) if layer in self._by_content else torch.zeros_like(self._ones)
+        bounds = [self._by_content.bound(layer)] if layer in self._by_content else []
         if layer in self._styled:
-            bound = bound + self._slopes[layer].abs().sum(2).amax(1) * largest(self._styled[layer])
-        return bound
+            rows = torch.linalg.vector_norm(self._slopes[layer], 1, dim=2)
+            bounds.append(rows.amax(1) * largest(self._styled[layer]))
+        return total(bounds)
 
     def _make_style_gradient(self, layer: str, scale: Tensor | None) -> None:
         """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone."""
