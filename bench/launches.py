@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from perceptual_ops import PerceptualLoss
+from perceptual_ops import LPIPS, PerceptualLoss
 from perceptual_ops.engine import convolution, perceptual_head, stages
 from perceptual_ops.engine.custom_op import Entry
 
@@ -30,7 +30,7 @@ TABLE = cubins.ROOT / "bench/results/launches.csv"
 COLUMNS = ("call", "dtype", "operator", "calls", "launches")
 ZEROS = "new_zeros"  # a launch of torch's
 # Operators of ours that are made of others, or of none.
-MADE_OF_OTHERS = ("perceptual_loss",)
+MADE_OF_OTHERS = ("perceptual_loss", "metric_loss")
 OPERATORS: dict[str, Sequence[str]] = {
     "normalize_images": ["launch_normalize"],
     "normalize_images_backward": ["launch_normalize_backward"],
@@ -40,6 +40,8 @@ OPERATORS: dict[str, Sequence[str]] = {
     "bias_relu_pool_backward_": [ZEROS, "launch_bias_relu_pool_backward"],
     "style_loss": ["launch_gram_sums", "launch_style_finish"],
     "style_loss_backward": ["launch_narrow", "launch_gram_gradient"],
+    "lpips_map": [ZEROS, "launch_lpips"],
+    "lpips_distance_with_gradient": [ZEROS, "launch_lpips"],
     "feature_loss": [ZEROS, "launch_feature_loss"],
     "feature_loss_with_gradient": [ZEROS, "launch_feature_loss"],
 }
@@ -50,7 +52,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def launches_of(name: str, arguments: Sequence[Any]) -> int:
     """What a call of an operator of ours launches."""
     launches = list(OPERATORS[name])
-    if name.startswith("bias_relu") and not arguments[-1]:  # no maxima
+    if name == "lpips_map" or (name.startswith("bias_relu") and not arguments[-1]):  # no sums, no maxima
         launches = [launch for launch in launches if launch != ZEROS]
     if name == "style_loss_backward" and arguments[1][0].element_size() > 2:
         launches.remove("launch_narrow")
@@ -125,9 +127,22 @@ def johnson_style(dtype: torch.dtype, fresh: bool) -> Launches:
     return counted
 
 
+def lpips(dtype: torch.dtype) -> Launches:
+    """Of LPIPS with its VGG16 and its gradient, of one pair."""
+    counted = Launches()
+    output, target = torch.rand(2, 1, 3, 32, 32).unbind()
+    output.requires_grad_()
+    with as_on_a_gpu(counted):
+        loss = LPIPS("vgg16", weights="random", compute_dtype=dtype, reduction="mean")
+        with counted:
+            torch.autograd.grad(loss(output, target), output)
+    return counted
+
+
 CALLS: dict[str, Callable[[torch.dtype], Launches]] = {
     "johnson-style, fresh target": lambda dtype: johnson_style(dtype, True),
     "johnson-style, kept targets": lambda dtype: johnson_style(dtype, False),
+    "LPIPS, vgg16": lpips,
 }
 
 

@@ -22,7 +22,7 @@ class MetricHead:
     Attributes:
         metric: What is measured.
         indices: The metric's index of each layer.
-        ones: (n), in the accumulation dtype.
+        samples: (n, ...), the images of the chunk.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
         wanted: Whether gradients with respect to the output's and the target's maps are.
         values: The distance (n) of each layer met.
@@ -31,7 +31,7 @@ class MetricHead:
 
     metric: Metric
     indices: Mapping[str, int]
-    ones: Tensor
+    samples: Tensor
     targets: dict[str, Tensor]
     wanted: tuple[bool, bool]
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -39,7 +39,7 @@ class MetricHead:
     by_target: LayerGradients = field(init=False)
 
     def __post_init__(self) -> None:
-        self.by_output, self.by_target = (LayerGradients(self.ones) for _ in range(2))
+        self.by_output, self.by_target = (LayerGradients(self.samples) for _ in range(2))
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes the output's map in, which nobody holds after that."""
@@ -60,7 +60,7 @@ class MetricHead:
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
         bounds = [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
-        chosen = LossScale(self.ones)
+        chosen = LossScale(self.samples)
         chosen.choose([bound for bound in bounds if bound is not None], 1.0, None, first=True)
         return chosen.current, bounds
 
@@ -89,7 +89,7 @@ class TileHead(MetricHead):
             return False
         scale, bounds = self._scale(i, output, target)
         weights = torch.zeros_like(pixels)
-        weights[part] = share * (self.ones if scale is None else scale).view(-1, 1, 1, 1)
+        weights[part] = share if scale is None else share * scale.view(-1, 1, 1, 1)
         found = self.metric.pixel_gradients(i, output, target, weights, *self.wanted)
         # A bound of the mean over the tile is one of the mean over more pixels.
         self._put(layer, list(found), scale, bounds)

@@ -14,9 +14,11 @@ from .custom_op import (
     Entry,
     empty_results,
     gradient_like,
+    joined,
     keep_gradients,
     multiply_gradients,
     wanted_gradients,
+    written,
 )
 from .metrics import Dists, Lpips, Metric
 from .modes import by_hand
@@ -83,8 +85,8 @@ def _distance_and_gradients(
     output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
 ) -> tuple[Tensor, ...]:
     """What `_metric_loss` returns, of one pair or more."""
-    values = iter(settings)
-    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(values), MetricSettings.decoded(values), values
+    rest = iter(settings)
+    entry, chosen, (output_gradient, target_gradient) = Entry.decoded(rest), MetricSettings.decoded(rest), rest
     measure, layers = chosen.of([number.to(entry.wide) for number in numbers]), chosen.layers
     by_output, by_target = (
         gradient_like(images, entry.wide, wanted)
@@ -103,8 +105,15 @@ def _distance_and_gradients(
                 by_output[rows] if output_gradient else None,
                 by_target[rows] if target_gradient else None,
             )  # fmt: skip
-            found.append(TiledPair(pair, *tiles).run() if tiles else pair.run(dict(shared)))
-    distances = torch.cat(found, dim=1)
+            if tiles:
+                found.append(TiledPair(pair, *tiles).run())
+                continue
+            values, *gradients = pair.run(dict(shared))
+            found.append(values)
+            by_output, by_target = (
+                written(made, rows, gradient) for made, gradient in zip((by_output, by_target), gradients, strict=True)
+            )
+    distances = joined(found, dim=1)
     return distances.sum(0), distances, by_output, by_target
 
 

@@ -20,7 +20,11 @@ IMAGE = "image"  # the name of the images among the layers: DISTS compares them 
 
 @dataclass(frozen=True)
 class Pair:
-    """A chunk of pairs; gradients are written where they are wanted."""
+    """A chunk of pairs.
+
+    Attributes:
+        by_output, by_target: Where gradients go that are made in parts; None where they are not wanted.
+    """
 
     entry: Entry
     metric: Metric
@@ -33,15 +37,14 @@ class Pair:
     def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> MetricHead:
         """What meets the output's maps; the target's are taken over."""
         indices = {layer: i for i, layer in enumerate(self.layers)}
-        ones = self.output.new_ones(self.output.shape[0], dtype=self.entry.wide)
         wanted = self.by_output is not None, self.by_target is not None
         if tile is None:
-            return MetricHead(self.metric, indices, ones, targets, wanted)
+            return MetricHead(self.metric, indices, self.output, targets, wanted)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return TileHead(self.metric, indices, ones, targets, wanted, tile)
+        return TileHead(self.metric, indices, self.output, targets, wanted, tile)
 
-    def run(self, targets: dict[str, Tensor]) -> Tensor:
-        """The distance (L, n) of each layer.
+    def run(self, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The distance (L, n) of each layer, and the gradients (n, 3, H, W) that are wanted.
 
         Args:
             targets: The target's maps where they are known; taken over.
@@ -54,11 +57,12 @@ class Pair:
             runs.insert(0, (entry.normalized(self.target), holder(targets), self.by_target is not None))
         *target_tape, tape = entry.forward(runs, layers)
         by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
+        by_output = by_target = None
         if self.by_target is not None:
-            self.by_target.copy_(entry.backward(target_tape[0], head.by_target, self.target, by_images[1]))
+            by_target = entry.backward(target_tape[0], head.by_target, self.target, by_images[1])
         if self.by_output is not None:
-            self.by_output.copy_(entry.backward(tape, head.by_output, self.output, by_images[0]))
-        return torch.stack([head.values[layer] for layer in self.layers])
+            by_output = entry.backward(tape, head.by_output, self.output, by_images[0])
+        return torch.stack([head.values[layer] for layer in self.layers]), by_output, by_target
 
     def _meet_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""

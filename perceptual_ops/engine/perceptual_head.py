@@ -22,26 +22,26 @@ class LayerGradients:
     """`TapGradients` that were made before, each given out once.
 
     Args:
-        ones: (n), in the accumulation dtype.
+        samples: (n, ...), the images of the chunk.
 
     Attributes:
         scale: What the trunk's backward scales them by; None while no map is in fp16. A trunk that passes through fp16
             between its maps gives them one.
     """
 
-    def __init__(self, ones: Tensor) -> None:
-        self._ones = ones
+    def __init__(self, samples: Tensor) -> None:
+        self._samples = samples
         self.scale: LossScale | None = None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def another(self) -> LayerGradients:
         """An empty one of the same samples."""
-        return LayerGradients(self._ones)
+        return LayerGradients(self._samples)
 
     def note(self, dtype: torch.dtype) -> None:
         """Takes note of the dtype of a map."""
         if dtype == torch.float16 and self.scale is None:
-            self.scale = LossScale(self._ones)
+            self.scale = LossScale(self._samples)
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
         """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n); None: as it is."""
@@ -74,7 +74,8 @@ class PerceptualHead:
 
     Args:
         terms: What the loss is made of.
-        ones: (n), in the accumulation dtype.
+        samples: (n, ...), the images of the chunk.
+        wide: The accumulation dtype.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
@@ -87,20 +88,21 @@ class PerceptualHead:
     def __init__(
         self,
         terms: Terms,
-        ones: Tensor,
+        samples: Tensor,
+        wide: torch.dtype,
         contents: list[Tensor],
         grams: Sequence[Tensor],
         by_output: bool,
         by_target: bool,
     ) -> None:
-        self._terms, self._ones = terms, ones
+        self._terms, self._samples, self._wide = terms, samples, wide
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
         self._grams = dict(zip(terms.style.layers, grams, strict=True))
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_content, self._by_style, self.by_target = (LayerGradients(ones) for _ in range(3))
+        self._by_content, self._by_style, self.by_target = (LayerGradients(samples) for _ in range(3))
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = {}  # of the loss by their Grams, (n, C, C)
 
@@ -155,7 +157,7 @@ class PerceptualHead:
         x, layers = self._styled[layer], [layer]
         if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
             layers = [other for other, map in self._styled.items() if map.dtype == x.dtype]
-        upstream = self._ones if scale is None else scale
+        upstream = self._ones() if scale is None else scale
         maps, slopes = ([kept.pop(layer) for layer in layers] for kept in (self._styled, self._slopes))
         for made, gradient in zip(layers, operators.style_loss_backward(upstream, maps, slopes), strict=True):
             self._by_style.put(made, gradient, scale, None)
@@ -167,7 +169,7 @@ class PerceptualHead:
         for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
             own = {layer: x for layer, x in maps.items() if x.dtype == dtype}
             loss, values, slopes = operators.style_loss(
-                list(own.values()), [self._grams[layer].to(self._ones.dtype) for layer in own],
+                list(own.values()), [self._grams[layer].to(self._wide) for layer in own],
                 [_weight(part, layer) for layer in own], self._terms.gram_normalize, part.distance, part.parameter,
             )  # fmt: skip
             self._losses["style"].append(loss)
@@ -208,7 +210,7 @@ class PerceptualHead:
         if layer in self._grams:
             slopes = self._meet_grams({layer: unit.map})[layer]
             if self._wants_output:
-                (style,) = operators.style_loss_backward(self._ones, [unit.map], [slopes])
+                (style,) = operators.style_loss_backward(self._ones(), [unit.map], [slopes])
                 of_output = style if of_output is None else style.add_(of_output)
         if of_output is not None:
             self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
@@ -226,9 +228,12 @@ class PerceptualHead:
         gradients.put(layer, gradient.to(dtype), scale, bound)
 
     def _scale_of(self, bound: Tensor) -> Tensor:  # (n) -> (n)
-        chosen = LossScale(self._ones)
+        chosen = LossScale(self._samples)
         chosen.choose([bound], 1.0, None, first=True)
         return chosen.current
+
+    def _ones(self) -> Tensor:  # (n)
+        return self._samples.new_ones(self._samples.shape[0], dtype=self._wide)
 
     def _content_distance(self, layer: str) -> ContentDistance:
         part = self._terms.content
