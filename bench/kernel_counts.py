@@ -124,6 +124,9 @@ def _gradient(element: str, products: int, stores: int) -> Pipeline:
     return Pipeline(f"gram_gradient_kernel<{element}>", tuple(stages), after={"STG.128": stores}, turned="nchw")
 
 
+# The gradient of "blur" between the borders, where each window has its code loaded by an instruction of its own.
+BETWEEN: dict[str, int | None] = {"LDG.32": None, "LDG.128": 12, "STG.128": 4}
+
 ROWS: list[Pipeline | Stream] = [
     _gram("float", products=3 * 64),
     _gram("__nv_bfloat16", products=64),
@@ -145,9 +148,11 @@ ROWS: list[Pipeline | Stream] = [
     *_groups("pool_kernel<T, 8, Window<(PoolKind)0, ?, 2> >", maps=5, rest=4),
     *_groups("pool_kernel<T, 8, Window<(PoolKind)1, 2, 2> >", maps=5, rest=0),
     *_groups("blur_kernel<T, 8, Window<(PoolKind)2, 2, 2> >", maps=5, rest=16),
-    # A group of the map, of one window, with a tap and a map below; a quarter of the group and the codes of a window.
-    *_groups("pool_backward_kernel<T, 8, Window<(PoolKind)[01], 2, 2> >", 3, 4 + 2, {"LDG.128": 3, "STG.128": 1}),
-    *_groups("pool_backward_kernel<T, 8, Window<(PoolKind)?, ?, 2> >", 3, 4 + 2),
+    # A cell of four groups of the map with their signs, a tap and a map below, the gradient of a window, and the codes
+    # of one, of "blur" of four.
+    *_groups("pool_backward_cell_kernel<T, Window<(PoolKind)0, ?, 2> >", maps=4 * 3 + 1, rest=4 + 4),
+    *_groups("pool_backward_cell_kernel<T, Window<(PoolKind)1, 2, 2> >", maps=4 * 3 + 1, rest=4),
+    *_groups("pool_backward_cell_kernel<T, Window<(PoolKind)2, 2, 2> >", 4 * 3 + 1, 4 + 16, BETWEEN),
     Stream("l2_pool_kernel<*, [48]>", needed=5 * 16),
     Stream("l2_pool_backward_kernel<*, [48]>", needed=10 * 16),
     Stream("total_variation_kernel<*, (Distance)0, (Wanted)2, [48], [13]>", needed=8 * 16),

@@ -95,6 +95,8 @@ TARGETS = {
     "pool_kernel<*": Target(threads=256, blocks=2),
     "blur_kernel<double*": Target(threads=256, blocks=1),
     "blur_kernel<*": Target(threads=256, blocks=2),
+    "pool_backward_cell_kernel<double*": Target(threads=256, blocks=1),
+    "pool_backward_cell_kernel<*": Target(threads=256, blocks=2),
     "pool_backward_kernel<double*Kind)2*": Target(threads=256, blocks=1),
     "pool_backward_kernel<*Kind)2*": Target(threads=256, blocks=2),
     "pool_backward_kernel<double*": Target(threads=256, blocks=2),

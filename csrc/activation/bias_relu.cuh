@@ -57,12 +57,12 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBlocks)
       bias.load(unit % units.per_pixel * kWidth, added);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const Acc value = widen(elements[r][part][k]) + added[k];
+        const Acc value = widen(elements[r][part], k) + added[k];
         const bool passes = !(value <= Acc(0));  // NaN too
         bits |= unsigned(passes) << (part * kWidth + k);
-        elements[r][part][k] = narrow<T>(passes ? value : Acc(0));
+        added[k] = passes ? value : Acc(0);
       }
-      store_elements(sample + int64_t(unit) * kWidth, elements[r][part]);
+      store_elements(sample + int64_t(unit) * kWidth, narrow_elements<T>(added));
     }
     if (signs) signs[int64_t(n) * units.groups + group] = static_cast<uint8_t>(bits);
   }
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBackwardBlocks)
       if (unit >= units.count) break;
       Acc gradient[kWidth];
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) gradient[k] = widen(incoming[r][part][k]);
+      for (int k = 0; k < kWidth; ++k) gradient[k] = widen(incoming[r][part], k);
       store_elements(grad + n * units.size + int64_t(unit) * kWidth,
                      added[r][part].passed(gradient, factor, signs[r] >> (part * kWidth), largest));
     }

@@ -69,8 +69,8 @@ struct Added {
 
   // From `place` of the batch; zeros where there is none.
   __device__ __forceinline__ void load(const Gate<T>& gate, int64_t place) {
-    tap = gate.tap ? load_own_elements<kWidth>(gate.tap + place) : Elements<T, kWidth>{};
-    below = gate.below ? load_elements<kWidth>(gate.below + place) : Elements<T, kWidth>{};
+    tap = load_own_elements_if<kWidth>(gate.tap, gate.tap + place);
+    below = load_elements_if<kWidth>(gate.below, gate.below + place);
   }
 
   // The result for kWidth gradients: signs in the lowest bits. Raises `largest` to its magnitudes. What does not pass
@@ -79,13 +79,15 @@ struct Added {
                                                         DeviceAccumulator<T> factor, unsigned signs,
                                                         typename Gate<T>::Bits& largest) const {
     using Acc = DeviceAccumulator<T>;
-    Elements<T, kWidth> result;
+    Acc sums[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const Acc through = signs >> k & 1 ? factor * gradient[k] + widen(tap[k]) : Acc(0);
-      result[k] = narrow<T>(through + widen(below[k]));
-      largest = max(largest, magnitude_bits(widen(result[k])));
+      const Acc through = signs >> k & 1 ? factor * gradient[k] + widen(tap, k) : Acc(0);
+      sums[k] = through + widen(below, k);
     }
+    const auto result = narrow_elements<T>(sums);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) largest = max(largest, magnitude_bits(widen(result, k)));
     return result;
   }
 };

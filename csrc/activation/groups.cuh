@@ -27,6 +27,21 @@ struct Elements {
   __device__ __forceinline__ const T& operator[](int k) const { return packs[k / kPack].values[k % kPack]; }
 };
 
+template <class T, int kWidth>
+__device__ __forceinline__ DeviceAccumulator<T> widen(const Elements<T, kWidth>& elements, int k) {
+  constexpr int kPack = Elements<T, kWidth>::kPack;
+  return widen(elements.packs[k / kPack], k % kPack);
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ Elements<T, kWidth> narrow_elements(const DeviceAccumulator<T> (&values)[kWidth]) {
+  constexpr int kPack = Elements<T, kWidth>::kPack;
+  Elements<T, kWidth> elements;
+#pragma unroll
+  for (int i = 0; i < kWidth / kPack; ++i) elements.packs[i] = narrow_pack<T, kPack>(values + i * kPack);
+  return elements;
+}
+
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_elements(const T* from) {
   using Loaded = Elements<T, kWidth>;
@@ -38,7 +53,19 @@ __device__ __forceinline__ Elements<T, kWidth> load_elements(const T* from) {
   return elements;
 }
 
-// The same of a map that the launch writes.
+// The same where `wanted`, zeros elsewhere.
+template <int kWidth, class T>
+__device__ __forceinline__ Elements<T, kWidth> load_elements_if(bool wanted, const T* from) {
+  using Loaded = Elements<T, kWidth>;
+  Loaded elements;
+#pragma unroll
+  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
+    elements.packs[i] = load_pack_if<T, Loaded::kPack>(wanted, from + i * Loaded::kPack);
+  }
+  return elements;
+}
+
+// Both of a map that the launch writes.
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_own_elements(const T* from) {
   using Loaded = Elements<T, kWidth>;
@@ -46,6 +73,17 @@ __device__ __forceinline__ Elements<T, kWidth> load_own_elements(const T* from) 
 #pragma unroll
   for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
     elements.packs[i] = load_own_pack<T, Loaded::kPack>(from + i * Loaded::kPack);
+  }
+  return elements;
+}
+
+template <int kWidth, class T>
+__device__ __forceinline__ Elements<T, kWidth> load_own_elements_if(bool wanted, const T* from) {
+  using Loaded = Elements<T, kWidth>;
+  Loaded elements;
+#pragma unroll
+  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
+    elements.packs[i] = load_own_pack_if<T, Loaded::kPack>(wanted, from + i * Loaded::kPack);
   }
   return elements;
 }
@@ -126,7 +164,7 @@ struct Bias {
     if (narrow) {
       const auto loaded = load_elements<kWidth>(narrow + channel);
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) values[k] = widen(loaded[k]);
+      for (int k = 0; k < kWidth; ++k) values[k] = widen(loaded, k);
     } else if (wide) {
       const auto loaded = load_elements<kWidth>(wide + channel);
 #pragma unroll

@@ -60,35 +60,39 @@ struct L2Window {
   // That of the result at (row, column); zeros outside of the map.
   __device__ __forceinline__ void load(const T* x,  // (H, W, C), from the thread's channel on
                                        const L2Shape& shape, int row, int column) {
+    const int64_t line = int64_t(shape.width) * shape.channels;
+    const T* middle = x + 2 * row * line + 2 * column * int64_t(shape.channels);
 #pragma unroll
     for (int dy = 0; dy < kL2Taps; ++dy) {
 #pragma unroll
       for (int dx = 0; dx < kL2Taps; ++dx) {
-        const int y_at = 2 * row + dy - 1, x_at = 2 * column + dx - 1;
-        const bool inside = y_at >= 0 && y_at < shape.height && x_at >= 0 && x_at < shape.width;
-        const int64_t place = (int64_t(y_at) * shape.width + x_at) * shape.channels;
-        taps[dy][dx] = inside ? load_pack<T, kWidth>(x + place) : Pack<T, kWidth>{};
+        const bool inside = unsigned(2 * row + dy - 1) < unsigned(shape.height) &&
+                            unsigned(2 * column + dx - 1) < unsigned(shape.width);
+        taps[dy][dx] = load_pack_if<T, kWidth>(inside, middle + (dy - 1) * line + (dx - 1) * int64_t(shape.channels));
       }
     }
   }
 
-  // The result. Pixel by pixel: the compiler gives each number of a pack that is in use a register of its own.
-  __device__ __forceinline__ void pool(Acc (&result)[kWidth]) const {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) result[k] = Acc(kL2PoolEps);
+  // The mean of the squares, and a little: the square of the result. Pixel by pixel: the compiler gives each number of
+  // a pack that is in use a register of its own.
+  __device__ __forceinline__ void square(Acc (&result)[kWidth]) const {
+    Acc sums[kL2Taps][kWidth] = {};  // of the pixels of one weight: the corners, the edges, the middle
 #pragma unroll
     for (int dy = 0; dy < kL2Taps; ++dy) {
 #pragma unroll
       for (int dx = 0; dx < kL2Taps; ++dx) {
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          const Acc value = widen(taps[dy][dx].values[k]);
-          result[k] += binomial<Acc>(dy) * binomial<Acc>(dx) * (value * value);
+          const Acc value = widen(taps[dy][dx], k);
+          sums[dy % 2 + dx % 2][k] += value * value;
         }
       }
     }
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) result[k] = sqrt(result[k]);
+    for (int k = 0; k < kWidth; ++k) {
+      const Acc outer = Acc(0.0625) * sums[0][k] + Acc(kL2PoolEps);
+      result[k] = Acc(0.25) * sums[2][k] + (Acc(0.125) * sums[1][k] + outer);
+    }
   }
 };
 
@@ -102,10 +106,10 @@ __global__ void __launch_bounds__(kActivationThreads, kL2PoolBlocks)
   L2Window<T, kWidth> window;
   window.load(x + place.n * shape.stride_x + place.channel, shape, place.row, place.column);
   DeviceAccumulator<T> values[kWidth];
-  window.pool(values);
-  Pack<T, kWidth> result;
+  window.square(values);
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) result.values[k] = narrow<T>(values[k]);
+  for (int k = 0; k < kWidth; ++k) values[k] = sqrt(values[k]);
+  const auto result = narrow_pack<T, kWidth>(values);
   const int64_t pixel = (int64_t(place.n) * shape.out_height + place.row) * shape.out_width + place.column;
   store_pack(pooled + pixel * shape.channels + place.channel, result);
 }
@@ -122,26 +126,27 @@ struct L2Quotients {
     const int out_row = place.row - place.tile_row + row, out_column = place.column - place.tile_column + column;
     const bool inside = out_row < shape.out_height && out_column < shape.out_width;
     const int64_t at = (int64_t(out_row) * shape.out_width + out_column) * shape.channels;
-    const auto upstream = inside ? load_pack<T, kWidth>(grad + at) : Pack<T, kWidth>{};
+    const auto upstream = load_pack_if<T, kWidth>(inside, grad + at);
     window.load(x, shape, out_row, out_column);
-    Acc pooled[kWidth];
-    window.pool(pooled);
+    Acc squares[kWidth];
+    window.square(squares);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      values[k][row][column][place.unit] = inside ? widen(upstream.values[k]) / pooled[k] : Acc(0);
+      values[k][row][column][place.unit] = inside ? widen(upstream, k) * rsqrt(squares[k]) : Acc(0);
     }
   }
 
-  // What the windows over a pixel send there, `dy` below and `dx` right of the middle of the thread's own.
-  __device__ __forceinline__ Acc gathered(const L2Place& place, int k, int dy, int dx) const {
-    const auto along_row = [&](int row) {
-      const Acc here = values[k][row][place.tile_column][place.unit];
-      if (dx == 0) return binomial<Acc>(1) * here;
-      return binomial<Acc>(2) * here + binomial<Acc>(0) * values[k][row][place.tile_column + 1][place.unit];
-    };
-    const Acc here = along_row(place.tile_row);
-    if (dy == 0) return binomial<Acc>(1) * here;
-    return binomial<Acc>(2) * here + binomial<Acc>(0) * along_row(place.tile_row + 1);
+  // What the windows send to the pixels of the thread's own that no other thread takes: its middle, and what is to the
+  // right, below, and both.
+  __device__ __forceinline__ void gather(const L2Place& place, int k, Acc (&sums)[2][2]) const {
+    const auto& of_channel = values[k];
+    const int row = place.tile_row, column = place.tile_column;
+    const Acc own = of_channel[row][column][place.unit], right = of_channel[row][column + 1][place.unit];
+    const Acc below = of_channel[row + 1][column][place.unit], corner = of_channel[row + 1][column + 1][place.unit];
+    sums[0][0] = Acc(0.25) * own;
+    sums[0][1] = Acc(0.125) * (own + right);
+    sums[1][0] = Acc(0.125) * (own + below);
+    sums[1][1] = Acc(0.0625) * ((own + right) + (below + corner));
   }
 };
 
@@ -171,20 +176,26 @@ __global__ void __launch_bounds__(kActivationThreads, kL2PoolBlocks)
   }
   __syncthreads();  // the quotients are there
   if (!has_channels) return;
+  DeviceAccumulator<T> gradients[2][2][kWidth];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    DeviceAccumulator<T> sums[2][2];
+    quotients.gather(place, k, sums);
+#pragma unroll
+    for (int dy = 0; dy < 2; ++dy) {
+#pragma unroll
+      for (int dx = 0; dx < 2; ++dx) gradients[dy][dx][k] = widen(own.taps[1 + dy][1 + dx], k) * sums[dy][dx];
+    }
+  }
+  const int64_t line = int64_t(shape.width) * shape.channels;
+  T* to = result + (int64_t(place.n) * shape.height + 2 * place.row) * line +
+          2 * place.column * int64_t(shape.channels) + place.channel;
 #pragma unroll
   for (int dy = 0; dy < 2; ++dy) {
 #pragma unroll
     for (int dx = 0; dx < 2; ++dx) {
-      const int row = 2 * place.row + dy, column = 2 * place.column + dx;
-      if (row >= shape.height || column >= shape.width) continue;
-      Pack<T, kWidth> gradient;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        const auto value = widen(own.taps[1 + dy][1 + dx].values[k]);
-        gradient.values[k] = narrow<T>(value * quotients.gathered(place, k, dy, dx));
-      }
-      const int64_t pixel = (int64_t(place.n) * shape.height + row) * shape.width + column;
-      store_pack(result + pixel * shape.channels + place.channel, gradient);
+      if (2 * place.row + dy >= shape.height || 2 * place.column + dx >= shape.width) continue;
+      store_pack(to + dy * line + dx * shape.channels, narrow_pack<T, kWidth>(gradients[dy][dx]));
     }
   }
 }

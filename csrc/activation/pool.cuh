@@ -37,7 +37,7 @@ __device__ __forceinline__ void take_maximum(const T* corner, const PoolShape& s
       const auto values = load_elements<kWidth>(corner + (int64_t(dy) * shape.width + dx) * channels);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const Acc value = widen(values[k]) + bias[k];
+        const Acc value = widen(values, k) + bias[k];
         const bool better = value > best[k] || value != value;
         best[k] = better ? value : best[k];
         code[k] = better ? dy * W::kernel(shape) + dx : code[k];
@@ -66,7 +66,7 @@ __device__ __forceinline__ void take_mean(const T* corner, const PoolShape& shap
       const auto values = load_elements<kWidth>(corner + (int64_t(dy) * shape.width + dx) * channels);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const Acc value = widen(values[k]) + bias[k];
+        const Acc value = widen(values, k) + bias[k];
         mean[k] += value <= least ? least : value;
       }
     }
@@ -117,10 +117,7 @@ __global__ void __launch_bounds__(kActivationThreads, kPoolBlocks)
       count += kWidth;
     }
     if (pooled == nullptr) continue;
-    Elements<T, kWidth> result;
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) result[k] = narrow<T>(value[k]);
-    store_elements(pooled + n * units.size + int64_t(unit) * kWidth, result);
+    store_elements(pooled + n * units.size + int64_t(unit) * kWidth, narrow_elements<T>(value));
   }
   if (codes) store_codes<kWidth>(codes + n * shape.code_bytes, group, W::bits(shape), count, word);
 }
@@ -179,10 +176,7 @@ __global__ void __launch_bounds__(kActivationThreads, kBlurBlocks<T>)
         }
       }
     }
-    Elements<T, kWidth> result;
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) result[k] = narrow<T>(sum[k]);
-    store_elements(pooled + n * units.size + int64_t(unit) * kWidth, result);
+    store_elements(pooled + n * units.size + int64_t(unit) * kWidth, narrow_elements<T>(sum));
   }
 }
 

@@ -1,5 +1,5 @@
 #include "pool.h"
-#include "unpool.cuh"
+#include "unpool_cells.cuh"
 
 namespace perceptual_ops {
 
@@ -15,10 +15,17 @@ cudaError_t launch_bias_relu_pool_backward(Element element, int64_t batch, int64
     dispatch_width(width, [&](auto unit) {
       using T = decltype(type);
       constexpr int kWidth = decltype(unit)::value;
-      const Units units = units_of(map, kWidth, kActivationThreads);
       dispatch_window<kWidth>(pooling, [&](auto window) {
-        launch_kernel(pool_backward_kernel<T, kWidth, decltype(window)>, batch * units.blocks, kActivationThreads, 0,
-                      stream, x, grad, codes, terms, shape, units);
+        using W = decltype(window);
+        if constexpr (W::kKernel == kAny) {
+          const Units units = units_of(map, kWidth, kActivationThreads);
+          launch_kernel(pool_backward_kernel<T, kWidth, W>, batch * units.blocks, kActivationThreads, 0, stream, x,
+                        grad, codes, terms, shape, units);
+        } else {
+          const Cells cells = cells_of(map);
+          launch_kernel(pool_backward_cell_kernel<T, W>, batch * cells.blocks, kActivationThreads, 0, stream, x, grad,
+                        codes, terms, shape, cells);
+        }
       });
     });
   });

@@ -2,13 +2,13 @@
 // (gate.cuh). A thread makes a group of the map's gradient and gathers what the windows that cover it send there, in
 // the order of the windows: no two threads write to one place, and the sum has one order.
 //
+// What unpool_cells.cuh is compiled for goes there; here any window, by groups where channels come in eights.
+//
 // Bound by memory: the map is written once, up to two maps of its size are read, and of the windows' gradients and
-// codes each is read once from memory and otherwise from the cache. "blur" of 2 x 2 windows at stride 2 asks the cache
-// for 4 words of codes and 9 packs of gradients a group and multiplies and adds each: by the count of its instructions
-// about twice as long as memory takes. Targets on every architecture: at most 80 registers, for 3 blocks (768 threads)
-// an SM, in fp64 and for "blur" 128 for 2, for both 255 for 1; each thread has what it adds and its first window under
-// way together, 20 to 50 bytes in 16 bits, 36 to 100 in fp32: 15 to 75 KB an SM, where an H200 needs about 25 KB to
-// keep its memory busy, half of it for writing. Shared memory: under 100 bytes.
+// codes each is read once from memory and otherwise from the cache. Targets on every architecture: at most 80
+// registers, for 3 blocks (768 threads) an SM, in fp64 and for "blur" 128 for 2, for both 255 for 1; each thread has
+// what it adds and its first window under way together, 20 to 50 bytes in 16 bits, 36 to 100 in fp32: 15 to 75 KB an
+// SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory: under 100 bytes.
 #pragma once
 
 #include "gate.cuh"
@@ -28,7 +28,7 @@ __device__ __forceinline__ int first_over(int place, int size, int step) {
 template <int kWidth, class T, class Acc>
 __device__ __forceinline__ void add_weighted(const Elements<T, kWidth>& elements, Acc weight, Acc (&sum)[kWidth]) {
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) sum[k] += weight * widen(elements[k]);
+  for (int k = 0; k < kWidth; ++k) sum[k] += weight * widen(elements, k);
 }
 
 // Calls f(place, weight) for every element of a filtered axis of `filtered` elements that takes part of element `i` of

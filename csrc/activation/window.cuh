@@ -31,9 +31,10 @@ inline PoolShape pool_shape(const Pooling& pooling, int64_t channels) {
 }
 
 // A pooling with what is known of it at compile time.
-template <PoolKind kKind_, int kKernel, int kStride>
+template <PoolKind kKind_, int kKernel_, int kStride_>
 struct Window {
   static constexpr PoolKind kKind = kKind_;
+  static constexpr int kKernel = kKernel_, kStride = kStride_;
   // Of a group: what is known to fit 4 bits a code is a word of 32.
   using Codes = std::conditional_t<kKernel == kAny, uint64_t, uint32_t>;
   static_assert(kKernel <= Pooling::kLargestNibbleKernel, "codes of a larger kernel take 8 bits");

@@ -38,23 +38,32 @@ struct Strips {
 template <int kWidth, int kStep>
 constexpr int kEdge = kStep == kAnyStep ? kWidth : kStep;
 
-// The neighbours of a pack to its left and right, from where the pack lies at column `i` of its row.
+// The neighbours to the left and right of a pack, outside of it. Rows are whole packs: either all of one side are in
+// the row or none, and a part of the next pack holds them, which begins at a multiple of its own size.
 template <class T, int kWidth, int kStep>
 struct Sides {
-  static constexpr int kOut = kEdge<kWidth, kStep>, kIn = kWidth - kOut;
+  static constexpr int kOut = kEdge<kWidth, kStep>, kIn = kWidth - kOut, kPart = kOut == 3 ? 4 : kOut;
   static_assert(kIn >= 0, "the neighbour of a neighbour is not loaded");
-  T left_edge[kOut], right_edge[kOut];
+  bool has_left, has_right;
+  int to_left, to_right;  // from the pack to the parts; to the pack itself where there is none
+  Pack<T, kPart> left_parts[kStripRows], right_parts[kStripRows];
 
-  __device__ __forceinline__ void load(const T* here, const Strips& strips, int i, bool with_left) {
-#pragma unroll
-    for (int k = 0; k < kOut; ++k) {
-      // Outside the row, an element of the pack.
-      right_edge[k] = here[i + kIn + k + strips.step < strips.length ? kIn + k + strips.step : k];
-      if (with_left) left_edge[k] = here[i + k >= strips.step ? k - strips.step : k];
-    }
+  // Of a pack at column `i` of its row.
+  __device__ __forceinline__ Sides(const Strips& strips, int i)
+      : has_left(i >= strips.step), has_right(i + kIn + strips.step < strips.length) {
+    to_left = !has_left ? 0 : kStep == kAnyStep ? -strips.step : -kPart;
+    to_right = !has_right ? 0 : kStep == kAnyStep ? strips.step : kWidth;
   }
-  __device__ __forceinline__ T right(const Pack<T, kWidth>& here, int k) const {
-    return k < kIn ? here.values[k + kOut] : right_edge[k - kIn];
+  // Those of row `r` of the strip.
+  __device__ __forceinline__ void load(int r, const T* here, bool with_left) {
+    right_parts[r] = load_pack<T, kPart>(here + to_right);
+    if (with_left) left_parts[r] = load_pack<T, kPart>(here + to_left);
+  }
+  __device__ __forceinline__ DeviceAccumulator<T> left(int r, int k) const {
+    return widen(left_parts[r], k + kPart - kOut);
+  }
+  __device__ __forceinline__ DeviceAccumulator<T> right(int r, int k, const Pack<T, kWidth>& here) const {
+    return k < kIn ? widen(here, k + kOut) : widen(right_parts[r], k - kIn);
   }
 };
 
@@ -63,43 +72,45 @@ struct Sides {
 template <Distance kDistance, Wanted kWanted, int kWidth, int kStep, class T, class Acc>
 __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int row, int i, Acc grad, T* dx) {
   Pack<T, kWidth> lines[kStripRows + 2];  // with the row above and the row below
+  Sides<T, kWidth, kStep> sides(strips, i);
   // Outside the plane, the nearest row: without branches, also where they are used, all loads start together.
 #pragma unroll
   for (int r = kWantsGradient<kWanted> ? 0 : 1; r < kStripRows + 2; ++r) {
     const int nearest = max(0, min(row + r - 1, strips.height - 1));
-    lines[r] = load_pack<T, kWidth>(x + int64_t(nearest - row) * strips.length);
+    const T* here = x + int64_t(nearest - row) * strips.length;
+    lines[r] = load_pack<T, kWidth>(here);
+    if (r > 0 && r <= kStripRows) sides.load(r - 1, here, kWantsGradient<kWanted>);
   }
-  const auto point = [](bool exists, T to, T from) {
-    return distance_at<kDistance>(exists ? widen(to) - widen(from) : Acc(0), Acc(0));
+  const auto point = [](bool exists, Acc to, Acc from) {
+    return distance_at<kDistance>(exists ? to - from : Acc(0), Acc(0));
   };
   Acc sum = 0, up[kWidth];  // slopes of the differences to the row above
 #pragma unroll
   for (int k = 0; k < kWidth && kWantsGradient<kWanted>; ++k) {
-    up[k] = point(row > 0, lines[1].values[k], lines[0].values[k]).slope;
+    up[k] = point(row > 0, widen(lines[1], k), widen(lines[0], k)).slope;
   }
 #pragma unroll
   for (int r = 0; r < kStripRows; ++r) {
-    const bool inside = row + r < strips.height;
+    constexpr int kOut = kEdge<kWidth, kStep>, kIn = kWidth - kOut;
     const Pack<T, kWidth>&line = lines[r + 1], &below = lines[r + 2];
-    Sides<T, kWidth, kStep> sides;
-    sides.load(x + int64_t(min(r, strips.height - 1 - row)) * strips.length, strips, i, kWantsGradient<kWanted>);
-    Pack<T, kWidth> gradient;
-    Acc slopes[kWidth];  // of the differences to the right
+    const bool has_below = row + r + 1 < strips.height, inside = row + r < strips.height;
+    Acc gradient[kWidth], slopes[kWidth], row_sum = 0;  // slopes of the differences to the right
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const auto right = point(inside && i + k + strips.step < strips.length, sides.right(line, k), line.values[k]);
-      const auto down = point(row + r + 1 < strips.height, below.values[k], line.values[k]);
-      if constexpr (kWantsValue<kWanted>) sum += right.value + down.value;
+      const auto right = point(k < kIn || sides.has_right, sides.right(r, k, line), widen(line, k));
+      const auto down = point(has_below, widen(below, k), widen(line, k));
+      if constexpr (kWantsValue<kWanted>) row_sum += right.value + down.value;
       if constexpr (kWantsGradient<kWanted>) {
-        constexpr int kOut = kEdge<kWidth, kStep>;
         slopes[k] = right.slope;
-        const Acc left =
-            k < kOut ? point(i + k >= strips.step, line.values[k], sides.left_edge[k]).slope : slopes[k - kOut];
-        gradient.values[k] = narrow<T>(grad * (left - right.slope + up[k] - down.slope));
+        const Acc left = k < kOut ? point(sides.has_left, widen(line, k), sides.left(r, k)).slope : slopes[k - kOut];
+        gradient[k] = grad * (left - right.slope + up[k] - down.slope);
         up[k] = down.slope;
       }
     }
-    if (kWantsGradient<kWanted> && inside) store_pack(dx + int64_t(r) * strips.length, gradient);
+    if (kWantsValue<kWanted> && inside) sum += row_sum;
+    if constexpr (kWantsGradient<kWanted>) {
+      if (inside) store_pack(dx + int64_t(r) * strips.length, narrow_pack<T, kWidth>(gradient));
+    }
   }
   return sum;
 }

@@ -51,6 +51,8 @@ POOLED: list[tuple[Shape, int]] = [
     ((1, 8, 6, 6), 0),
 ]
 SMALL_POOLED: list[tuple[Shape, int]] = [((2, 16, 9, 7), 0), ((2, 8, 6, 7), 1), ((2, 5, 7, 7), 0)]
+# Whose middle the reflected borders of "blur" do not reach.
+BETWEEN_BORDERS: tuple[Shape, int] = ((2, 8, 13, 16), 0)
 SIZES: list[Shape] = [(2, 3, 15, 21), (1, 5, 3, 4)]
 BIASES = [None, "narrow", "wide"]
 TERMS = ["", "t", "bfm", "tbfm", "fm"]
@@ -71,6 +73,7 @@ def activation_cases() -> list[Case]:
         *_relu_cases(DTYPES, MAPS),
         *_pool_cases(DTYPES, WINDOWS, POOLED),
         *_pool_cases(DTYPES[2:3], [("blur", 2, 2), ("blur", 2, 1)], [((1, 8, 4, 5), 0), ((1, 5, 5, 4), 0)]),
+        *_pool_cases(DTYPES, [("blur", 2, 2)], [BETWEEN_BORDERS]),
     ]
 
 
@@ -81,7 +84,7 @@ def small_activation_cases() -> list[Case]:
         *_normalize_backward_cases(dtypes, SIZES),
         *_relu_cases(dtypes, SMALL_MAPS),
         *_pool_cases(dtypes, SMALL_WINDOWS, SMALL_POOLED),
-        *_pool_cases(dtypes[1:], [("blur", 2, 2)], [((1, 8, 4, 5), 0)]),
+        *_pool_cases(dtypes[1:], [("blur", 2, 2)], [((1, 8, 4, 5), 0), BETWEEN_BORDERS]),
     ]
 
 

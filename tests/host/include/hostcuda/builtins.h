@@ -43,6 +43,9 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 
+inline float rsqrt(float value) { return 1 / std::sqrt(value); }
+inline double rsqrt(double value) { return 1 / std::sqrt(value); }
+
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

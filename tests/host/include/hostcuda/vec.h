@@ -7,10 +7,22 @@
 
 namespace perceptual_ops {
 
+template <class T, int kWidth>
+DeviceAccumulator<T> widen(const Pack<T, kWidth>& pack, int k) {
+  return widen(pack.values[k]);
+}
+
+template <class T, int kWidth>
+Pack<T, kWidth> narrow_pack(const DeviceAccumulator<T>* values) {
+  Pack<T, kWidth> pack;
+  for (int k = 0; k < kWidth; ++k) pack.values[k] = narrow<T>(values[k]);
+  return pack;
+}
+
 template <class T, int kWidth = kPackWidth<T>>
 Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
   hostcuda::check_global("load_pack", from, place);
-  if (kWidth > 1) hostcuda::check_aligned("load_pack", from, place);
+  if (kWidth > 1) hostcuda::check_aligned("load_pack", from, place, alignof(Pack<T, kWidth>));
   Pack<T, kWidth> pack;
   std::memcpy(&pack, from, sizeof pack);
   return pack;
@@ -19,6 +31,16 @@ Pack<T, kWidth> load_pack(const T* from, hostcuda::Place place = hostcuda::Place
 template <class T, int kWidth = kPackWidth<T>>
 Pack<T, kWidth> load_own_pack(const T* from, hostcuda::Place place = hostcuda::Place::current()) {
   return load_pack<T, kWidth>(from, place);
+}
+
+template <class T, int kWidth = kPackWidth<T>>
+Pack<T, kWidth> load_pack_if(bool wanted, const T* from, hostcuda::Place place = hostcuda::Place::current()) {
+  return wanted ? load_pack<T, kWidth>(from, place) : Pack<T, kWidth>{};
+}
+
+template <class T, int kWidth = kPackWidth<T>>
+Pack<T, kWidth> load_own_pack_if(bool wanted, const T* from, hostcuda::Place place = hostcuda::Place::current()) {
+  return load_pack_if<T, kWidth>(wanted, from, place);
 }
 
 template <class T, int kWidth>
