@@ -96,6 +96,7 @@ TARGETS = {
     "blur_kernel<double*": Target(threads=256, blocks=1),
     "blur_kernel<*": Target(threads=256, blocks=2),
     "pool_backward_cell_kernel<double*": Target(threads=256, blocks=1),
+    "pool_backward_cell_kernel<float, *Kind)2*": Target(threads=256, blocks=1),
     "pool_backward_cell_kernel<*": Target(threads=256, blocks=2),
     "pool_backward_kernel<double*Kind)2*": Target(threads=256, blocks=1),
     "pool_backward_kernel<*Kind)2*": Target(threads=256, blocks=2),

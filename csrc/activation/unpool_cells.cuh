@@ -5,10 +5,10 @@
 // Bound by memory: the map is written once, up to two maps of its size are read, and the windows' gradients and codes;
 // those of overlapping windows come from the cache again, one a window for max 2 x 2 and the mean, 4 for max 3 x 3, 4
 // gradients and 9 words of codes for "blur". At the border of the map "blur" goes window by window as unpool.cuh does.
-// Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM, in fp64 255 for 1; each
-// thread has what it adds to a row of its cell (16 bits: to both) and its windows under way together, 100 to 200 bytes:
-// at least 50 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory:
-// under 100 bytes.
+// Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM, in fp64 and for "blur" in
+// fp32 255 for 1; each thread has its windows and what it adds to a row of its cell (16 bits: to both; "blur": nothing
+// yet) under way together, 100 to 200 bytes: at least 40 KB an SM, where an H200 needs about 25 KB to keep its memory
+// busy, half of it for writing. Shared memory: under 100 bytes.
 #pragma once
 
 #include "unpool.cuh"
@@ -17,8 +17,8 @@ namespace perceptual_ops {
 
 constexpr int kCell = 2;  // pixels of a cell along an axis
 
-template <class T>
-constexpr int kCellBlocks = sizeof(T) == 8 ? 1 : 2;  // an SM
+template <class T, class W>
+constexpr int kCellBlocks = sizeof(T) == 8 || (sizeof(T) == 4 && W::kKind == PoolKind::kBlur) ? 1 : 2;  // an SM
 // Rows of a cell whose terms are loaded together with the windows; "blur" has no registers left for them at its
 // borders.
 template <class T, class W>
@@ -240,7 +240,7 @@ struct CellRow {
 
 // Grid: N * blocks, blocks innermost.
 template <class T, class W>
-__global__ void __launch_bounds__(kActivationThreads, kCellBlocks<T>)
+__global__ void __launch_bounds__(kActivationThreads, kCellBlocks<T, W>)
     pool_backward_cell_kernel(T* x,                               // (N, H, W, C)
                               const T* __restrict__ grad,         // (N, out_height, out_width, C)
                               const uint8_t* __restrict__ codes,  // (N, code_bytes), or null
