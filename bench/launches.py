@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perceptual_ops import LPIPS, PerceptualLoss
-from perceptual_ops.engine import convolution, perceptual_head, stages
+from perceptual_ops.engine import convolution, joined_runs, perceptual_head, stages
 from perceptual_ops.engine.custom_op import Entry
 
 from . import cubins
@@ -106,6 +106,7 @@ def as_on_a_gpu(counted: Launches) -> Iterator[None]:
     with (
         mock.patch.object(stages, "bias_is_a_pass", lambda device: True),
         mock.patch.object(perceptual_head, "launches_cost", lambda device: True),
+        mock.patch.object(joined_runs, "launches_cost", lambda device: True),
         mock.patch.object(convolution, "_has_blocks", lambda weight: False),
         mock.patch.object(Entry, "run", run),
     ):

@@ -1,17 +1,19 @@
-"""What the lean engine makes in one launch for all layers: the same bits as one layer after the other."""
+"""What the lean engine makes in one launch, for all layers or both images: the same numbers as one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import metrics
 import pytest
 import torch
 from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine import perceptual_head
+from perceptual_ops.engine import joined_runs, perceptual_head
+from perceptual_ops.engine.stages import Forward
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -97,3 +99,39 @@ def test_maps_of_different_dtypes(calls: Calls, monkeypatch: pytest.MonkeyPatch)
     assert calls.of_values == calls.of_gradients == [1, 1]
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.02 * float(plain.abs().max()))
+
+
+PAIRS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "LPIPS": ("alex", 70, {}),
+    "fp16": ("alex", 70, {"compute_dtype": "float16"}),
+    "chunks": ("alex", 70, {"chunk_size": 1}),
+    "DISTS": ("dists", 17, {}),
+}
+
+
+@pytest.mark.parametrize("wanted", ["output", "target", "both", "none"])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_both_images_at_once(kind: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones, on a GPU; large ones and those of a CPU go side by side."""
+    name, size, settings = PAIRS[kind]
+    loss = metrics.make(name, reduction="none", **settings)
+    runs, found = [], []
+    run_stage = Forward.run_stage
+    monkeypatch.setattr(Forward, "run_stage", lambda *arguments: runs.append(arguments) or run_stage(*arguments))
+    for at_once, pixels in ((False, joined_runs.FEW_PIXELS), (True, joined_runs.FEW_PIXELS), (True, size)):
+        monkeypatch.setattr(joined_runs, "launches_cost", lambda device, at_once=at_once: at_once)
+        monkeypatch.setattr(joined_runs, "FEW_PIXELS", pixels)
+        runs.clear()
+        x, y = (
+            images(2, size, seed).requires_grad_(wanted in (who, "both"))
+            for seed, who in enumerate(("output", "target"))
+        )
+        value = loss(x, y)
+        leaves = [image for image in (x, y) if image.requires_grad]
+        found.append([value.detach(), *(torch.autograd.grad(value.sum(), leaves) if leaves else ())])
+        found[-1].append(torch.tensor(len(runs)))
+    (*plain, count), (*joined, fewer), (*large, same) = found
+    assert count == same == 2 * fewer
+    for ours, others, expected in zip(joined, large, plain, strict=True):
+        assert torch.equal(others, expected)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

@@ -47,6 +47,11 @@ def chunks(batch: int, size: int | None) -> list[slice]:
     return [slice(first, first + size) for first in range(0, max(batch, 1), size)]
 
 
+def launches_cost(device: torch.device) -> bool:
+    """Whether little work is done before the host has asked for the next."""
+    return device.type == "cuda"
+
+
 @contextlib.contextmanager
 def target_pass(device: torch.device) -> Iterator[None]:
     """Targets that are kept are made alike whatever the caller has switched on, and may be used in training later."""

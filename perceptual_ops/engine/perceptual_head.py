@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from .batching import launches_cost
 from .distances import ContentDistance, Values, content_distance, largest
 from .loss_scale import LossScale
 from .terms import Part, Terms
@@ -242,11 +243,6 @@ class PerceptualHead:
 
 def _weight(part: Part, layer: str) -> float:
     return part.weights[part.layers.index(layer)]
-
-
-def launches_cost(device: torch.device) -> bool:
-    """Whether work is done before the host has asked for the next, where it is little."""
-    return device.type == "cuda"
 
 
 def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..networks.feature_network import FeatureNetwork
 from ..networks.layers import Conv, check_chained
 from .convolution import FrozenConv
+from .joined_runs import JoinedRuns, are_few
 from .modes import made_to_keep
 from .registry import FrozenTrunk, Run, kind_of
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
@@ -123,12 +124,14 @@ class Trunk(FrozenTrunk):
         derived = self._derived(dtype)
         stages = stages_of(self.network.layers[first : last + 1])
         convolutions = [derived[stage.conv.name] if stage.conv else None for stage in stages]
-        forwards = [Forward(x, taps, tap, keep) for x, tap, keep in runs]
+        tapes = [Tape(taps, stages, convolutions, []) for _ in runs]
+        joined = JoinedRuns(runs) if are_few(runs) else None
+        forwards = [Forward(x, taps, tap, keep) for x, tap, keep in ([joined.take()] if joined else runs)]
         runs.clear()
-        tapes = [Tape(taps, stages, convolutions, []) for _ in forwards]
         for stage, frozen in zip(stages, convolutions, strict=True):
-            for tape, forward in zip(tapes, forwards, strict=True):
-                tape.saved.append(forward.run_stage(stage, frozen))
+            saved = [forward.run_stage(stage, frozen) for forward in forwards]
+            for tape, own in zip(tapes, joined.saved(saved[0]) if joined else saved, strict=True):
+                tape.saved.append(own)
         return tapes
 
     def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
