@@ -241,11 +241,11 @@ def check_distance(distance: str, eps: float, delta: float, choices: Sequence[st
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:  # (N) -> () or (N)
-    """Reduces over the batch; a batch of 0 gives 0."""
+    """Reduces over the batch; a batch of 0 gives 0, not the mean of nothing."""
     if reduction == "none":
         return loss
     if reduction == "sum":
         return loss.sum()
     if reduction == "mean":
-        return loss.sum() / max(loss.shape[0], 1)
+        return loss.mean() if loss.shape[0] else loss.sum()
     raise unknown("reduction", reduction, REDUCTIONS)
