@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input
 
 import perceptual_ops as po
 from perceptual_ops.engine.convolution import Convolution, FrozenConv
-from perceptual_ops.engine.loss_scale import LossScale
+from perceptual_ops.engine.loss_scale import Growth, LossScale
 from perceptual_ops.engine.stages import Stage, stages_of
 from perceptual_ops.engine.trunk import Trunk
 from perceptual_ops.networks import Conv, FeatureNetwork, Layer, Pool, Relu, load_network
@@ -113,7 +113,7 @@ def test_growth_bounds_the_input_gradient() -> None:
         frozen.input_gradient(signs[:, channel].flip(1, 2).unsqueeze(0).half(), (3, 3)).abs().max().item()
         for channel in range(5)
     )
-    assert 0.5 * frozen.growth < most <= frozen.growth * 1.001
+    assert frozen.growth and 0.5 * frozen.growth.most < most <= frozen.growth.most * 1.001
 
 
 def test_stages() -> None:
@@ -131,15 +131,15 @@ def test_stages() -> None:
 def test_scales_are_powers_of_two_that_nothing_overflows() -> None:
     scale = LossScale(torch.ones(5))
     bounds = torch.tensor([1e-9, 3.0, 7e4, 0.0, float("inf")])
-    assert scale.choose([bounds / 2, bounds / 2], 1.0, 20.0, first=True) is None
+    assert scale.choose([bounds / 2, bounds / 2], 1.0, Growth.of(20.0), first=True) is None
     mantissas, _ = torch.frexp(scale.current)
     assert (mantissas == 0.5).all()
     assert (scale.current[3:].log2().abs() <= 60).all()  # no gradient, or one beyond help
     scaled = (scale.current * bounds * 20)[:3]
     assert (scaled <= 2.0**15).all() and (scaled > 2.0**14).all()
     before = scale.current
-    scale.measured(torch.tensor([100.0, 100.0, 100.0, 0.0, float("nan")]), 20.0)
-    factor = scale.choose([], 4.0, 3.0, first=False)
+    scale.measured(torch.tensor([100.0, 100.0, 100.0, 0.0, float("nan")]), Growth.of(20.0))
+    factor = scale.choose([], 4.0, Growth.of(3.0), first=False)
     assert factor is not None
     assert torch.equal(before * factor, scale.current)
     assert (100.0 * 20 * 4 * factor[:3] * 3 <= 2.0**15).all()

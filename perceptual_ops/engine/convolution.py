@@ -101,7 +101,7 @@ class FrozenConv:
         dtype: Of the arithmetic.
 
     Attributes:
-        growth: See `loss_scale.Growth`, (); None where nobody asks (not fp16).
+        growth: Of the input gradient; None where nobody asks (not fp16).
     """
 
     def __init__(self, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> None:
@@ -112,9 +112,9 @@ class FrozenConv:
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
             self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)
-        self.growth: Growth = None
+        self.growth: Growth | None = None
         if dtype == torch.float16:
-            self.growth = weight.float().abs().sum((0, 2, 3)).max().clamp(min=1)
+            self.growth = Growth.of(weight.float().abs().sum((0, 2, 3)).max().clamp(min=1))
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
         """The gradient with respect to an input of (H, W) pixels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,9 +12,33 @@ LARGEST = 2.0**15  # half of what fp16 holds
 MOST = 60  # of the exponent, so that a ratio of two scales is an fp32 number
 EXPONENT = 0x7F800000  # its bits in an fp32 number
 
-# How much larger than its input the input gradient of what comes next can be, at most, 1 at least: of a convolution a
-# tensor (), on the device, so that the host never waits for it. None where nothing comes.
-Growth = Tensor | float | None
+
+@dataclass(frozen=True)
+class Growth:
+    """How much larger than its input the input gradient of what comes next can be.
+
+    Attributes:
+        most: At most so much, 1 at least; of a convolution a tensor (), on the device, so that the host never waits.
+        room: The largest input that stays within what fp16 holds.
+    """
+
+    most: Tensor | float
+    room: Tensor | float
+
+    @classmethod
+    def of(cls, most: Tensor | float) -> Growth:
+        return cls(most, LARGEST / most)
+
+
+def scale_of(bound: Tensor, room: Tensor | float = LARGEST, before: Tensor | None = None) -> Tensor:  # (N) -> (N)
+    """The largest power of two that keeps a gradient of at most `bound` within `room`, times the scale that it has.
+
+    Where there is no gradient, or one that is not finite, any scale will do.
+    """
+    power = (room / bound).view(torch.int32).bitwise_and_(EXPONENT).view(torch.float32)  # by its bits: exactly
+    if before is not None:
+        power.mul_(before)
+    return power.clamp_(2.0**-MOST, 2.0**MOST)
 
 
 class LossScale:
@@ -31,39 +56,34 @@ class LossScale:
 
     def __init__(self, like: Tensor) -> None:  # (N, ...)
         self.current = like.new_ones(like.shape[0], dtype=torch.float32)
-        self._limit = torch.full_like(self.current, LARGEST)
         # Of the gradient (N), times the scale that was current when it was noted; None before there is one.
         self._bound: Tensor | None = None
         self._noted_at = self.current
 
-    def choose(self, taps: Sequence[Tensor], spread: float, growth: Growth, first: bool) -> Tensor | None:
+    def choose(self, taps: Sequence[Tensor], spread: float, growth: Growth | None, first: bool) -> Tensor | None:
         """Chooses the next scale.
 
         Args:
             taps: Bounds (N) of the gradients that come in here, unscaled.
             spread: How much the gradient may grow before it is written again.
-            growth: See `Growth`, of the next convolution.
+            growth: Of the next convolution; None where nothing comes.
             first: Whether there is no gradient yet, and one tap at least.
 
         Returns:
             What the gradient is to be multiplied by when it is written, (N); None where there is none.
         """
         bound = self._bound_to_come(taps, spread)
-        largest = bound if growth is None else bound * growth
-        # By its bits: exactly a power of two.
-        step = (self._limit / largest).view(torch.int32).bitwise_and_(EXPONENT).view(torch.float32)
         before = self.current
-        # Where there is no gradient, or one that is not finite, any scale will do.
-        self.current = (step if first else step * before).clamp_(2.0**-MOST, 2.0**MOST)
+        self.current = scale_of(bound, growth.room if growth else LARGEST, None if first else before)
         self._bound, self._noted_at = bound, before
         return None if first else self.current / before
 
-    def grow(self, growth: Tensor | float) -> None:
+    def grow(self, growth: Growth) -> None:
         """Takes note of a convolution before which nothing was measured."""
         assert self._bound is not None
-        self._bound = self._bound * growth
+        self._bound = self._bound * growth.most
 
-    def measured(self, maxima: Tensor, growth: Growth) -> None:
+    def measured(self, maxima: Tensor, growth: Growth | None) -> None:
         """Takes note of the largest magnitudes (N), as scaled, before a convolution or none."""
         self._bound, self._noted_at = maxima, self.current
         if growth is not None:

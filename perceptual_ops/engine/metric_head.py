@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .loss_scale import LossScale
+from .loss_scale import scale_of
 from .metrics import Lpips, Metric
 from .perceptual_head import LayerGradients
 from .tiles import Tile
@@ -60,9 +60,8 @@ class MetricHead:
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
         bounds = [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
-        chosen = LossScale(self.samples)
-        chosen.choose([bound for bound in bounds if bound is not None], 1.0, None, first=True)
-        return chosen.current, bounds
+        first, *others = (bound for bound in bounds if bound is not None)
+        return scale_of(sum(others, first)), bounds
 
     def _put(self, layer: str, found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]) -> None:
         for gradients, made, bound in zip((self.by_output, self.by_target), found, bounds, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
 from .chunk_graph import nodes_behind, passes_fp16
-from .loss_scale import LossScale
+from .loss_scale import Growth, LossScale
 from .modes import under_autograd
 from .registry import FrozenTrunk, Run, kind_of
 from .stages import TapGradients
@@ -108,7 +108,7 @@ class ModuleTrunk(FrozenTrunk):
             gradients.scale = LossScale(tape.entered)
         scale = gradients.scale
         if scale:
-            scale.choose([gradients.bound(layer) for layer in maps], 1.0, GROWTH, first=True)
+            scale.choose([gradients.bound(layer) for layer in maps], 1.0, Growth.of(GROWTH), first=True)
         current = scale.current if scale else None
         upstream = [gradients.gradient(layer, current) for layer in maps]
         tape.maps.clear()

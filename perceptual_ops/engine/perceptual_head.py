@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .batching import launches_cost
 from .distances import ContentDistance, Values, content_distance, largest
-from .loss_scale import LossScale
+from .loss_scale import LossScale, scale_of
 from .terms import Part, Terms
 from .unit_map import UnitMap
 
@@ -187,7 +187,7 @@ class PerceptualHead:
         bound = scale = None
         if x.dtype == torch.float16:
             bound = distance.bound(x, target)
-            scale = self._scale_of(bound)
+            scale = scale_of(bound)
         values, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
         self._note_content(layer, values)
         for gradients, gradient in zip((self._by_content, self.by_target), found, strict=True):
@@ -224,14 +224,9 @@ class PerceptualHead:
         bound = scale = None
         if dtype == torch.float16:
             bound = largest(gradient)
-            scale = self._scale_of(bound)
+            scale = scale_of(bound)
             gradient = gradient * scale.view(-1, 1, 1, 1)
         gradients.put(layer, gradient.to(dtype), scale, bound)
-
-    def _scale_of(self, bound: Tensor) -> Tensor:  # (n) -> (n)
-        chosen = LossScale(self._samples)
-        chosen.choose([bound], 1.0, None, first=True)
-        return chosen.current
 
     def _ones(self) -> Tensor:  # (n)
         return self._samples.new_ones(self._samples.shape[0], dtype=self._wide)

@@ -189,7 +189,7 @@ class Backward:
         if frozen:
             self.x = frozen.input_gradient(self._come(), saved.conv_size)
 
-    def _add(self, layer: Layer, growth: Growth) -> None:
+    def _add(self, layer: Layer, growth: Growth | None) -> None:
         """Adds the layer's own gradient, where it is tapped, and makes room for a convolution."""
         tapped = layer.name in self._taps
         if not tapped and growth is None:
@@ -201,7 +201,7 @@ class Backward:
             tap = self._gradient(layer)
             self.x = tap if self.x is None else self.x.add_(tap)
 
-    def _through_relu(self, stage: Stage, saved: Saved, growth: Growth) -> None:
+    def _through_relu(self, stage: Stage, saved: Saved, growth: Growth | None) -> None:
         factor = self._factor([stage.relu, stage.conv], 1.0, growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         if self.x is None:
@@ -212,7 +212,7 @@ class Backward:
         if self._scale:
             self._scale.measured(maxima, growth)
 
-    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Growth) -> None:
+    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Growth | None) -> None:
         factor = self._factor([stage.relu, stage.conv], _spread(pool), growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         x = self._come()
@@ -225,7 +225,7 @@ class Backward:
         if self._scale:
             self._scale.measured(maxima, growth)
 
-    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Growth) -> Tensor | None:  # (N)
+    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Growth | None) -> Tensor | None:  # (N)
         """Chooses a scale for what is written next: what has come so far, and the gradients of tapped layers."""
         if self._scale is None:
             return None
