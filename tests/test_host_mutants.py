@@ -13,17 +13,16 @@ from host.mutants import Mutant
 from host.suite import small_cases, small_fp16_cases
 from host.worker import Launch, Worker, run
 
-Pairs = list[tuple[Launch, Check]]
+Made = list[tuple[str, Launch, Check]]  # by name
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, Pairs]:
+def cases() -> dict[str, Made]:
     """The small launches of each launcher with their checks, the smallest first."""
-    made = [(case.name.split()[0], case.make()) for case in [*small_cases(), *small_fp16_cases()]]
-    return {
-        launcher: sorted((pair for other, pair in made if other == launcher), key=lambda pair: pair[0].nbytes)
-        for launcher, _ in made
-    }
+    made: dict[str, Made] = {}
+    for case in [*small_cases(), *small_fp16_cases()]:
+        made.setdefault(case.name.split()[0], []).append((case.name, *case.make()))
+    return {launcher: sorted(of_launcher, key=lambda one: one[1].nbytes) for launcher, of_launcher in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +34,10 @@ def workers() -> Iterator[dict[str, Worker]]:
         worker.close()
 
 
-def outcome(pairs: Pairs, worker: Worker, mutant: int) -> str:
+def outcome(cases: Made, worker: Worker, mutant: int) -> str:
     """What the first case to fail says."""
     try:
-        for launch, check in pairs:
+        for _, launch, check in cases:
             (outputs,) = worker.answers([launch], mutant=mutant)
             if isinstance(outputs, str):
                 return outputs
@@ -51,14 +50,15 @@ def outcome(pairs: Pairs, worker: Worker, mutant: int) -> str:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_fault_is_found(mutant: Mutant, cases: dict[str, Pairs], workers: dict[str, Worker]) -> None:
-    pairs = cases[mutant.launcher]
+def test_fault_is_found(mutant: Mutant, cases: dict[str, Made], workers: dict[str, Worker]) -> None:
+    made = sorted(cases[mutant.launcher], key=lambda one: mutant.case not in one[0])
+    assert mutant.case in made[0][0], f"no case of {mutant.launcher} has {mutant.case!r} in its name"
     if mutant.configuration == "address":  # built without fp16
-        pairs = [(launch, check) for launch, check in pairs if launch.arguments["element"] != "float16"]
-    said = outcome(pairs, workers[mutant.configuration], mutant.number)
+        made = [one for one in made if one[1].arguments["element"] != "float16"]
+    said = outcome(made, workers[mutant.configuration], mutant.number)
     assert re.search(mutant.caught, said), said
 
 
-def test_without_a_fault_nothing_is_found(cases: dict[str, Pairs]) -> None:
-    for launch, check in (pair for of_launcher in cases.values() for pair in of_launcher):
+def test_without_a_fault_nothing_is_found(cases: dict[str, Made]) -> None:
+    for _, launch, check in (one for of_launcher in cases.values() for one in of_launcher):
         check(run(build("plain"), launch))

@@ -43,6 +43,7 @@ class Mutant:
         replacement: What the mutant says instead of it.
         caught: How it shows.
         configuration: The build that shows it.
+        case: Part of the name of the case that finds it, which is tried before the others.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Mutant:
     replacement: str
     caught: str
     configuration: str = "plain"
+    case: str = ""
 
     @property
     def number(self) -> int:

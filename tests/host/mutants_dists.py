@@ -31,7 +31,7 @@ MUTANTS = [
     Mutant("dists: earlier launches forgotten", "dists", DISTS,
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     Mutant("dists: NaN has no variance", "dists", DISTS,
-           "found < Acc(0) ? Acc(0) : found", "found > Acc(0) ? found : Acc(0)", VALUES),
+           "found < Acc(0) ? Acc(0) : found", "found > Acc(0) ? found : Acc(0)", VALUES, case="nhwc nan"),
     Mutant("dists: packs wherever maps begin", "dists", LAUNCH,
            "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0", "true", MISALIGNED),
     # gradient

@@ -13,7 +13,7 @@ MUTANTS = [
     Mutant("lpips: a direction for pixels without features", "lpips_gradient", PIXEL,
            "if (root == Acc(0)) return {Acc(0), Acc(0)};", "", VALUES),
     Mutant("lpips: eps in the direction of the length", "lpips_with_gradient", PIXEL,
-           "«Acc(1) / root»}", "Acc(1) / (root + norm.outside)", VALUES),
+           "«Acc(1) / root»}", "Acc(1) / (root + norm.outside)", VALUES, case="float32 nhwc x 2 (512"),
     Mutant("lpips: gradient by y of the other sign", "lpips_gradient", PIXEL,
            "of_y.radial * widen(y) * along.y - channel.pull", "channel.pull - of_y.radial * widen(y) * along.y",
            VALUES),
