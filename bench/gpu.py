@@ -59,6 +59,8 @@ ROWS = (
     timed("loss", 55, "bench.whole", "--only", *SIZES, "4x256", "--variants", *LOSSES),
 )
 COMPILED = ("head fwd+grad 8x512x512 bfloat16 NHWC", "head fwd+grad 1x256x256 bfloat16 NHWC")
+# What it finds is in log.txt, and its verdict in *-parts.csv.
+FUSED = Step("fused conv", ("python", "-m", "bench.fused_convolution"), 80)
 PARTS: dict[str, Sequence[Step]] = {
     "quick": (BUILD, CHECK, *ROWS),
     "build": (BUILD,),
@@ -73,7 +75,7 @@ PARTS: dict[str, Sequence[Step]] = {
         timed("any module", 90, "bench.engine"),
         timed("adaptive weight", 50, "bench.adaptive_weight"),
     ),
-    "loss": (timed("whole loss", 400, "bench.whole"),),
+    "loss": (FUSED, timed("whole loss", 400, "bench.whole")),
     "sanitize": tuple(sanitized(tool) for tool in ("memcheck", "racecheck", "initcheck")),
 }
 DEFAULT_PARTS = ("build", "test", "bench")
