@@ -147,7 +147,8 @@ ROWS: list[Pipeline | Stream] = [
     # A group of the pooled map, and the four of the map that are new to its window; four bits a window and channel.
     *_groups("pool_kernel<T, 8, Window<(PoolKind)0, ?, 2> >", maps=5, rest=4),
     *_groups("pool_kernel<T, 8, Window<(PoolKind)1, 2, 2> >", maps=5, rest=0),
-    *_groups("blur_kernel<T, 8, Window<(PoolKind)2, 2, 2> >", maps=5, rest=16),
+    # Of "blur" the codes of four windows; between the borders, where 16 pixels and the bias are loaded.
+    *_groups("blur_kernel<T, 8, Window<(PoolKind)2, 2, 2> >", 5, 16, {"LDG.128": 16 + 1, "STG.128": 1}),
     # A cell of four groups of the map with their signs, a tap and a map below, the gradient of a window, and the codes
     # of one, of "blur" of four.
     *_groups("pool_backward_cell_kernel<T, Window<(PoolKind)0, ?, 2> >", maps=4 * 3 + 1, rest=4 + 4),

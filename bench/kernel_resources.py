@@ -94,6 +94,7 @@ TARGETS = {
     "bias_relu_backward_kernel<*": Target(threads=256, blocks=3),
     "pool_kernel<*": Target(threads=256, blocks=2),
     "blur_kernel<double*": Target(threads=256, blocks=1),
+    "blur_kernel<float*": Target(threads=256, blocks=1),
     "blur_kernel<*": Target(threads=256, blocks=2),
     "pool_backward_cell_kernel<double*": Target(threads=256, blocks=1),
     "pool_backward_cell_kernel<float, *Kind)2*": Target(threads=256, blocks=1),

@@ -1,4 +1,4 @@
-#include "pool.cuh"
+#include "blur.cuh"
 #include "pool.h"
 
 namespace perceptual_ops {

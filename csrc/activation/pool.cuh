@@ -1,14 +1,10 @@
-// Kernels of the poolings after a bias and ReLU. A thread makes a group (groups.cuh) of the result: of every window of
-// eight channels the maximum, its position, or the mean. "blur" filters the maxima of nine windows, which it takes
-// anew from the map for each result; of their codes a thread writes those of a cell of stride x stride windows, which
-// are its own.
+// Kernel of the poolings after a bias and ReLU; blur.cuh filters the maxima. A thread makes a group (groups.cuh) of the
+// result: of every window of eight channels the maximum and its position, or the mean.
 //
 // Bound by memory: the map is read once, a quarter of it written, and half a byte of codes a window. Windows that
-// overlap meet in the cache: "blur" of 2 x 2 windows at stride 2 asks it for 36 packs where 4 come from memory, by its
-// width about what it serves in the same time. Targets on every architecture: at most 128 registers, for 2 blocks (512
-// threads) an SM, of "blur" in fp64 255 for 1; each thread has the elements of a small window under way together, of
-// 2 x 2 64 bytes in 16 bits, 128 in fp32: at least 32 KB an SM, where an H200 needs about 25 KB to keep its memory
-// busy, some of it for writing. No shared memory.
+// overlap meet in the cache. Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM;
+// each thread has the elements of a small window under way together, of 2 x 2 64 bytes in 16 bits, 128 in fp32: at
+// least 32 KB an SM, where an H200 needs about 25 KB to keep its memory busy, some of it for writing. No shared memory.
 #pragma once
 
 #include "window.cuh"
@@ -16,8 +12,6 @@
 namespace perceptual_ops {
 
 constexpr int kPoolBlocks = 2;  // an SM
-template <class T>
-constexpr int kBlurBlocks = sizeof(T) == 8 ? 1 : 2;
 
 // Of kWidth channels of the window at `corner`: the maximum and its position, the first of equals, the last of NaNs.
 // Through the ReLU if `relu`, with no position where it does not pass.
@@ -120,64 +114,6 @@ __global__ void __launch_bounds__(kActivationThreads, kPoolBlocks)
     store_elements(pooled + n * units.size + int64_t(unit) * kWidth, narrow_elements<T>(value));
   }
   if (codes) store_codes<kWidth>(codes + n * shape.code_bytes, group, W::bits(shape), count, word);
-}
-
-// The element of `count` that stands at `place` of their axis with a reflected border of Pooling::kBlurPadding.
-__device__ __forceinline__ int reflected(int place, int count) {
-  return place < 0 ? -place : place >= count ? 2 * (count - 1) - place : place;
-}
-
-// "blur". Grid: N * blocks, blocks innermost. Codes only of groups: of single elements two share a byte.
-template <class T, int kWidth, class W>
-__global__ void __launch_bounds__(kActivationThreads, kBlurBlocks<T>)
-    blur_kernel(const T* __restrict__ x,  // (N, H, W, C)
-                const Bias<T> bias, bool relu,
-                T* __restrict__ pooled,       // (N, out_height, out_width, C)
-                uint8_t* __restrict__ codes,  // (N, code_bytes), or null
-                const PoolShape shape,
-                const Units units) {  // of the result
-  using Acc = DeviceAccumulator<T>;
-  constexpr int kParts = kGroup / kWidth, kTaps = 3;
-  const uint32_t n = blockIdx.x / units.blocks;
-  const uint32_t group = blockIdx.x % units.blocks * kActivationThreads + threadIdx.x;
-  const int channels = units.per_pixel * kWidth, stride = W::stride(shape);
-  // The windows that are filtered, and those of the cell of stride x stride that begins with them.
-  const int reach = max(kTaps, stride);
-  for (int part = 0; part < kParts; ++part) {
-    const uint32_t unit = group * kParts + part;
-    if (unit >= units.count) return;
-    const Place place = Place::of<kWidth>(unit, units);
-    const T* sample = x + int64_t(n) * shape.height * shape.width * channels + place.channel;
-    Acc added[kWidth], sum[kWidth] = {};
-    bias.load(place.channel, added);
-#pragma unroll 1
-    for (int dy = 0; dy < reach; ++dy) {
-#pragma unroll
-      for (int dx = 0; dx < reach; ++dx) {
-        const int row = place.row * stride + dy - int(Pooling::kBlurPadding);
-        const int column = place.column * stride + dx - int(Pooling::kBlurPadding);
-        const bool filtered = dy < kTaps && dx < kTaps;
-        const bool own = codes && dy < stride && dx < stride && row >= 0 && row < shape.rows && column >= 0 &&
-                         column < shape.columns;
-        if (!filtered && !own) continue;
-        Acc best[kWidth];
-        int code[kWidth];
-        const int64_t corner = int64_t(reflected(row, shape.rows)) * shape.width + reflected(column, shape.columns);
-        take_maximum<W>(sample + corner * channels, shape, channels, added, relu, best, code);
-        if (filtered) {
-          const Acc weight = binomial<Acc>(dy) * binomial<Acc>(dx);
-#pragma unroll
-          for (int k = 0; k < kWidth; ++k) sum[k] += weight * best[k];
-        }
-        if constexpr (kWidth == kGroup) {
-          const uint32_t window = (row * shape.columns + column) * units.per_pixel + unit % units.per_pixel;
-          const auto word = word_of<typename W::Codes>(code, W::bits(shape));
-          if (own) store_codes<kWidth>(codes + n * shape.code_bytes, window, W::bits(shape), kWidth, word);
-        }
-      }
-    }
-    store_elements(pooled + n * units.size + int64_t(unit) * kWidth, narrow_elements<T>(sum));
-  }
 }
 
 }  // namespace perceptual_ops

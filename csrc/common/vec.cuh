@@ -16,11 +16,58 @@ struct alignas(kWidth * sizeof(T)) Pack {
   T values[kWidth];
 };
 
+// Where the lowest bit of element `k` stands in words of four bits an element: in order, but of 16 bits the second of
+// every two, which one instruction compares, in the upper half.
+template <class T>
+__host__ __device__ constexpr int nibble_of(int k) {
+  return sizeof(T) == 2 ? 4 * (k / 2) + 16 * (k % 2) : 4 * k;
+}
+
 }  // namespace perceptual_ops
 
 #ifdef __CUDACC__
 
 namespace perceptual_ops {
+
+// The larger of each two elements of at most 32 bits; NaN where one is.
+template <class T, int kWidth>
+__device__ __forceinline__ Pack<T, kWidth> larger(const Pack<T, kWidth>& a, const Pack<T, kWidth>& b) {
+  Pack<T, kWidth> pack;
+  if constexpr (sizeof(T) == 2) {
+    using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+#pragma unroll
+    for (int i = 0; i < kWidth / 2; ++i) {
+      reinterpret_cast<Pair*>(&pack)[i] =
+          __hmax2_nan(reinterpret_cast<const Pair*>(&a)[i], reinterpret_cast<const Pair*>(&b)[i]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      asm("max.NaN.f32 %0, %1, %2;" : "=f"(pack.values[k]) : "f"(a.values[k]), "f"(b.values[k]));
+    }
+  }
+  return pack;
+}
+
+// A bit for each element of `a` that is not at least that of `b`, at nibble_of.
+template <class T, int kWidth>
+__device__ __forceinline__ uint32_t less(const Pack<T, kWidth>& a, const Pack<T, kWidth>& b) {
+  uint32_t bits = 0;
+  if constexpr (sizeof(T) == 2) {
+    using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+#pragma unroll
+    for (int i = 0; i < kWidth / 2; ++i) {
+      const uint32_t mask = __hge2_mask(reinterpret_cast<const Pair*>(&a)[i], reinterpret_cast<const Pair*>(&b)[i]);
+      bits |= ~mask & (0x00010001u << (4 * i));
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      if (!(a.values[k] >= b.values[k])) bits |= 1u << nibble_of<T>(k);
+    }
+  }
+  return bits;
+}
 
 // An element of a pack. Of two bfloat16 in a word each takes one instruction; by itself the second takes two.
 template <class T, int kWidth>

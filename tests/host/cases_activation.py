@@ -40,7 +40,14 @@ def _maybe(x: Tensor | None) -> np.ndarray | None:
 
 
 def _bias(dtype: torch.dtype, channels: int, kind: str | None) -> tuple[Tensor | None, dict[str, np.ndarray | None]]:
-    """A bias in the dtype of the maps ("narrow"), of sums ("wide"), or none, and the arguments that say so."""
+    """A bias in the dtype of the maps ("narrow"), of sums ("wide"), or none, and the arguments that say so.
+
+    "infinite": that in the dtype of the maps, of the first channel an infinity.
+    """
+    if kind == "infinite":
+        bias, arguments = _bias(dtype, channels, "narrow")
+        bias[0] = torch.inf
+        return bias, {**arguments, "narrow": memory_of(bias)}
     if kind == "wide" and dtype == accumulator(dtype):
         kind = "narrow"
     bias = coarse((channels,), dtype if kind == "narrow" else accumulator(dtype), 7) if kind else None
@@ -202,6 +209,8 @@ def bias_relu_pool(
     kind, kernel, stride = window
     values = coarse(shape, dtype, 1)
     values.view(-1)[5 :: values[0].numel() // 2 + 1] = torch.nan
+    if bias_kind == "infinite":
+        values[:, 0, ::2, ::2] = -torch.inf  # in every window one: with the bias it is NaN
     x, (bias, biases) = nhwc(values, before), _bias(dtype, shape[1], bias_kind)
     with_codes = with_codes and kind != "average"
     arguments = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 
 NORMALIZE, RELU, GATE, GROUPS = (f"activation/{name}.cuh" for name in ("normalize", "bias_relu", "gate", "groups"))
-WINDOW, POOL, UNPOOL, CELLS = (f"activation/{name}.cuh" for name in ("window", "pool", "unpool", "unpool_cells"))
+WINDOW, POOL, BLUR = (f"activation/{name}.cuh" for name in ("window", "pool", "blur"))
+UNPOOL, CELLS = (f"activation/{name}.cuh" for name in ("unpool", "unpool_cells"))
 NORMALIZE_LAUNCH, RELU_LAUNCH, POOL_LAUNCH = (f"activation/{name}.cu" for name in ("normalize", "bias_relu", "pool"))
 CODES = "launch(pool_kernel<T, 1, Window<PoolKind::kMax, kAny, kAny>>, windows, maxima, nullptr, codes);"
 
@@ -93,15 +94,41 @@ MUTANTS = [
     Mutant("pool: codes of the first sample", "bias_relu_pool", POOL,
            "«codes + n * shape.code_bytes», group", "codes", f"{VALUES}|{ORDER}"),
     # and their filter
-    Mutant("blur: the end twice", "bias_relu_pool", POOL, "2 * (count - 1) - place", "2 * count - 1 - place", VALUES),
-    Mutant("blur: the beginning twice", "bias_relu_pool", POOL, "place < 0 ? «-place»", "-place - 1", VALUES),
+    Mutant("blur: the end twice", "bias_relu_pool", BLUR, "2 * (count - 1) - place", "2 * count - 1 - place", VALUES),
+    Mutant("blur: the beginning twice", "bias_relu_pool", BLUR, "place < 0 ? «-place»", "-place - 1", VALUES),
     Mutant("blur: weights aside", "bias_relu_pool", WINDOW, "tap == 1", "tap == 0", VALUES),
-    Mutant("blur: codes of every other row", "bias_relu_pool", POOL, "codes && dy < stride", "codes && dy < 1",
+    Mutant("blur: codes of every other row", "bias_relu_pool", BLUR, "codes && dy < stride", "codes && dy < 1",
            f"{VALUES}: codes", case="blur 2 2 (2, 16"),
     Mutant("blur: no codes of single elements", "bias_relu_pool", POOL_LAUNCH,
            f"if (codes) {CODES}", f"if (!codes) {CODES}", f"{VALUES}|no buffer|{ADDRESS}"),
     Mutant("blur: codes at the stride of the filter", "bias_relu_pool", POOL_LAUNCH, "maxima.stride = 1;", "",
            VALUES),
+    Mutant("blur between borders: a window after the last", "bias_relu_pool", BLUR,
+           "2 * place < count", "2 * place <= count", f"{VALUES}|{ORDER}|{GUARD}", case="13, 16)"),
+    Mutant("blur between borders: a column of pixels", "bias_relu_pool", BLUR,
+           "corner + y * line + x * channels", "corner + y * line", VALUES, case="13, 16)"),
+    Mutant("blur between borders: the smaller of two columns", "bias_relu_pool", BLUR,
+           "less(pixels[y][x], pixels[y][x + 1])", "less(pixels[y][x + 1], pixels[y][x])",
+           f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: the smaller of two rows", "bias_relu_pool", BLUR,
+           "less(pairs[y][x], pairs[y + 1][x])", "less(pairs[y + 1][x], pairs[y][x])",
+           f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: columns of the upper row", "bias_relu_pool", BLUR,
+           "(is_right[y + 1][x] & below)", "(is_right[y][x] & below)", f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: a position where nothing passes", "bias_relu_pool", BLUR,
+           "15 * is_none[y][x]", "7 * is_none[y][x]", f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: codes as they are compared", "bias_relu_pool", BLUR,
+           "spread(word & 0xffffu) | spread(word >> 16) << 4", "word", f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: codes of one row", "bias_relu_pool", BLUR,
+           "i / Cell::kOwn * shape.columns + i % Cell::kOwn", "i % Cell::kOwn", f"{VALUES}|{ORDER}", case="13, 16)"),
+    Mutant("blur between borders: bias of the first channels", "bias_relu_pool", BLUR,
+           "bias.load(channel + first, added);", "bias.load(first, added);", VALUES, case="13, 16)"),
+    Mutant("blur between borders: rows weigh the same", "bias_relu_pool", BLUR,
+           "binomial<Acc>(y) * of_row", "binomial<Acc>(1) * of_row", VALUES, case="13, 16)"),
+    Mutant("blur between borders: NaN at any place", "bias_relu_pool", BLUR,
+           "return is_finite;", "return true;", f"{VALUES}: codes", case="13, 16)"),
+    Mutant("blur between borders: an infinite bias", "bias_relu_pool", BLUR,
+           "fabs(added[k]) < Acc(INFINITY)", "true", VALUES, case="infinite"),
     # gradient of the poolings
     Mutant("pool backward: the last window alone", "bias_relu_pool_backward", UNPOOL,
            "place < size ? 0 : (place - size) / step + 1", "place / step", VALUES),
@@ -161,10 +188,11 @@ MUTANTS = [
     Mutant("blur cells: no border at the end", "bias_relu_pool_backward", CELLS,
            "count - 1 - int(Pooling::kBlurPadding)", "count", VALUES),
     Mutant("blur cells: the middle passes on half", "bias_relu_pool_backward", CELLS,
-           "binomial<Acc>(0) * (first + second)", "binomial<Acc>(1) * (first + second)", VALUES),
-    Mutant("blur cells: results aside", "bias_relu_pool_backward", CELLS, "«at == 0» ? first", "at == 2", VALUES),
+           "binomial<Acc>(0) * (first + second)", "binomial<Acc>(1) * (first + second)", VALUES, case="13, 16)"),
+    Mutant("blur cells: results aside", "bias_relu_pool_backward", CELLS, "«at == 0» ? first", "at == 2",
+           VALUES, case="13, 16)"),
     Mutant("blur cells: results of the row above", "bias_relu_pool_backward", CELLS,
-           "(place.row + y) * shape.out_width", "place.row * shape.out_width", VALUES),
+           "(place.row + y) * shape.out_width", "place.row * shape.out_width", VALUES, case="13, 16)"),
     Mutant("blur cells: windows of the cell alone at the border", "bias_relu_pool_backward", CELLS,
            "Over::kFirst + window / Over::kCount", "window / Over::kCount", VALUES),
     Mutant("blur cells: code of the first channel at the border", "bias_relu_pool_backward", CELLS,

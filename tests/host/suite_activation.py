@@ -52,7 +52,7 @@ POOLED: list[tuple[Shape, int]] = [
 ]
 SMALL_POOLED: list[tuple[Shape, int]] = [((2, 16, 9, 7), 0), ((2, 8, 6, 7), 1), ((2, 5, 7, 7), 0)]
 # Whose middle the reflected borders of "blur" do not reach.
-BETWEEN_BORDERS: tuple[Shape, int] = ((2, 8, 13, 16), 0)
+BETWEEN_BORDERS: tuple[Shape, int] = ((2, 16, 13, 16), 0)
 SIZES: list[Shape] = [(2, 3, 15, 21), (1, 5, 3, 4)]
 BIASES = [None, "narrow", "wide"]
 TERMS = ["", "t", "bfm", "tbfm", "fm"]
@@ -74,6 +74,7 @@ def activation_cases() -> list[Case]:
         *_pool_cases(DTYPES, WINDOWS, POOLED),
         *_pool_cases(DTYPES[2:3], [("blur", 2, 2), ("blur", 2, 1)], [((1, 8, 4, 5), 0), ((1, 5, 5, 4), 0)]),
         *_pool_cases(DTYPES, [("blur", 2, 2)], [BETWEEN_BORDERS]),
+        *_infinite_bias_cases(DTYPES),
     ]
 
 
@@ -85,6 +86,8 @@ def small_activation_cases() -> list[Case]:
         *_relu_cases(dtypes, SMALL_MAPS),
         *_pool_cases(dtypes, SMALL_WINDOWS, SMALL_POOLED),
         *_pool_cases(dtypes[1:], [("blur", 2, 2)], [((1, 8, 4, 5), 0), BETWEEN_BORDERS]),
+        *_pool_cases(dtypes[:1], [("blur", 2, 2)], [((1, 8, 4, 5), 0), BETWEEN_BORDERS]),
+        *_infinite_bias_cases(dtypes),
     ]
 
 
@@ -122,3 +125,9 @@ def _pool_cases(dtypes: list[torch.dtype], windows: list[Window], maps: list[tup
         terms = POOL_TERMS[number % len(POOL_TERMS)]
         make = partial(cases.bias_relu_pool_backward, dtype, window, *map_, terms)
         yield Case(named("bias_relu_pool_backward", dtype, *window, *map_, terms), make)
+
+
+def _infinite_bias_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:
+    for dtype in dtypes:
+        key = dtype, ("blur", 2, 2), *BETWEEN_BORDERS, "infinite"
+        yield Case(named("bias_relu_pool", *key), partial(cases.bias_relu_pool, *key, True, True))

@@ -13,6 +13,23 @@ DeviceAccumulator<T> widen(const Pack<T, kWidth>& pack, int k) {
 }
 
 template <class T, int kWidth>
+Pack<T, kWidth> larger(const Pack<T, kWidth>& a, const Pack<T, kWidth>& b) {
+  Pack<T, kWidth> pack;
+  for (int k = 0; k < kWidth; ++k) {
+    const auto first = widen(a, k), second = widen(b, k);
+    pack.values[k] = first > second || first != first ? a.values[k] : b.values[k];
+  }
+  return pack;
+}
+
+template <class T, int kWidth>
+uint32_t less(const Pack<T, kWidth>& a, const Pack<T, kWidth>& b) {
+  uint32_t bits = 0;
+  for (int k = 0; k < kWidth; ++k) bits |= uint32_t(!(widen(a, k) >= widen(b, k))) << nibble_of<T>(k);
+  return bits;
+}
+
+template <class T, int kWidth>
 Pack<T, kWidth> narrow_pack(const DeviceAccumulator<T>* values) {
   Pack<T, kWidth> pack;
   for (int k = 0; k < kWidth; ++k) pack.values[k] = narrow<T>(values[k]);
