@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import perceptual_ops as po
 from perceptual_ops.engine import joined_runs, perceptual_head
+from perceptual_ops.engine.custom_op import written
 from perceptual_ops.engine.stages import Forward
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -135,3 +136,12 @@ def test_both_images_at_once(kind: str, wanted: str, monkeypatch: pytest.MonkeyP
     for ours, others, expected in zip(joined, large, plain, strict=True):
         assert torch.equal(others, expected)
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_gradient_of_a_whole_batch_is_not_copied() -> None:
+    """Unless it is laid out as the fake does not say."""
+    whole, made = torch.rand(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
+    assert written(made, slice(0, 2), whole) is whole and written(made, slice(0, 2), None) is made
+    assert written(made, slice(0, 2), whole.contiguous(memory_format=torch.channels_last)) is made
+    assert torch.equal(made, whole)
+    assert written(made, slice(1, 2), whole[:1]) is made and torch.equal(made[1], whole[0])

@@ -138,15 +138,16 @@ def test_scales_are_powers_of_two_that_nothing_overflows() -> None:
     scaled = (scale.current * bounds * 20)[:3]
     assert (scaled <= 2.0**15).all() and (scaled > 2.0**14).all()
     before = scale.current
-    scale.measured(torch.tensor([100.0, 100.0, 100.0, 0.0, float("nan")]), Growth.of(20.0))
+    maxima = torch.tensor([100.0, 1.0, 1e-3, 0.0, float("nan")])
+    scale.measured(maxima, Growth.of(20.0))
     factor = scale.choose([], 4.0, Growth.of(3.0), first=False)
     assert factor is not None
     assert torch.equal(before * factor, scale.current)
-    assert (100.0 * 20 * 4 * factor[:3] * 3 <= 2.0**15).all()
+    assert (maxima[:3] * 20 * 4 * factor[:3] * 3 <= 2.0**15).all()
     assert torch.isfinite(factor).all() and (factor > 0).all()
     tap = torch.tensor([1e-3, 1e3, 1.0, 1e-3, 1.0])  # before anything is measured anew
     factor = scale.choose([tap], 1.0, None, first=False)
-    bound = 100.0 * 20 * 4 / before[:3] + tap[:3]
+    bound = maxima[:3] * 20 * 4 / before[:3] + tap[:3]
     assert (bound * scale.current[:3] <= 2.0**15).all() and (bound * scale.current[:3] > 2.0**14).all()
     assert tap[3] * scale.current[3] <= 2.0**15  # there was none before
 
