@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "amx_tiles_cpu.h"
+#include "gram_parts_cpu.h"
 
 namespace perceptual_ops {
 namespace {
@@ -19,15 +20,6 @@ constexpr int64_t kMostPixels = 1024;  // in one sum of a tile: an fp32 sum over
 // Pixels that a thread takes at once.
 int64_t pixels_at_once(const FeatureMap& map) {
   return std::clamp(kPackedElements / map.channels / kPatch * kPatch, kPatch, kMostPixels);
-}
-
-// Calls f(i, j, rows, columns) for the patches of a symmetric matrix on and below its diagonal; rows and columns say
-// how much of the patch lies inside.
-template <class F>
-void for_each_lower_patch(int64_t channels, F&& f) {
-  for (int64_t i = 0; i < channels; i += kPatch) {
-    for (int64_t j = 0; j <= i; j += kPatch) f(i, j, std::min(kPatch, channels - i), std::min(kPatch, channels - j));
-  }
 }
 
 // The Gram of some pixels of one sample, on and below the diagonal.
@@ -45,7 +37,7 @@ PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_
       pack_across(x + first * map.stride_p, map.stride_p, count, channels, columns.data());
       for (int64_t tile = 0; tile < tiling.count(); ++tile) transpose(columns[tile], rows[tile]);
     }
-    for_each_lower_patch(channels, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
+    for_each_lower_patch(channels, kPatch, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
       clear_sums();
       multiply(&rows[i / kEdge * tiling.steps], &columns[j / kEdge * tiling.steps], tiling.steps);
       store_sums(patch, kPatch);
@@ -55,21 +47,6 @@ PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_
       }
     });
   }
-}
-
-// gram += the partial Grams in order, on and below the diagonal, and the same above it.
-PO_CPU_CLONES void finish_gram(const float* partials, int64_t count, int64_t channels, float* gram) {
-  const int64_t area = channels * channels;
-  for_each_lower_patch(channels, [&](int64_t i, int64_t j, int64_t height, int64_t width) {
-    for (int64_t r = i; r < i + height; ++r) {
-      for (int64_t part = 0; part < count; ++part) {
-        for (int64_t c = j; c < j + width; ++c) gram[r * channels + c] += partials[part * area + r * channels + c];
-      }
-    }
-    for (int64_t c = j; c < j + width; ++c) {
-      for (int64_t r = i; r < i + height; ++r) gram[c * channels + r] = gram[r * channels + c];
-    }
-  });
 }
 
 // The bf16 number nearest to each number, and the one nearest to what is left of it.
@@ -143,24 +120,9 @@ bool amx_serves() {
 }
 
 void amx_gram(const BFloat16* x, const FeatureMap& map, float* gram) {
-  constexpr int64_t kParts = 32;  // of the batch: a function of the shape alone, as the order of sums must be
-  const int64_t area = map.channels * map.channels, step = pixels_at_once(map);
-  const int64_t parts = std::clamp<int64_t>(kParts / map.batch, 1, ceil_div(map.pixels, kMostPixels / 2));
-  const int64_t pixels = ceil_div(ceil_div(map.pixels, parts), step) * step, used = ceil_div(map.pixels, pixels);
-  std::vector<float> partials(map.batch * (used - 1) * area);
-  torch::stable::parallel_for(
-      0, map.batch * used, ceil_div(kGrain, map.channels * pixels), [&](int64_t begin, int64_t end) {
-        const TileScope scope;
-        for (int64_t task = begin; task < end; ++task) {
-          const int64_t n = task / used, part = task % used, first = part * pixels;
-          partial_gram(x + n * map.stride_n + first * map.stride_p, map, std::min(pixels, map.pixels - first),
-                       part == 0 ? gram + n * area : &partials[(n * (used - 1) + part - 1) * area]);
-        }
-      });
-  torch::stable::parallel_for(0, map.batch, ceil_div(kGrain, used * area), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      finish_gram(partials.data() + n * (used - 1) * area, used - 1, map.channels, gram + n * area);
-    }
+  gram_by_parts(x, map, pixels_at_once(map), gram, [&](const BFloat16* from, int64_t pixels, float* partial) {
+    const TileScope scope;
+    partial_gram(from, map, pixels, partial);
   });
 }
 

@@ -1,0 +1,183 @@
+// A thread takes some pixels of one sample, widens them into a block that its second cache holds, multiplies and
+// rounds: one parallel loop does all of a gradient, and two of a Gram.
+#include "fp32_blocks_cpu.h"
+
+#include "fp32_tile_cpu.h"
+#include "gram_parts_cpu.h"
+
+namespace perceptual_ops {
+namespace {
+
+constexpr int64_t kPanelPixels = 256;        // of a Gram: a panel takes 16 KB, half a first cache
+constexpr int64_t kBlockElements = 1 << 16;  // of a gradient's block: 256 KB of fp32
+constexpr int64_t kLeastTasks = 16;          // of a gradient
+
+// Lines of `length` elements, `pitch` apart, as panels of kTileColumns columns that begin `panel` elements apart.
+template <class T>
+PO_INLINE void packed_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels, int64_t panel) {
+  for (int64_t line = 0; line < lines; ++line, from += pitch) {
+    float* to = panels + line * kTileColumns;
+    int64_t j = 0;
+    for (; j + kTileColumns <= length; j += kTileColumns, to += panel) {
+#pragma omp simd
+      for (int64_t c = 0; c < kTileColumns; ++c) to[c] = static_cast<float>(from[j + c]);
+    }
+    for (int64_t c = 0; j + c < length; ++c) to[c] = static_cast<float>(from[j + c]);
+  }
+}
+
+// The same of the transpose: each line is a column of a panel.
+template <class T>
+PO_INLINE void packed_columns(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels,
+                              int64_t panel) {
+  for (int64_t line = 0; line < lines; ++line, from += pitch) {
+    float* to = panels + line / kTileColumns * panel + line % kTileColumns;
+    for (int64_t i = 0; i < length; ++i) to[i * kTileColumns] = static_cast<float>(from[i]);
+  }
+}
+
+// The same as they are, side by side.
+template <class T>
+PO_INLINE void widened_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) {
+  for (int64_t line = 0; line < lines; ++line, from += pitch, to += length) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) to[i] = static_cast<float>(from[i]);
+  }
+}
+
+template <class T>
+PO_INLINE void rounded_tile(const Tile& tile, int64_t height, int64_t width, T* out, int64_t pitch) {
+  for (int64_t r = 0; r < height; ++r, out += pitch) {
+    if (width == kTileColumns) {
+#pragma omp simd
+      for (int64_t c = 0; c < kTileColumns; ++c) store_rounded(out[c], tile[r][c]);
+    } else {
+      for (int64_t c = 0; c < width; ++c) store_rounded(out[c], tile[r][c]);
+    }
+  }
+}
+
+// Clones cannot be templates.
+#define PO_PANELS_OF(T)                                                                                     \
+  PO_CPU_CLONES void pack_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels, \
+                                int64_t panel) {                                                            \
+    packed_lines(from, pitch, lines, length, panels, panel);                                                \
+  }                                                                                                         \
+  PO_CPU_CLONES void store(const Tile& tile, int64_t height, int64_t width, T* out, int64_t pitch) {        \
+    rounded_tile(tile, height, width, out, pitch);                                                          \
+  }
+#define PO_BLOCKS_OF(T)                                                                                       \
+  PO_PANELS_OF(T)                                                                                             \
+  PO_CPU_CLONES void pack_columns(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels, \
+                                  int64_t panel) {                                                            \
+    packed_columns(from, pitch, lines, length, panels, panel);                                                \
+  }                                                                                                           \
+  PO_CPU_CLONES void widen_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) {    \
+    widened_lines(from, pitch, lines, length, to);                                                            \
+  }
+PO_PANELS_OF(float)
+PO_BLOCKS_OF(Half)
+PO_BLOCKS_OF(BFloat16)
+
+PO_CPU_CLONES void add(const Tile& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
+  for (int64_t r = 0; r < height; ++r, out += pitch) {
+    for (int64_t c = 0; c < width; ++c) out[c] += tile[r][c];
+  }
+}
+
+// The Gram of some pixels of one sample, on and below the diagonal.
+template <class T>
+void partial_gram(const T* x, const FeatureMap& map, int64_t pixels, float* gram) {
+  const int64_t channels = map.channels, panel = kPanelPixels * kTileColumns;
+  std::vector<float> panels(ceil_div(channels, kTileColumns) * panel);
+  const auto channel = [&](int64_t i) { return &panels[i / kTileColumns * panel + i % kTileColumns]; };
+  for (int64_t first = 0; first < pixels; first += kPanelPixels) {
+    const int64_t count = std::min(kPanelPixels, pixels - first);
+    const T* from = x + first * map.stride_p;
+    if (map.layout() == Layout::kNCHW) {
+      pack_columns(from, map.stride_c, channels, count, panels.data(), panel);
+    } else {
+      pack_lines(from, map.stride_p, count, channels, panels.data(), panel);
+    }
+    for (int64_t j = 0; j < channels; j += kTileColumns) {
+      const int64_t width = std::min(kTileColumns, channels - j);
+      multiply_rows(j, channels, channel, kTileColumns, channel(j), count,
+                    [&](int64_t i, int64_t height, const Tile& tile) {
+                      float* to = gram + i * channels + j;
+                      first == 0 ? store(tile, height, width, to, channels) : add(tile, height, width, to, channels);
+                    });
+    }
+  }
+}
+
+// out = S X of one sample in NCHW: rows of S, which the first cache keeps, by panels of pixels.
+template <class T>
+void channel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels, T* out,
+                      int64_t out_pitch, float* panels) {
+  const int64_t panel = channels * kTileColumns;
+  pack_lines(x, pitch, channels, pixels, panels, panel);
+  const auto row = [&](int64_t i) { return symmetric + i * channels; };
+  for (int64_t i = 0; i < channels; i += kTileRows) {
+    for (int64_t j = 0; j < pixels; j += kTileColumns) {
+      multiply_rows(i, std::min(i + kTileRows, channels), row, 1, panels + j * channels, channels,
+                    [&](int64_t, int64_t height, const Tile& tile) {
+                      store(tile, height, std::min(kTileColumns, pixels - j), out + i * out_pitch + j, out_pitch);
+                    });
+    }
+  }
+}
+
+// out = X^T S of one sample in NHWC: pixels by panels of S, one after another.
+template <class T>
+void pixel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels, T* out,
+                    int64_t out_pitch, float* widened, float* panel) {
+  widen_lines(x, pitch, pixels, channels, widened);
+  const auto row = [&](int64_t i) { return widened + i * channels; };
+  for (int64_t j = 0; j < channels; j += kTileColumns) {
+    const int64_t width = std::min(kTileColumns, channels - j);
+    pack_lines(symmetric + j, channels, channels, width, panel, 0);
+    multiply_rows(0, pixels, row, 1, panel, channels, [&](int64_t i, int64_t height, const Tile& tile) {
+      store(tile, height, width, out + i * out_pitch + j, out_pitch);
+    });
+  }
+}
+
+}  // namespace
+
+template <class T>
+void block_gram(const T* x, const FeatureMap& map, float* gram) {
+  gram_by_parts(x, map, kPanelPixels, gram,
+                [&](const T* from, int64_t pixels, float* partial) { partial_gram(from, map, pixels, partial); });
+}
+
+template <class T>
+void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map) {
+  const int64_t channels = map.channels, area = channels * channels;
+  const int64_t most = std::min(kBlockElements / channels, ceil_div(map.batch * map.pixels, kLeastTasks));
+  const int64_t step = ceil_div(std::max<int64_t>(most, 1), kTileColumns) * kTileColumns;
+  const int64_t blocks = ceil_div(map.pixels, step);
+  torch::stable::parallel_for(
+      0, map.batch * blocks, ceil_div(kGrain, channels * step), [&](int64_t begin, int64_t end) {
+        std::vector<float> block(step * channels), panel(channels * kTileColumns);
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t n = task / blocks, first = task % blocks * step, pixels = std::min(step, map.pixels - first);
+          const T* from = x + n * map.stride_n + first * map.stride_p;
+          T* to = out + n * out_map.stride_n + first * out_map.stride_p;
+          if (map.layout() == Layout::kNCHW) {
+            channel_gradient(symmetric + n * area, from, map.stride_c, channels, pixels, to, out_map.stride_c,
+                             block.data());
+          } else {
+            pixel_gradient(symmetric + n * area, from, map.stride_p, channels, pixels, to, out_map.stride_p,
+                           block.data(), panel.data());
+          }
+        }
+      });
+}
+
+#define PO_BLOCK_PRODUCTS_OF(T)                                  \
+  template void block_gram(const T*, const FeatureMap&, float*); \
+  template void block_gradient(const float*, const T*, const FeatureMap&, T*, const FeatureMap&);
+PO_BLOCK_PRODUCTS_OF(Half)
+PO_BLOCK_PRODUCTS_OF(BFloat16)
+
+}  // namespace perceptual_ops

@@ -1,0 +1,21 @@
+// The products of a Gram and of its gradient with fp32 sums, by kernels of our own: sums in an order that depends on
+// the shape alone, and no copy of the map in fp32.
+#pragma once
+
+#include "../common/cpu.h"
+
+namespace perceptual_ops {
+
+// For T of Half and BFloat16.
+
+// X X^T of every sample, unscaled.
+template <class T>
+void block_gram(const T* x, const FeatureMap& map,
+                float* gram);  // (N, C, C)
+
+// S X of every sample.
+template <class T>
+void block_gradient(const float* symmetric,  // (N, C, C)
+                    const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map);
+
+}  // namespace perceptual_ops
