@@ -53,22 +53,24 @@ def ceilings_by_dtype(
 def run_case(
     case: Case, variants: Sequence[str], ceilings: roofline.Ceilings, cache: timing.ColdCache, seconds: float
 ) -> report.Outcome:
-    """Verifies a case against the reference, then times it; what is incorrect is not timed."""
+    """Verifies a case against the reference, then times it; what is incorrect is not timed, and ours alone ends it."""
     torch.compiler.reset()  # a function is recompiled for a few shapes only
     problem = case.problem(cache.device)
     rivals = calls(problem, variants)
-    outcome = report.Outcome(case, problem.cost, ceilings, problem=verify(problem, rivals))
+    wrong = verify(problem, rivals)
+    outcome = report.Outcome(case, problem.cost, ceilings, wrong.get("reference") or wrong.get("ours", ""))
     if outcome.problem:
         return outcome
+    rivals = {name: call for name, call in rivals.items() if name not in wrong}
     before = timing.CpuTime.now(cache.device)
     timings = timing.measure(rivals, cache, seconds)
     others = timing.used_by_others(before, timing.CpuTime.now(cache.device))
     peaks = {name: timing.extra_peak_memory(call, cache.device) for name, call in rivals.items()}
-    return replace(outcome, timings=timings, peaks=peaks, others=others)
+    return replace(outcome, wrong_rivals=wrong, timings=timings, peaks=peaks, others=others)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
+    """Runs the benchmarks and returns the exit code: 1 where ours is incorrect."""
     options = parse(arguments)
     cache = timing.ColdCache(torch.device(options.device))
     machine = report.this_machine(cache.device)

@@ -57,7 +57,8 @@ class Outcome:
     """One case.
 
     Attributes:
-        problem: Why it is incorrect; empty where it is not.
+        problem: Why ours, or the reference, is incorrect; empty where they are not.
+        wrong_rivals: What is wrong with a rival that is not timed, by variant.
         timings, peaks: Times and extra peak bytes by variant.
         others: Share of the CPU that other processes took while it was timed.
     """
@@ -66,6 +67,7 @@ class Outcome:
     cost: Cost
     ceilings: Ceilings
     problem: str = ""
+    wrong_rivals: dict[str, str] = field(default_factory=dict)
     timings: dict[str, Timing] = field(default_factory=dict)
     peaks: dict[str, int | None] = field(default_factory=dict)
     others: float | None = None
@@ -128,7 +130,9 @@ def rows(machine: Machine, outcome: Outcome) -> list[dict[str, str]]:
         figures |= {"count": str(timing.count), "others_cpu": optional(outcome.others)}
         figures["extra_peak_mb"] = optional(None if peak is None else peak / 1e6)
         table.append(common | figures | {"variant": variant, "status": "passed"})
-    return table
+    empty = dict.fromkeys(COLUMNS, "") | common
+    wrong = outcome.wrong_rivals.items()
+    return table + [empty | {"variant": variant, "status": f"incorrect: {why}"} for variant, why in wrong]
 
 
 def write_csv(
@@ -172,7 +176,8 @@ def milliseconds(timing: Timing | None) -> str:
 def cells(outcome: Outcome) -> list[str]:
     """A line of the table."""
     case, timings, ours = outcome.case, outcome.timings, outcome.timings.get("ours")
-    line = [*case.key, *(milliseconds(timings.get(name)) for name in VARIANTS)]
+    times = [("incorrect" if name in outcome.wrong_rivals else milliseconds(timings.get(name))) for name in VARIANTS]
+    line = [*case.key, *times]
     if outcome.problem:
         line[3] = "incorrect"
     if ours is None:
@@ -208,6 +213,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """The aligned table, and below it which cases are incorrect and which figures are not to be trusted."""
     text = aligned([HEADINGS, *map(cells, outcomes)], left=3)
     text += [f"incorrect: {' '.join(outcome.case.key)}: {outcome.problem}" for outcome in outcomes if outcome.problem]
+    text += [
+        f"incorrect: {' '.join(outcome.case.key)}: {why}"
+        for outcome in outcomes
+        for why in outcome.wrong_rivals.values()
+    ]
     text += [
         f"disturbed: {' '.join(outcome.case.key)}: other processes took {outcome.others:.0%} of the CPU"
         for outcome in outcomes

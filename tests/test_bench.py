@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 
 import pytest
 import torch
@@ -117,6 +118,22 @@ def test_a_wrong_operator_is_incorrect_and_not_timed(operator, tmp_path, capsys,
     assert row["status"].startswith("incorrect: ours")
     assert row["median_ms"] == ""
     assert "incorrect: tv fwd+grad 1x64x64 float32 NCHW: ours" in capsys.readouterr().out
+
+
+def test_a_wrong_rival_hides_no_figure_of_ours(tmp_path, capsys, monkeypatch, library: None, small_caches):
+    calls = command.calls
+
+    def with_a_wrong_rival(problem, variants):
+        return calls(problem, variants) | {
+            "eager": lambda: [2 * x for x in problem.run(partial(problem.evaluate, reference))]
+        }
+
+    monkeypatch.setattr(command, "calls", with_a_wrong_rival)
+    code, (ours, eager) = run(tmp_path)
+    assert code == 0
+    assert ours["variant"] == "ours" and ours["status"] == "passed" and float(ours["median_ms"]) > 0
+    assert eager["variant"] == "eager" and eager["status"].startswith("incorrect: eager") and eager["median_ms"] == ""
+    assert "incorrect: tv fwd+grad 1x64x64 float32 NCHW: eager" in capsys.readouterr().out
 
 
 def test_an_unknown_variant_or_case_is_refused(capsys):
