@@ -79,7 +79,8 @@ def test_nothing_but_the_gradient_is_kept() -> None:
 
 
 def test_nothing_leaks() -> None:
-    loss = po.chunked(lambda x, network=patch_gan(): network(x).mean((1, 2, 3)), chunk_size=2)  # noqa: B008
+    network = patch_gan()
+    loss = po.chunked(lambda x: network(x).mean((1, 2, 3)), chunk_size=2)
     key, gone = loss._key, weakref.ref(loss.fn)
     loss(rand(3, 3, 16, 16).requires_grad_()).sum().backward()
     del loss

@@ -227,7 +227,7 @@ def _settings_of_torch() -> Hashable:
     """By which the same call may be other work."""
     cuda, cudnn, products = torch.backends.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
     return (
-        cudnn.conv.fp32_precision, products.fp32_precision,  # type: ignore[attr-defined]
+        cudnn.conv.fp32_precision, products.fp32_precision,  # type: ignore[attr-defined]  # not in their stubs
         products.allow_fp16_reduced_precision_reduction, products.allow_bf16_reduced_precision_reduction,
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(),
         cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled(), cuda.cudnn_sdp_enabled(),
