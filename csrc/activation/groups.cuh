@@ -42,50 +42,38 @@ __device__ __forceinline__ Elements<T, kWidth> narrow_elements(const DeviceAccum
   return elements;
 }
 
+// load(from) is a pack.
+template <int kWidth, class T, class Load>
+__device__ __forceinline__ Elements<T, kWidth> elements_of_packs(const T* from, Load&& load) {
+  Elements<T, kWidth> elements;
+#pragma unroll
+  for (int i = 0; i < kWidth / elements.kPack; ++i) elements.packs[i] = load(from + i * elements.kPack);
+  return elements;
+}
+
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_elements(const T* from) {
-  using Loaded = Elements<T, kWidth>;
-  Loaded elements;
-#pragma unroll
-  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
-    elements.packs[i] = load_pack<T, Loaded::kPack>(from + i * Loaded::kPack);
-  }
-  return elements;
+  return elements_of_packs<kWidth>(from, [](const T* pack) { return load_pack<T, Elements<T, kWidth>::kPack>(pack); });
 }
 
 // The same where `wanted`, zeros elsewhere.
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_elements_if(bool wanted, const T* from) {
-  using Loaded = Elements<T, kWidth>;
-  Loaded elements;
-#pragma unroll
-  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
-    elements.packs[i] = load_pack_if<T, Loaded::kPack>(wanted, from + i * Loaded::kPack);
-  }
-  return elements;
+  return elements_of_packs<kWidth>(
+      from, [&](const T* pack) { return load_pack_if<T, Elements<T, kWidth>::kPack>(wanted, pack); });
 }
 
 // Both of a map that the launch writes.
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_own_elements(const T* from) {
-  using Loaded = Elements<T, kWidth>;
-  Loaded elements;
-#pragma unroll
-  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
-    elements.packs[i] = load_own_pack<T, Loaded::kPack>(from + i * Loaded::kPack);
-  }
-  return elements;
+  return elements_of_packs<kWidth>(from,
+                                   [](const T* pack) { return load_own_pack<T, Elements<T, kWidth>::kPack>(pack); });
 }
 
 template <int kWidth, class T>
 __device__ __forceinline__ Elements<T, kWidth> load_own_elements_if(bool wanted, const T* from) {
-  using Loaded = Elements<T, kWidth>;
-  Loaded elements;
-#pragma unroll
-  for (int i = 0; i < kWidth / Loaded::kPack; ++i) {
-    elements.packs[i] = load_own_pack_if<T, Loaded::kPack>(wanted, from + i * Loaded::kPack);
-  }
-  return elements;
+  return elements_of_packs<kWidth>(
+      from, [&](const T* pack) { return load_own_pack_if<T, Elements<T, kWidth>::kPack>(wanted, pack); });
 }
 
 template <class T, int kWidth>
