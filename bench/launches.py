@@ -8,7 +8,6 @@ than one kernel, and none is timed.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from perceptual_ops import LPIPS, PerceptualLoss
 from perceptual_ops.engine import convolution, joined_runs, perceptual_head, stages
 from perceptual_ops.engine.custom_op import Entry
 
-from . import cubins
+from . import cubins, tables
 
 TABLE = cubins.ROOT / "bench/results/launches.csv"
 COLUMNS = ("call", "dtype", "operator", "calls", "launches")
@@ -162,18 +161,9 @@ def rows() -> list[dict[str, str]]:
     return found
 
 
-def written() -> list[dict[str, str]]:
-    """The table in the repository."""
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> None:
     table = rows()
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    tables.write(TABLE, table)
     for row in table:
         if row["operator"] == "all but convolutions":
             print(f"{row['call']:30} {row['dtype']:9} {row['launches']:>4} launches beside convolutions")

@@ -72,34 +72,36 @@ def memory(case: Case, name: str, device: torch.device) -> Peak:
 
 
 def run_case(case: Case, cache: timing.ColdCache) -> whole_report.Outcome:
-    """Verifies a case, then times it and measures its memory; what is incorrect is neither timed nor measured."""
+    """Verifies a case, then times it and measures its memory; without a rival that is incorrect, or not at all."""
     device = cache.device
     torch.compiler.reset()  # a function is recompiled for a few shapes only
     outcome = whole_report.Outcome(case, chunks={name: case.chunk(name, device.type) for name in case.names})
     if case.rounds:
         calls = {name: case.call(name, device) for name in case.names}
         with without_tf32():
-            problem = verify(case, calls)  # which warms the calls up as well
-        if problem:
-            return replace(outcome, problem=problem)
+            wrong = verify(case, calls)  # which warms the calls up as well
+        if problems := [why for name, why in wrong.items() if not case.is_rival(name)]:
+            return replace(outcome, problem=problems[0])
+        calls = {name: call for name, call in calls.items() if name not in wrong}
         if device.type == "cuda":  # with TF32, which torch allows a GPU's convolutions, they are others
             for call in calls.values():
                 call()
         before = timing.CpuTime.now(device)
         timings = timing.take_turns(calls, cache, rounds=case.rounds)
         others = timing.used_by_others(before, timing.CpuTime.now(device))
-        outcome = replace(outcome, timings=timings, others=others)
+        outcome = replace(outcome, wrong_rivals=wrong, timings=timings, others=others)
         calls.clear()
     apart = device.type == "cpu"  # the system's account of a process wants a fresh one, CUDA's allocator does not
     peaks = {
         name: in_fresh_process(memory, case, name, device) if apart else memory(case, name, device)
         for name in case.names
+        if name not in outcome.wrong_rivals
     }
     return replace(outcome, peaks=peaks)
 
 
 def run(bench: Bench, arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmarks and returns the exit code: 1 where a case is incorrect."""
+    """Runs the benchmarks and returns the exit code: 1 where ours is incorrect."""
     options = parse(bench, arguments)
     cache = timing.ColdCache(torch.device(options.device))
     machine = report.this_machine(cache.device)

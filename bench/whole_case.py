@@ -86,6 +86,10 @@ class Case(ABC):
     def megapixels(self) -> float:
         return self.batch * self.height * self.width / 1e6
 
+    def is_rival(self, name: str) -> bool:
+        """Whether figures of ours hold without a variant: it is neither one of ours nor the reference."""
+        return name != self.names[0] and not name.startswith("ours")
+
     def chunk(self, name: str, device_type: str) -> int:
         """How many samples a variant sends through the trunk at a time."""
         variant = self.variants[name]
@@ -150,18 +154,23 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
-def verify(case: Case, calls: Mapping[str, Call]) -> str:
-    """What is wrong with the results of some variants, measured against the first; empty where they agree."""
+def verify(case: Case, calls: Mapping[str, Call]) -> dict[str, str]:
+    """What is wrong with results, measured against the first variant's, by the name of the variant."""
     expected: Any = None
+    wrong: dict[str, str] = {}
     for name, call in calls.items():
         try:
             found: Any = call()
         except RuntimeError as failure:  # torch.compile's errors and out-of-memory are RuntimeErrors too
-            return f"{name} raised {type(failure).__name__}: {str(failure).splitlines()[0]}"
+            wrong[name] = f"{name} raised {type(failure).__name__}: {str(failure).splitlines()[0]}"
+            if expected is None:
+                break
+            continue
         expected = expected or found
         tolerance = case.tolerance[case.variants[name].dtype]
         for what, own, wanted, allowed in zip(("loss", "gradient"), found, expected, tolerance, strict=False):
             share = error(own, wanted)
             if not share <= allowed:
-                return f"{name}: {what} is {share:.1e} off the reference, {allowed:.1e} is allowed"
-    return ""
+                wrong[name] = f"{name}: {what} is {share:.1e} off the reference, {allowed:.1e} is allowed"
+                break
+    return wrong

@@ -21,7 +21,8 @@ class Outcome:
     """One case.
 
     Attributes:
-        problem: Why it is incorrect; empty where it is not.
+        problem: Why ours, or the reference, is incorrect; empty where they are not.
+        wrong_rivals: What is wrong with a rival that is neither timed nor measured, by variant.
         chunks: Samples that go through the trunk at a time, by variant.
         timings, peaks: By variant; timings are empty where only memory is wanted.
         others: Share of the CPU that other processes took while it was timed.
@@ -29,6 +30,7 @@ class Outcome:
 
     case: Case
     problem: str = ""
+    wrong_rivals: dict[str, str] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
     timings: dict[str, Timing] = field(default_factory=dict)
     peaks: dict[str, Peak] = field(default_factory=dict)
@@ -40,7 +42,7 @@ def megabytes(number: int | None) -> float | None:
 
 
 def rows(machine: Machine, outcome: Outcome) -> list[dict[str, str]]:
-    """CSV rows of a case: one for each variant, or a single one without figures where the case is incorrect."""
+    """CSV rows of a case: one for each variant, or a single one without figures where ours is incorrect."""
     common = dict.fromkeys(COLUMNS, "") | {name: str(value) for name, value in vars(machine).items()}
     common["case"] = outcome.case.name
     if outcome.problem:
@@ -54,7 +56,8 @@ def rows(machine: Machine, outcome: Outcome) -> list[dict[str, str]]:
         row["allocated_mb"] = optional(megabytes(peak.allocated))
         row["resident_mb"] = optional(megabytes(peak.resident))
         table.append(row)
-    return table
+    wrong = outcome.wrong_rivals.items()
+    return table + [common | {"variant": variant, "status": f"incorrect: {why}"} for variant, why in wrong]
 
 
 def share(own: int | None, of: int | None) -> str:
@@ -71,8 +74,9 @@ def headings(rivals: Sequence[str], peers: str) -> list[str]:
 def cells(outcome: Outcome, rivals: Sequence[str]) -> list[list[str]]:
     """The lines of a case."""
     case, timings = outcome.case, outcome.timings
+    empty = [""] * (len(headings(rivals, "")) - 3)
     if outcome.problem:
-        return [[case.name, "incorrect", *[""] * (len(headings(rivals, "")) - 2)]]
+        return [[case.name, "incorrect", "", *empty]]
     whole, lines = outcome.peaks.get(case.peer, Peak(0)), []
     for variant, peak in outcome.peaks.items():
         timing, times = timings.get(variant), [""] * (2 + len(rivals))
@@ -83,7 +87,7 @@ def cells(outcome: Outcome, rivals: Sequence[str]) -> list[list[str]]:
         memory = [optional(megabytes(peak.allocated)), share(peak.allocated, whole.allocated)]
         memory += [optional(megabytes(peak.resident)), share(peak.resident, whole.resident)]
         lines.append([case.name, variant, str(outcome.chunks[variant]), *times, *memory])
-    return lines
+    return lines + [[case.name, variant, "", "incorrect", *empty[1:]] for variant in outcome.wrong_rivals]
 
 
 def table(outcomes: Sequence[Outcome], rivals: Sequence[str], peers: str, notes: Sequence[str] = ()) -> str:
@@ -91,7 +95,12 @@ def table(outcomes: Sequence[Outcome], rivals: Sequence[str], peers: str, notes:
     lines = [line for outcome in outcomes for line in cells(outcome, rivals)]
     text = aligned([headings(rivals, peers), *lines], left=2)
     text += notes
-    text += [f"incorrect: {outcome.case.name}: {outcome.problem}" for outcome in outcomes if outcome.problem]
+    text += [
+        f"incorrect: {outcome.case.name}: {why}"
+        for outcome in outcomes
+        for why in (outcome.problem, *outcome.wrong_rivals.values())
+        if why
+    ]
     text += [
         f"disturbed: {outcome.case.name}: other processes took {outcome.others:.0%} of the CPU"
         for outcome in outcomes

@@ -110,14 +110,14 @@ def test_ours_is_the_same_loss_over_the_real_networks(case):
     names = small.distinct("cpu")
     if len(names) < 2:
         pytest.skip("; ".join(engine.notes([], "cpu")))
-    assert verify(small, {name: small.call(name, CPU) for name in names}) == ""
+    assert verify(small, {name: small.call(name, CPU) for name in names}) == {}
 
 
 def test_every_variant_is_the_same_loss():
     case = replace(SMALL, names=EVERY)
     calls = {name: case.call(name, CPU) for name in case.distinct("cpu")}
     assert {"eager", "autograd", *CHUNKED[:3]} <= calls.keys()  # and 16 is the same as 4
-    assert verify(case, calls) == ""
+    assert verify(case, calls) == {}
 
 
 def test_goals_of_memory_and_time(monkeypatch):

@@ -96,9 +96,20 @@ def test_a_wrong_variant_is_incorrect_and_not_timed(wrong, tmp_path, capsys, mon
     assert "incorrect: loss 2x48x48: ours fp32" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wrong", [Halved, Raises])
+def test_a_wrong_rival_hides_no_figure_of_ours(wrong, tmp_path, capsys, monkeypatch, small):
+    monkeypatch.setitem(VARIANTS, "eager NHWC", Variant(lambda: wrong("random")))
+    code, rows = run(tmp_path)
+    found = {row["variant"]: row for row in rows}
+    assert code == 0 and found["ours fp32"]["status"] == "passed" and found["ours fp32"]["median_ms"]
+    rival = found["eager NHWC"]
+    assert rival["status"].startswith("incorrect: eager NHWC") and rival["median_ms"] == rival["allocated_mb"] == ""
+    assert "incorrect: loss 2x48x48: eager NHWC" in capsys.readouterr().out
+
+
 def test_every_variant_is_the_same_loss():
     case = square(2, 48, ("eager", "eager NHWC", "ours fp32", "ours bf16", "ours fp32, chunk 1"))
-    assert verify(case, {name: case.call(name, CPU) for name in case.names}) == ""
+    assert verify(case, {name: case.call(name, CPU) for name in case.names}) == {}
 
 
 def test_a_call_under_two_names_is_run_once():
