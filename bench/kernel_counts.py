@@ -147,6 +147,9 @@ ROWS: list[Pipeline | Stream] = [
     # A group of the pooled map, and the four of the map that are new to its window; four bits a window and channel.
     *_groups("pool_kernel<T, 8, Window<(PoolKind)0, ?, 2> >", maps=5, rest=4),
     *_groups("pool_kernel<T, 8, Window<(PoolKind)1, 2, 2> >", maps=5, rest=0),
+    # A cell of four groups of the map, read and written with its signs, and one of the pooled map with its codes.
+    *_groups("relu_pool_kernel<T, (PoolKind)0>", maps=9, rest=4 + 4),
+    *_groups("relu_pool_kernel<T, (PoolKind)1>", maps=9, rest=4),
     # Of "blur" the codes of four windows; between the borders, where 16 pixels and the bias are loaded.
     *_groups("blur_kernel<T, 8, Window<(PoolKind)2, 2, 2> >", 5, 16, {"LDG.128": 16 + 1, "STG.128": 1}),
     # A cell of four groups of the map with their signs, a tap and a map below, the gradient of a window, and the codes

@@ -92,6 +92,8 @@ TARGETS = {
     "normalize_*": Target(threads=256, blocks=4),
     "bias_relu_kernel<*": Target(threads=256, blocks=4),
     "bias_relu_backward_kernel<*": Target(threads=256, blocks=3),
+    "relu_pool_kernel<double*": Target(threads=256, blocks=2),
+    "relu_pool_kernel<*": Target(threads=256, blocks=3),
     "pool_kernel<*": Target(threads=256, blocks=2),
     "blur_kernel<double*": Target(threads=256, blocks=1),
     "blur_kernel<float*": Target(threads=256, blocks=1),

@@ -36,6 +36,7 @@ OPERATORS: dict[str, Sequence[str]] = {
     "bias_relu_": ["launch_bias_relu"],
     "bias_relu_backward_": [ZEROS, "launch_bias_relu_backward"],
     "bias_relu_pool": ["launch_bias_relu_pool"],
+    "bias_relu_pool_": ["launch_bias_relu_pool_in_place"],
     "bias_relu_pool_backward_": [ZEROS, "launch_bias_relu_pool_backward"],
     "style_loss": ["launch_gram_sums", "launch_style_finish"],
     "style_loss_backward": ["launch_narrow", "launch_gram_gradient"],
@@ -53,6 +54,9 @@ def launches_of(name: str, arguments: Sequence[Any]) -> int:
     launches = list(OPERATORS[name])
     if name == "lpips_map" or (name.startswith("bias_relu") and not arguments[-1]):  # no sums, no maxima
         launches = [launch for launch in launches if launch != ZEROS]
+    if name == "bias_relu_pool_" and (arguments[2] == "blur" or list(arguments[3:5]) != [2, 2]):  # two passes
+        launches += ["launch_bias_relu", "launch_bias_relu_pool"]
+        launches.remove("launch_bias_relu_pool_in_place")
     if name == "style_loss_backward" and arguments[1][0].element_size() > 2:
         launches.remove("launch_narrow")
     return len(launches)
@@ -106,6 +110,7 @@ def as_on_a_gpu(counted: Launches) -> Iterator[None]:
         mock.patch.object(stages, "bias_is_a_pass", lambda device: True),
         mock.patch.object(perceptual_head, "launches_cost", lambda device: True),
         mock.patch.object(joined_runs, "launches_cost", lambda device: True),
+        mock.patch.object(stages, "launches_cost", lambda device: True),
         mock.patch.object(convolution, "_has_blocks", lambda weight: False),
         mock.patch.object(Entry, "run", run),
     ):

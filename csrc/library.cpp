@@ -93,6 +93,11 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "bias_relu_pool(Tensor x, Tensor? bias, bool relu, str kind, int kernel, int stride, bool codes) "
       "-> (Tensor, Tensor)");
+  // bias_relu_, and the pooling of what x is then -> pooled map, signs, and which element of each window was the first
+  // maximum: where all are zero, too. Both empty where not to be kept for a backward
+  m.def(
+      "bias_relu_pool_(Tensor(a!) x, Tensor? bias, str kind, int kernel, int stride, bool keep) "
+      "-> (Tensor, Tensor, Tensor)");
   // x = (signs ? factor * (gradient of the pooling) + tap : 0) + below, where tap is what x holds before, if `tap`
   // -> as bias_relu_backward_
   m.def(

@@ -134,8 +134,7 @@ def _register_activation() -> None:
 
     @fake("perceptual_ops::bias_relu_")
     def _(x, bias, signs):
-        batch, elements = x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]
-        return x.new_empty((batch, (elements + 7) // 8) if signs else (0,), dtype=torch.uint8)
+        return _signs_like(x, signs)
 
     @fake("perceptual_ops::bias_relu_backward_")
     def _(grad, signs, tap, below, factor, maxima):
@@ -143,17 +142,12 @@ def _register_activation() -> None:
 
     @fake("perceptual_ops::bias_relu_pool")
     def _(x, bias, relu, kind, kernel, stride, codes):
-        checks.check_choice("kind", kind, ("max", "average", "blur"))
-        batch, channels, *size = x.shape
-        windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
-        pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows
-        like = torch.empty(
-            (batch, channels, *pooled), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-        )
-        if not codes or kind == "average":
-            return like, x.new_empty(0, dtype=torch.uint8)
-        elements = channels * windows[0] * windows[1]
-        return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
+        return _pooled_like(x, kind, kernel, stride, codes)
+
+    @fake("perceptual_ops::bias_relu_pool_")
+    def _(x, bias, kind, kernel, stride, keep):
+        pooled, codes = _pooled_like(x, kind, kernel, stride, keep)
+        return pooled, _signs_like(x, keep), codes
 
     @fake("perceptual_ops::bias_relu_pool_backward_")
     def _(x, grad, codes, signs, tap, below, factor, kind, kernel, stride, maxima):
@@ -168,6 +162,24 @@ def _register_activation() -> None:
     @fake("perceptual_ops::l2_pool_backward")
     def _(grad, x):
         return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _signs_like(x: Tensor, wanted: bool) -> Tensor:  # (N, C, H, W) -> (N, ceil(C H W / 8)), or (0)
+    batch, elements = x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]
+    return x.new_empty((batch, (elements + 7) // 8) if wanted else (0,), dtype=torch.uint8)
+
+
+def _pooled_like(x: Tensor, kind: str, kernel: int, stride: int, codes: bool) -> tuple[Tensor, Tensor]:
+    """(N, C, H', W'), and the codes of the windows (N, bytes), or (0)."""
+    checks.check_choice("kind", kind, ("max", "average", "blur"))
+    batch, channels, *size = x.shape
+    windows = [(side - kernel) // (1 if kind == "blur" else stride) + 1 for side in size]
+    pooled = [(side + 1) // stride + 1 for side in windows] if kind == "blur" else windows
+    like = torch.empty((batch, channels, *pooled), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if not codes or kind == "average":
+        return like, x.new_empty(0, dtype=torch.uint8)
+    elements = channels * windows[0] * windows[1]
+    return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
 
 
 def _maxima_like(x: Tensor, wanted: bool) -> Tensor:  # (N), or (0)

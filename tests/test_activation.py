@@ -177,7 +177,8 @@ def results(device: str) -> list[Tensor]:
         gradient = tap.clone()
         settings = (None if pooling[0] == "average" else codes, signs, True, tap, None)
         maxima = library.bias_relu_pool_backward_(gradient, value, *settings, *pooling, True)
-        found += [value, codes, map_, gradient, maxima]
+        kept = x.clone()
+        found += [value, codes, map_, gradient, maxima, kept, *library.bias_relu_pool_(kept, None, *pooling, True)]
     found.append(library.bias_relu_backward_(gradient, signs, tap, tap, None, True))
     scale = torch.rand(shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     found.append(library.normalize_images(x, scale, scale, torch.bfloat16))
@@ -207,6 +208,7 @@ def test_opcheck(device: str, native: str) -> None:
         opcheck(library.bias_relu_backward_.default, (x, signs, images.bfloat16(), None, factor, wanted))
         for pooling in [("max", 3, 2), ("max", 4, 3), ("average", 2, 2), ("blur", 2, 2)]:
             opcheck(library.bias_relu_pool.default, (x, scale, True, *pooling, wanted))
+            opcheck(library.bias_relu_pool_.default, (x, scale, *pooling, wanted))
             value, codes = library.bias_relu_pool(x, scale, True, *pooling, True)
             arguments = (value, codes, signs, True, None, factor, *pooling, wanted)
             opcheck(library.bias_relu_pool_backward_.default, (x, *arguments))
@@ -237,6 +239,12 @@ def test_refusals(device: str, native: str) -> None:
     refuses("below: expected the dtype", backward, x, signs, None, x.half(), None, True)
     refuses("factor: expected .2.", backward, x, signs, None, None, five, True)
     refuses("factor: expected float32", backward, x, signs, None, None, two.double(), True)
+
+    kept = library.bias_relu_pool_
+    refuses("x: it is written in place", kept, nchw, None, "max", 2, 2, True)
+    refuses("kind: expected max, average or blur, got min", kept, x, None, "min", 2, 2, True)
+    refuses("x: expected at least 7 pixels .* got 8 x 6", kept, x, None, "max", 7, 2, True)
+    refuses("bias: expected .5.", kept, x, two, "max", 2, 2, True)
 
     pool, unpool = library.bias_relu_pool, library.bias_relu_pool_backward_
     refuses("kind: expected max, average or blur, got min", pool, x, None, True, "min", 2, 2, True)

@@ -85,6 +85,29 @@ def test_pool_of_special_numbers(dtype: torch.dtype, kernel: int, relu: bool, de
 
 @poolings
 @dtypes
+def test_a_map_that_is_kept_with_its_pooling(
+    dtype: torch.dtype, pooling: tuple[str, int, int], device: str, native: str
+) -> None:
+    """The bits of its two parts, one after the other."""
+    for shape in SHAPES:
+        if not is_legal(shape, pooling):
+            continue
+        x = normal_map(shape, dtype, device)
+        x[:, :, ::5, ::2] = float("nan")
+        bias = normal_map((1, shape[1], 1, 1), dtype, device, 1).flatten()
+        for keep in (True, False):
+            map_, ours = x.clone(), x.clone()
+            signs = library.bias_relu_(map_, bias, keep)
+            pooled, codes = library.bias_relu_pool(map_, None, False, *pooling, keep)
+            ours_pooled, ours_signs, ours_codes = library.bias_relu_pool_(ours, bias, *pooling, keep)
+            assert torch.equal(ours.nan_to_num(7), map_.nan_to_num(7)) and map_.isnan().any() == (map_.numel() > 0)
+            assert torch.equal(ours_pooled.nan_to_num(7), pooled.nan_to_num(7))
+            assert torch.equal(ours_signs, signs) and torch.equal(ours_codes, codes)
+            assert_dense_nhwc(ours_pooled)
+
+
+@poolings
+@dtypes
 def test_pool_backward(dtype: torch.dtype, pooling: tuple[str, int, int], device: str, native: str) -> None:
     kind, kernel, _ = pooling
     for shape in SHAPES:

@@ -142,7 +142,7 @@ def test_every_check_looks_at_its_operator(name: str) -> None:
             assert doctor_checks.row(name, torch.float32, CPU).problem.startswith("off: ")
 
 
-@pytest.mark.parametrize("name", ["bias_relu_", "bias_relu_pool"])
+@pytest.mark.parametrize("name", ["bias_relu_", "bias_relu_pool", "bias_relu_pool_"])
 def test_a_wrong_bit_is_noticed(name: str) -> None:
     with Faulty(name, one_bit):
         assert doctor_checks.row(name, torch.bfloat16, CPU).problem.startswith("off")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import metrics
@@ -12,11 +13,22 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine import joined_runs, perceptual_head
+from perceptual_ops.engine import joined_runs, perceptual_head, stages
 from perceptual_ops.engine.custom_op import written
 from perceptual_ops.engine.stages import Forward
 
 pytestmark = pytest.mark.usefixtures("library")
+
+
+class Kept:
+    """The operators, with the number of maps that were kept and pooled at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.count += name == "bias_relu_pool_"
+        return getattr(torch.ops.perceptual_ops, name)
 
 
 class Calls:
@@ -100,6 +112,35 @@ def test_maps_of_different_dtypes(calls: Calls, monkeypatch: pytest.MonkeyPatch)
     assert calls.of_values == calls.of_gradients == [1, 1]
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.02 * float(plain.abs().max()))
+
+
+TAPS = {
+    "ReLUs": {"content_layers": ["relu2_1"], "style_layers": ["relu1_1", "relu2_1", "relu3_1"]},
+    "all of a block": {"content_layers": ["conv1_1", "relu1_1", "pool1"], "style_layers": ["relu2_1"]},
+    "no ReLU": {"content_layers": ["conv2_1"], "style_layers": ["pool1"]},
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("pooling", ["max", "average", "blur", "l2"])
+@pytest.mark.parametrize("taps", TAPS)
+def test_a_map_that_is_kept_and_pooled(taps: str, pooling: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, on a GPU: the bits are those of one after the other."""
+    layers = TAPS[taps]
+    trunk = po.load_network("vgg11", "random", layers=[*chain(*layers.values())], pooling=pooling)
+    kept, found = Kept(), []
+    monkeypatch.setattr(stages, "operators", kept)
+    monkeypatch.setattr(stages, "bias_is_a_pass", lambda device: bias)
+    # An average has no codes that say what passes: its ReLU has signs.
+    expected = pooling == "average" or (pooling != "l2" and taps != "no ReLU")
+    for dtype in (torch.float32, torch.bfloat16):
+        loss = po.PerceptualLoss(trunk, compute_dtype=dtype, reduction="none", **layers)
+        for at_once in (False, True):
+            monkeypatch.setattr(stages, "launches_cost", lambda device, at_once=at_once: at_once)
+            kept.count = 0
+            found.append(value_and_gradient(loss))
+            assert (kept.count > 0) == (at_once and expected)
+        assert all(torch.equal(ours, plain) for ours, plain in zip(*found[-2:], strict=True))
 
 
 PAIRS: dict[str, tuple[str, int, dict[str, Any]]] = {

@@ -85,6 +85,7 @@ EXPECTED = [
     # Activations by groups of eight channels, and by single elements.
     Expected("bias_relu_*kernel<*, 8>", anywhere=("LDG.128", "STG.128")),
     Expected("bias_relu_*kernel<*, 1>", anywhere=("LDG", "STG")),
+    Expected("relu_pool_kernel<*", anywhere=("LDG.128", "STG.128")),
     Expected("pool_backward_cell_kernel<*", anywhere=("LDG.128", "STG.128")),
     Expected("pool_*kernel<*, 8, Window<*", anywhere=("LDG.128", "STG.128")),
     Expected("pool_*kernel<*, 1, Window<*", anywhere=("LDG", "STG")),

@@ -191,6 +191,30 @@ std::tuple<Tensor, Tensor> bias_relu_pool_cuda(const Tensor x,                  
   return {out, found};  // (N, C, H', W'), (N, bytes) or (0)
 }
 
+std::tuple<Tensor, Tensor, Tensor> bias_relu_pool_in_place_cuda(const Tensor x,                    // (N, C, H, W)
+                                                                const std::optional<Tensor> bias,  // (C)
+                                                                const std::string kind, int64_t kernel, int64_t stride,
+                                                                bool keep) {
+  check_written(x, "x");
+  const Pooling pooling = checked_pooling(x, kind, kernel, stride);
+  const CudaScope cuda(x);
+  const int64_t batch = x.size(0), channels = x.size(1);
+  const BiasOperand biases = BiasOperand::of(bias, x);
+  const Tensor out =
+      empty_channels_last(x, {batch, channels, pooling.out_height(), pooling.out_width()}, x.scalar_type());
+  const bool has_codes = keep && pooling.kind != PoolKind::kAverage;
+  const Tensor bits = keep ? empty_bytes(x, {batch, sign_bytes(x)}) : empty_bytes(x, {0});
+  const Tensor found = has_codes ? empty_bytes(x, {batch, pooling.code_bytes(channels)}) : empty_bytes(x, {0});
+  if (batch > 0) {
+    check_launch(
+        launch_bias_relu_pool_in_place(element_of(x, "x"), batch, channels, pooling, x.data_ptr(), biases.pointers(),
+                                       out.data_ptr(), static_cast<uint8_t*>(pointer_if(bits, keep)),
+                                       static_cast<uint8_t*>(pointer_if(found, has_codes)), cuda.stream()),
+        "bias_relu_pool_");
+  }
+  return {out, bits, found};  // (N, C, H', W'), (N, ceil(C H W / 8)) or (0), (N, bytes) or (0)
+}
+
 Tensor bias_relu_pool_backward_cuda(const Tensor x,                     // (N, C, H, W)
                                     const Tensor grad,                  // (N, C, H', W')
                                     const std::optional<Tensor> codes,  // (N, bytes)
@@ -226,6 +250,7 @@ STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {
   m.impl("bias_relu_", TORCH_BOX(&bias_relu_cuda));
   m.impl("bias_relu_backward_", TORCH_BOX(&bias_relu_backward_cuda));
   m.impl("bias_relu_pool", TORCH_BOX(&bias_relu_pool_cuda));
+  m.impl("bias_relu_pool_", TORCH_BOX(&bias_relu_pool_in_place_cuda));
   m.impl("bias_relu_pool_backward_", TORCH_BOX(&bias_relu_pool_backward_cuda));
 }
 

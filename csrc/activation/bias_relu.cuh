@@ -23,6 +23,23 @@ constexpr int kReluRounds = kRoundsOf<T, kWidth, 64>;
 template <class T, int kWidth>
 constexpr int kReluBackwardRounds = kRoundsOf<T, kWidth, 32>;
 
+// elements = relu(elements + bias) -> where it passes, the first in the lowest bit.
+template <int kWidth, class T>
+__device__ __forceinline__ unsigned rectify(const DeviceAccumulator<T> (&bias)[kWidth], Elements<T, kWidth>& elements) {
+  using Acc = DeviceAccumulator<T>;
+  unsigned signs = 0;
+  Acc values[kWidth];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const Acc value = widen(elements, k) + bias[k];
+    const bool passes = !(value <= Acc(0));  // NaN too
+    signs |= unsigned(passes) << k;
+    values[k] = passes ? value : Acc(0);
+  }
+  elements = narrow_elements<T>(values);
+  return signs;
+}
+
 // Grid: N * blocks, blocks innermost.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kActivationThreads, kReluBlocks)
@@ -55,14 +72,8 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBlocks)
       if (unit >= units.count) break;
       Acc added[kWidth];
       bias.load(unit % units.per_pixel * kWidth, added);
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        const Acc value = widen(elements[r][part], k) + added[k];
-        const bool passes = !(value <= Acc(0));  // NaN too
-        bits |= unsigned(passes) << (part * kWidth + k);
-        added[k] = passes ? value : Acc(0);
-      }
-      store_elements(sample + int64_t(unit) * kWidth, narrow_elements<T>(added));
+      bits |= rectify(added, elements[r][part]) << (part * kWidth);
+      store_elements(sample + int64_t(unit) * kWidth, elements[r][part]);
     }
     if (signs) signs[int64_t(n) * units.groups + group] = static_cast<uint8_t>(bits);
   }

@@ -175,16 +175,17 @@ __global__ void __launch_bounds__(kActivationThreads, kBlurBlocks<T>)
         Acc best[kWidth];
         int code[kWidth];
         const int64_t corner = int64_t(reflected(row, shape.rows)) * shape.width + reflected(column, shape.columns);
-        take_maximum<W>(sample + corner * channels, shape, channels, added, relu, best, code);
+        const WindowAt<kWidth, T> window{sample + corner * channels, shape.width, channels};
+        take_maximum<W>(window, shape, added, relu, best, code);
         if (filtered) {
           const Acc weight = binomial<Acc>(dy) * binomial<Acc>(dx);
 #pragma unroll
           for (int k = 0; k < kWidth; ++k) sum[k] += weight * best[k];
         }
         if constexpr (kWidth == kGroup) {
-          const uint32_t window = (row * shape.columns + column) * units.per_pixel + unit % units.per_pixel;
+          const uint32_t number = (row * shape.columns + column) * units.per_pixel + unit % units.per_pixel;
           const auto word = word_of<typename W::Codes>(code, W::bits(shape));
-          if (own) store_codes<kWidth>(codes + n * shape.code_bytes, window, W::bits(shape), kWidth, word);
+          if (own) store_codes<kWidth>(codes + n * shape.code_bytes, number, W::bits(shape), kWidth, word);
         }
       }
     }

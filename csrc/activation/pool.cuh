@@ -13,12 +13,22 @@ namespace perceptual_ops {
 
 constexpr int kPoolBlocks = 2;  // an SM
 
-// Of kWidth channels of the window at `corner`: the maximum and its position, the first of equals, the last of NaNs.
-// Through the ReLU if `relu`, with no position where it does not pass.
-template <class W, int kWidth, class T, class Acc>
-__device__ __forceinline__ void take_maximum(const T* corner, const PoolShape& shape, int channels,
-                                             const Acc (&bias)[kWidth], bool relu, Acc (&best)[kWidth],
-                                             int (&code)[kWidth]) {
+// Elements of a window in memory.
+template <int kWidth, class T>
+struct WindowAt {
+  const T* corner;
+  int width, channels;  // of the map
+
+  __device__ __forceinline__ Elements<T, kWidth> operator()(int dy, int dx) const {
+    return load_elements<kWidth>(corner + (int64_t(dy) * width + dx) * channels);
+  }
+};
+
+// Of kWidth channels of a window, whose elements are at(dy, dx): the maximum and its position, the first of equals, the
+// last of NaNs. Through the ReLU if `relu`, with no position where it does not pass.
+template <class W, int kWidth, class At, class Acc>
+__device__ __forceinline__ void take_maximum(const At& at, const PoolShape& shape, const Acc (&bias)[kWidth], bool relu,
+                                             Acc (&best)[kWidth], int (&code)[kWidth]) {
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
     best[k] = -Acc(INFINITY);
@@ -28,7 +38,7 @@ __device__ __forceinline__ void take_maximum(const T* corner, const PoolShape& s
   for (int dy = 0; dy < W::kernel(shape); ++dy) {
 #pragma unroll
     for (int dx = 0; dx < W::kernel(shape); ++dx) {
-      const auto values = load_elements<kWidth>(corner + (int64_t(dy) * shape.width + dx) * channels);
+      const auto values = at(dy, dx);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const Acc value = widen(values, k) + bias[k];
@@ -46,9 +56,9 @@ __device__ __forceinline__ void take_maximum(const T* corner, const PoolShape& s
   }
 }
 
-template <class W, int kWidth, class T, class Acc>
-__device__ __forceinline__ void take_mean(const T* corner, const PoolShape& shape, int channels,
-                                          const Acc (&bias)[kWidth], bool relu, Acc (&mean)[kWidth]) {
+template <class W, int kWidth, class At, class Acc>
+__device__ __forceinline__ void take_mean(const At& at, const PoolShape& shape, const Acc (&bias)[kWidth], bool relu,
+                                          Acc (&mean)[kWidth]) {
   const Acc share = Acc(1) / Acc(W::kernel(shape) * W::kernel(shape));
   const Acc least = relu ? Acc(0) : -Acc(INFINITY);  // no branch, so that all loads start together
 #pragma unroll
@@ -57,7 +67,7 @@ __device__ __forceinline__ void take_mean(const T* corner, const PoolShape& shap
   for (int dy = 0; dy < W::kernel(shape); ++dy) {
 #pragma unroll
     for (int dx = 0; dx < W::kernel(shape); ++dx) {
-      const auto values = load_elements<kWidth>(corner + (int64_t(dy) * shape.width + dx) * channels);
+      const auto values = at(dy, dx);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const Acc value = widen(values, k) + bias[k];
@@ -100,13 +110,14 @@ __global__ void __launch_bounds__(kActivationThreads, kPoolBlocks)
     if (unit >= units.count) break;
     const Place place = Place::of<kWidth>(unit, units);
     const int64_t corner = (int64_t(n) * shape.height + place.row * step) * shape.width + place.column * step;
+    const WindowAt<kWidth, T> window{x + corner * channels + place.channel, shape.width, channels};
     Acc added[kWidth], value[kWidth];
     bias.load(place.channel, added);
     if constexpr (W::kKind == PoolKind::kAverage) {
-      take_mean<W>(x + corner * channels + place.channel, shape, channels, added, relu, value);
+      take_mean<W>(window, shape, added, relu, value);
     } else {
       int code[kWidth];
-      take_maximum<W>(x + corner * channels + place.channel, shape, channels, added, relu, value, code);
+      take_maximum<W>(window, shape, added, relu, value, code);
       word |= word_of<Codes>(code, W::bits(shape)) << (part * W::bits(shape));
       count += kWidth;
     }

@@ -11,11 +11,10 @@
 // busy, half of it for writing. Shared memory: under 100 bytes.
 #pragma once
 
+#include "cells.cuh"
 #include "unpool.cuh"
 
 namespace perceptual_ops {
-
-constexpr int kCell = 2;  // pixels of a cell along an axis
 
 template <class T, class W>
 constexpr int kCellBlocks = sizeof(T) == 8 || (sizeof(T) == 4 && W::kKind == PoolKind::kBlur) ? 1 : 2;  // an SM
@@ -25,33 +24,6 @@ template <class T, class W>
 constexpr int kCellRows = W::kKind == PoolKind::kBlur ? 0
                           : sizeof(T) == 2            ? kCell
                                                       : 1;
-
-// A sample cut into cells of eight channels; counts under 2^31 (unpool.cu checks): a 64-bit division would be a call
-// that spills.
-struct Cells {
-  uint32_t columns;    // a row: ceil(W / kCell)
-  uint32_t per_pixel;  // C / kGroup
-  uint32_t count;      // a sample
-  uint32_t blocks;     // a sample
-};
-
-inline Cells cells_of(const MapShape& map) {
-  const int64_t columns = ceil_div(map.width, kCell), per_pixel = map.channels / kGroup;
-  const int64_t count = ceil_div(map.height, kCell) * columns * per_pixel;
-  return {static_cast<uint32_t>(columns), static_cast<uint32_t>(per_pixel), static_cast<uint32_t>(count),
-          static_cast<uint32_t>(ceil_div(count, kActivationThreads))};
-}
-
-struct CellPlace {
-  int row, column;  // of cells
-  int unit;         // of eight channels
-
-  static __device__ __forceinline__ CellPlace of(uint32_t number, const Cells& cells) {
-    const uint32_t cell = number / cells.per_pixel;
-    return {static_cast<int>(cell / cells.columns), static_cast<int>(cell % cells.columns),
-            static_cast<int>(number % cells.per_pixel)};
-  }
-};
 
 // The windows over a cell along an axis, from kFirst to kLast; 0 begins with the cell.
 template <class W>
@@ -252,36 +224,24 @@ __global__ void __launch_bounds__(kActivationThreads, kCellBlocks<T, W>)
   if (number < cells.count) {
     const CellPlace place = CellPlace::of(number, cells);
     const uint32_t channels = cells.per_pixel * kGroup, channel = place.unit * kGroup;
-    const int row = place.row * kCell, column = place.column * kCell;
-    // A pixel outside of the map stands on the one before it, and is not written.
-    const bool exists[kCell][kCell] = {{true, column + 1 < shape.width},
-                                       {row + 1 < shape.height, row + 1 < shape.height && column + 1 < shape.width}};
-    uint64_t places[kCell][kCell];
-#pragma unroll
-    for (int dy = 0; dy < kCell; ++dy) {
-#pragma unroll
-      for (int dx = 0; dx < kCell; ++dx) {
-        const uint32_t y = row + (exists[dy][0] ? dy : 0), x = column + (exists[0][dx] ? dx : 0);
-        places[dy][dx] = ((uint64_t(n) * shape.height + y) * shape.width + x) * channels + channel;
-      }
-    }
+    const CellPixels pixels(n, place, shape.height, shape.width, channels);
     CellRow<T> rows[kCell];
 #pragma unroll
-    for (int dy = 0; dy < kCellRows<T, W>; ++dy) rows[dy].load(gate, places[dy]);
+    for (int dy = 0; dy < kCellRows<T, W>; ++dy) rows[dy].load(gate, pixels.places[dy]);
     CellSums<Acc> sums;
     gather_cell<W>(grad + uint64_t(n) * shape.out_height * shape.out_width * channels + channel,
                    codes ? codes + n * shape.code_bytes : nullptr, shape, cells, place, sums);
     const Acc factor = gate.factor_of(n);
 #pragma unroll
     for (int dy = 0; dy < kCell; ++dy) {
-      if (dy >= kCellRows<T, W>) rows[dy].load(gate, places[dy]);
+      if (dy >= kCellRows<T, W>) rows[dy].load(gate, pixels.places[dy]);
 #pragma unroll
       for (int dx = 0; dx < kCell; ++dx) {
         typename Gate<T>::Bits magnitude = 0;
         const auto result = rows[dy].added[dx].passed(sums[dy][dx], factor, rows[dy].signs[dx], magnitude);
-        if (!exists[dy][dx]) continue;
+        if (!pixels.exists[dy][dx]) continue;
         largest = max(largest, magnitude);
-        store_elements(x + places[dy][dx], result);
+        store_elements(x + pixels.places[dy][dx], result);
       }
     }
   }

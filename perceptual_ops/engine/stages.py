@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from ..networks.layers import POOLINGS, Conv, Layer, Pool, Relu, check_chained
+from .batching import launches_cost
 from .convolution import FrozenConv
 from .loss_scale import Growth, LossScale
 
@@ -128,6 +129,9 @@ class Forward:
         if relu and not fused:
             if self._held:
                 self._x = self._x.clone(memory_format=torch.channels_last)
+            if pool and pool.kind != "l2" and launches_cost(self._x.device):
+                self._pool_with_map(relu, pool, bias, saved)
+                return saved
             signs = operators.bias_relu_(self._x, bias, self._keep)
             saved.signs, bias = signs if self._keep else None, None
             self._offer(relu)
@@ -152,6 +156,19 @@ class Forward:
         self._x = frozen.forward(self._x, biased=not left)
         self._offer(frozen.layer)
         return frozen.forward.bias if left else None
+
+    def _pool_with_map(self, relu: Relu, pool: Pool, bias: Tensor | None, saved: Saved) -> None:  # (C)
+        """A ReLU whose map is wanted, and its pooling, in one pass.
+
+        On a CPU it would save nothing, and the pooled map take memory while the taps compare the other.
+        """
+        saved.pool_size = (self._x.shape[2], self._x.shape[3])
+        pooled, signs, codes = operators.bias_relu_pool_(self._x, bias, pool.kind, pool.kernel, pool.stride, self._keep)
+        if self._keep:
+            saved.signs, saved.codes = signs, codes if pool.kind != "average" else None
+        self._offer(relu)
+        self._x = pooled
+        self._offer(pool)
 
     def _offer(self, layer: Layer) -> None:
         self._held = layer.name in self._taps and self._tap(layer.name, self._x)

@@ -239,6 +239,35 @@ def bias_relu_pool(
     return Launch("activation", "bias_relu_pool", arguments), check
 
 
+def bias_relu_pool_in_place(
+    dtype: torch.dtype, window: Window, shape: Shape, before: int, bias_kind: str | None, kept: tuple[bool, bool]
+) -> tuple[Launch, Check]:
+    """`kept`: whether signs are, and codes. The map is rounded before it is pooled, which makes elements equal."""
+    kind, kernel, stride = window
+    values = random_map(shape, dtype, "cpu", 1)
+    values.view(-1)[5 :: values[0].numel() // 2 + 1] = torch.nan
+    x, (bias, biases) = nhwc(values, before), _bias(dtype, shape[1], bias_kind)
+    with_signs, with_codes = kept[0], kept[1] and kind != "average"
+    arguments = {"element": element(dtype), "shape": shape, "window": window, "x": memory_of(x), "before": before}
+    kept_arguments = {"signs": with_signs, "codes": with_codes}
+
+    def check(outputs: Outputs) -> None:
+        exact = oracle.biased(values.to(accumulator(dtype)), None if bias is None else bias.to(accumulator(dtype)))
+        passes = oracle.passes(exact)
+        expected = torch.where(passes, exact, 0).to(dtype)
+        map_, pooled_map, *bits = outputs
+        assert torch.equal(like_view(map_, x).nan_to_num(7), expected.nan_to_num(7)), "map"
+        assert_untouched_outside(map_, x)
+        result, codes = pooled(expected.double(), kind, kernel, stride, False)
+        naive = pooled(expected, kind, kernel, stride, False)[0]
+        assert_accurate_but_for_nan(like_view(pooled_map, nhwc(naive)), naive, result)
+        expected_bits = [packed(passes, 1)] * with_signs + [packed(codes, code_bits(kernel))] * with_codes
+        for mine, theirs in zip(bits, expected_bits, strict=True):
+            assert torch.equal(torch.from_numpy(mine).view(shape[0], -1), theirs), "signs or codes"
+
+    return Launch("activation", "bias_relu_pool_in_place", {**arguments, **biases, **kept_arguments}), check
+
+
 def bias_relu_pool_backward(
     dtype: torch.dtype, window: Window, shape: Shape, before: int, which: str
 ) -> tuple[Launch, Check]:

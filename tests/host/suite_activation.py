@@ -51,6 +51,8 @@ POOLED: list[tuple[Shape, int]] = [
     ((1, 8, 6, 6), 0),
 ]
 SMALL_POOLED: list[tuple[Shape, int]] = [((2, 16, 9, 7), 0), ((2, 8, 6, 7), 1), ((2, 5, 7, 7), 0)]
+# Windows that are pooled in the pass that makes the map, and in one of their own.
+POOLED_IN_PLACE: list[Window] = [("max", 2, 2), ("average", 2, 2), ("max", 3, 2)]
 # Whose middle the reflected borders of "blur" do not reach.
 BETWEEN_BORDERS: tuple[Shape, int] = ((2, 16, 13, 16), 0)
 SIZES: list[Shape] = [(2, 3, 15, 21), (1, 5, 3, 4)]
@@ -74,6 +76,7 @@ def activation_cases() -> list[Case]:
         *_pool_cases(DTYPES, WINDOWS, POOLED),
         *_pool_cases(DTYPES[2:3], [("blur", 2, 2), ("blur", 2, 1)], [((1, 8, 4, 5), 0), ((1, 5, 5, 4), 0)]),
         *_pool_cases(DTYPES, [("blur", 2, 2)], [BETWEEN_BORDERS]),
+        *_relu_pool_cases(DTYPES, [*POOLED, ((1, 8, 45, 49), 0)]),
         *_infinite_bias_cases(DTYPES),
     ]
 
@@ -85,6 +88,7 @@ def small_activation_cases() -> list[Case]:
         *_normalize_backward_cases(dtypes, SIZES),
         *_relu_cases(dtypes, SMALL_MAPS),
         *_pool_cases(dtypes, SMALL_WINDOWS, SMALL_POOLED),
+        *_relu_pool_cases(dtypes, SMALL_POOLED),
         *_pool_cases(dtypes[1:], [("blur", 2, 2)], [((1, 8, 4, 5), 0), BETWEEN_BORDERS]),
         *_pool_cases(dtypes[:1], [("blur", 2, 2)], [((1, 8, 4, 5), 0), BETWEEN_BORDERS]),
         *_infinite_bias_cases(dtypes),
@@ -125,6 +129,14 @@ def _pool_cases(dtypes: list[torch.dtype], windows: list[Window], maps: list[tup
         terms = POOL_TERMS[number % len(POOL_TERMS)]
         make = partial(cases.bias_relu_pool_backward, dtype, window, *map_, terms)
         yield Case(named("bias_relu_pool_backward", dtype, *window, *map_, terms), make)
+
+
+def _relu_pool_cases(dtypes: list[torch.dtype], maps: list[tuple[Shape, int]]) -> Iterator[Case]:
+    for number, key in enumerate(product(dtypes, POOLED_IN_PLACE, maps)):
+        dtype, window, map_ = key
+        bias, kept = BIASES[number // 2 % 3], (number % 4 > 0, number % 5 > 0)
+        make = partial(cases.bias_relu_pool_in_place, dtype, window, *map_, bias, kept)
+        yield Case(named("bias_relu_pool_in_place", dtype, *window, *map_, bias, *kept), make)
 
 
 def _infinite_bias_cases(dtypes: list[torch.dtype]) -> Iterator[Case]:

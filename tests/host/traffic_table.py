@@ -104,6 +104,9 @@ POOLINGS: list[tuple[Window, str]] = [
     (("blur", 2, 2), "s"),
 ]
 
+# Those that go with a map that is kept, in one pass.
+ONE_PASS: list[Window] = [("max", 2, 2), ("average", 2, 2)]
+
 ROWS = [
     Row(
         "gram",
@@ -262,6 +265,24 @@ ROWS = [
             variant="{}{}s{}".format(*window),
         )
         for window, _ in POOLINGS
+    ],
+    *[
+        Row(
+            "bias_relu_pool_in_place",
+            lambda dtype, layout, shapes, window=window: cases_activation.bias_relu_pool_in_place(
+                dtype, window, shapes[0], 0, "narrow", (True, True)
+            )[0],
+            lambda shapes, size, window=window: {
+                **pool_bytes(shapes, size, window, covered=True),
+                **relu_bytes(shapes, size, "x"),
+                "bias": size * shapes[0][1],
+            },
+            (("relu1_2",),),
+            dtypes=DTYPES,
+            layouts=("nhwc",),
+            variant="{}{}s{}".format(*window),
+        )
+        for window in ONE_PASS
     ],
     *[
         Row(

@@ -121,6 +121,22 @@ def _pool(x: Tensor, bias: Tensor | None, relu: bool, kind: str, kernel: int, st
     return [value.to(x.dtype), positions.new_empty(0) if kind == "average" else oracle.packed(positions, bits)]
 
 
+def _on_grid(x: Tensor) -> Tensor:
+    """Multiples of a quarter, whose sums every dtype has: the map is pooled as it was rounded."""
+    return (4 * x).round() / 4
+
+
+def _pool_in_place_arguments(data: Data) -> Iterator[Any]:
+    for number, pooling in enumerate(POOLINGS):
+        yield _on_grid(_written(data, 1)), None if number % 2 else _on_grid(_bias(data)), *pooling, True
+
+
+def _pool_in_place(x: Tensor, bias: Tensor | None, kind: str, kernel: int, stride: int, keep: bool) -> list[Tensor]:
+    written, signs = _relu(x, bias, keep)
+    pooled, codes = _pool(written, None, False, kind, kernel, stride, keep)
+    return [written, pooled, signs, codes]
+
+
 def _pool_backward_arguments(data: Data) -> Iterator[Any]:
     for kind, kernel, stride in POOLINGS:
         pooled, positions = oracle.pooled(data.map(1).double(), kind, kernel, stride, True)
@@ -164,6 +180,7 @@ ACTIVATIONS: dict[str, Cases] = {
         ("bias_relu_", _relu_arguments, _relu, False),
         ("bias_relu_backward_", _relu_backward_arguments, _relu_backward, True),
         ("bias_relu_pool", _pool_arguments, _pool, False),
+        ("bias_relu_pool_", _pool_in_place_arguments, _pool_in_place, False),
         ("bias_relu_pool_backward_", _pool_backward_arguments, _pool_backward, True),
         ("l2_pool", lambda data: [(data.map(1),)], reference.l2_pool, False),
         ("l2_pool_backward", _l2_pool_backward_arguments, _l2_pool_backward, False),

@@ -43,11 +43,13 @@ BackwardTerms backward_terms(Arguments& memory, const Array& signs, const void* 
           maybe_input(memory, "factor", factor), maxima ? memory.changed("maxima", *maxima) : nullptr};
 }
 
-// (map), or (map, other) where there is one.
-py::tuple results(const Arguments& memory, const void* map, const void* other) {
+// Those that are there.
+template <class... Buffers>
+py::tuple results(const Arguments& memory, Buffers... buffers) {
   py::list arrays;
-  arrays.append(memory.result(map));
-  if (other != nullptr) arrays.append(memory.result(other));
+  for (const void* buffer : {static_cast<const void*>(buffers)...}) {
+    if (buffer != nullptr) arrays.append(memory.result(buffer));
+  }
   return py::tuple(arrays);
 }
 
@@ -125,6 +127,23 @@ py::tuple bias_relu_pool(const std::string& element, const Shape& shape, const W
   return results(memory, pooled, found);
 }
 
+// -> (x, pooled, signs, codes)
+py::tuple bias_relu_pool_in_place(const std::string& element, const Shape& shape, const Window& window,
+                                  const py::array& x, int64_t before, const Array& narrow, const Array& wide,
+                                  bool signs, bool codes, uint64_t seed) {
+  Arguments memory(element, seed);
+  const MapShape map = map_shape(shape);
+  const Pooling pooling = pooling_of(shape, window);
+  void* changed = memory.changed("x", x);
+  void* pooled = memory.elements("pooled", map.batch * map.channels * pooling.out_height() * pooling.out_width());
+  uint8_t* bits = signs ? memory.bytes("signs", map.batch * ceil_div(map.size(), 8)) : nullptr;
+  uint8_t* found = codes ? memory.bytes("codes", map.batch * pooling.code_bytes(map.channels)) : nullptr;
+  memory.check(launch_bias_relu_pool_in_place(memory.element(), map.batch, map.channels, pooling,
+                                              memory.at(changed, before), bias_pointers(memory, narrow, wide), pooled,
+                                              bits, found, nullptr));
+  return results(memory, changed, pooled, bits, found);
+}
+
 // -> (x, maxima)
 py::tuple bias_relu_pool_backward(const std::string& element, const Shape& shape, const Window& window,
                                   const py::array& x, int64_t before, const py::array& grad, const Array& codes,
@@ -173,6 +192,8 @@ PYBIND11_MODULE(activation, m) {
         "below"_a, "factor"_a, "maxima"_a, "seed"_a);
   m.def("bias_relu_pool", &bias_relu_pool, "element"_a, "shape"_a, "window"_a, "x"_a, "before"_a, "narrow"_a, "wide"_a,
         "relu"_a, "codes"_a, "seed"_a);
+  m.def("bias_relu_pool_in_place", &bias_relu_pool_in_place, "element"_a, "shape"_a, "window"_a, "x"_a, "before"_a,
+        "narrow"_a, "wide"_a, "signs"_a, "codes"_a, "seed"_a);
   m.def("bias_relu_pool_backward", &bias_relu_pool_backward, "element"_a, "shape"_a, "window"_a, "x"_a, "before"_a,
         "grad"_a, "codes"_a, "signs"_a, "tap"_a, "below"_a, "factor"_a, "maxima"_a, "seed"_a);
   m.def("l2_pool", &l2_pool, "element"_a, "shape"_a, "x"_a, "before"_a, "stride_x"_a, "seed"_a);
