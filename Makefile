@@ -9,6 +9,7 @@
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
+# bank-conflicts  of every pattern of accesses to shared memory, written to bench/results/kernel_bank_conflicts.csv
 # launches  what a call of a loss launches on a GPU, counted here, written to bench/results/launches.csv
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
@@ -33,7 +34,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model launches traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -95,6 +96,9 @@ kernel-resources: build
 
 kernel-model: build
 	$(RUN) tests/kernel_model_report.py
+
+bank-conflicts: build
+	$(RUN) tests/host/bank_report.py
 
 launches: build
 	$(RUN) -m bench.launches

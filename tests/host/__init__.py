@@ -18,6 +18,8 @@ The plain modules hold seeded faults (mutants.py), of which none is chosen until
 
 The traffic modules count what kernels move: compiled for TSan but linked with accesses.cpp in TSan's place, every
 access marks the bytes of the launch's buffers in a ledger (hostcuda/ledger.h), which counts the products of mma too.
+Where they are asked to, they also bring a warp's accesses to shared memory together (hostcuda/bank_ledger.h), for a
+table of bank conflicts (bank_conflicts.py).
 
 A new kernel: bind its launcher in bindings/, describe a launch and its check in cases_*.py, list shapes in suite.py,
 give it a row in traffic_table.py, and seed three faults in mutants_*.py.

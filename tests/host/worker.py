@@ -85,7 +85,16 @@ def traffic(folder: Path, launch: Launch) -> Any:
     return load(folder, launch.room).traffic()
 
 
-RUNNERS = {"run": run, "traffic": traffic}
+def accesses(folder: Path, launch: Launch) -> Any:
+    """A launch's accesses to shared memory, as its module's accesses() tells them."""
+    module = load(folder, launch.room)
+    module.count_accesses(True)
+    run(folder, launch)
+    module.count_accesses(False)
+    return module.accesses()
+
+
+RUNNERS = {"run": run, "traffic": traffic, "accesses": accesses}
 
 
 class Worker:
@@ -112,7 +121,8 @@ class Worker:
 
         Args:
             launches: What runs.
-            runner: "run", or "traffic" for what each launch moved and multiplied instead of its outputs.
+            runner: "run", or instead of its outputs "traffic" for what each launch moved and multiplied, "accesses" for
+                its accesses to shared memory.
             mutant: The number of a fault in modules that hold some; 0 for none.
 
         Raises:

@@ -1,6 +1,7 @@
 // Arguments of one launch: numpy arrays in, guarded memory under the kernel, numpy arrays out.
 #pragma once
 
+#include <hostcuda/bank_ledger.h>
 #include <hostcuda/launch.h>
 #include <hostcuda/memory.h>
 #include <hostcuda/mutants.h>
@@ -17,6 +18,9 @@
 #include "common/element.h"
 #include "common/feature_map.h"
 #include "common/wanted.h"
+
+// Where the module's file lies in memory, says the linker.
+extern "C" [[gnu::visibility("hidden")]] const char __ehdr_start[];
 
 namespace perceptual_ops {
 
@@ -42,6 +46,7 @@ class Arguments {
   Arguments(const std::string& element, uint64_t seed) : element_(element_named(element)) {
     hostcuda::order() = hostcuda::Random(seed);
     hostcuda::ledger.clear();
+    hostcuda::bank_ledger.clear();
   }
 
   Element element() const { return element_; }
@@ -145,9 +150,24 @@ class Arguments {
 };
 
 // traffic() of a module: what its last launch moved and multiplied, as
-// ([(buffer, its bytes, of them read, of them written)], {product: count}). choose() chooses a fault by its number.
+// ([(buffer, its bytes, of them read, of them written)], {product: count}). accesses(): to its shared memory, as
+// [(kernel, place in its code, kind, bytes of a lane, accesses of warps, phases, wavefronts, those of the worst phase,
+// whether all lanes had one address)], code by its address in the module's file. choose() chooses a fault by its
+// number.
 inline void bind_common(py::module_& m) {
   m.def("choose", [](uint32_t mutant) { hostcuda::chosen = mutant; });
+  m.def("count_accesses", [](bool wanted) { hostcuda::bank_ledger.counts = wanted; });
+  m.def("accesses", [] {
+    const auto in_file = [](const void* code) { return static_cast<const char*>(code) - __ehdr_start; };
+    py::list patterns;
+    for (const auto& [place, pattern] : hostcuda::bank_ledger.patterns()) {
+      const auto& [kernel, site] = place;
+      patterns.append(py::make_tuple(in_file(kernel), in_file(site.caller), int(site.kind), site.bytes,
+                                     pattern.accesses, pattern.phases, pattern.wavefronts, pattern.worst,
+                                     pattern.one_address));
+    }
+    return patterns;
+  });
   m.def("traffic", [] {
     py::list buffers;
     for (const auto& buffer : hostcuda::ledger.buffers()) {

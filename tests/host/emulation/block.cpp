@@ -1,3 +1,4 @@
+#include <hostcuda/bank_ledger.h>
 #include <hostcuda/block.h>
 #include <hostcuda/launch.h>
 
@@ -25,7 +26,10 @@ Block::Block(dim3 shape, size_t dynamic_shared, std::function<void()> kernel, Ra
 void Block::run(uint3 index) {
   finished_ = 0;
   shared.begin_block();
-  for (Thread* thread : threads_) thread->copies.clear();
+  for (Thread* thread : threads_) {
+    thread->copies.clear();
+    thread->meetings = 0;
+  }
   ready_ = threads_;
   ::blockIdx = index;
   release(&started_);
@@ -39,6 +43,7 @@ void Block::run(uint3 index) {
   }
   acquire(&ended_);
   shared.end_block();
+  bank_ledger.end_block();
 }
 
 void Block::barrier(const Place& place) {
@@ -51,6 +56,7 @@ void Block::barrier(const Place& place) {
   {
     Quiet quiet;  // TSan sees what the C library copies, whoever asks
     barrier_place_ = place;
+    ++current_thread->meetings;
     at_barrier_.push_back(current_thread);
     if (at_barrier_.size() == threads_.size()) {
       barrier_turn_ = 1 - turn;
@@ -68,6 +74,7 @@ void Block::collective(const char* name, unsigned mask, const Place& place, void
     Quiet quiet;  // as above; `compute` may be compiled with the kernels, too
     std::vector<Meeting>& meetings = meetings_[current_thread->number / kWarp];
     const auto meeting = join(meetings, name, mask, place, operands);
+    ++current_thread->meetings;
     if (meeting->arrived == mask) {
       compute(meeting->operands);
       ready_.insert(ready_.end(), meeting->waiting.begin(), meeting->waiting.begin() + meeting->count);
@@ -170,7 +177,7 @@ void check_launch_limits(dim3 grid, dim3 block) {
 
 }  // namespace
 
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
+void run_grid(const void* called, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
   check_launch_limits(grid, block);
   ::gridDim = grid;
   ::blockDim = block;
@@ -179,6 +186,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> 
   order().shuffle(blocks);
   Block executed(block, shared_bytes, std::move(kernel), order());
   const Ledger::Kernel recorded(ledger);
+  const BankLedger::Kernel watched(bank_ledger, called);
   for (const uint64_t i : blocks) {
     executed.run({unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)});
   }

@@ -236,6 +236,39 @@ __global__ void product(const uint32_t* in, uint32_t* out) {
   for (int i = 0; i < 4; ++i) memcpy(&out[32 * i + threadIdx.x], &sums[i], sizeof(float));
 }
 
+// --- banks of shared memory -----------------------------------------------------------------------------------------
+
+struct alignas(8) Two {
+  uint32_t data[2];
+};
+struct alignas(16) Four {
+  uint32_t data[4];
+};
+
+// Every thread's number lies in[0] bytes behind that of the one before.
+template <class Number>
+__global__ void strided_numbers(const uint32_t* in, uint32_t* out) {
+  PO_DYNAMIC_SHARED(bytes);
+  Number& mine = *reinterpret_cast<Number*>(bytes + threadIdx.x * in[0]);
+  mine = Number{};
+  __syncwarp();
+  const Number loaded = mine;
+  memcpy(&out[thread()], &loaded, min(sizeof loaded, sizeof(uint32_t)));
+}
+
+// The same of rows of 16 bytes.
+__global__ void strided_rows(const uint32_t* in, uint32_t* out) {
+  PO_DYNAMIC_SHARED(bytes);
+  unsigned char* row = bytes + threadIdx.x * in[0];
+  copy_async(row, in);
+  commit_copies();
+  wait_copies<0>();
+  __syncwarp();
+  uint32_t fragments[4];
+  load_matrices<false>(fragments, row);
+  out[thread()] = fragments[0];
+}
+
 // --- arithmetic -----------------------------------------------------------------------------------------------------
 
 __global__ void wide_shift(const uint32_t* in, uint32_t* out) { out[thread()] = 1u << in[thread()]; }
@@ -277,6 +310,11 @@ constexpr Primitive kPrimitives[] = {
     {"product fp16", product<__half>},
     {"product bf16", product<__nv_bfloat16>},
     {"product tf32", product<float>},
+    {"strided 2 bytes", strided_numbers<uint16_t>},
+    {"strided 4 bytes", strided_numbers<uint32_t>},
+    {"strided 8 bytes", strided_numbers<Two>},
+    {"strided 16 bytes", strided_numbers<Four>},
+    {"strided rows", strided_rows},
     {"wide shift", wide_shift},
 };
 

@@ -1,6 +1,7 @@
 // csrc/common/async_copy.cuh on the host.
 #pragma once
 
+#include "bank_ledger.h"
 #include "check_access.h"
 
 namespace hostcuda {
@@ -21,6 +22,7 @@ inline void copy_async(void* to_shared, const void* from_global, int bytes = 16,
   hostcuda::check_aligned("copy_async", from_global, place);
   if (bytes < 0 || bytes > 16)
     hostcuda::fail("copy_async at ", hostcuda::name_of(place), ": ", bytes, " bytes, expected 0 to 16");
+  hostcuda::bank_ledger.access(hostcuda::BankLedger::kAsyncCopy, __builtin_return_address(0), to_shared, 16);
   hostcuda::copies_of_this_thread().issue(to_shared, from_global, bytes);
 }
 

@@ -33,6 +33,7 @@ struct Thread {
   AsyncCopies copies;
   char warp_turns[2] = {};  // released before a __syncwarp, in turns
   int warp_turn = 0;
+  unsigned meetings = 0;  // barriers and collectives that it has come to in this block
 };
 
 // A warp collective that waits for lanes.

@@ -17,7 +17,8 @@ inline Random& order() {
   return random;
 }
 
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+// `called` is the address of the kernel, `kernel` calls it.
+void run_grid(const void* called, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
 
 }  // namespace hostcuda
 
@@ -27,7 +28,7 @@ template <class... Parameters, class... Arguments>
 void launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared_bytes, cudaStream_t,
                    const Arguments&... arguments) {
   if (blocks < 0 || blocks > INT32_MAX) hostcuda::fail("launch: ", blocks, " blocks, expected 1 to 2^31 - 1");
-  hostcuda::run_grid(static_cast<unsigned>(blocks), threads, shared_bytes,
+  hostcuda::run_grid(reinterpret_cast<const void*>(kernel), static_cast<unsigned>(blocks), threads, shared_bytes,
                      [=] { kernel(static_cast<Parameters>(arguments)...); });
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "bank_ledger.h"
 #include "check_access.h"
 #include "warp.h"
 
@@ -67,6 +68,7 @@ inline void mma_16x8x8_tf32(float (&sums)[4], const uint32_t (&a)[4], const uint
 template <bool kTranspose>
 void load_matrices(uint32_t (&fragments)[4], const void* shared_row,
                    hostcuda::Place place = hostcuda::Place::current()) {
+  hostcuda::bank_ledger.access(hostcuda::BankLedger::kMatrixLoad, __builtin_return_address(0), shared_row, 16);
   hostcuda::load_matrices<kTranspose>(fragments, shared_row, place);
 }
 
