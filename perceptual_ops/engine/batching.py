@@ -64,9 +64,14 @@ def rows_of(targets: Sequence[Tensor], rows: slice) -> list[Tensor]:
     return [target if target.shape[0] == 1 else target[rows] for target in targets]
 
 
+def same_size(a: torch.Size, b: torch.Size) -> bool:
+    """Whether two batches are alike but for how many they are, and their channels."""
+    # Size by size: whether symbolic ones are in a tuple is not known. No generator, which torch.compile cannot trace.
+    return len(a) == len(b) and all([x == y for x, y in zip(a[2:], b[2:], strict=True)])
+
+
 def check_partner(name: str, output: torch.Size, partner: torch.Size, what: str) -> None:
-    same_size = partner[2] == output[2] and partner[3] == output[3]
-    if not same_size or (partner[0] != 1 and partner[0] != output[0]):
+    if not same_size(output, partner) or (partner[0] != 1 and partner[0] != output[0]):
         raise ValueError(
             f"{name}: expected the batch and size of {what}"
             f"{'' if name == 'output' else ', or a batch of 1'}; output is {tuple(output)}, the other {tuple(partner)}"

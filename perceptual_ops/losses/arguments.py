@@ -194,7 +194,7 @@ def network_of(
 
 def _published(name: str, weights: WeightSource, layers: list[str], drop_tokens: int) -> ModuleFeatures:
     trunk = ModuleFeatures(PUBLISHED[name].build(weights), layers, drop_tokens)
-    trunk.mean, trunk.std = IMAGENET_MEAN, IMAGENET_STD
+    trunk.mean, trunk.std, trunk.is_image_network = IMAGENET_MEAN, IMAGENET_STD, True
     return trunk
 
 

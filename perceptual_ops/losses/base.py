@@ -147,14 +147,20 @@ class FrozenLoss(EngineSettings):
         """The (height, width) in which all images enter the network; None: as they come."""
         return None
 
-    def checked_images(self, name: str, images: object, layers: Iterable[str]) -> Tensor:
-        """Checks a batch of images (N, C, H, W) of the network's channels; where it takes three, grey is repeated."""
-        images = check_images(name, images, self._channels, self.input_range)
+    def checked_images(self, name: str, images: object, layers: Iterable[str], clips: bool = False) -> Tensor:
+        """Checks a batch of images (N, C, H, W) of the network's channels; where it takes three, grey is repeated.
+
+        Args:
+            clips: Whether a network of images takes clips (N, C, T, H, W), too: see `samples.of_samples`.
+        """
+        images = check_images(name, images, self._channels, self.input_range, clips)
         if images.device != self.device:
             raise ValueError(
                 f"{name}: expected images on {self.device}, where the loss is; got {images.device}; "
                 f"move one of them by .to()"
             )
+        if self.is_clip(images) and images.shape[2] == 0:
+            raise ValueError(f"{name}: expected a clip of at least one frame, got {tuple(images.shape)}")
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
         height, width = self._network_size or images.shape[-2:]
         if height < smallest or width < smallest:
@@ -163,6 +169,10 @@ class FrozenLoss(EngineSettings):
                 f"got {height} x {width}"
             )
         return images
+
+    def is_clip(self, images: Tensor) -> bool:
+        """Whether the network sees checked images frame by frame."""
+        return self._channels.is_image_network and images.dim() == 5
 
     def runs_lean(self, **images: Tensor | None) -> bool:
         """Whether the lean engine runs for the images; raises where it is asked for what it cannot give.

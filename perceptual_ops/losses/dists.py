@@ -18,6 +18,7 @@ from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
+from .samples import join_of, of_samples
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -87,26 +88,34 @@ class DISTS(MetricLoss):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, reduction={self.reduction!r}"
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """The distance of image pairs; it is the same both ways round.
+    def forward(self, output: Tensor, target: Tensor, *, frames: bool = False) -> Tensor:
+        """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 
         Args:
-            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; either may be a batch of 1.
-                Gradients flow to those that require them.
+            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);
+                either may be a batch of 1. Gradients flow to those that require them.
+            frames: Whether to return the distance of each frame instead of their mean; for reduction="none".
 
         Returns:
-            (N,), or a scalar for another reduction; fp32 (fp64 for a network in fp64).
+            (N,), (N, T) with frames, or a scalar for another reduction; fp32 (fp64 for a network in fp64).
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
-        output, target = (self._in_unit_range(images) for images in self._pair(output, target))
+        output, target = self._pair(output, target)
+        is_clip = self.is_clip(output)
+        (value,) = of_samples(self._of_images, [output, target], [], is_clip, join_of(frames, is_clip, self.reduction))
+        return checks.reduce(value, self.reduction)
+
+    def _of_images(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:  # (M)
+        """An `OfImages`: the distance."""
+        output, target = [self._in_unit_range(x) for x in images]
         if self.runs_lean(output=output, target=target):
-            return checks.reduce(self._lean_distance(output, target), self.reduction)
+            return [self._lean_distance(output, target)]
         by_images = self._distance(slice(0, 1), [output], [target.to(output.dtype)])
         pairs = self._graph_pairs(output, target)
         by_features = torch.cat([self._distance(slice(1, None), *maps) for maps in pairs])
-        return checks.reduce(by_images + by_features, self.reduction)
+        return [by_images + by_features]
 
     def _range_of_input(self) -> tuple[float, float]:
         return 0.0, 1.0  # to which `forward` brings images, since they are compared there

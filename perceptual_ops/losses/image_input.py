@@ -38,16 +38,18 @@ def channels_of(network: FeatureNetwork | ModuleFeatures, *numbers: Sequence[flo
         return Channels(3, f"for {network.name}", is_image_network=True)
     counts = [len(values) for values in numbers if values is not None and len(values) > 1]
     if counts:
-        return Channels(counts[0], "as mean and std have numbers")
-    return Channels(network.channels)
+        return Channels(counts[0], "as mean and std have numbers", network.is_image_network)
+    return Channels(network.channels, is_image_network=network.is_image_network)
 
 
-def check_images(name: str, images: object, channels: Channels, input_range: tuple[float, float]) -> Tensor:
+def check_images(
+    name: str, images: object, channels: Channels, input_range: tuple[float, float], clips: bool = False
+) -> Tensor:
     """A batch (N, C, H, W) as a network of `channels` takes it: grey is repeated where it takes three.
 
-    Your own module may take clips (N, C, D, H, W).
+    Your own module may take clips (N, C, D, H, W). Of a network of images they are taken if `clips`.
     """
-    count, is_own = channels.count, not channels.is_image_network
+    count, clips = channels.count, clips or not channels.is_image_network
     if not isinstance(images, Tensor):
         raise TypeError(f"{name}: expected a tensor of images (N, {count or 'C'}, H, W), got {type(images).__name__}")
     if images.dtype not in checks.DTYPES:
@@ -55,11 +57,12 @@ def check_images(name: str, images: object, channels: Channels, input_range: tup
             f"{name}: expected a floating-point tensor in the range {input_range}, got {images.dtype}; "
             f"convert 8-bit images by images.float() / 255"
         )
-    if images.dim() == 4 and count == 3 and images.shape[1] == 1:
-        return images.expand(-1, 3, -1, -1)
+    is_batch, is_clip = images.dim() == 4, clips and images.dim() == 5
+    takes_grey = is_batch or (is_clip and channels.is_image_network)
+    if takes_grey and count == 3 and images.shape[1] == 1:
+        return images.expand(-1, 3, *images.shape[2:])
     # Not `in (None, count)`, which is false of a symbolic size.
-    is_batch = images.dim() == 4 or (is_own and images.dim() == 5)
-    if is_batch and (not channels.reason or images.shape[1] == count):
+    if (is_batch or is_clip) and (not channels.reason or images.shape[1] == count):
         return images
     grey = ", or (N, 1, H, W) for grey" if count == 3 else ""
     reason = f" {channels.reason}" if images.dim() == 4 else ""

@@ -15,6 +15,7 @@ from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
 from .arguments import normalized_shares
 from .base import FrozenLoss
+from .samples import each_frame, of_samples
 
 
 class LossWithTargets(FrozenLoss):
@@ -39,7 +40,11 @@ class LossWithTargets(FrozenLoss):
         return self.input_size
 
     def set_content(self, images: Tensor) -> None:
-        """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none."""
+        """Keeps the content target of `images` (N or 1, 3, H, W) for calls that give none.
+
+        For clips it is that of clips (N or 1, 3, T, H, W). A single one is repeated for the clips of a call, features
+        and all.
+        """
         if not self.content_layers:
             raise ValueError(
                 "images: expected none, since this loss has no content part; give content_layers and content_weight "
@@ -49,9 +54,9 @@ class LossWithTargets(FrozenLoss):
             raise ValueError(
                 "images: expected a target with each call, since a kept one would be of another crop than the output"
             )
-        images = self.checked_images("images", images, self.content_layers)
+        images = self.checked_images("images", images, self.content_layers, clips=True)
         with target_pass(images.device):
-            features = self.target_features(images, self.content_layers, self._size_of_call(images))
+            features = of_samples(self._content_features, [images], [], self.is_clip(images), each_frame)
             # A new dict, so that a copy of the module and a forward in another thread keep theirs.
             self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
         self._content_shape = images.shape
@@ -60,8 +65,10 @@ class LossWithTargets(FrozenLoss):
         """Keeps the style target for calls that give none.
 
         Args:
-            images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each. A list of such blends them: the target
-                Gram is the weighted mean of theirs. Sizes may differ from the output's and from each other's.
+            images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each; for clips such an image is the style
+                of every frame, and the frames of a clip (N or 1, 3, T, H, W) are one each. A list of such blends them:
+                the target Gram is the weighted mean of theirs. Sizes may differ from the output's and from each
+                other's.
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
         """
         with target_pass(self.device):
@@ -84,7 +91,10 @@ class LossWithTargets(FrozenLoss):
         self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
 
     def _content_targets(self, output: Tensor, target: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
-        """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W')."""
+        """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W').
+
+        Of clips (N or 1, 3, T, H, W) and (N or 1, T, C, H', W').
+        """
         if not self.content_layers:
             if target is not None:
                 raise ValueError("target: expected None, since this loss has no content part; a style image is `style`")
@@ -94,12 +104,12 @@ class LossWithTargets(FrozenLoss):
                 raise ValueError("target: expected content images, got None; pass them or call set_content once before")
             check_partner("output", output.shape, self._content_shape, "the images of set_content")
             return None, self._kept["content"]
-        target = self.checked_images("target", target, self.content_layers)
+        target = self.checked_images("target", target, self.content_layers, clips=True)
         check_partner("target", output.shape, target.shape, "output")
         return target, []
 
     def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-        """The target Grams of every sample, each (N or 1, C, C)."""
+        """The target Grams of every sample, each (N or 1, C, C); of clips (N or 1, T or 1, C, C)."""
         if not self.style_layers:
             if style is not None:
                 raise ValueError(
@@ -118,12 +128,27 @@ class LossWithTargets(FrozenLoss):
                 f"style: expected one style, or one for each of the {output.shape[0]} images of output; "
                 f"got {grams[0].shape[0]}"
             )
+        if self.is_clip(output):
+            return self._grams_of_frames(output, grams)
+        if grams[0].dim() != 3:
+            raise ValueError(f"style: expected images, as output is, got a clip of {grams[0].shape[1]} frames")
+        return grams
+
+    def _grams_of_frames(self, output: Tensor, grams: list[Tensor]) -> list[Tensor]:
+        """Those of a clip's frames, (N or 1, T or 1, C, C), by Grams that may be of images."""
+        if grams[0].dim() == 3:
+            return [gram.unsqueeze(1) for gram in grams]
+        if grams[0].shape[1] != output.shape[2]:
+            raise ValueError(
+                f"style: expected an image, or a clip of the {output.shape[2]} frames of output, got one of "
+                f"{grams[0].shape[1]}"
+            )
         return grams
 
     def _style_grams(
         self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
     ) -> list[Tensor]:
-        """The blended Grams of style images, each (N or 1, C, C)."""
+        """The blended Grams of style images, each (N or 1, C, C), or of clips, (N or 1, T, C, C)."""
         if not self.style_layers:
             raise ValueError(
                 f"{name}: expected none, since this loss has no style part; give style_layers and style_weight when "
@@ -140,19 +165,32 @@ class LossWithTargets(FrozenLoss):
         blended: list[Tensor] = []
         for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
             argument = name if len(styles) == 1 else f"{name}[{i}]"
-            style = self.checked_images(argument, style, self.style_layers)
+            style = self.checked_images(argument, style, self.style_layers, clips=True)
             checks.refuse_gradient(argument, style)
             if style.shape[0] not in (1, batch):
                 raise ValueError(
                     f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
                 )
-            maps = self.target_features(style, self.style_layers, self._size_of_call(style))
-            if self.normalize_features == "channel":
-                maps = [unit_features(x, UNIT_EPS, False) for x in maps]
-            grams = [ops.gram_matrix(x, self.gram_normalize, backend=self.backend) for x in maps]
+            grams = of_samples(self._grams, [style], [], self.is_clip(style), each_frame)
+            if blended and blended[0].shape[1:] != grams[0].shape[1:]:
+                raise ValueError(
+                    f"{argument}: expected images, or clips of one length, to blend with the others; got "
+                    f"{tuple(style.shape)}"
+                )
             blended = (
                 [share * gram for gram in grams]
                 if i == 0
                 else [a + share * b for a, b in zip(blended, grams, strict=True)]
             )
         return blended
+
+    def _content_features(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
+        """An `OfImages` of targets."""
+        return self.target_features(images[0], self.content_layers, self._size_of_call(images[0]))
+
+    def _grams(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
+        """An `OfImages` of style images: the Grams of each, not blended."""
+        maps = self.target_features(images[0], self.style_layers, self._size_of_call(images[0]))
+        if self.normalize_features == "channel":
+            maps = [unit_features(x, UNIT_EPS, False) for x in maps]
+        return [ops.gram_matrix(x, self.gram_normalize, backend=self.backend) for x in maps]

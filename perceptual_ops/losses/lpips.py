@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weigh
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
+from .samples import join_of, maps_of_frames, of_samples
 
 # The layers of each network with their channels, as in the package lpips.
 LAYERS: dict[str, dict[str, int]] = {
@@ -103,35 +105,46 @@ class LPIPS(MetricLoss):
         return f"{super().extra_repr()}, spatial={self.spatial}, reduction={self.reduction!r}"
 
     def forward(
-        self, output: Tensor, target: Tensor, *, return_layers: bool = False
+        self, output: Tensor, target: Tensor, *, return_layers: bool = False, frames: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """The distance of image pairs; it is the same both ways round.
+        """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 
         Args:
-            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; either may be a batch of 1.
-                Gradients flow to those that require them.
+            output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);
+                either may be a batch of 1. Gradients flow to those that require them.
             return_layers: Whether to return the layers' shares too.
+            frames: Whether to return the distance of each frame instead of their mean; for reduction="none". Spatial
+                maps are of each frame anyway.
 
         Returns:
-            (N,), or a scalar for another reduction; (N, 1, H, W) for spatial. With return_layers also a list of the
-            same for each layer. fp32 (fp64 for a network in fp64).
+            (N,), (N, T) with frames, or a scalar for another reduction; (N, 1, H, W) for spatial, (N, 1, T, H, W) of
+            clips. With return_layers also a list of the same for each layer. fp32 (fp64 for a network in fp64).
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
         output, target = self._pair(output, target)
+        is_clip = self.is_clip(output)
+        join = join_of(frames, is_clip, self.reduction)
+        of_images = partial(self._of_images, return_layers=return_layers)
+        values = of_samples(of_images, [output, target], [], is_clip, maps_of_frames if self.spatial else join)
+        total, *layers = [checks.reduce(value, self.reduction) for value in values]
+        return (total, layers) if return_layers else total
+
+    def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:
+        """An `OfImages`: the distance (M), or maps (M, 1, H, W), and the layers' shares."""
+        output, target = images
         lean = self.runs_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
         if lean and not self.spatial and not return_layers:
-            return checks.reduce(self._lean_distance(output, target), self.reduction)
+            return [self._lean_distance(output, target)]
         pairs = self._graph_pairs(output, target)
         if not self.spatial and not return_layers:
-            return checks.reduce(torch.cat([self._distance(*maps) for maps in pairs]), self.reduction)
+            return [torch.cat([self._distance(*maps) for maps in pairs])]
         size = (output.shape[2], output.shape[3])
         of_chunks = [self._layer_distances(*maps, size) for maps in pairs]
         layers = [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
-        total = checks.reduce(torch.stack(layers).sum(0), self.reduction)
-        return (total, [checks.reduce(layer, self.reduction) for layer in layers]) if return_layers else total
+        return [torch.stack(layers).sum(0), *(layers if return_layers else [])]
 
     def _eps_settings(self) -> tuple[float, bool]:
         return self.eps, self.eps_inside

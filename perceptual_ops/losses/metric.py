@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
-from ..engine.batching import chunks
+from ..engine.batching import chunks, same_size
 from ..engine.metric_op import MetricSettings, metric_loss
 from ..engine.pair import IMAGE
 from ..engine.registry import content_hash
@@ -85,19 +85,20 @@ class MetricLoss(FrozenLoss):
         return [layer for layer in self.layers if layer != IMAGE]
 
     def _pair(self, output: object, target: object) -> tuple[Tensor, Tensor]:
-        """Both, checked; one image stands for a batch, repeated where it is the output."""
-        pair = [
-            self.checked_images(name, x, self.network_layers) for name, x in (("output", output), ("target", target))
+        """Both, checked, images or clips; a single one stands for a batch, repeated where it is the output."""
+        first, second = [
+            self.checked_images(name, x, self.network_layers, clips=True)
+            for name, x in (("output", output), ("target", target))
         ]
-        first, second = pair
-        same_size = first.shape[2] == second.shape[2] and first.shape[3] == second.shape[3]
-        if not same_size or (first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0])):
+        if not same_size(first.shape, second.shape) or (
+            first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0])
+        ):
             raise ValueError(
                 f"target: expected the batch and size of output, or a batch of 1; output is {tuple(first.shape)}, "
                 f"target {tuple(second.shape)}"
             )
         if first.shape[0] == 1 and second.shape[0] != 1:
-            first = first.expand(second.shape[0], -1, -1, -1)
+            first = first.expand(second.shape[0], *first.shape[1:])
         return first, second
 
     def _eps_settings(self) -> tuple[float, bool]:

@@ -29,6 +29,7 @@ from .arguments import (
 from .kept_targets import LossWithTargets
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
+from .samples import join_of, of_samples
 
 
 class PerceptualLoss(LossWithTargets):
@@ -201,27 +202,49 @@ class PerceptualLoss(LossWithTargets):
         style: Tensor | Sequence[Tensor] | None = None,
         *,
         return_terms: bool = False,
+        frames: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of images.
+        """The loss of a batch of images, or of clips.
+
+        A network of images (by name, or a sequence of plain layers) sees a clip frame by frame, `chunk_size` frames at
+        a time, and the value of a clip is the mean over its frames, total variation included. `input_size` is that of a
+        frame; a random crop is the same for all. A clip alone goes in without a copy, a batch of more is copied once,
+        unless its frames lie one behind the other, as in `frames.transpose(1, 2)` of (N, T, C, H, W). A module of
+        your own is given clips as they are.
 
         Args:
-            output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them.
+            output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them. Or clips
+                (N, 3, T, H, W), or (N, 1, T, H, W).
             target: Content images, shaped like the output or with a batch of 1. Default: those of `set_content`. The
                 gradient flows to them if they require it.
             style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
             return_terms: Whether to return the parts too.
+            frames: Whether to return the numbers of each frame instead of their mean; for reduction="none".
 
         Returns:
-            The loss: a scalar, or (N,) for reduction="none"; fp32 (fp64 for a network in fp64). With return_terms
-            also a dict of detached values shaped like the loss: "content", "style", "tv" weighted, and
-            "content/<layer>", "style/<layer>" unweighted.
+            The loss: a scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64).
+            With return_terms also a dict of detached values shaped like the loss: "content", "style", "tv" weighted,
+            and "content/<layer>", "style/<layer>" unweighted.
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.
         """
-        output = self.checked_images("output", output, self.network_layers)
+        output = self.checked_images("output", output, self.network_layers, clips=True)
+        is_clip = self.is_clip(output)
+        join = join_of(frames, is_clip, self.reduction)
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
+        images = [output] if target is None else [output, target]
+        of_images = partial(self._of_images, return_terms=return_terms)
+        values = of_samples(of_images, images, [*contents, *grams], is_clip, join)
+        loss, *terms = [checks.reduce(value, self.reduction) for value in values]
+        return (loss, dict(zip(self._terms().names, terms, strict=True))) if return_terms else loss
+
+    def _of_images(self, images: list[Tensor], beside: list[Tensor], return_terms: bool) -> list[Tensor]:
+        """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets."""
+        output, target = images if len(images) == 2 else (images[0], None)
+        kept = len(beside) - len(self.style_layers)
+        contents, grams = beside[:kept], beside[kept:]
         terms, size = self._terms(), self._size_of_call(output)
         if terms.variation and output.dim() != 4:
             raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
@@ -230,10 +253,7 @@ class PerceptualLoss(LossWithTargets):
         else:
             features = partial(self.features, input_size=size)
             loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
-        loss = checks.reduce(loss, self.reduction)
-        if not return_terms:
-            return loss
-        return loss, {name: checks.reduce(value.detach(), self.reduction) for name, value in values.items()}
+        return [loss, *([values[name].detach() for name in terms.names] if return_terms else [])]
 
     def _terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""

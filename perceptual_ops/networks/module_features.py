@@ -56,6 +56,7 @@ class ModuleFeatures(nn.Module):
 
     Attributes:
         channels: of the images that the first convolution takes; None where there is none.
+        is_image_network: whether it takes images alone; your own may take clips.
 
     Raises:
         TypeError, ValueError: layers or drop_tokens that are not as described.
@@ -63,6 +64,7 @@ class ModuleFeatures(nn.Module):
 
     mean: Sequence[float] | None = None  # of images in [0, 1], where they are known
     std: Sequence[float] | None = None
+    is_image_network = False
 
     def __init__(self, module: nn.Module, layers: Iterable[str], drop_tokens: int = 0) -> None:
         super().__init__()
