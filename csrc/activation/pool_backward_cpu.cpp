@@ -23,7 +23,8 @@ struct CoveringRow {
 };
 
 // sum[pixel - begin][c] += grad of the windows that cover the pixel, where their maximum is the pixel: `codes` tell, or
-// are null where every pixel of a window has its share.
+// are null where every pixel of a window has its share. Codes are compared as wide as sums, and gradients widened
+// whatever they say: else gcc 12 takes the loop apart into scalars in 16 bits.
 template <class G, class Acc>
 PO_INLINE void gather_walk(const G* grad, const uint8_t* codes, const CoveringRow& row, int64_t begin, int64_t end,
                            Acc* sum) {
@@ -38,9 +39,13 @@ PO_INLINE void gather_walk(const G* grad, const uint8_t* codes, const CoveringRo
         continue;
       }
       const uint8_t* code = codes + window * channels;
-      const auto position = static_cast<uint8_t>(row.offset * row.kernel + pixel - window * row.step);
+      const auto position = static_cast<int32_t>(row.offset * row.kernel + pixel - window * row.step);
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) sum[c] += code[c] == position ? static_cast<Acc>(from[c]) : Acc(0);
+      for (int64_t c = 0; c < channels; ++c) {
+        const Acc value = static_cast<Acc>(from[c]);
+        const int32_t at = code[c];
+        sum[c] += at == position ? value : Acc(0);
+      }
     }
   }
 }

@@ -37,7 +37,7 @@ PO_INLINE void for_each_position(int64_t kernel, F&& f) {
   }
 }
 
-// The first maximum of each window, or the last NaN, after the ReLU, and where it lies. Codes are found in integers as
+// The first maximum of each window, or the last NaN, after the ReLU, and where it lies. Both are found in numbers as
 // wide as the sums and narrowed after: gcc 12 takes masks of several widths in one loop apart into scalars.
 template <int kKernel, bool kCodes, class T, class Out>
 PO_INLINE void maxima_walk(const T* x, const Accumulator<T>* bias, const WindowRow& row, Out* out, uint8_t* codes) {
@@ -53,7 +53,10 @@ PO_INLINE void maxima_walk(const T* x, const Accumulator<T>* bias, const WindowR
     const int64_t count = std::min(kChannels, row.channels - first), place = window * row.channels + first;
     const T* corner = x + window * row.step + first;
     const Acc* shift = bias + first;
-    Code wide[kChannels];
+    Acc buffer[kChannels];
+    Acc* maxima = buffer;
+    if constexpr (std::is_same_v<Out, Acc>) maxima = out + place;
+    Code positions[kChannels];
 #pragma omp simd
     for (int64_t c = 0; c < count; ++c) {
       Acc best = -std::numeric_limits<Acc>::infinity();
@@ -65,12 +68,16 @@ PO_INLINE void maxima_walk(const T* x, const Accumulator<T>* bias, const WindowR
         code = better ? i * kernel + j : code;
       });
       const bool passes = !(best <= floor);
-      store_rounded(out[place + c], passes ? best : floor);
-      if constexpr (kCodes) wide[c] = passes ? code : code | mark;
+      maxima[c] = passes ? best : floor;
+      if constexpr (kCodes) positions[c] = passes ? code : code | mark;
+    }
+    if constexpr (!std::is_same_v<Out, Acc>) {
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) store_rounded(out[place + c], maxima[c]);
     }
     if constexpr (kCodes) {
 #pragma omp simd
-      for (int64_t c = 0; c < count; ++c) codes[place + c] = static_cast<uint8_t>(wide[c]);
+      for (int64_t c = 0; c < count; ++c) codes[place + c] = static_cast<uint8_t>(positions[c]);
     }
   }
 }
