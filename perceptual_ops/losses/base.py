@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import chunks
@@ -24,6 +25,8 @@ from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
 from .options import EngineOptions, EngineSettings, takes_engine_options
+from .sample_weight import SampleWeight
+from .samples import OfImages, Samples, checked_list, count_of, first_of, join_of, maps_of_frames, of_samples
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +51,7 @@ class FrozenLoss(EngineSettings):
     """
 
     _network: FeatureNetwork | ModuleFeatures
+    reduction: str
 
     input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
     network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
@@ -170,9 +174,38 @@ class FrozenLoss(EngineSettings):
             )
         return images
 
+    def checked_samples(self, name: str, images: object, layers: Iterable[str]) -> Samples:
+        """Checks a batch of images or clips as `checked_images`, or a list of them, each alone and of any size."""
+        check = partial(self.checked_images, layers=layers, clips=True)
+        return checked_list(name, images, check) if isinstance(images, (list, tuple)) else check(name, images)
+
     def is_clip(self, images: Tensor) -> bool:
         """Whether the network sees checked images frame by frame."""
         return self._channels.is_image_network and images.dim() == 5
+
+    def values_of(
+        self,
+        of_images: OfImages,
+        images: Sequence[Samples],
+        beside: Sequence[Tensor],
+        frames: bool,
+        sample_weight: Tensor | Sequence[float] | None,
+        are_maps: bool = False,
+    ) -> list[Tensor]:
+        """The values of a call's samples, weighted and reduced; see `samples.of_samples`.
+
+        Args:
+            frames, sample_weight: As of the call.
+            are_maps: Whether values are maps of each frame.
+        """
+        output = images[0]
+        is_clip = self.is_clip(first_of(output))
+        join = join_of(frames, is_clip, self.reduction)
+        wide = torch.float64 if self.network_dtype() == torch.float64 else torch.float32
+        weight = SampleWeight.of(sample_weight, count_of(output), self.device, wide)
+        join = maps_of_frames if are_maps else join
+        values = of_samples(of_images, images, beside, is_clip, join, weight.skipped)
+        return [checks.reduce(weight.times(value), self.reduction) for value in values]
 
     def runs_lean(self, **images: Tensor | None) -> bool:
         """Whether the lean engine runs for the images; raises where it is asked for what it cannot give.

@@ -18,7 +18,6 @@ from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
-from .samples import join_of, of_samples
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -88,13 +87,23 @@ class DISTS(MetricLoss):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, reduction={self.reduction!r}"
 
-    def forward(self, output: Tensor, target: Tensor, *, frames: bool = False) -> Tensor:
+    def forward(
+        self,
+        output: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        *,
+        frames: bool = False,
+        sample_weight: Tensor | Sequence[float] | None = None,
+    ) -> Tensor:
         """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 
         Args:
             output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);
-                either may be a batch of 1. Gradients flow to those that require them.
+                either may be a batch of 1. Or two lists of N images (3, H, W) or (1, 3, H, W) of any sizes. Gradients
+                flow to those that require them.
             frames: Whether to return the distance of each frame instead of their mean; for reduction="none".
+            sample_weight: (N,) numbers by which the distances are multiplied; pairs of weight 0 do not run. See
+                `PerceptualLoss.forward`, which says more of clips and lists, too.
 
         Returns:
             (N,), (N, T) with frames, or a scalar for another reduction; fp32 (fp64 for a network in fp64).
@@ -102,10 +111,8 @@ class DISTS(MetricLoss):
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
-        output, target = self._pair(output, target)
-        is_clip = self.is_clip(output)
-        (value,) = of_samples(self._of_images, [output, target], [], is_clip, join_of(frames, is_clip, self.reduction))
-        return checks.reduce(value, self.reduction)
+        (distance,) = self.values_of(self._of_images, self._pair(output, target), [], frames, sample_weight)
+        return distance
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:  # (M)
         """An `OfImages`: the distance."""

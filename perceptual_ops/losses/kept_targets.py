@@ -15,7 +15,7 @@ from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
 from .arguments import normalized_shares
 from .base import FrozenLoss
-from .samples import each_frame, of_samples
+from .samples import Samples, count_of, each_frame, first_of, of_samples, pairs_of
 
 
 class LossWithTargets(FrozenLoss):
@@ -90,7 +90,7 @@ class LossWithTargets(FrozenLoss):
         """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
         self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
 
-    def _content_targets(self, output: Tensor, target: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+    def _content_targets(self, output: Samples, target: object) -> tuple[Samples | None, list[Tensor]]:
         """Content images (N or 1, 3, H, W), or None and the kept features, each (N or 1, C, H', W').
 
         Of clips (N or 1, 3, T, H, W) and (N or 1, T, C, H', W').
@@ -102,13 +102,16 @@ class LossWithTargets(FrozenLoss):
         if target is None:
             if "content" not in self._kept:
                 raise ValueError("target: expected content images, got None; pass them or call set_content once before")
-            check_partner("output", output.shape, self._content_shape, "the images of set_content")
+            for x in [output] if isinstance(output, Tensor) else output:
+                shape = torch.Size([count_of(output), *x.shape[1:]])
+                check_partner("output", shape, self._content_shape, "the images of set_content")
             return None, self._kept["content"]
-        target = self.checked_images("target", target, self.content_layers, clips=True)
-        check_partner("target", output.shape, target.shape, "output")
-        return target, []
+        checked = self.checked_samples("target", target, self.content_layers)
+        for name, x, y in pairs_of("target", output, checked):
+            check_partner(name, x.shape, y.shape, "output")
+        return checked, []
 
-    def _style_targets(self, output: Tensor, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+    def _style_targets(self, output: Samples, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
         """The target Grams of every sample, each (N or 1, C, C); of clips (N or 1, T or 1, C, C)."""
         if not self.style_layers:
             if style is not None:
@@ -123,26 +126,27 @@ class LossWithTargets(FrozenLoss):
             grams = self._kept["style"]
         else:
             raise ValueError("style: expected style images, got None; pass them or call set_style once before")
-        if grams[0].shape[0] not in (1, output.shape[0]):
+        count = count_of(output)
+        if grams[0].shape[0] not in (1, count):
             raise ValueError(
-                f"style: expected one style, or one for each of the {output.shape[0]} images of output; "
-                f"got {grams[0].shape[0]}"
+                f"style: expected one style, or one for each of the {count} images of output; got {grams[0].shape[0]}"
             )
-        if self.is_clip(output):
+        if self.is_clip(first_of(output)):
             return self._grams_of_frames(output, grams)
         if grams[0].dim() != 3:
             raise ValueError(f"style: expected images, as output is, got a clip of {grams[0].shape[1]} frames")
         return grams
 
-    def _grams_of_frames(self, output: Tensor, grams: list[Tensor]) -> list[Tensor]:
+    def _grams_of_frames(self, output: Samples, grams: list[Tensor]) -> list[Tensor]:
         """Those of a clip's frames, (N or 1, T or 1, C, C), by Grams that may be of images."""
         if grams[0].dim() == 3:
             return [gram.unsqueeze(1) for gram in grams]
-        if grams[0].shape[1] != output.shape[2]:
-            raise ValueError(
-                f"style: expected an image, or a clip of the {output.shape[2]} frames of output, got one of "
-                f"{grams[0].shape[1]}"
-            )
+        for x in [output] if isinstance(output, Tensor) else output:
+            if grams[0].shape[1] != x.shape[2]:
+                raise ValueError(
+                    f"style: expected an image, or a clip of the {x.shape[2]} frames of output, got one of "
+                    f"{grams[0].shape[1]}"
+                )
         return grams
 
     def _style_grams(

@@ -18,7 +18,6 @@ from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weigh
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
-from .samples import join_of, maps_of_frames, of_samples
 
 # The layers of each network with their channels, as in the package lpips.
 LAYERS: dict[str, dict[str, int]] = {
@@ -105,16 +104,25 @@ class LPIPS(MetricLoss):
         return f"{super().extra_repr()}, spatial={self.spatial}, reduction={self.reduction!r}"
 
     def forward(
-        self, output: Tensor, target: Tensor, *, return_layers: bool = False, frames: bool = False
+        self,
+        output: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        *,
+        return_layers: bool = False,
+        frames: bool = False,
+        sample_weight: Tensor | Sequence[float] | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 
         Args:
             output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);
-                either may be a batch of 1. Gradients flow to those that require them.
+                either may be a batch of 1. Or two lists of N images (3, H, W) or (1, 3, H, W) of any sizes. Gradients
+                flow to those that require them.
             return_layers: Whether to return the layers' shares too.
             frames: Whether to return the distance of each frame instead of their mean; for reduction="none". Spatial
                 maps are of each frame anyway.
+            sample_weight: (N,) numbers by which the distances are multiplied; pairs of weight 0 do not run. See
+                `PerceptualLoss.forward`, which says more of clips and lists, too.
 
         Returns:
             (N,), (N, T) with frames, or a scalar for another reduction; (N, 1, H, W) for spatial, (N, 1, T, H, W) of
@@ -124,12 +132,9 @@ class LPIPS(MetricLoss):
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
-        output, target = self._pair(output, target)
-        is_clip = self.is_clip(output)
-        join = join_of(frames, is_clip, self.reduction)
         of_images = partial(self._of_images, return_layers=return_layers)
-        values = of_samples(of_images, [output, target], [], is_clip, maps_of_frames if self.spatial else join)
-        total, *layers = [checks.reduce(value, self.reduction) for value in values]
+        pair = self._pair(output, target)
+        total, *layers = self.values_of(of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
         return (total, layers) if return_layers else total
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:

@@ -19,6 +19,7 @@ from ..engine.registry import content_hash
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .options import EngineOptions, takes_engine_options
+from .samples import Samples, pairs_of
 
 
 class MetricLoss(FrozenLoss):
@@ -84,20 +85,19 @@ class MetricLoss(FrozenLoss):
     def network_layers(self) -> list[str]:
         return [layer for layer in self.layers if layer != IMAGE]
 
-    def _pair(self, output: object, target: object) -> tuple[Tensor, Tensor]:
-        """Both, checked, images or clips; a single one stands for a batch, repeated where it is the output."""
+    def _pair(self, output: object, target: object) -> tuple[Samples, Samples]:
+        """Both, checked; a single image or clip stands for a batch, repeated where it is the output."""
         first, second = [
-            self.checked_images(name, x, self.network_layers, clips=True)
-            for name, x in (("output", output), ("target", target))
+            self.checked_samples(name, x, self.network_layers) for name, x in (("output", output), ("target", target))
         ]
-        if not same_size(first.shape, second.shape) or (
-            first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0])
-        ):
-            raise ValueError(
-                f"target: expected the batch and size of output, or a batch of 1; output is {tuple(first.shape)}, "
-                f"target {tuple(second.shape)}"
-            )
-        if first.shape[0] == 1 and second.shape[0] != 1:
+        for name, x, y in pairs_of("target", first, second):
+            one_for_all = x.shape[0] == 1 or y.shape[0] == 1
+            if not same_size(x.shape, y.shape) or not (one_for_all or x.shape[0] == y.shape[0]):
+                raise ValueError(
+                    f"{name}: expected the batch and size of output, or a batch of 1; output is {tuple(x.shape)}, "
+                    f"target {tuple(y.shape)}"
+                )
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape[0] == 1 and second.shape[0] != 1:
             first = first.expand(second.shape[0], *first.shape[1:])
         return first, second
 

@@ -29,7 +29,6 @@ from .arguments import (
 from .kept_targets import LossWithTargets
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
-from .samples import join_of, of_samples
 
 
 class PerceptualLoss(LossWithTargets):
@@ -197,14 +196,15 @@ class PerceptualLoss(LossWithTargets):
 
     def forward(
         self,
-        output: Tensor,
-        target: Tensor | None = None,
+        output: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor] | None = None,
         style: Tensor | Sequence[Tensor] | None = None,
         *,
         return_terms: bool = False,
         frames: bool = False,
+        sample_weight: Tensor | Sequence[float] | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of images, or of clips.
+        """The loss of a batch of images, of a list of them, or of clips.
 
         A network of images (by name, or a sequence of plain layers) sees a clip frame by frame, `chunk_size` frames at
         a time, and the value of a clip is the mean over its frames, total variation included. `input_size` is that of a
@@ -214,12 +214,21 @@ class PerceptualLoss(LossWithTargets):
 
         Args:
             output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them. Or clips
-                (N, 3, T, H, W), or (N, 1, T, H, W).
-            target: Content images, shaped like the output or with a batch of 1. Default: those of `set_content`. The
-                gradient flows to them if they require it.
+                (N, 3, T, H, W), or (N, 1, T, H, W). Or a list of N images (3, H, W) or (1, 3, H, W), or of clips
+                (1, 3, T, H, W), of any sizes: those of one size run as a batch (and have a random crop in common).
+                Compiled code is compiled anew for other sizes.
+            target: Content images, shaped like the output or with a batch of 1; a list for a list. Default: those of
+                `set_content`. The gradient flows to them if they require it.
             style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
             return_terms: Whether to return the parts too.
             frames: Whether to return the numbers of each frame instead of their mean; for reduction="none".
+            sample_weight: (N,) numbers w, a list or a tensor, by which the values of the samples and their terms are
+                multiplied before the reduction: "mean" gives (w_1 loss_1 + ... + w_N loss_N) / N. Samples of weight 0
+                do not run: their gradient is 0, whatever they hold, and the others' are those of a batch without them.
+                This takes numbers that the host knows: a list or a tensor of the CPU costs nothing, for a CUDA tensor
+                the host waits for the device once. In compiled code and programs the numbers of a tensor are not
+                known, so all samples run; those of a list are constants, compiled anew for others. All run, too, for
+                weights that require grad, whose gradient is the values.
 
         Returns:
             The loss: a scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64).
@@ -229,16 +238,15 @@ class PerceptualLoss(LossWithTargets):
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.
         """
-        output = self.checked_images("output", output, self.network_layers, clips=True)
-        is_clip = self.is_clip(output)
-        join = join_of(frames, is_clip, self.reduction)
+        output = self.checked_samples("output", output, self.network_layers)
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
-        images = [output] if target is None else [output, target]
         of_images = partial(self._of_images, return_terms=return_terms)
-        values = of_samples(of_images, images, [*contents, *grams], is_clip, join)
-        loss, *terms = [checks.reduce(value, self.reduction) for value in values]
-        return (loss, dict(zip(self._terms().names, terms, strict=True))) if return_terms else loss
+        images = [output] if target is None else [output, target]
+        loss, *terms = self.values_of(of_images, images, [*contents, *grams], frames, sample_weight)
+        if not return_terms:
+            return loss
+        return loss, {name: value.detach() for name, value in zip(self._terms().names, terms, strict=True)}
 
     def _of_images(self, images: list[Tensor], beside: list[Tensor], return_terms: bool) -> list[Tensor]:
         """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets."""

@@ -1,12 +1,16 @@
-"""How the samples of a call reach a network of images: a clip as its frames, whose values become the clip's again."""
+"""How the samples of a call reach a network: clips as their frames, lists by size, those of weight 0 not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from .. import _checks as checks
+
+# A batch (N, ...), or a list of N batches of 1, whose sizes may differ.
+Samples = Tensor | list[Tensor]
 
 # M images, with what is beside them: images (M or 1, C, H, W) and kept targets (M or 1, ...) -> values, each (M, ...).
 OfImages = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
@@ -14,27 +18,76 @@ OfImages = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
 
 def of_samples(
     of_images: OfImages,
-    images: Sequence[Tensor],
+    images: Sequence[Samples],
     beside: Sequence[Tensor],
     is_clip: bool,
     join: Callable[[Tensor], Tensor],
+    skipped: Sequence[bool] = (),
 ) -> list[Tensor]:
     """The values of each sample, each (N, ...).
 
     Args:
         of_images: The loss.
         images: The output (N, C, H, W), and those that it is compared with (N or 1, C, H, W); of clips
-            (N, C, T, H, W).
+            (N, C, T, H, W). Or lists of as many: those of one size and dtype run as a batch.
         beside: What is kept for each sample, (N or 1, ...); of clips for each frame, (N or 1, T or 1, ...).
         is_clip: Whether samples are clips, whose frames `of_images` takes as images.
         join: What becomes of the values (N, T, ...) of a clip's frames.
+        skipped: Whether each sample is left out, (N); its values are 0. Empty: none is.
     """
-    if not is_clip:
-        return of_images(list(images), list(beside))
-    clips = [frames_first(x) for x in images]
-    batch, frames = clips[0].shape[:2]
-    values = of_images([as_batch(x, batch, frames) for x in clips], [as_batch(x, batch, frames) for x in beside])
-    return [join(value.unflatten(0, (batch, frames))) for value in values]
+    output = images[0]
+    if isinstance(output, Tensor) and not any(skipped):
+        return _of_batch(of_images, [x for x in images if isinstance(x, Tensor)], beside, is_clip, join)
+    skipped = skipped or [False] * len(output)
+    found: dict[int, list[Tensor]] = {}
+    for rows in _alike(output):
+        run, left = [i for i in rows if not skipped[i]], [i for i in rows if skipped[i]]
+        pairs = [_picked(x, run, left, x is output) for x in images]
+        values = _of_batch(of_images, pairs, [_picked(x, run, left) for x in beside], is_clip, join)
+        # The zeros are part of the graph: gradients by samples left out are 0, even if all are.
+        values = [torch.cat([value, value.new_zeros(len(left), *value.shape[1:])]) for value in values]
+        found |= dict(
+            zip([*run, *left], map(list, zip(*[value.split(1) for value in values], strict=True)), strict=True)
+        )
+    in_order = [found[i] for i in range(len(found))]
+    return [_joined(parts) for parts in zip(*in_order, strict=True)]
+
+
+def checked_list(name: str, images: Sequence[object], check: Callable[[str, object], Tensor]) -> list[Tensor]:
+    """Images (C, H, W) or (1, C, H, W), or clips (1, C, T, H, W), each as a batch of 1 that was checked."""
+    if not images:
+        raise ValueError(f"{name}: expected a batch of images or a list of at least one, got an empty list")
+    found: list[Tensor] = []
+    for i, image in enumerate(images):
+        argument = f"{name}[{i}]"
+        batch = check(argument, image.unsqueeze(0) if isinstance(image, Tensor) and image.dim() == 3 else image)
+        if batch.shape[0] != 1:
+            raise ValueError(f"{argument}: expected one image, (C, H, W) or (1, C, H, W), got {tuple(batch.shape)}")
+        if found and batch.dim() != found[0].dim():
+            raise ValueError(f"{argument}: expected images or clips, as {name}[0], got {tuple(batch.shape)}")
+        found.append(batch)
+    return found
+
+
+def count_of(samples: Samples) -> int:
+    return samples.shape[0] if isinstance(samples, Tensor) else len(samples)
+
+
+def first_of(samples: Samples) -> Tensor:
+    """A batch of images that are like the others but for their sizes."""
+    return samples if isinstance(samples, Tensor) else samples[0]
+
+
+def pairs_of(name: str, output: Samples, target: Samples) -> list[tuple[str, Tensor, Tensor]]:
+    """What is to be compared, by the name of the second: two batches, or two lists image by image."""
+    if isinstance(output, Tensor) and isinstance(target, Tensor):
+        return [(name, output, target)]
+    if isinstance(output, Tensor):
+        raise ValueError(f"{name}: expected a batch, as output is, got a list")
+    if isinstance(target, Tensor) or len(target) != len(output):
+        came = "a batch" if isinstance(target, Tensor) else f"one of {len(target)}"
+        raise ValueError(f"{name}: expected a list of {len(output)} images, as output is, got {came}")
+    return [(f"{name}[{i}]", x, y) for i, (x, y) in enumerate(zip(output, target, strict=True))]
 
 
 def frames_first(clip: Tensor) -> Tensor:  # (N, C, T, H, W) -> (N, T, C, H, W)
@@ -71,3 +124,48 @@ def join_of(frames: object, is_clip: bool, reduction: str) -> Callable[[Tensor],
     if reduction != "none":
         raise ValueError(f'frames: expected False for reduction={reduction!r}, got True; set reduction="none"')
     return each_frame
+
+
+def _of_batch(
+    of_images: OfImages,
+    images: list[Tensor],
+    beside: Sequence[Tensor],
+    is_clip: bool,
+    join: Callable[[Tensor], Tensor],
+) -> list[Tensor]:
+    if not is_clip:
+        return of_images(images, list(beside))
+    clips = [frames_first(x) for x in images]
+    batch, frames = clips[0].shape[:2]
+    values = of_images([as_batch(x, batch, frames) for x in clips], [as_batch(x, batch, frames) for x in beside])
+    return [join(value.unflatten(0, (batch, frames))) for value in values]
+
+
+def _alike(output: Samples) -> list[list[int]]:
+    """The samples that may run as one batch, in order."""
+    if isinstance(output, Tensor):
+        return [list(range(output.shape[0]))]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, x in enumerate(output):
+        groups.setdefault((*x.shape, x.dtype), []).append(i)
+    return list(groups.values())
+
+
+def _picked(samples: Samples, run: list[int], left: list[int], is_output: bool = False) -> Tensor:
+    """The batch of those that run. Those left out are part of it with none of their pixels: see the zeros above."""
+    if isinstance(samples, Tensor):
+        if samples.shape[0] == 1 and not is_output:
+            return samples  # stands for every sample
+        samples = list(samples.split(1))
+    parts = [*[samples[i] for i in run], *[samples[i][:0] for i in left]]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:  # (1, ...) each -> (N, ...)
+    for i, part in enumerate(parts):
+        if part.shape != parts[0].shape:
+            raise ValueError(
+                f"output[{i}]: expected the size and frames of output[0], since each pixel or frame has a value of its "
+                f"own; got {tuple(part.shape[1:])} for {tuple(parts[0].shape[1:])}"
+            )
+    return torch.cat(list(parts))
