@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from perceptual_ops import LPIPS, PerceptualLoss
-from perceptual_ops.engine import convolution, joined_runs, perceptual_head, stages
+from perceptual_ops.engine import convolution, joined_runs, metric_head, perceptual_head, stages
 from perceptual_ops.engine.custom_op import Entry
 
 from . import cubins, tables
@@ -109,6 +109,7 @@ def as_on_a_gpu(counted: Launches) -> Iterator[None]:
     with (
         mock.patch.object(stages, "bias_is_a_pass", lambda device: True),
         mock.patch.object(perceptual_head, "launches_cost", lambda device: True),
+        mock.patch.object(metric_head, "launches_cost", lambda device: True),
         mock.patch.object(joined_runs, "launches_cost", lambda device: True),
         mock.patch.object(stages, "launches_cost", lambda device: True),
         mock.patch.object(convolution, "_has_blocks", lambda weight: False),

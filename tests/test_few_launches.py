@@ -13,8 +13,9 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine import joined_runs, perceptual_head, stages
+from perceptual_ops.engine import joined_runs, metric_head, perceptual_head, stages
 from perceptual_ops.engine.custom_op import written
+from perceptual_ops.engine.metric_head import MetricHead
 from perceptual_ops.engine.stages import Forward
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -152,6 +153,36 @@ PAIRS: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("wanted", ["output", "target", "both", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["vgg16", "dists"])
+def test_distances_of_all_layers_at_once(
+    name: str, dtype: torch.dtype, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of small maps, on a GPU, where no layer has a scale of its own; the bits are those of one after the other."""
+    loss = metrics.make(name, reduction="none", compute_dtype=dtype)
+    seen, found = [], []
+    measure = MetricHead._measure
+    monkeypatch.setattr(MetricHead, "_measure", lambda head: seen.append(len(head._waiting)) or measure(head))
+    for at_once, most in ((False, perceptual_head.AT_ONCE), (True, perceptual_head.AT_ONCE), (True, 0)):
+        monkeypatch.setattr(metric_head, "launches_cost", lambda device, at_once=at_once: at_once)
+        monkeypatch.setattr(metric_head, "AT_ONCE", most)
+        seen.clear()
+        found.append(distance_and_gradients(loss, 19, wanted))
+        waits = at_once and most and dtype != torch.float16
+        assert seen == [5] if waits else seen == [1] * 5 + [0]
+    assert all(torch.equal(ours, plain) for others in found[1:] for ours, plain in zip(others, found[0], strict=True))
+
+
+def distance_and_gradients(loss: nn.Module, size: int, wanted: str) -> list[Tensor]:
+    x, y = (
+        images(2, size, seed).requires_grad_(wanted in (who, "both")) for seed, who in enumerate(("output", "target"))
+    )
+    value = loss(x, y)
+    leaves = [image for image in (x, y) if image.requires_grad]
+    return [value.detach(), *(torch.autograd.grad(value.sum(), leaves) if leaves else ())]
+
+
+@pytest.mark.parametrize("wanted", ["output", "target", "both", "none"])
 @pytest.mark.parametrize("kind", PAIRS)
 def test_both_images_at_once(kind: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones, on a GPU; large ones and those of a CPU go side by side."""
@@ -164,14 +195,7 @@ def test_both_images_at_once(kind: str, wanted: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(joined_runs, "launches_cost", lambda device, at_once=at_once: at_once)
         monkeypatch.setattr(joined_runs, "FEW_PIXELS", pixels)
         runs.clear()
-        x, y = (
-            images(2, size, seed).requires_grad_(wanted in (who, "both"))
-            for seed, who in enumerate(("output", "target"))
-        )
-        value = loss(x, y)
-        leaves = [image for image in (x, y) if image.requires_grad]
-        found.append([value.detach(), *(torch.autograd.grad(value.sum(), leaves) if leaves else ())])
-        found[-1].append(torch.tensor(len(runs)))
+        found.append([*distance_and_gradients(loss, size, wanted), torch.tensor(len(runs))])
     (*plain, count), (*joined, fewer), (*large, same) = found
     assert count == same == 2 * fewer
     for ours, others, expected in zip(joined, large, plain, strict=True):

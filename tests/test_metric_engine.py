@@ -177,7 +177,7 @@ def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
     metric = Lpips([placed(torch.full((4,), 1e-9))], 1e-10, False)
     head = MetricHead(metric, {"a": 0}, placed(torch.ones(2)), {"a": y}, (True, True))
     head.meet("a", x)
-    exact = metric.gradients(0, x.float(), y.float(), None, True, True)[1:]
+    exact = metric.gradients([0], [x.float()], [y.float()], None, True, True)[1:]
     for made, (expected,) in zip((head.by_output, head.by_target), exact, strict=True):
         scale = placed(torch.tensor([2.0**30, 2.0**31]))
         found = made.gradient("a", scale).float() / scale.view(2, 1, 1, 1)

@@ -73,7 +73,7 @@ class Cosine:
         return Lpips(checks.halves([x]), checks.COSINE_EPS, False)
 
     def values(self, x: Tensor, y: Tensor) -> Values:
-        value = self._metric(x).value(0, x, y)
+        (value,) = self._metric(x).values([0], [x], [y])
         return self.weight * value, value
 
     def gradients(
@@ -82,7 +82,7 @@ class Cosine:
         upstream = torch.full((x.shape[0],), self.weight, dtype=checks.accumulator_dtype(x), device=x.device)
         if scale is not None:
             upstream = upstream * scale
-        value, *found = self._metric(x).gradients(0, x, y, upstream, by_x, by_y)
+        (value,), *found = self._metric(x).gradients([0], [x], [y], upstream, by_x, by_y)
         of_x, of_y = (gradients[0] if gradients else None for gradients in found)
         return (self.weight * value, value), of_x, of_y
 

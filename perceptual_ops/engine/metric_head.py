@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .batching import launches_cost
 from .loss_scale import scale_of
 from .metrics import Lpips, Metric
-from .perceptual_head import LayerGradients
+from .perceptual_head import AT_ONCE, LayerGradients
 from .tiles import Tile
 
 
 @dataclass
 class MetricHead:
     """Values and gradients, each made of both maps when the trunk has the second, so that the first is gone.
+
+    Those of small maps wait for each other where launches cost, as on a GPU, and are made at once.
 
     Attributes:
         metric: What is measured.
@@ -35,6 +38,7 @@ class MetricHead:
     targets: dict[str, Tensor]
     wanted: tuple[bool, bool]
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
+    _waiting: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)  # of output and target
     by_output: LayerGradients = field(init=False)
     by_target: LayerGradients = field(init=False)
 
@@ -42,16 +46,32 @@ class MetricHead:
         self.by_output, self.by_target = (LayerGradients(self.samples) for _ in range(2))
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
-        """A `Tap`: takes the output's map in, which nobody holds after that."""
-        i, target = self.indices[layer], self.targets.pop(layer)
-        if not any(self.wanted):
-            self.values[layer] = self.metric.value(i, output, target)
-            return False
-        scale, bounds = self._scale(i, output, target)
-        value, *found = self.metric.gradients(i, output, target, scale, *self.wanted)
-        self.values[layer] = value
-        self._put(layer, found, scale, bounds)
-        return False
+        """A `Tap`: takes the output's map in, which nobody holds after that unless it waits for others."""
+        self._waiting[layer] = output, self.targets.pop(layer)
+        waiting = sum(map.nbytes for pair in self._waiting.values() for map in pair)
+        # A scale is of one layer alone.
+        if output.dtype == torch.float16 or not launches_cost(output.device) or waiting > AT_ONCE:
+            self._measure()
+        return layer in self._waiting
+
+    def distances(self) -> dict[str, Tensor]:  # (n)
+        """That of each layer; to be asked when all maps were met, before the gradients."""
+        self._measure()
+        return self.values
+
+    def _measure(self) -> None:
+        """Values and gradients of what waits; a module's maps may differ in dtype."""
+        for dtype in {output.dtype: None for output, _ in self._waiting.values()}:
+            layers = [layer for layer, (output, _) in self._waiting.items() if output.dtype == dtype]
+            outputs, targets = map(list, zip(*(self._waiting.pop(layer) for layer in layers), strict=True))
+            indices = [self.indices[layer] for layer in layers]
+            if any(self.wanted):
+                scale, bounds = self._scale(indices[0], outputs[0], targets[0])
+                values, *found = self.metric.gradients(indices, outputs, targets, scale, *self.wanted)
+                self._put(layers, found, scale, bounds)
+            else:
+                values = self.metric.values(indices, outputs, targets)
+            self.values |= zip(layers, values, strict=True)
 
     def _scale(self, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
         """What gradients in fp16 are scaled by (n), and the bounds of both (n); None where there is no scale."""
@@ -63,9 +83,11 @@ class MetricHead:
         first, *others = (bound for bound in bounds if bound is not None)
         return scale_of(sum(others, first)), bounds
 
-    def _put(self, layer: str, found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]) -> None:
+    def _put(
+        self, layers: Sequence[str], found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]
+    ) -> None:
         for gradients, made, bound in zip((self.by_output, self.by_target), found, bounds, strict=True):
-            for gradient in made:
+            for layer, gradient in zip(layers if made else [], made, strict=True):
                 gradients.put(layer, gradient, scale, bound)
 
 
@@ -91,5 +113,5 @@ class TileHead(MetricHead):
         weights[part] = share if scale is None else share * scale.view(-1, 1, 1, 1)
         found = self.metric.pixel_gradients(i, output, target, weights, *self.wanted)
         # A bound of the mean over the tile is one of the mean over more pixels.
-        self._put(layer, list(found), scale, bounds)
+        self._put([layer], list(found), scale, bounds)
         return False

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS of one layer's maps, as the lean engine asks for them: a value, gradients, and bounds of those."""
+"""LPIPS and DISTS of some layers' maps, as the lean engine asks for them: values, gradients, and bounds of those."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ operators = torch.ops.perceptual_ops
 class Metric(Protocol):
     """A distance of maps x and y (n, C, H, W), y maybe with a batch of 1; layers by their number."""
 
-    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """The distance."""
+    def values(self, layers: Sequence[int], x: list[Tensor], y: list[Tensor]) -> Tensor:  # (L, n)
+        """The distance of each layer."""
 
     def gradients(
-        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+        self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The distance (n), and the gradients of the sum of grad (n) * distance with respect to x and y, or none."""
+        """The distances (L, n), and the gradients of the sum of grad (n) * distances by x and y, or none."""
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
         """At least the largest magnitude of each sample's gradient with respect to x; to y with the two exchanged."""
@@ -37,16 +37,16 @@ class Lpips:
     eps: float
     eps_inside: bool
 
-    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
-        return operators.lpips_distance([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
+    def values(self, layers: Sequence[int], x: list[Tensor], y: list[Tensor]) -> Tensor:
+        weights = [self.channel_weights[i] for i in layers]
+        return operators.lpips_distance(x, y, weights, self.eps, self.eps_inside)[1]
 
     def gradients(
-        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+        self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        value, _, *found = operators.lpips_distance_with_gradient(
-            [x], [y], [self.channel_weights[i]], self.eps, self.eps_inside, grad, by_x, by_y
-        )
-        return value, *found
+        weights = [self.channel_weights[i] for i in layers]
+        _, *found = operators.lpips_distance_with_gradient(x, y, weights, self.eps, self.eps_inside, grad, by_x, by_y)
+        return tuple(found)
 
     def pixels(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
         """The distance of each pixel."""
@@ -78,16 +78,19 @@ class Dists:
     alpha: Sequence[Tensor]
     beta: Sequence[Tensor]
 
-    def value(self, i: int, x: Tensor, y: Tensor) -> Tensor:
-        return operators.dists_distance([x], [y], [self.alpha[i]], [self.beta[i]])[0]
+    def values(self, layers: Sequence[int], x: list[Tensor], y: list[Tensor]) -> Tensor:
+        return operators.dists_distance(x, y, *self._numbers(layers))[1]
 
     def gradients(
-        self, i: int, x: Tensor, y: Tensor, grad: Tensor | None, by_x: bool, by_y: bool
+        self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        alpha, beta = [self.alpha[i]], [self.beta[i]]
-        value, _, statistics = operators.dists_distance([x], [y], alpha, beta)
-        upstream = torch.ones_like(value) if grad is None else grad
-        return value, *operators.dists_distance_backward(upstream, [x], [y], alpha, beta, statistics, by_x, by_y)
+        numbers = self._numbers(layers)
+        loss, values, statistics = operators.dists_distance(x, y, *numbers)
+        upstream = torch.ones_like(loss) if grad is None else grad
+        return values, *operators.dists_distance_backward(upstream, x, y, *numbers, statistics, by_x, by_y)
+
+    def _numbers(self, layers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        return [self.alpha[i] for i in layers], [self.beta[i] for i in layers]
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         # The gradient of csrc/dists, with e - mean(e) and x - mean(x) at most twice the largest of what they are of.

@@ -57,18 +57,19 @@ class Pair:
             runs.insert(0, (entry.normalized(self.target), holder(targets), self.by_target is not None))
         *target_tape, tape = entry.forward(runs, layers)
         by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
+        values = head.distances()
         by_output = by_target = None
         if self.by_target is not None:
             by_target = entry.backward(target_tape[0], head.by_target, self.target, by_images[1])
         if self.by_output is not None:
             by_output = entry.backward(tape, head.by_output, self.output, by_images[0])
-        return torch.stack([head.values[layer] for layer in self.layers]), by_output, by_target
+        return torch.stack([values[layer] for layer in self.layers]), by_output, by_target
 
     def _meet_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""
         wanted = self.by_output is not None, self.by_target is not None
-        pair = self.output.to(self.entry.wide), self.target.to(self.entry.wide)
-        value, *found = self.metric.gradients(self.layers.index(IMAGE), *pair, None, *wanted)
+        output, target = self.output.to(self.entry.wide), self.target.to(self.entry.wide)
+        (value,), *found = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *wanted)
         head.values[IMAGE] = value
         by_output, by_target = (gradients[0] if gradients else None for gradients in found)
         return by_output, by_target

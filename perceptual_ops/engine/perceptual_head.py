@@ -16,7 +16,7 @@ from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
 
-AT_ONCE = 64 * 2**20  # bytes of maps whose style gradients are made in one launch: so much memory more, at most
+AT_ONCE = 64 * 2**20  # bytes of maps that are taken in one launch: so much memory more, at most
 
 
 class LayerGradients:

@@ -119,13 +119,14 @@ class TiledPair:
             for side, tap, _ in sides
         ]
         tapes = self._trunk.forward_together(runs, [*self._near, self._cut], self._pair.entry.dtype)
+        values = head.distances()
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is None:
                 continue
             side.tapes.append((tile, tape.of([self._cut])))
             if self._near:
                 side.add(tile, tape.of(self._near), gradients)
-        return head.values
+        return values
 
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
         """The layers beyond the cut: their distances, and the way back."""
@@ -134,7 +135,8 @@ class TiledPair:
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
         tapes = self._trunk.forward_together(runs, self._far, self._pair.entry.dtype, after=self._cut)
+        values = head.distances()
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is not None:
                 side.finish(self._trunk.backward(tape, gradients), gradients)
-        return head.values
+        return values
