@@ -106,6 +106,7 @@ TARGETS = {
     "pool_backward_kernel<double*": Target(threads=256, blocks=2),
     "pool_backward_kernel<*": Target(threads=256, blocks=3),
     "l2_pool_*kernel<*": Target(threads=256, blocks=2),
+    "loss_scale_kernel*": Target(threads=128, blocks=12),
 }
 
 

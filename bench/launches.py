@@ -34,10 +34,11 @@ OPERATORS: dict[str, Sequence[str]] = {
     "normalize_images": ["launch_normalize"],
     "normalize_images_backward": ["launch_normalize_backward"],
     "bias_relu_": ["launch_bias_relu"],
-    "bias_relu_backward_": [ZEROS, "launch_bias_relu_backward"],
+    "bias_relu_backward_": ["launch_bias_relu_backward"],
     "bias_relu_pool": ["launch_bias_relu_pool"],
     "bias_relu_pool_": ["launch_bias_relu_pool_in_place"],
-    "bias_relu_pool_backward_": [ZEROS, "launch_bias_relu_pool_backward"],
+    "bias_relu_pool_backward_": ["launch_bias_relu_pool_backward"],
+    "loss_scale": ["launch_loss_scale"],
     "style_loss": ["launch_gram_sums", "launch_style_finish"],
     "style_loss_backward": ["launch_narrow", "launch_gram_gradient"],
     "lpips_map": [ZEROS, "launch_lpips"],
@@ -52,8 +53,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def launches_of(name: str, arguments: Sequence[Any]) -> int:
     """What a call of an operator of ours launches."""
     launches = list(OPERATORS[name])
-    if name == "lpips_map" or (name.startswith("bias_relu") and not arguments[-1]):  # no sums, no maxima
-        launches = [launch for launch in launches if launch != ZEROS]
+    if name == "lpips_map":  # no sums
+        launches.remove(ZEROS)
     if name == "bias_relu_pool_" and (arguments[2] == "blur" or list(arguments[3:5]) != [2, 2]):  # two passes
         launches += ["launch_bias_relu", "launch_bias_relu_pool"]
         launches.remove("launch_bias_relu_pool_in_place")

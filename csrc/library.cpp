@@ -83,10 +83,10 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   // x = relu(x + bias) -> where it is positive or NaN, (N, ceil(C H W / 8)) uint8 in the map's order, lowest bit first;
   // empty where not wanted
   m.def("bias_relu_(Tensor(a!) x, Tensor? bias, bool signs) -> Tensor");
-  // grad = signs ? factor * grad + tap : 0, plus below -> largest magnitude of each sample (N); empty where not wanted
+  // grad = signs ? factor * grad + tap : 0, plus below; maxima (N) are raised to the largest magnitude of each sample
   m.def(
-      "bias_relu_backward_(Tensor(a!) grad, Tensor signs, Tensor? tap, Tensor? below, Tensor? factor, bool maxima) "
-      "-> Tensor");
+      "bias_relu_backward_(Tensor(a!) grad, Tensor signs, Tensor? tap, Tensor? below, Tensor? factor, "
+      "Tensor(b!)? maxima) -> ()");
   // Pooling of relu(x + bias) or x + bias -> pooled map, and which element of each window was the first maximum: four
   // bits a window (eight from kernel 4 on) in the map's order, all set where no gradient passes the ReLU. Empty where
   // not wanted, and for "average".
@@ -98,16 +98,25 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "bias_relu_pool_(Tensor(a!) x, Tensor? bias, str kind, int kernel, int stride, bool keep) "
       "-> (Tensor, Tensor, Tensor)");
-  // x = (signs ? factor * (gradient of the pooling) + tap : 0) + below, where tap is what x holds before, if `tap`
-  // -> as bias_relu_backward_
+  // x = (signs ? factor * (gradient of the pooling) + tap : 0) + below, where tap is what x holds before, if `tap`;
+  // maxima as of bias_relu_backward_
   m.def(
       "bias_relu_pool_backward_(Tensor(a!) x, Tensor grad, Tensor? codes, Tensor? signs, bool tap, Tensor? below, "
-      "Tensor? factor, str kind, int kernel, int stride, bool maxima) -> Tensor");
+      "Tensor? factor, str kind, int kernel, int stride, Tensor(b!)? maxima) -> ()");
 
   // DISTS's pooling: the root of the squares filtered by [1, 2, 1] / 4 each way, at stride 2 and zero padding 1, plus
   // 1e-12. The backward reads the map that was pooled
   m.def("l2_pool(Tensor x) -> Tensor");
   m.def("l2_pool_backward(Tensor grad, Tensor x) -> Tensor");
+
+  // Loss scaling of an fp16 gradient, in fp32. By now its magnitude, times `scale` (N), is at most `bound` (N) times
+  // `grown` (); before it is written again it may grow by `spread`, and gradients of at most `taps`, K x (N), not
+  // scaled, are added; then it may grow by `grows` (). -> (4, N): the largest power of two, of 2^-60 to 2^60, with
+  // which it stays within `room`; that over `scale`; the bound of what is written; zeros to become its maxima. None
+  // stands for ones, of `bound` for no gradient yet
+  m.def(
+      "loss_scale(Tensor? scale, Tensor? bound, Tensor? grown, float spread, Tensor[] taps, Tensor? grows, "
+      "float room) -> Tensor");
 
   m.def("build_info() -> str");
 }

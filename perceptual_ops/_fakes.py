@@ -138,7 +138,7 @@ def _register_activation() -> None:
 
     @fake("perceptual_ops::bias_relu_backward_")
     def _(grad, signs, tap, below, factor, maxima):
-        return _maxima_like(grad, maxima)
+        return None
 
     @fake("perceptual_ops::bias_relu_pool")
     def _(x, bias, relu, kind, kernel, stride, codes):
@@ -151,7 +151,7 @@ def _register_activation() -> None:
 
     @fake("perceptual_ops::bias_relu_pool_backward_")
     def _(x, grad, codes, signs, tap, below, factor, kind, kernel, stride, maxima):
-        return _maxima_like(x, maxima)
+        return None
 
     @fake("perceptual_ops::l2_pool")
     def _(x):
@@ -162,6 +162,11 @@ def _register_activation() -> None:
     @fake("perceptual_ops::l2_pool_backward")
     def _(grad, x):
         return torch.empty_like(x, memory_format=torch.channels_last)
+
+    @fake("perceptual_ops::loss_scale")
+    def _(scale, bound, grown, spread, taps, grows, room):
+        known = taps[0] if bound is None else bound
+        return known.new_empty((4, known.shape[0]))
 
 
 def _signs_like(x: Tensor, wanted: bool) -> Tensor:  # (N, C, H, W) -> (N, ceil(C H W / 8)), or (0)
@@ -180,7 +185,3 @@ def _pooled_like(x: Tensor, kind: str, kernel: int, stride: int, codes: bool) ->
         return like, x.new_empty(0, dtype=torch.uint8)
     elements = channels * windows[0] * windows[1]
     return like, x.new_empty((batch, elements if kernel > 3 else (elements + 1) // 2), dtype=torch.uint8)
-
-
-def _maxima_like(x: Tensor, wanted: bool) -> Tensor:  # (N), or (0)
-    return x.new_empty(x.shape[0] if wanted else 0, dtype=checks.accumulator_dtype(x))

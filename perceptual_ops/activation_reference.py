@@ -37,6 +37,25 @@ def code_bits(kernel: int) -> int:
     return 4 if kernel <= 3 else 8
 
 
+def loss_scale(
+    scale: Tensor | None,  # (N)
+    bound: Tensor | None,  # (N)
+    grown: Tensor | None,  # ()
+    spread: float,
+    taps: list[Tensor],  # K x (N)
+    grows: Tensor | None,  # ()
+    room: float,
+) -> Tensor:  # (4, N)
+    """The next scale of finite numbers above 0, its ratio to the last one, the bound then, and zeros."""
+    first = taps[0] if bound is None else bound
+    before = torch.ones_like(first) if scale is None else scale
+    come = torch.zeros_like(first) if bound is None else bound * (1 if grown is None else grown) * spread
+    come = come + sum(before * tap for tap in taps)
+    exponent = (room / (1 if grows is None else grows) / come).log2().floor() + before.log2()
+    factor = exponent.clamp(-60, 60).exp2() / before
+    return torch.stack([before * factor, factor, come * factor, torch.zeros_like(come)])
+
+
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # (N, C, H, W), (C), (C)
     return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
 

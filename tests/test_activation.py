@@ -19,6 +19,7 @@ from activation_maps import (
     grid_map,
     masked,
     nhwc,
+    no_maxima,
     normal_map,
     per_sample,
 )
@@ -114,13 +115,16 @@ def test_bias_relu_backward(dtype: torch.dtype, operands: tuple[bool, ...], devi
         given = [one if wanted else None for one, wanted in zip((tap, below, factor), operands, strict=True)]
         terms = [one if wanted else 0 * one for one, wanted in zip((tap, below), operands[:2], strict=True)]
         factors = factor if operands[2] else torch.ones_like(factor)
-        ours = grad.clone()
-        maxima = library.bias_relu_backward_(ours, oracle.packed(passes, 1), *given, True)
+        ours, maxima = grad.clone(), no_maxima(grad)
+        library.bias_relu_backward_(ours, oracle.packed(passes, 1), *given, maxima)
         exact = masked(grad.double(), passes, *(term.double() for term in terms), factors.double())
         assert_accurate(ours, masked(grad, passes, *terms, factors.to(dtype)), exact)
         assert torch.equal(maxima, expected_maxima(ours))
+        again, above = grad.clone(), maxima + 1
+        library.bias_relu_backward_(again, oracle.packed(passes, 1), *given, above)
+        assert torch.equal(again, ours) and torch.equal(above, maxima + 1)
         again = grad.clone()
-        assert library.bias_relu_backward_(again, oracle.packed(passes, 1), *given, False).shape == (0,)
+        library.bias_relu_backward_(again, oracle.packed(passes, 1), *given, None)
         assert torch.equal(again, ours)
 
 
@@ -132,7 +136,8 @@ def test_a_mask_stops_every_number(dtype: torch.dtype, bad: float, device: str, 
     passes[:2, 2, 3, 4] = False
     ours, tap = (normal_map(shape, dtype, device, seed) for seed in (1, 2))
     ours[0, 2, 3, 4] = tap[1, 2, 3, 4] = ours[2, 4, 6, 8] = bad
-    maxima = library.bias_relu_backward_(ours, oracle.packed(passes, 1), tap, None, None, True)
+    maxima = no_maxima(ours)
+    library.bias_relu_backward_(ours, oracle.packed(passes, 1), tap, None, None, maxima)
     assert ours[:2, 2, 3, 4].eq(0).all()
     assert ours[:2].isfinite().all() and torch.equal(maxima[:2], expected_maxima(ours[:2]))
     assert not maxima[2].isfinite()
@@ -155,14 +160,14 @@ def test_memory_layouts(layout: str, device: str, native: str) -> None:
     spread = signs.repeat_interleave(2, dim=1)[:, ::2]
 
     flat = [x.clone(), x.clone()]
-    library.bias_relu_backward_(flat[0], signs, tap, below, None, False)
-    library.bias_relu_backward_(flat[1], spread, view(tap), view(below), None, False)
+    library.bias_relu_backward_(flat[0], signs, tap, below, None, None)
+    library.bias_relu_backward_(flat[1], spread, view(tap), view(below), None, None)
     assert torch.equal(*flat)
     pooled = [x.clone(), x.clone()]
     grad, spread_codes = normal_map(tuple(ours.shape), torch.bfloat16, device, 3), codes.mT.contiguous().mT
-    library.bias_relu_pool_backward_(pooled[0], grad, codes, signs, True, below, None, *pooling, False)
+    library.bias_relu_pool_backward_(pooled[0], grad, codes, signs, True, below, None, *pooling, None)
     settings = (spread_codes, spread, True, view(below), None)
-    library.bias_relu_pool_backward_(pooled[1], view(grad), *settings, *pooling, False)
+    library.bias_relu_pool_backward_(pooled[1], view(grad), *settings, *pooling, None)
     assert torch.equal(*pooled)
 
 
@@ -174,12 +179,13 @@ def results(device: str) -> list[Tensor]:
     for pooling in [("max", 2, 2), ("max", 3, 2), ("average", 3, 2), ("blur", 2, 2)]:
         value, codes = library.bias_relu_pool(x, x[0, :, 0, 0], True, *pooling, True)
         signs = library.bias_relu_(map_ := x.clone(), None, True)
-        gradient = tap.clone()
+        gradient, maxima = tap.clone(), no_maxima(tap)
         settings = (None if pooling[0] == "average" else codes, signs, True, tap, None)
-        maxima = library.bias_relu_pool_backward_(gradient, value, *settings, *pooling, True)
+        library.bias_relu_pool_backward_(gradient, value, *settings, *pooling, maxima)
         kept = x.clone()
         found += [value, codes, map_, gradient, maxima, kept, *library.bias_relu_pool_(kept, None, *pooling, True)]
-    found.append(library.bias_relu_backward_(gradient, signs, tap, tap, None, True))
+    found.append(maxima := no_maxima(tap))
+    library.bias_relu_backward_(gradient, signs, tap, tap, None, maxima)
     scale = torch.rand(shape[1], generator=torch.Generator().manual_seed(0)).to(device)
     found.append(library.normalize_images(x, scale, scale, torch.bfloat16))
     found.append(library.normalize_images_backward(gradient, x, scale, None, tap))
@@ -203,14 +209,15 @@ def test_opcheck(device: str, native: str) -> None:
     opcheck(library.normalize_images.default, (images, scale, scale, torch.float16))
     opcheck(library.normalize_images_backward.default, (x, images, scale, factor, x))
     for wanted in (True, False):
+        maxima = no_maxima(x) if wanted else None
         opcheck(library.bias_relu_.default, (x, scale, wanted))
         signs = library.bias_relu_(x.clone(), None, True)
-        opcheck(library.bias_relu_backward_.default, (x, signs, images.bfloat16(), None, factor, wanted))
+        opcheck(library.bias_relu_backward_.default, (x, signs, images.bfloat16(), None, factor, maxima))
         for pooling in [("max", 3, 2), ("max", 4, 3), ("average", 2, 2), ("blur", 2, 2)]:
             opcheck(library.bias_relu_pool.default, (x, scale, True, *pooling, wanted))
             opcheck(library.bias_relu_pool_.default, (x, scale, *pooling, wanted))
             value, codes = library.bias_relu_pool(x, scale, True, *pooling, True)
-            arguments = (value, codes, signs, True, None, factor, *pooling, wanted)
+            arguments = (value, codes, signs, True, None, factor, *pooling, maxima)
             opcheck(library.bias_relu_pool_backward_.default, (x, *arguments))
 
 
@@ -232,13 +239,15 @@ def test_refusals(device: str, native: str) -> None:
     refuses("x: expected dtype", relu, x.to(torch.int32), None, True)
     refuses("bias: expected .5.", relu, x, two, True)
     refuses("bias: expected dtype", relu, x, five.to(torch.int32), True)
-    refuses("grad: it is written in place", backward, nchw, signs, None, None, None, True)
-    refuses("signs: expected .2, 30.", backward, x, signs[:, 1:], None, None, None, True)
-    refuses("signs: expected dtype uint8", backward, x, signs.to(torch.int32), None, None, None, True)
-    refuses("tap: expected .2, 5, 8, 6.", backward, x, signs, x[:1], None, None, True)
-    refuses("below: expected the dtype", backward, x, signs, None, x.half(), None, True)
-    refuses("factor: expected .2.", backward, x, signs, None, None, five, True)
-    refuses("factor: expected float32", backward, x, signs, None, None, two.double(), True)
+    refuses("grad: it is written in place", backward, nchw, signs, None, None, None, None)
+    refuses("signs: expected .2, 30.", backward, x, signs[:, 1:], None, None, None, None)
+    refuses("signs: expected dtype uint8", backward, x, signs.to(torch.int32), None, None, None, None)
+    refuses("tap: expected .2, 5, 8, 6.", backward, x, signs, x[:1], None, None, None)
+    refuses("below: expected the dtype", backward, x, signs, None, x.half(), None, None)
+    refuses("factor: expected .2.", backward, x, signs, None, None, five, None)
+    refuses("factor: expected float32", backward, x, signs, None, None, two.double(), None)
+    refuses("maxima: expected .2., contiguous", backward, x, signs, None, None, None, five)
+    refuses("maxima: expected float32", backward, x, signs, None, None, None, two.double())
 
     kept = library.bias_relu_pool_
     refuses("x: it is written in place", kept, nchw, None, "max", 2, 2, True)
@@ -256,7 +265,7 @@ def test_refusals(device: str, native: str) -> None:
     refuses("bias: expected .5.", pool, x, two, True, "max", 2, 2, True)
 
     def unpooled(x: Tensor, *given: Tensor | None) -> Callable[[], object]:
-        return lambda: unpool(x, *given, True, None, None, "max", 2, 2, True)
+        return lambda: unpool(x, *given, True, None, None, "max", 2, 2, None)
 
     refuses("x: it is written in place", unpooled(nchw, pooled, codes, signs))
     refuses("grad: expected .2, 5, 4, 3.", unpooled(x, x, codes, signs))

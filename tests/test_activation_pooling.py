@@ -17,6 +17,7 @@ from activation_maps import (
     grid_map,
     masked,
     nhwc,
+    no_maxima,
     normal_map,
 )
 from maps import assert_accurate, random_map
@@ -120,20 +121,20 @@ def test_pool_backward(dtype: torch.dtype, pooling: tuple[str, int, int], device
         factor = random_map(shape[:1], accumulator(dtype), device, 4)
         d, naive = (oracle.pooled_backward(g, positions, shape[2:], *pooling) for g in (grad.double(), grad))
 
-        alone = torch.full_like(value, float("nan"))
-        maxima = library.bias_relu_pool_backward_(alone, grad, codes, None, False, None, None, *pooling, True)
+        alone, maxima = torch.full_like(value, float("nan")), no_maxima(value)
+        library.bias_relu_pool_backward_(alone, grad, codes, None, False, None, None, *pooling, maxima)
         assert_accurate(alone, naive, d)
         assert torch.equal(maxima, expected_maxima(alone))
 
         passes = oracle.passes(value)
-        whole = tap.clone()
+        whole, maxima = tap.clone(), no_maxima(tap)
         settings = (oracle.packed(passes, 1), True, below, factor, *pooling)
-        maxima = library.bias_relu_pool_backward_(whole, grad, codes, *settings, True)
+        library.bias_relu_pool_backward_(whole, grad, codes, *settings, maxima)
         naive = masked(naive, passes, tap, below, factor.to(dtype))
         assert_accurate(whole, naive, masked(d, passes, tap.double(), below.double(), factor.double()))
         assert torch.equal(maxima, expected_maxima(whole))
         again = tap.clone()
-        assert library.bias_relu_pool_backward_(again, grad, codes, *settings, False).shape == (0,)
+        library.bias_relu_pool_backward_(again, grad, codes, *settings, None)
         assert torch.equal(again, whole)
 
 
@@ -160,5 +161,5 @@ def test_gradients_are_those_of_torch(pooling: tuple[str, int, int], device: str
     signs = library.bias_relu_(x, bias, True)
     torch.testing.assert_close(ours, expected.detach())
     torch.testing.assert_close(x, activation.detach())
-    library.bias_relu_pool_backward_(tap, grad, codes, signs, True, None, None, *pooling, False)
+    library.bias_relu_pool_backward_(tap, grad, codes, signs, True, None, None, *pooling, None)
     torch.testing.assert_close(tap, of_leaf)

@@ -111,6 +111,7 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "lpips_map_backward": ([pixels[0].expand(2, -1, -1, -1)], *plain, 1e-8, True, False, True),
         "dists_distance": (maps, targets, channels, channels),
         "dists_distance_backward": (upstream, *plain, channels[:1], [gram.new_ones(2, 6, 3)], True, True),
+        "loss_scale": (upstream, upstream, upstream[0], 4.0, [upstream] * 2, None, 9.0),
         "l2_pool": (nhwc.detach(),),
         "l2_pool_backward": (random_map((2, 3, 2, 3), torch.float32, device, 5), nhwc.detach()),
     }

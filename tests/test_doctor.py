@@ -45,6 +45,8 @@ def dtype_of(arguments: Any) -> torch.dtype:
 
 
 def of_tensors(fault: Fault, value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return fault(value)
     return type(value)(of_tensors(fault, one) for one in value)

@@ -175,7 +175,7 @@ def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
     """By learned numbers so small that nothing is left of them in fp16."""
     x, y = (placed(torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(seed))).half() for seed in (0, 1))
     metric = Lpips([placed(torch.full((4,), 1e-9))], 1e-10, False)
-    head = MetricHead(metric, {"a": 0}, placed(torch.ones(2)), {"a": y}, (True, True))
+    head = MetricHead(metric, {"a": 0}, {"a": y}, (True, True))
     head.meet("a", x)
     exact = metric.gradients([0], [x.float()], [y.float()], None, True, True)[1:]
     for made, (expected,) in zip((head.by_output, head.by_target), exact, strict=True):

@@ -93,6 +93,7 @@ EXPECTED = [
     Expected("blur_kernel<*, 1, Window<*", anywhere=("LDG", "STG")),
     Expected("l2_pool_*kernel<*, 1>", anywhere=("LDG", "STG")),
     Expected("l2_pool_*kernel<*", anywhere=("LDG.128", "STG.128")),
+    Expected("loss_scale_kernel*", anywhere=("LDG", "STG")),
 ]
 
 

@@ -70,11 +70,6 @@ Tensor empty_bytes(const Tensor& like, std::vector<int64_t> sizes) {
   return torch::stable::new_empty(like, sizes, ScalarType::Byte);
 }
 
-// Zeros that a launch raises to the largest magnitudes, or nothing: (N), or (0).
-Tensor zero_maxima(const Tensor& map, bool wanted) {  // (N, C, H, W)
-  return torch::stable::new_zeros(map, {wanted ? map.size(0) : 0}, accumulator_type(map));
-}
-
 void* pointer_if(const Tensor& x, bool wanted) { return wanted ? x.data_ptr() : nullptr; }
 
 }  // namespace
@@ -143,28 +138,28 @@ Tensor bias_relu_cuda(const Tensor x,                    // (N, C, H, W)
   return bits;  // (N, ceil(C H W / 8)), or (0)
 }
 
-Tensor bias_relu_backward_cuda(const Tensor grad,                   // (N, C, H, W)
-                               const Tensor signs,                  // (N, ceil(C H W / 8))
-                               const std::optional<Tensor> tap,     // (N, C, H, W)
-                               const std::optional<Tensor> below,   // (N, C, H, W)
-                               const std::optional<Tensor> factor,  // (N)
-                               bool maxima) {
+void bias_relu_backward_cuda(const Tensor grad,                     // (N, C, H, W)
+                             const Tensor signs,                    // (N, ceil(C H W / 8))
+                             const std::optional<Tensor> tap,       // (N, C, H, W)
+                             const std::optional<Tensor> below,     // (N, C, H, W)
+                             const std::optional<Tensor> factor,    // (N)
+                             const std::optional<Tensor> maxima) {  // (N)
   check_written(grad, "grad");
   check_bytes(signs, "signs", sign_bytes(grad), grad);
   check_like(tap, "tap", grad);
   check_like(below, "below", grad);
   check_factor(factor, grad);
+  check_maxima(maxima, grad);
   const CudaScope cuda(grad);
   const Operand bits = Operand::vector(signs), taps = Operand::map(tap), others = Operand::map(below);
   const Operand factors = Operand::vector(factor);
-  const Tensor largest = zero_maxima(grad, maxima);
   if (grad.size(0) > 0) {
-    const BackwardTerms terms{bits.bytes(), taps.data(), others.data(), factors.data(), pointer_if(largest, maxima)};
+    const BackwardTerms terms{bits.bytes(), taps.data(), others.data(), factors.data(),
+                              maxima ? maxima->data_ptr() : nullptr};
     check_launch(
         launch_bias_relu_backward(element_of(grad, "grad"), shape_of(grad), grad.data_ptr(), terms, cuda.stream()),
         "bias_relu_backward_");
   }
-  return largest;  // (N), or (0)
 }
 
 std::tuple<Tensor, Tensor> bias_relu_pool_cuda(const Tensor x,                    // (N, C, H, W)
@@ -215,33 +210,33 @@ std::tuple<Tensor, Tensor, Tensor> bias_relu_pool_in_place_cuda(const Tensor x, 
   return {out, bits, found};  // (N, C, H', W'), (N, ceil(C H W / 8)) or (0), (N, bytes) or (0)
 }
 
-Tensor bias_relu_pool_backward_cuda(const Tensor x,                     // (N, C, H, W)
-                                    const Tensor grad,                  // (N, C, H', W')
-                                    const std::optional<Tensor> codes,  // (N, bytes)
-                                    const std::optional<Tensor> signs,  // (N, ceil(C H W / 8))
-                                    bool tap,
-                                    const std::optional<Tensor> below,   // (N, C, H, W)
-                                    const std::optional<Tensor> factor,  // (N)
-                                    const std::string kind, int64_t kernel, int64_t stride, bool maxima) {
+void bias_relu_pool_backward_cuda(const Tensor x,                     // (N, C, H, W)
+                                  const Tensor grad,                  // (N, C, H', W')
+                                  const std::optional<Tensor> codes,  // (N, bytes)
+                                  const std::optional<Tensor> signs,  // (N, ceil(C H W / 8))
+                                  bool tap,
+                                  const std::optional<Tensor> below,   // (N, C, H, W)
+                                  const std::optional<Tensor> factor,  // (N)
+                                  const std::string kind, int64_t kernel, int64_t stride,
+                                  const std::optional<Tensor> maxima) {  // (N)
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
   check_pooled(grad, codes, x, pooling);
   if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
   check_like(below, "below", x);
   check_factor(factor, x);
+  check_maxima(maxima, x);
   const CudaScope cuda(x);
   const Operand dense = Operand::map(grad), others = Operand::map(below);
   const Operand found = Operand::vector(pooling.kind == PoolKind::kAverage ? std::nullopt : codes);
   const Operand bits = Operand::vector(signs), factors = Operand::vector(factor);
-  const Tensor largest = zero_maxima(x, maxima);
   if (x.size(0) > 0) {
     const BackwardTerms terms{bits.bytes(), tap ? x.data_ptr() : nullptr, others.data(), factors.data(),
-                              pointer_if(largest, maxima)};
+                              maxima ? maxima->data_ptr() : nullptr};
     check_launch(launch_bias_relu_pool_backward(element_of(x, "x"), x.size(0), x.size(1), pooling, x.data_ptr(),
                                                 dense.data(), found.bytes(), terms, cuda.stream()),
                  "bias_relu_pool_backward_");
   }
-  return largest;  // (N), or (0)
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {

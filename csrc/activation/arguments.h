@@ -67,6 +67,16 @@ inline void check_factor(const std::optional<Tensor>& factor,  // (N)
         "factor: expected float32 (float64 for float64 maps) on the map's device");
 }
 
+// The largest magnitudes so far, which are raised.
+inline void check_maxima(const std::optional<Tensor>& maxima,  // (N)
+                         const Tensor& x) {                    // (N, C, H, W)
+  if (!maxima) return;
+  check(maxima->dim() == 1 && maxima->size(0) == x.size(0) && maxima->is_contiguous(), "maxima: expected (", x.size(0),
+        "), contiguous");
+  check(maxima->scalar_type() == accumulator_type(x) && maxima->device() == x.device(),
+        "maxima: expected float32 (float64 for float64 maps) on the map's device");
+}
+
 // Signs or codes as the forward pass left them.
 inline void check_bytes(const Tensor& bytes, const char* argument, int64_t per_sample,  // (N, per_sample)
                         const Tensor& x) {                                              // (N, C, H, W)

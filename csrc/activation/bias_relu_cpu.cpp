@@ -54,17 +54,18 @@ Tensor bias_relu_cpu(const Tensor x,                    // (N, C, H, W)
   return packed;  // (N, ceil(C H W / 8)), or (0)
 }
 
-Tensor bias_relu_backward_cpu(const Tensor grad,                   // (N, C, H, W)
-                              const Tensor signs,                  // (N, ceil(C H W / 8))
-                              const std::optional<Tensor> tap,     // (N, C, H, W)
-                              const std::optional<Tensor> below,   // (N, C, H, W)
-                              const std::optional<Tensor> factor,  // (N)
-                              bool maxima) {
+void bias_relu_backward_cpu(const Tensor grad,                     // (N, C, H, W)
+                            const Tensor signs,                    // (N, ceil(C H W / 8))
+                            const std::optional<Tensor> tap,       // (N, C, H, W)
+                            const std::optional<Tensor> below,     // (N, C, H, W)
+                            const std::optional<Tensor> factor,    // (N)
+                            const std::optional<Tensor> maxima) {  // (N)
   check_written(grad, "grad");
   check_bytes(signs, "signs", sign_bytes(grad), grad);
   check_like(tap, "tap", grad);
   check_like(below, "below", grad);
   check_factor(factor, grad);
+  check_maxima(maxima, grad);
   const int64_t batch = grad.size(0), sample_size = grad.size(1) * grad.size(2) * grad.size(3);
   const int64_t blocks = ceil_div(sample_size, kBlock);
   std::vector<uint64_t> largest(batch * blocks);
@@ -76,7 +77,7 @@ Tensor bias_relu_backward_cpu(const Tensor grad,                   // (N, C, H, 
       largest[n * blocks + first / kBlock] = masked.store(n, first, count, data + n * sample_size + first);
     });
   });
-  return maxima_of(grad, largest, maxima);  // (N), or (0)
+  raise_maxima(grad, largest, maxima);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CPU, m) {

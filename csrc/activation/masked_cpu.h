@@ -94,24 +94,23 @@ class Masked {
 template <class T>
 using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>;
 
-// The largest magnitude of each sample of x from those of its parts, or nothing.
-inline Tensor maxima_of(const Tensor& x,                     // (N, C, H, W)
-                        const std::vector<uint64_t>& parts,  // N x the same number, as store_masked returns them
-                        bool wanted) {
-  if (!wanted) return torch::stable::new_empty(x, {0}, accumulator_type(x));
+// Raises the largest magnitude of each sample of x, where it is wanted, to those of its parts.
+inline void raise_maxima(const Tensor& x,                        // (N, C, H, W)
+                         const std::vector<uint64_t>& parts,     // N x the same number, as store_masked returns them
+                         const std::optional<Tensor>& maxima) {  // (N)
+  if (!maxima) return;
   const int64_t batch = x.size(0);
-  std::vector<double> maxima(batch);
   dispatch_dtype(x, "grad", [&](auto element) {
     using T = decltype(element);
+    auto* const largest = static_cast<Accumulator<T>*>(maxima->data_ptr());
     for (int64_t n = 0; n < batch; ++n) {
       const auto first = parts.begin() + n * (parts.size() / batch);
       const auto bits = static_cast<Bits<T>>(*std::max_element(first, first + parts.size() / batch));
       T number;
       std::memcpy(&number, &bits, sizeof(T));
-      maxima[n] = static_cast<double>(static_cast<Accumulator<T>>(number));
+      if (!(static_cast<Accumulator<T>>(number) <= largest[n])) largest[n] = number;  // NaN is above all
     }
   });
-  return from_doubles(x, maxima, {batch});
 }
 
 }  // namespace perceptual_ops

@@ -158,20 +158,22 @@ double gain_of(const Pooling& pooling) {
 
 }  // namespace
 
-Tensor bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C, H, W)
-                                   const Tensor grad,                  // (N, C, H', W')
-                                   const std::optional<Tensor> codes,  // (N, bytes)
-                                   const std::optional<Tensor> signs,  // (N, ceil(C H W / 8))
-                                   bool tap,
-                                   const std::optional<Tensor> below,   // (N, C, H, W)
-                                   const std::optional<Tensor> factor,  // (N)
-                                   const std::string kind, int64_t kernel, int64_t stride, bool maxima) {
+void bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C, H, W)
+                                 const Tensor grad,                  // (N, C, H', W')
+                                 const std::optional<Tensor> codes,  // (N, bytes)
+                                 const std::optional<Tensor> signs,  // (N, ceil(C H W / 8))
+                                 bool tap,
+                                 const std::optional<Tensor> below,   // (N, C, H, W)
+                                 const std::optional<Tensor> factor,  // (N)
+                                 const std::string kind, int64_t kernel, int64_t stride,
+                                 const std::optional<Tensor> maxima) {  // (N)
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
   check_pooled(grad, codes, x, pooling);
   if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
   check_like(below, "below", x);
   check_factor(factor, x);
+  check_maxima(maxima, x);
   const bool blur = pooling.kind == PoolKind::kBlur;
   const int64_t channels = x.size(1), code_bytes = pooling.code_bytes(channels);
   const Taps rows =
@@ -196,7 +198,7 @@ Tensor bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C,
           largest[n * bands + begin / band] = gathered_band(sample, masked, rows, columns, begin, end);
         });
   });
-  return maxima_of(x, largest, maxima);  // (N), or (0)
+  raise_maxima(x, largest, maxima);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CPU, m) {

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
 from ..networks.layers import Conv
-from .loss_scale import Growth
 
 # oneDNN's fp32 convolution in channels_last adds all products of an output in one chain. Its rounding error grows with
 # the root of the length: at 512 channels six times that of torch's gradient in NCHW. Chains of so many cost a tenth.
@@ -101,7 +100,8 @@ class FrozenConv:
         dtype: Of the arithmetic.
 
     Attributes:
-        growth: Of the input gradient; None where nobody asks (not fp16).
+        growth: How much larger than its input the input gradient can be at most, 1 at least: a tensor () on the device,
+            see `LossScale`; None where nobody asks (not fp16).
     """
 
     def __init__(self, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> None:
@@ -112,9 +112,9 @@ class FrozenConv:
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
             self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)
-        self.growth: Growth | None = None
+        self.growth: Tensor | None = None
         if dtype == torch.float16:
-            self.growth = Growth.of(weight.float().abs().sum((0, 2, 3)).max().clamp(min=1))
+            self.growth = weight.float().abs().sum((0, 2, 3)).max().clamp(min=1)
 
     def input_gradient(self, grad: Tensor, size: tuple[int, int]) -> Tensor:  # (N, out, H', W') -> (N, in, H, W)
         """The gradient with respect to an input of (H, W) pixels."""

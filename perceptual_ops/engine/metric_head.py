@@ -25,7 +25,6 @@ class MetricHead:
     Attributes:
         metric: What is measured.
         indices: The metric's index of each layer.
-        samples: (n, ...), the images of the chunk.
         targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
         wanted: Whether gradients with respect to the output's and the target's maps are.
         values: The distance (n) of each layer met.
@@ -34,7 +33,6 @@ class MetricHead:
 
     metric: Metric
     indices: Mapping[str, int]
-    samples: Tensor
     targets: dict[str, Tensor]
     wanted: tuple[bool, bool]
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -43,7 +41,7 @@ class MetricHead:
     by_target: LayerGradients = field(init=False)
 
     def __post_init__(self) -> None:
-        self.by_output, self.by_target = (LayerGradients(self.samples) for _ in range(2))
+        self.by_output, self.by_target = (LayerGradients() for _ in range(2))
 
     def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: takes the output's map in, which nobody holds after that unless it waits for others."""
@@ -80,8 +78,7 @@ class MetricHead:
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
         bounds = [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
-        first, *others = (bound for bound in bounds if bound is not None)
-        return scale_of(sum(others, first)), bounds
+        return scale_of(*(bound for bound in bounds if bound is not None)), bounds
 
     def _put(
         self, layers: Sequence[str], found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..networks import FeatureNetwork, ModuleFeatures
 from .chunk_graph import nodes_behind, passes_fp16
-from .loss_scale import Growth, LossScale
+from .loss_scale import LARGEST, LossScale
 from .modes import under_autograd
 from .registry import FrozenTrunk, Run, kind_of
 from .stages import TapGradients
@@ -105,10 +105,11 @@ class ModuleTrunk(FrozenTrunk):
         """See `FrozenTrunk`. Frees the graph."""
         maps = {layer: x for layer, x in tape.maps.items() if x.requires_grad}
         if tape.passes_fp16 and gradients.scale is None:
-            gradients.scale = LossScale(tape.entered)
+            gradients.scale = LossScale()
         scale = gradients.scale
         if scale:
-            scale.choose([gradients.bound(layer) for layer in maps], 1.0, Growth.of(GROWTH), first=True)
+            bounds = torch.stack([gradients.bound(layer) for layer in maps])
+            scale.choose([bounds.sum(0)], room=LARGEST / GROWTH)
         current = scale.current if scale else None
         upstream = [gradients.gradient(layer, current) for layer in maps]
         tape.maps.clear()

@@ -39,9 +39,9 @@ class Pair:
         indices = {layer: i for i, layer in enumerate(self.layers)}
         wanted = self.by_output is not None, self.by_target is not None
         if tile is None:
-            return MetricHead(self.metric, indices, self.output, targets, wanted)
+            return MetricHead(self.metric, indices, targets, wanted)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return TileHead(self.metric, indices, self.output, targets, wanted, tile)
+        return TileHead(self.metric, indices, targets, wanted, tile)
 
     def run(self, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The distance (L, n) of each layer, and the gradients (n, 3, H, W) that are wanted.

@@ -22,27 +22,19 @@ AT_ONCE = 64 * 2**20  # bytes of maps that are taken in one launch: so much memo
 class LayerGradients:
     """`TapGradients` that were made before, each given out once.
 
-    Args:
-        samples: (n, ...), the images of the chunk.
-
     Attributes:
         scale: What the trunk's backward scales them by; None while no map is in fp16. A trunk that passes through fp16
             between its maps gives them one.
     """
 
-    def __init__(self, samples: Tensor) -> None:
-        self._samples = samples
+    def __init__(self) -> None:
         self.scale: LossScale | None = None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
-
-    def another(self) -> LayerGradients:
-        """An empty one of the same samples."""
-        return LayerGradients(self._samples)
 
     def note(self, dtype: torch.dtype) -> None:
         """Takes note of the dtype of a map."""
         if dtype == torch.float16 and self.scale is None:
-            self.scale = LossScale(self._samples)
+            self.scale = LossScale()
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
         """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n); None: as it is."""
@@ -103,7 +95,7 @@ class PerceptualHead:
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_content, self._by_style, self.by_target = (LayerGradients(samples) for _ in range(3))
+        self._by_content, self._by_style, self.by_target = (LayerGradients() for _ in range(3))
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = {}  # of the loss by their Grams, (n, C, C)
 

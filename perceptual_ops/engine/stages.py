@@ -19,7 +19,7 @@ from .. import _checks as checks
 from ..networks.layers import POOLINGS, Conv, Layer, Pool, Relu, check_chained
 from .batching import launches_cost
 from .convolution import FrozenConv
-from .loss_scale import Growth, LossScale
+from .loss_scale import LossScale
 
 operators = torch.ops.perceptual_ops
 
@@ -201,12 +201,12 @@ class Backward:
             self._through_relu(stage, saved, growth)
         elif stage.conv:
             self._add(stage.conv, growth)
+        if frozen:
             if self._scale and growth is not None:
                 self._scale.grow(growth)
-        if frozen:
             self.x = frozen.input_gradient(self._come(), saved.conv_size)
 
-    def _add(self, layer: Layer, growth: Growth | None) -> None:
+    def _add(self, layer: Layer, growth: Tensor | None) -> None:
         """Adds the layer's own gradient, where it is tapped, and makes room for a convolution."""
         tapped = layer.name in self._taps
         if not tapped and growth is None:
@@ -218,36 +218,33 @@ class Backward:
             tap = self._gradient(layer)
             self.x = tap if self.x is None else self.x.add_(tap)
 
-    def _through_relu(self, stage: Stage, saved: Saved, growth: Growth | None) -> None:
+    def _through_relu(self, stage: Stage, saved: Saved, growth: Tensor | None) -> None:
         factor = self._factor([stage.relu, stage.conv], 1.0, growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         if self.x is None:
             self.x, tap = tap, None
-        maxima = operators.bias_relu_backward_(
-            self._come(), saved.signs, tap, below, factor, self._scale is not None
-        )  # fmt: skip
-        if self._scale:
-            self._scale.measured(maxima, growth)
+        operators.bias_relu_backward_(self._come(), saved.signs, tap, below, factor, self._maxima())
 
-    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Growth | None) -> None:
+    def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Tensor | None) -> None:
         factor = self._factor([stage.relu, stage.conv], _spread(pool), growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         x = self._come()
         result = tap if tap is not None else _empty(x, saved.pool_size)
-        maxima = operators.bias_relu_pool_backward_(
+        operators.bias_relu_pool_backward_(
             result, x, saved.codes, saved.signs, tap is not None, below, factor, pool.kind, pool.kernel, pool.stride,
-            self._scale is not None,
+            self._maxima(),
         )  # fmt: skip
         self.x = result
-        if self._scale:
-            self._scale.measured(maxima, growth)
 
-    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Growth | None) -> Tensor | None:  # (N)
+    def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Tensor | None) -> Tensor | None:  # (N)
         """Chooses a scale for what is written next: what has come so far, and the gradients of tapped layers."""
         if self._scale is None:
             return None
         bounds = [self._gradients.bound(layer.name) for layer in layers if layer and layer.name in self._taps]
-        return self._scale.choose(bounds, spread, growth, first=self.x is None)
+        return self._scale.choose(bounds, spread, growth)
+
+    def _maxima(self) -> Tensor | None:  # (N)
+        return self._scale.measured() if self._scale else None
 
     def _tap(self, layer: Layer | None) -> Tensor | None:
         return self._gradient(layer) if layer and layer.name in self._taps else None

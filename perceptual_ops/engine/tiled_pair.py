@@ -73,7 +73,7 @@ class _Side:
             bound = None
             if scale is not None:
                 bound = torch.linalg.vector_norm(part, torch.inf, dim=(1, 2, 3), dtype=scale.dtype) / scale
-            of_tile = gradients.another()
+            of_tile = LayerGradients()
             of_tile.put(self.cut, part, scale, bound)
             self.add(tile, tape, of_tile)
 

@@ -11,6 +11,7 @@ UNPOOL, UNPOOL_CELLS = (f"activation/{name}.cuh" for name in ("unpool", "unpool_
 NORMALIZE_LAUNCH, RELU_LAUNCH, POOL_LAUNCH, RELU_POOL_LAUNCH = (
     f"activation/{name}.cu" for name in ("normalize", "bias_relu", "pool", "relu_pool")
 )
+SCALE, SCALING = "activation/loss_scale.cuh", "activation/loss_scaling.h"
 CODES = "launch(pool_kernel<T, 1, Window<PoolKind::kMax, kAny, kAny>>, windows, maxima, nullptr, codes);"
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
@@ -224,4 +225,15 @@ MUTANTS = [
            "Over::kFirst + window / Over::kCount", "window / Over::kCount", VALUES),
     Mutant("blur cells: code of the first channel at the border", "bias_relu_pool_backward", UNPOOL_CELLS,
            "word >> (4 * k)", "word", VALUES),
+    # loss scaling
+    Mutant("loss scale: a sample after the last", "loss_scale", SCALE, "n < scaling.batch", "n <= scaling.batch",
+           f"{GUARD}|{VALUES}"),
+    Mutant("loss scale: each block the first", "loss_scale", SCALE, "int64_t(blockIdx.x) * kScaleThreads + threadIdx.x",
+           "int64_t(threadIdx.x)", f"{VALUES}|{ORDER}"),
+    Mutant("loss scale: taps not scaled", "loss_scale", SCALING, "scale * scaling.tap_bounds[i][n]",
+           "scaling.tap_bounds[i][n]", VALUES),
+    Mutant("loss scale: as if nothing had grown", "loss_scale", SCALING, "bound *= «*scaling.grown»", "1.0f", VALUES),
+    Mutant("loss scale: by itself", "loss_scale", SCALING, "exponent_of(scale) + exponent_of(room / bound)",
+           "exponent_of(room / bound)", VALUES),
+    Mutant("loss scale: no end below", "loss_scale", SCALING, "exponent < -kMostExponent", "false", VALUES),
 ]  # fmt: skip

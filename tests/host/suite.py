@@ -11,6 +11,7 @@ from maps import DTYPES
 
 from host import cases_gram, cases_pointwise
 from host.cases import DISTANCES, Case, named
+from host.cases_loss_scale import loss_scale_cases
 from host.cases_pointwise import WANTED, Layer
 from host.suite_activation import activation_cases, small_activation_cases
 from host.suite_dists import dists_cases, l2_pool_cases, small_dists_cases, small_l2_pool_cases
@@ -101,6 +102,7 @@ def all_cases() -> list[Case]:
         *lpips_cases(),
         *dists_cases(),
         *l2_pool_cases(),
+        *loss_scale_cases(),
     ]
 
 
@@ -122,6 +124,7 @@ def small_cases() -> list[Case]:
         *small_lpips_cases(),
         *small_dists_cases(),
         *small_l2_pool_cases(),
+        *loss_scale_cases(),
     ]
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from maps import LAYOUTS, random_map
 
-from host import cases_activation, cases_gram, cases_pointwise, traffic_dists, traffic_lpips
+from host import cases_activation, cases_gram, cases_loss_scale, cases_pointwise, traffic_dists, traffic_lpips
 from host.cases_activation import Window
 from host.memory import element
 from host.traffic import HEAD, Bytes, Row, Shapes
@@ -302,6 +302,18 @@ ROWS = [
         )
         for window, terms in POOLINGS
     ],
+    Row(
+        "loss_scale",
+        lambda dtype, layout, shapes: cases_loss_scale.loss_scale(shapes[0][0], "sbgn", 2)[0],
+        lambda shapes, size: {
+            **numbers(shapes, "scale", "bound"),
+            "taps": 2 * FP32 * shapes[0][0],
+            "grown": FP32,
+            "grows": FP32,
+            "result": 4 * FP32 * shapes[0][0],
+        },
+        (("image",),),
+    ),
     *traffic_lpips.ROWS,
     *traffic_dists.ROWS,
 ]

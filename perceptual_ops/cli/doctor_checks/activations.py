@@ -79,13 +79,17 @@ def _signs(data: Data) -> Tensor:
     return oracle.packed(oracle.passes(data.map(6)), 1)
 
 
+def _no_maxima(data: Data) -> Tensor:  # (N)
+    return torch.zeros(data.shape[0], dtype=data.wide, device=data.device)
+
+
 def _relu_backward_arguments(data: Data) -> Iterator[Any]:
-    yield _written(data, 1), _signs(data), None, None, None, True
-    yield _written(data, 1), _signs(data), data.map(2), data.map(3), data.numbers(4, data.shape[0]), True
+    yield _written(data, 1), _signs(data), None, None, None, _no_maxima(data)
+    yield _written(data, 1), _signs(data), data.map(2), data.map(3), data.numbers(4, data.shape[0]), _no_maxima(data)
 
 
 def _relu_backward(
-    grad: Tensor, signs: Tensor, tap: Tensor | None, below: Tensor | None, factor: Tensor | None, maxima: bool
+    grad: Tensor, signs: Tensor, tap: Tensor | None, below: Tensor | None, factor: Tensor | None, maxima: Tensor
 ) -> list[Tensor]:
     return _masked(_widened(grad), grad, signs, tap, below, factor)
 
@@ -141,7 +145,7 @@ def _pool_backward_arguments(data: Data) -> Iterator[Any]:
     for kind, kernel, stride in POOLINGS:
         pooled, positions = oracle.pooled(data.map(1).double(), kind, kernel, stride, True)
         codes = None if kind == "average" else oracle.packed(positions, oracle.code_bits(kernel))
-        grad, pooling = data.map(2, pooled.shape), (kind, kernel, stride, True)
+        grad, pooling = data.map(2, pooled.shape), (kind, kernel, stride, _no_maxima(data))
         yield _written(data, 3), grad, codes, None, False, None, None, *pooling
         terms = _signs(data), True, data.map(4), data.numbers(5, data.shape[0])
         yield _written(data, 3), grad, codes, *terms, *pooling
@@ -149,7 +153,7 @@ def _pool_backward_arguments(data: Data) -> Iterator[Any]:
 
 def _pool_backward(
     x: Tensor, grad: Tensor, codes: Tensor | None, signs: Tensor | None, tap: bool, below: Tensor | None,
-    factor: Tensor | None, kind: str, kernel: int, stride: int, maxima: bool,
+    factor: Tensor | None, kind: str, kernel: int, stride: int, maxima: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     step, (channels, *size) = oracle.step_of(kind, stride), x.shape[1:]
     positions = torch.zeros(0, device=x.device)
@@ -171,6 +175,21 @@ def _l2_pool_backward(grad: Tensor, x: Tensor) -> list[Tensor]:
     return gradients(reference.l2_pool, [x], grad)
 
 
+# Loss scaling
+
+
+def _loss_scale_arguments(data: Data) -> Iterator[Any]:
+    """In fp32 whatever the maps are."""
+    scale, (bound, *taps) = (
+        data.numbers(1, data.shape[0]).float().sign(),
+        data.numbers(2, 3, data.shape[0]).float().abs(),
+    )
+    grown, grows = (1 + data.numbers(seed).float().abs() for seed in (3, 4))
+    yield None, None, None, 1.0, taps, grows, 2.0**15
+    yield torch.where(scale > 0, 4096.0, 0.125), bound, grown, 4.0, taps[:1], grows, 2.0**15
+    yield torch.ones_like(scale), bound, None, 1.0, [], None, 3.0
+
+
 # Sums of gradients are rounded to the dtype of the maps before their largest magnitude is read.
 ACTIVATIONS: dict[str, Cases] = {
     name: cases_of(name, arguments, plain, SHAPES, rounds)
@@ -184,5 +203,6 @@ ACTIVATIONS: dict[str, Cases] = {
         ("bias_relu_pool_backward_", _pool_backward_arguments, _pool_backward, True),
         ("l2_pool", lambda data: [(data.map(1),)], reference.l2_pool, False),
         ("l2_pool_backward", _l2_pool_backward_arguments, _l2_pool_backward, False),
+        ("loss_scale", _loss_scale_arguments, oracle.loss_scale, False),
     )
 }

@@ -69,7 +69,7 @@ def cases_of(
     """Calls in both layouts, every shape and with all settings; a slice has one shape, and takes turns at the settings.
 
     Args:
-        name: Of an operator of the library, which writes to its first argument where the name ends with an underscore.
+        name: Of an operator of the library.
         arguments: Those of some calls; tensors, and lists of them, among others.
         plain: The same function in plain PyTorch, which gives what was written first.
         rounds: See `Case.rounding`.
@@ -89,12 +89,13 @@ def cases_of(
 
 def _case(where: str, name: str, given: Sequence[Any], plain: Callable[..., Any], rounding: torch.dtype | None) -> Case:
     operator = getattr(torch.ops.perceptual_ops, name)
+    arguments = enumerate(operator.default._schema.arguments)
+    written = [i for i, one in arguments if one.alias_info is not None and one.alias_info.is_write]
 
     def run() -> list[Tensor]:
-        if not name.endswith("_"):
-            return flat(operator(*given))
-        written = given[0].clone()
-        return [written, *flat(operator(written, *given[1:]))]
+        own = [x.clone() if i in written else x for i, x in enumerate(given)]
+        results = operator(*own)
+        return flat([*(own[i] for i in written), [] if results is None else results])
 
     return Case(where, run, lambda exact: flat(plain(*(doubled(given) if exact else given))), rounding)
 

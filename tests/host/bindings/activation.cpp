@@ -1,6 +1,7 @@
 // The launchers of a trunk's activations for numpy, with the allocations of csrc/activation/activation_cuda.cpp.
 #include "activation/bias_relu.h"
 #include "activation/l2_pool.h"
+#include "activation/loss_scale.h"
 #include "activation/normalize.h"
 #include "activation/pool.h"
 #include "arguments.h"
@@ -180,6 +181,28 @@ py::tuple l2_pool_backward(const std::string& element, const Shape& shape, const
   return results(memory, changed, nullptr);
 }
 
+py::array loss_scale(const std::string& element, const Array& scale, const Array& bound, const Array& grown,
+                     float spread, const std::vector<py::array>& taps, const Array& grows, float room, int64_t batch,
+                     uint64_t seed) {
+  Arguments memory(element, seed);
+  const auto input = [&](const char* name, const Array& numbers) {
+    return static_cast<const float*>(maybe_input(memory, name, numbers));
+  };
+  LossScaling scaling{batch,
+                      input("scale", scale),
+                      input("bound", bound),
+                      input("grown", grown),
+                      spread,
+                      static_cast<int>(taps.size()),
+                      {},
+                      input("grows", grows),
+                      room,
+                      static_cast<float*>(memory.accumulators("result", 4 * batch))};
+  for (size_t i = 0; i < taps.size(); ++i) scaling.tap_bounds[i] = input("taps", taps[i]);
+  memory.check(launch_loss_scale(scaling, nullptr));
+  return memory.result(scaling.result);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(activation, m) {
@@ -199,4 +222,6 @@ PYBIND11_MODULE(activation, m) {
   m.def("l2_pool", &l2_pool, "element"_a, "shape"_a, "x"_a, "before"_a, "stride_x"_a, "seed"_a);
   m.def("l2_pool_backward", &l2_pool_backward, "element"_a, "shape"_a, "grad"_a, "stride_grad"_a, "x"_a, "stride_x"_a,
         "dx"_a, "before"_a, "seed"_a);
+  m.def("loss_scale", &loss_scale, "element"_a, "scale"_a, "bound"_a, "grown"_a, "spread"_a, "taps"_a, "grows"_a,
+        "room"_a, "batch"_a, "seed"_a);
 }
