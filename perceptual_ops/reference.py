@@ -53,15 +53,15 @@ def weighted_sum(values: list[Tensor], weights: list[float]) -> tuple[Tensor, Te
 def raw_gram_matrix(x: Tensor, normalize: str) -> Tensor:  # (N, C, H, W) -> (N, C, C)
     with torch.autocast(x.device.type, enabled=False):
         flat = _widened(x).flatten(2)
-        gram = flat @ flat.transpose(1, 2)
-    _, channels, height, width = x.shape
-    if normalize == "hw":
-        return gram / (height * width)
-    if normalize == "chw":
-        return gram / (channels * height * width)
-    if normalize == "none":
-        return gram
-    raise checks.unknown("normalize", normalize, checks.NORMALIZATIONS)
+        return flat @ flat.transpose(1, 2) / gram_divisor(normalize, *x.shape[1:])
+
+
+def gram_divisor(normalize: str, channels: int, height: int, width: int) -> int:
+    """What the Gram matrix of a map of that size is divided by."""
+    divisors = {"none": 1, "hw": height * width, "chw": channels * height * width}
+    if normalize not in divisors:
+        raise checks.unknown("normalize", normalize, checks.NORMALIZATIONS)
+    return divisors[normalize]
 
 
 def style_terms(

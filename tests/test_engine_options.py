@@ -27,6 +27,7 @@ torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
 OPTIONS = {
     "compute_dtype": torch.bfloat16,
     "chunk_size": 3,
+    "tile_size": "auto",
     "engine": "autograd",
     "backend": "reference",
     "cuda_graphs": True,
@@ -93,7 +94,7 @@ def test_unknown_keyword(kind: type[nn.Module]) -> None:
     owner, own = kind.__init__.__qualname__.split(".")[0], next(iter(inspect.signature(kind).parameters))
     message = (
         rf"chunks: expected an argument of {owner} \({own}, .*\) or an option of its engine "
-        r"\(compute_dtype, chunk_size, engine, backend, cuda_graphs\), got an unknown name"
+        r"\(compute_dtype, chunk_size, tile_size, engine, backend, cuda_graphs\), got an unknown name"
     )
     with pytest.raises(TypeError, match=message):
         CLASSES[kind](chunks=2)

@@ -9,5 +9,6 @@ class HasEngineOptions(ModuleWithSettings):
     """A module over a loss, `_loss`, of whose options each may be set; see `perceptual_ops.losses.EngineOptions`."""
 
     compute_dtype, chunk_size = passed_on("compute_dtype"), passed_on("chunk_size")
+    tile_size = passed_on("tile_size")
     engine, backend = passed_on("engine"), passed_on("backend")
     cuda_graphs = passed_on("cuda_graphs")

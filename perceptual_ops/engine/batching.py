@@ -13,6 +13,11 @@ from torch import Tensor
 # asking the system for it; on a GPU, the first maps are a few hundred MB, large enough to fill it.
 CPU_PIXELS = 256 * 256
 GPU_PIXELS = 8 * 512 * 512
+# Of a tile through all layers on a CPU: what VGG16 reads of its neighbours, 45 pixels on each side to relu4_3 and 100
+# to relu5_3, is to be little beside its own.
+TILE_PIXELS = 768 * 768
+LARGE = 2 * GPU_PIXELS  # of an image whose maps would take gigabytes
+WHERE_LARGE, AUTO = 0, -1  # tile sizes of None and "auto"
 
 
 def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type: str) -> int:
@@ -28,6 +33,27 @@ def samples_at_a_time(images: Tensor, dtype: torch.dtype) -> int:
     """The default chunk size of images (N, C, H, W), or of clips (N, C, D, H, W), whose frames are all of a sample."""
     height, width = images.shape[-2:]
     return default_chunk_size(height * (images.shape[2] if images.dim() == 5 else 1), width, dtype, images.device.type)
+
+
+def tile_side(tile_size: int, height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:
+    """The side of the tiles in which images go through all layers of a chain; None: whole, or in tiles for LPIPS's
+    first layers alone.
+
+    Args:
+        tile_size: In pixels; `AUTO` for what `auto_tile_side` says; `WHERE_LARGE` for that where the image has more
+            than `LARGE` pixels (twice as many in 16 bits, half as many in fp64).
+    """
+    if tile_size == WHERE_LARGE and height * width <= LARGE * 4 // dtype.itemsize:
+        return None
+    side = auto_tile_side(dtype, device_type) if tile_size in (AUTO, WHERE_LARGE) else tile_size
+    return side if max(round(height / side), round(width / side)) > 1 else None
+
+
+def auto_tile_side(dtype: torch.dtype, device_type: str) -> int:
+    """The side of a tile for tile_size="auto": 768 pixels in fp32 on a CPU, 1448 elsewhere; by the bytes of a number
+    else, 1086 and 2048 in 16 bits. It depends on nothing else, so that the same input gives the same bits.
+    """
+    return math.isqrt((TILE_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize)
 
 
 def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batching import chunks, default_chunk_size, default_tile_side, samples_at_a_time
+from .batching import WHERE_LARGE, chunks, default_chunk_size, default_tile_side, samples_at_a_time, tile_side
 from .cuda_graph import Call
 from .input_size import InputSize
 from .operator_settings import OperatorSettings
@@ -36,6 +36,7 @@ class Entry(OperatorSettings):
         chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
         input_size: The size.
         cuda_graphs: Whether calls are captured as CUDA graphs.
+        tile_size: See `batching.tile_side`.
     """
 
     trunk_key: str
@@ -45,6 +46,7 @@ class Entry(OperatorSettings):
     chunk_size: int
     input_size: InputSize = field(default_factory=InputSize.of_images)
     cuda_graphs: bool = False
+    tile_size: int = WHERE_LARGE
 
     def run(self, call: Call, *arguments: Any) -> tuple[Tensor, ...]:
         """call(*arguments), the arguments of an operator, by a graph where that is wanted."""
@@ -66,6 +68,12 @@ class Entry(OperatorSettings):
             height, width = self.input_size.height, self.input_size.width
             return default_chunk_size(height, width, self.dtype, images.device.type)
         return samples_at_a_time(images, self.dtype)
+
+    def tile_side(self, images: Tensor) -> int | None:
+        """The side of the tiles in which images go through all layers of a chain; None: they go whole."""
+        if self.input_size.is_given or not isinstance(trunk_of(self.trunk_key), Trunk):
+            return None
+        return tile_side(self.tile_size, images.shape[2], images.shape[3], self.dtype, images.device.type)
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
         """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""

@@ -24,6 +24,7 @@ from .metrics import Dists, Lpips, Metric
 from .modes import by_hand
 from .operator_settings import OperatorSettings
 from .pair import IMAGE, Pair
+from .tiled_metric import TiledMetric
 from .tiled_pair import TiledPair
 
 
@@ -94,9 +95,13 @@ def _distance_and_gradients(
     )
     found = []
     with by_hand(output):
-        tiles = entry.tiles(output, layers) if isinstance(measure, Lpips) else None
+        side = entry.tile_side(output)
+        tiles = entry.tiles(output, layers) if isinstance(measure, Lpips) and not side else None
+        if side:
+            for gradient in (by_output, by_target):
+                gradient.zero_()
         shared: dict[str, Tensor] = {}
-        if target.shape[0] < output.shape[0] and not tiles:  # one for all, and for all chunks
+        if target.shape[0] < output.shape[0] and not (side or tiles):  # one for all, and for all chunks
             features = [name for name in layers if name != IMAGE]
             shared = dict(zip(features, entry.features(target, features)[0], strict=True))
         for rows in entry.chunks(output):
@@ -105,6 +110,9 @@ def _distance_and_gradients(
                 by_output[rows] if output_gradient else None,
                 by_target[rows] if target_gradient else None,
             )  # fmt: skip
+            if side:
+                found.append(TiledMetric(pair, side).run())
+                continue
             if tiles:
                 found.append(TiledPair(pair, *tiles).run())
                 continue

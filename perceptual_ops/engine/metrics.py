@@ -93,9 +93,24 @@ class Dists:
         return [self.alpha[i] for i in layers], [self.beta[i] for i in layers]
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return self.bound_by(self.statistics(i, x, y), i, x, y)
+
+    def statistics(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 6, C)
+        """What the distance is made of: means of x, y and x - y over the pixels, and their variances."""
+        *_, (found,) = operators.dists_distance([x], [y], *self._numbers([i]))
+        return found
+
+    def value_by(self, statistics: Tensor, i: int) -> Tensor:  # (n, 6, C) -> (n)
+        """The distance by its statistics."""
+        x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)
+        means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
+        structures = e_var / (x_var + y_var + DISTS_EPS)
+        return (self.alpha[i] * means + self.beta[i] * structures).sum(1)
+
+    def bound_by(self, statistics: Tensor, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
+        """See `Metric.bound`."""
         # The gradient of csrc/dists, with e - mean(e) and x - mean(x) at most twice the largest of what they are of.
         alpha, beta = self.alpha[i].abs(), self.beta[i].abs()
-        *_, (statistics,) = operators.dists_distance([x], [y], [alpha], [beta])
         x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)  # (n, C) each
         x_most, y_most = (torch.linalg.vector_norm(z, torch.inf, dim=(2, 3), dtype=x_mean.dtype) for z in (x, y))
         means = x_mean.square() + y_mean.square() + DISTS_EPS
@@ -103,3 +118,64 @@ class Dists:
         by_means = alpha * (2 * e_mean.abs() / means + 2 * x_mean.abs() * (e_mean / means).square())
         by_structure = beta * 4 * ((x_most + y_most) / spread + x_most * e_var / spread.square())
         return (by_means + by_structure).amax(1) / (x.shape[2] * x.shape[3])
+
+
+@dataclass(frozen=True)
+class DistsOfTile(Dists):
+    """The gradients of a tile's own parts of both maps; the distance is the whole image's, and not given.
+
+    Attributes:
+        of_image: The statistics (n, 6, C) of each layer over the whole image.
+        shares: What the part is of the whole image, by layer.
+    """
+
+    of_image: Sequence[Tensor]
+    shares: Sequence[float]
+
+    def gradients(
+        self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        found: tuple[list[Tensor], list[Tensor]] = [], []
+        for i, *pair in zip(layers, x, y, strict=True):
+            upstream = self.of_image[i].new_full((pair[0].shape[0],), self.shares[i])
+            made = operators.dists_distance_backward(
+                upstream if grad is None else upstream * grad, *([z] for z in pair), *self._numbers([i]),
+                [self.of_image[i]], by_x, by_y,
+            )  # fmt: skip
+            for gradients, gradient in zip(found, made, strict=True):
+                gradients += gradient
+        return x[0].new_zeros(len(layers), x[0].shape[0]), *found
+
+    def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return self.shares[i] * self.bound_by(self.of_image[i], i, x, y)
+
+
+@dataclass
+class DistsSums:
+    """The statistics of an image by those of its parts: Chan, Golub and LeVeque 1983, in fp64.
+
+    Attributes:
+        pixels: How many are in.
+        means, variances: (n, 3, C), of x, y and x - y.
+    """
+
+    pixels: int = 0
+    means: Tensor | None = None
+    variances: Tensor | None = None
+
+    def add(self, statistics: Tensor, pixels: int) -> None:  # (n, 6, C)
+        """Takes a part in."""
+        means, variances = statistics.double().split(3, 1)
+        if self.means is None or self.variances is None:
+            self.pixels, self.means, self.variances = pixels, means, variances
+            return
+        total = self.pixels + pixels
+        part, step = pixels / total, means - self.means
+        self.variances = torch.lerp(self.variances, variances, part) + step.square() * (part * (1 - part))
+        self.means = self.means + step * part
+        self.pixels = total
+
+    def statistics(self, dtype: torch.dtype) -> Tensor:  # (n, 6, C)
+        """Those of all parts."""
+        assert self.means is not None and self.variances is not None, "there is a part"
+        return torch.cat([self.means, self.variances], 1).to(dtype)

@@ -72,6 +72,8 @@ class PerceptualHead:
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
         grams: Target Grams of the style layers, (n or 1, C, C).
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
+        slopes: Of the loss by the style layers' raw Grams (n, C, C), where they are of more than these maps: style then
+            has a gradient here and no value.
 
     Attributes:
         scale: Of the output's gradients.
@@ -87,6 +89,7 @@ class PerceptualHead:
         grams: Sequence[Tensor],
         by_output: bool,
         by_target: bool,
+        slopes: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._terms, self._samples, self._wide = terms, samples, wide
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
@@ -97,7 +100,8 @@ class PerceptualHead:
         self._wants_output, self._wants_target = by_output, by_target
         self._by_content, self._by_style, self.by_target = (LayerGradients() for _ in range(3))
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
-        self._slopes: dict[str, Tensor] = {}  # of the loss by their Grams, (n, C, C)
+        self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
+        self._has_style_values = slopes is None
 
     @property
     def scale(self) -> LossScale | None:
@@ -109,9 +113,12 @@ class PerceptualHead:
 
     def terms(self) -> dict[str, Tensor]:
         """What `Terms.names` lists of content and style, each (n); to be asked when all maps were met, once."""
-        self._slopes |= self._meet_grams(self._styled)
+        parts = [("content", self._terms.content.layers)]
+        if self._has_style_values:
+            self._slopes |= self._meet_grams(self._styled)
+            parts.append(("style", self._terms.style.layers))
         found = {}
-        for part, layers in (("content", self._terms.content.layers), ("style", self._terms.style.layers)):
+        for part, layers in parts:
             if layers:
                 found[part] = total(self._losses[part])
                 found |= {name: self._values[name] for name in (f"{part}/{layer}" for layer in layers)}
@@ -201,9 +208,10 @@ class PerceptualHead:
                 values = distance.values(unit.map, target.map)
             self._note_content(layer, values)
         if layer in self._grams:
-            slopes = self._meet_grams({layer: unit.map})[layer]
+            if self._has_style_values:
+                self._slopes |= self._meet_grams({layer: unit.map})
             if self._wants_output:
-                (style,) = operators.style_loss_backward(self._ones(), [unit.map], [slopes])
+                (style,) = operators.style_loss_backward(self._ones(), [unit.map], [self._slopes.pop(layer)])
                 of_output = style if of_output is None else style.add_(of_output)
         if of_output is not None:
             self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
@@ -235,3 +243,9 @@ def _weight(part: Part, layer: str) -> float:
 def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)
     """Their sum, by few launches."""
     return torch.stack(list(values)).sum(0) if len(values) > 2 else reduce(torch.add, values)
+
+
+def summed(found: Mapping[str, Tensor], terms: Terms) -> tuple[Tensor, Tensor]:  # (n), (T, n)
+    """The loss of a chunk, and its terms in the order of `Terms.names`, from them by name."""
+    loss = total([found[part] for part in ("content", "style", "tv") if part in found])
+    return loss, torch.stack([found[name] for name in terms.names])

@@ -27,9 +27,10 @@ from .custom_op import (
 )
 from .modes import by_hand
 from .operator_settings import layer_names
-from .perceptual_head import PerceptualHead, total
+from .perceptual_head import PerceptualHead, summed
 from .registry import trunk_of
 from .terms import Terms
+from .tiled_loss import tiled_losses
 from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
@@ -110,8 +111,13 @@ def _loss_and_gradients(
     entry, terms, (output_gradient, target_gradient) = Entry.decoded(rest), Terms.decoded(rest), rest
     by_output = gradient_like(output, entry.wide, output_gradient)
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
-    losses, values = [], []
+    losses: list[Tensor] = []
+    values: list[Tensor] = []
+    side = entry.tile_side(output)
     with by_hand(output):
+        if side:
+            loss, of_terms = tiled_losses(entry, terms, side, (output, target), contents, grams, (by_output, by_target))
+            return loss, of_terms, by_output, by_target
         if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             (contents, _), target = entry.features(target, terms.content.layers), None
         for rows in entry.chunks(output):
@@ -119,8 +125,9 @@ def _loss_and_gradients(
                 entry, terms, output[rows], None if target is None else target[rows], output_gradient, target_gradient
             )
             found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows))
-            losses.append(total([found[part] for part in ("content", "style", "tv") if part in found]))
-            values.append(torch.stack([found[name] for name in terms.names]))
+            loss, of_terms = summed(found, terms)
+            losses.append(loss)
+            values.append(of_terms)
             by_output, by_target = (
                 written(made, rows, gradient) for made, gradient in zip((by_output, by_target), gradients, strict=True)
             )

@@ -1,4 +1,4 @@
-"""Cutting a large image into tiles for the first layers of a chain, whose maps are the largest.
+"""Cutting a large image into tiles for a chain, or for its first layers, whose maps are the largest.
 
 A tile brings along its halo, what its windows reach of the neighbours, and what is computed of it is cropped to what
 is right: but for rounding, the maps are those of the whole image.
@@ -17,6 +17,7 @@ from ..networks.layers import BLUR_PADDING, POOLINGS, Conv, Layer, Pool, check_c
 
 Region = tuple[EllipsisType, slice, slice]
 
+LEAST = 4  # strides of the deepest layer on the side of a tile, so that the last, of half of it, has some of every map
 SHALLOW = 4  # the stride at which maps have become small and the reach of a window not yet large
 
 
@@ -26,12 +27,14 @@ class Span:
 
     Attributes:
         image: Its pixels.
+        own: Those of them that are in no other tile.
         whole: Where its part of each layer lies in the layer's map.
         part: Where that lies in the layer's map of the tile alone.
         lengths: The length of each layer's map, of the whole image and of the tile alone.
     """
 
     image: slice
+    own: slice
     whole: Mapping[str, slice]
     part: Mapping[str, slice]
     lengths: Mapping[str, tuple[int, int]]
@@ -48,6 +51,11 @@ class Tile:
     def image(self) -> Region:
         """Where it lies in the image."""
         return ..., self.rows.image, self.columns.image
+
+    @property
+    def own(self) -> Region:
+        """Where those of its pixels lie in the image that are in no other tile."""
+        return ..., self.rows.own, self.columns.own
 
     def whole(self, layer: str) -> Region:
         """Where its part of a layer lies in the layer's map of the whole image."""
@@ -94,7 +102,7 @@ def tiles_of(layers: Sequence[Layer], wanted: Iterable[str], size: tuple[int, in
 def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: int) -> list[Span]:
     stride = math.prod(_window(layer)[0] for layer in layers)
     count = max(1, round(length / side))
-    step = math.ceil(length / count / stride) * stride
+    step = max(math.ceil(length / count / stride), LEAST) * stride
     starts = range(0, max(1, length - step // 2), step)  # what is left goes to the last
     stops = [*starts[1:], length]
     own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
@@ -102,10 +110,10 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
     # All of one length, as far as the image allows: what a convolution prepares for one serves the others.
     most = max(last - first for first, last in needed)
     spans = []
-    for rows, (first, _) in zip(own, needed, strict=True):
+    for start, stop, rows, (first, _) in zip(starts, stops, own, needed, strict=True):
         last = min(first + most, length)
         begin = max(0, last - most) // stride * stride
-        spans.append(_span(layers, length, begin, last, rows))
+        spans.append(_span(layers, length, slice(begin, last), slice(start, stop), rows))
     return spans
 
 
@@ -135,14 +143,14 @@ def _needed(
     return first // stride * stride, last  # or the windows of the tile would not be those of the image
 
 
-def _span(layers: Sequence[Layer], length: int, begin: int, last: int, own: Mapping[str, slice]) -> Span:
-    part, scale = {}, 1
+def _span(layers: Sequence[Layer], length: int, image: slice, pixels: slice, own: Mapping[str, slice]) -> Span:
+    part, scale, begin = {}, 1, image.start
     for layer in layers:
         scale *= _window(layer)[0]
         rows = own[layer.name]
         part[layer.name] = slice(rows.start - begin // scale, rows.stop - begin // scale)
-    both = zip(_lengths(layers, length)[1:], _lengths(layers, last - begin)[1:], strict=True)
-    return Span(slice(begin, last), own, part, dict(zip(own, both, strict=True)))
+    both = zip(_lengths(layers, length)[1:], _lengths(layers, image.stop - begin)[1:], strict=True)
+    return Span(image, pixels, own, part, dict(zip(own, both, strict=True)))
 
 
 def _lengths(layers: Sequence[Layer], length: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
-from ..engine.batching import chunks
+from ..engine.batching import AUTO, WHERE_LARGE, chunks
 from ..engine.cuda_graph import may_capture
 from ..engine.custom_op import Entry
 from ..engine.input_size import InputSize
@@ -219,6 +219,7 @@ class FrozenLoss(EngineSettings):
                 f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
                 "no state dict; got strict=True"
             )
+        self._check_tiles()
         if self.engine != "lean" or ops.makes_program():
             return False
         if not ops.use_native(list(given.values()), self.backend, forward_mode=True):
@@ -232,6 +233,20 @@ class FrozenLoss(EngineSettings):
                     )
         return True
 
+    def _check_tiles(self) -> None:
+        """Raises where tiles are asked for that cannot be had."""
+        if self.tile_size is None:
+            return
+        reason = ""
+        if self.engine != "lean":
+            reason = f'engine="{self.engine}" keeps what it needs of the whole image'
+        elif not isinstance(self._trunk, Trunk):
+            reason = f"{self._trunk.name} is no chain, whose windows are known"
+        elif self._network_size:
+            reason = "input_size brings all images to one size"
+        if reason:
+            raise ValueError(f"tile_size: expected None, since {reason}; got {self.tile_size!r}")
+
     def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:
         """How images enter the lean engine; None: in the size in which they come."""
         dtype = self.network_dtype()
@@ -242,7 +257,10 @@ class FrozenLoss(EngineSettings):
         scale, shift = self._kept["input"]
         size = InputSize.of_images() if input_size is None else input_size
         graphs = self.cuda_graphs and may_capture(images)
-        return Entry(prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size, graphs)
+        tile_size = {None: WHERE_LARGE, "auto": AUTO}.get(self.tile_size, self.tile_size)
+        return Entry(
+            prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size, graphs, tile_size
+        )
 
     def target_features(
         self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None

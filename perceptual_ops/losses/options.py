@@ -32,6 +32,11 @@ class EngineOptions(TypedDict, total=False):
         chunk_size: Samples that go through the network at a time. Smaller chunks take less memory; the result is the
             same but for rounding. None: as `engine.batching.default_chunk_size` says for size, dtype and device type;
             the whole batch for "autograd".
+        tile_size: Images go through a chain in tiles of about so many pixels on a side, at least four strides of the
+            deepest layer, so that any image takes the memory of one tile; value and gradient are the same but for
+            rounding. A tile brings along what its windows reach, and where sums over all pixels are compared (style,
+            DISTS) tiles go through the network twice, so more time is taken. "auto": as `batching.auto_tile_side` says
+            for dtype and device type. None: "auto" for images above 4 megapixels in fp32, 8 in 16 bits.
         engine: "lean" makes the gradient with respect to the images in the forward, keeps nothing else, and multiplies
             it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
             gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary
@@ -53,13 +58,15 @@ class EngineOptions(TypedDict, total=False):
 
     compute_dtype: torch.dtype | str | None
     chunk_size: int | None
+    tile_size: int | str | None
     engine: str
     backend: str
     cuda_graphs: bool
 
 
 DEFAULTS: EngineOptions = {
-    "compute_dtype": None, "chunk_size": None, "engine": "lean", "backend": "auto", "cuda_graphs": False,
+    "compute_dtype": None, "chunk_size": None, "tile_size": None, "engine": "lean", "backend": "auto",
+    "cuda_graphs": False,
 }  # fmt: skip
 
 
@@ -76,11 +83,18 @@ def _checked_chunk_size(name: str, size: int | None) -> int | None:
     return size
 
 
+def _checked_tile_size(name: str, size: int | str | None) -> int | str | None:
+    if size is not None and size != "auto" and (type(size) is not int or size < 1):
+        raise ValueError(f'{name}: expected None, "auto" or a whole number of pixels above 0, got {size!r}')
+    return size
+
+
 class EngineSettings(ModuleWithSettings):
     """A module that holds the options of the engine."""
 
     compute_dtype = setting("compute_dtype", _checked_dtype)
     chunk_size = setting("chunk_size", _checked_chunk_size)
+    tile_size = setting("tile_size", _checked_tile_size)
     engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
     backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
     cuda_graphs = setting("cuda_graphs", checks.check_flag, changed=lambda loss: loss._trunk.drop_graphs())

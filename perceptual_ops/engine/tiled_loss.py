@@ -1,0 +1,191 @@
+"""A perceptual loss of large images, tile by tile through all layers, in the memory of one tile.
+
+Content compares pixels, and a tile has its share of their mean. Style compares sums over all pixels: a first pass adds
+up the Grams of all tiles, a second makes gradients, of what the loss is by those sums. The gradient is the sum of those
+of all tiles, each of what is its own of the maps, since a backward is linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..reference import gram_divisor
+from .batching import rows_of
+from .custom_op import Entry, joined
+from .perceptual_head import PerceptualHead, summed
+from .terms import Part, Terms
+from .tile_parts import PartGradients, own_part, share_of, tiles_through
+from .tiles import Tile
+from .unit_map import UnitMap
+
+operators = torch.ops.perceptual_ops
+
+BAND = 256  # rows of which total variation is taken at a time
+
+
+@dataclass
+class TiledLoss:
+    """A chunk of images whose tiles have sides of about `side` pixels.
+
+    Attributes:
+        by_output, by_target: Where gradients are added; None where they are not wanted.
+        values: The terms by their names (n), as they are added up.
+    """
+
+    entry: Entry
+    terms: Terms
+    side: int
+    output: Tensor  # (n, 3, H, W)
+    target: Tensor | None  # (n or 1, 3, H, W)
+    contents: Sequence[Tensor]  # K x (n or 1, C, H', W'), in place of the target
+    grams: Sequence[Tensor]  # S x (n or 1, C, C)
+    by_output: Tensor | None  # (n, 3, H, W)
+    by_target: Tensor | None  # (n, 3, H, W)
+    values: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def run(self) -> dict[str, Tensor]:
+        """The terms by name, each (n)."""
+        slopes = self._style() if self.terms.style.layers else {}
+        if self.terms.content.layers or slopes:
+            self._second_pass(slopes)
+        if self.terms.variation:
+            self._variation()
+        return {name: value.to(self.entry.wide) for name, value in self.values.items()}
+
+    def _style(self) -> dict[str, Tensor]:
+        """The style values, and the slopes (n, C, C) by the raw Grams where a gradient by them is wanted."""
+        part, wide, slopes = self.terms.style, self.entry.wide, {}
+        sums, sizes = self.gram_sums()
+        for layer, weight, target in zip(part.layers, part.weights, self.grams, strict=True):
+            divisor = gram_divisor(self.terms.gram_normalize, *sizes[layer])
+            gram = (sums[layer] / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
+            arguments = [gram], [target.to(wide).unsqueeze(1)], [weight], part.distance, part.parameter
+            loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
+            self._add({"style": loss, f"style/{layer}": value})
+            slope = slope.squeeze(1)
+            slopes[layer] = (slope + slope.mT).div_(divisor)
+        return slopes if self.by_output is not None else {}
+
+    def gram_sums(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int, int]]]:
+        """The Grams (n, C, C) of the style layers, not normalised, fp64, and the sizes of their maps."""
+        sums: dict[str, Tensor] = {}
+        sizes: dict[str, tuple[int, int, int]] = {}
+
+        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            own = UnitMap(x).map if self.terms.is_of_unit_features else x
+            gram = operators.gram_matrix(own, "none").double()
+            sums[layer] = sums[layer].add_(gram) if layer in sums else gram
+            return False
+
+        for tile in self._tiles(self.terms.style.layers):
+            self.entry.forward(
+                [(self.entry.normalized(self.output[tile.image]), own_part(tile, meet), False)], self.terms.style.layers
+            )
+            if not sizes:
+                sizes = {layer: (sums[layer].shape[1], *tile.size(layer)) for layer in self.terms.style.layers}
+        return sums, sizes
+
+    def _second_pass(self, slopes: dict[str, Tensor]) -> None:
+        """Content, and the gradients of both parts."""
+        style = self.terms.style if slopes else Part((), (), "mse", 0.0)
+        terms = replace(self.terms, style=style, variation=0.0)
+        for tile in self._tiles(terms.layers):
+            self._run_tile(tile, terms, slopes)
+
+    def _run_tile(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor]) -> None:
+        entry, images = self.entry, self.output[tile.image]
+        wanted = self.by_output is not None, self.by_target is not None
+        contents, target_tape = (
+            [x[tile.whole(layer)] for layer, x in zip(terms.content.layers, self.contents, strict=False)],
+            None,
+        )
+        if self.target is not None and terms.content.layers:
+            maps, target_tape = entry.features(self.target[tile.image], terms.content.layers, wanted[1])
+            contents = [x[tile.part(layer)] for layer, x in zip(terms.content.layers, maps, strict=True)]
+            del maps
+        own = replace(terms, content=_of_tile(terms.content, tile))
+        head = PerceptualHead(own, images, entry.wide, contents, list(slopes.values()), *wanted, slopes=slopes)
+        meet = own_part(tile, head.meet)
+        (tape,) = entry.forward([(entry.normalized(images), meet, wanted[0])], terms.layers)
+        if self.by_target is not None and self.target is not None and target_tape is not None:
+            gradients = PartGradients(head.by_target, tile)
+            self.by_target[tile.image] += entry.backward(target_tape, gradients, self.target[tile.image], None)
+        if terms.content.layers:
+            self._add(_whole_values(head.terms(), terms.content, tile))
+        if self.by_output is not None:
+            self.by_output[tile.image] += entry.backward(tape, PartGradients(head, tile), images, None)
+
+    def _variation(self) -> None:
+        """By bands of rows, each with the first row of the next, whose own pairs are then taken off."""
+        height = self.output.shape[2]
+        for first in range(0, height, BAND):
+            last = min(first + BAND, height)
+            self._vary(slice(first, min(last + 1, height)), 1.0)
+            if last < height:
+                self._vary(slice(last, last + 1), -1.0)
+
+    def _vary(self, rows: slice, sign: float) -> None:
+        """Adds the weighted total variation of some rows, or takes it off."""
+        weight, band = sign * self.terms.variation, self.output[:, :, rows]
+        if self.by_output is None:
+            value = operators.total_variation(band, "l2_squared")
+        else:
+            value, gradient = operators.total_variation_with_gradient(band, "l2_squared")
+            self.by_output[:, :, rows] += gradient.to(self.entry.wide).mul_(weight)
+        self._add({"tv": weight * value})
+
+    def _tiles(self, layers: Sequence[str]) -> list[Tile]:
+        return tiles_through(self.entry.trunk_key, layers, self.output, self.side)
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.values[name] = self.values[name].add_(value) if name in self.values else value.double()
+
+
+def tiled_losses(
+    entry: Entry,
+    terms: Terms,
+    side: int,
+    images: tuple[Tensor, Tensor | None],
+    contents: Sequence[Tensor],
+    grams: Sequence[Tensor],
+    gradients: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The loss (N) and its terms (T, N).
+
+    Args:
+        entry, terms, side, contents, grams: See `TiledLoss`, of all samples.
+        images: Output (N, 3, H, W) and target (N or 1, 3, H, W).
+        gradients: By both; filled, or empty where they are not wanted.
+    """
+    for gradient in gradients:
+        gradient.zero_()
+    (output, target), found = images, []
+    for rows in entry.chunks(output):
+        own_target = None if target is None else rows_of([target], rows)[0]
+        made = (gradient[rows] if gradient.numel() else None for gradient in gradients)
+        own = rows_of(contents, rows), rows_of(grams, rows)
+        found.append(summed(TiledLoss(entry, terms, side, output[rows], own_target, *own, *made).run(), terms))
+    losses, values = zip(*found, strict=True)
+    return joined(list(losses)), joined(list(values), dim=1)
+
+
+def _of_tile(content: Part, tile: Tile) -> Part:
+    """The content part of a tile: weights times what it is of the whole image's mean."""
+    if content.distance == "sse":
+        return content
+    weights = zip(content.layers, content.weights, strict=True)
+    return replace(content, weights=tuple(weight * share_of(tile, layer) for layer, weight in weights))
+
+
+def _whole_values(found: dict[str, Tensor], content: Part, tile: Tile) -> dict[str, Tensor]:
+    """A tile's content values as shares of the whole image's."""
+    of_content = {"content": found["content"]}
+    for layer in content.layers:
+        share = 1.0 if content.distance == "sse" else share_of(tile, layer)
+        of_content[f"content/{layer}"] = share * found[f"content/{layer}"]
+    return of_content
