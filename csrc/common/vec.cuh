@@ -85,6 +85,7 @@ template <class T, int kWidth>
 __device__ __forceinline__ Pack<T, kWidth> narrow_pack(const DeviceAccumulator<T>* values) {
   Pack<T, kWidth> pack;
   if constexpr (sizeof(T) == 2 && kWidth > 1) {
+    static_assert(kWidth == kPackWidth<T>, "four words");
     using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
     uint32_t words[kWidth / 2];
 #pragma unroll

@@ -23,7 +23,7 @@ constexpr int kOriginPacks = 2;  // of a thread
 // Origins of the channels of a block in memory.
 template <class T>
 struct Origins {
-  DeviceAccumulator<T> values[kTriple][kDistsSpan<T>];
+  ChannelNumbers<T> values[kTriple];
 };
 
 // Channels of a place's group.
@@ -132,9 +132,8 @@ __device__ __forceinline__ void observe(const DistsEntry<T>& layer, const DistsP
   if (walk.packs > 0) {
     Triple<Acc> origin[kChannels];
 #pragma unroll
-    for (int k = 0; k < kChannels; ++k) {
-#pragma unroll
-      for (int z = 0; z < kTriple; ++z) origin[k].values[z] = origins.values[z][walk.column * kChannels + k];
+    for (int z = 0; z < kTriple; ++z) {
+      origins.values[z].template load<kChannels>(walk.column, [&](int k, Acc at) { origin[k].values[z] = at; });
     }
     sum_pixels<kWidth, kNhwc>(walk, x, y, origin, numbers);
   }

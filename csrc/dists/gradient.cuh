@@ -37,6 +37,35 @@ struct ChannelSlope {
   }
 };
 
+// The slopes of a block's channels, in shared memory.
+template <class T>
+struct BlockSlopes {
+  using Acc = DeviceAccumulator<T>;
+  ChannelNumbers<T> mean[kTriple], base_x, base_y, by_error, ratio;
+
+  __device__ __forceinline__ void set(int channel, const ChannelSlope<Acc>& slope) {
+#pragma unroll
+    for (int z = 0; z < kTriple; ++z) mean[z][channel] = slope.mean[z];
+    base_x[channel] = slope.base_x;
+    base_y[channel] = slope.base_y;
+    by_error[channel] = slope.by_error;
+    ratio[channel] = slope.ratio;
+  }
+
+  // Those of a thread's channels.
+  template <int kChannels>
+  __device__ __forceinline__ void load(int column, ChannelSlope<Acc> (&slopes)[kChannels]) const {
+#pragma unroll
+    for (int z = 0; z < kTriple; ++z) {
+      mean[z].template load<kChannels>(column, [&](int k, Acc number) { slopes[k].mean[z] = number; });
+    }
+    base_x.template load<kChannels>(column, [&](int k, Acc number) { slopes[k].base_x = number; });
+    base_y.template load<kChannels>(column, [&](int k, Acc number) { slopes[k].base_y = number; });
+    by_error.template load<kChannels>(column, [&](int k, Acc number) { slopes[k].by_error = number; });
+    ratio.template load<kChannels>(column, [&](int k, Acc number) { slopes[k].ratio = number; });
+  }
+};
+
 // `factor`: the upstream number over the pixels.
 template <class T>
 __device__ __forceinline__ ChannelSlope<DeviceAccumulator<T>> channel_slope(const DistsEntry<T>& layer, uint32_t n,
@@ -64,7 +93,7 @@ __device__ __forceinline__ ChannelSlope<DeviceAccumulator<T>> channel_slope(cons
 // The gradients of a thread's pixels.
 template <int kWidth, bool kNhwc, Inputs kInputs, class T>
 __device__ __forceinline__ void slope_walk(const DistsEntry<T>& layer, const DistsPlace& place,
-                                           const ChannelSlope<DeviceAccumulator<T>>* slopes) {  // of the block
+                                           const BlockSlopes<T>& slopes) {
   using Acc = DeviceAccumulator<T>;
   constexpr int kChannels = kNhwc ? kWidth : 1;
   const ThreadWalk walk = thread_walk<kChannels, kNhwc>(layer, place);
@@ -73,8 +102,7 @@ __device__ __forceinline__ void slope_walk(const DistsEntry<T>& layer, const Dis
   const T* y = layer.y + place.n * layer.stride_y + walk.first;
   const int64_t written = place.n * layer.pixels * layer.channels + walk.first;
   ChannelSlope<Acc> slope[kChannels];
-#pragma unroll
-  for (int k = 0; k < kChannels; ++k) slope[k] = slopes[walk.column * kChannels + k];
+  slopes.load(walk.column, slope);
 
   for (int i = 0; i < walk.packs; i += kDistsLoads) {
     Pack<T, kWidth> xs[kDistsLoads], ys[kDistsLoads];
@@ -106,9 +134,7 @@ template <class T, Inputs kInputs>
 __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
     dists_backward_kernel(const __grid_constant__ DistsTable<T> table) {
   using Acc = DeviceAccumulator<T>;
-  constexpr int kSpan = kDistsSpan<T>;
-  using Slopes = ChannelSlope<Acc>[kSpan];
-  PO_SHARED(Slopes, slopes);
+  PO_SHARED(BlockSlopes<T>, slopes);
   const DistsPlace place = dists_place(table);
   const DistsEntry<T>& layer = table.layers[place.layer];
   const int channels = layer.columns * (layer.nhwc && layer.packed ? kPackWidth<T> : 1);
@@ -116,7 +142,7 @@ __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
   const uint32_t channel = place.group * channels + i;
   if (i < channels && channel < layer.memory_channels) {
     const Acc factor = table.grad[place.n] / Acc(layer.pixels);
-    slopes[i] = channel_slope(layer, place.n, channel % layer.channels, factor);
+    slopes.set(i, channel_slope(layer, place.n, channel % layer.channels, factor));
   }
   __syncthreads();  // the block's numbers are there
   dispatch_walk(layer, [&](auto width, auto nhwc) {

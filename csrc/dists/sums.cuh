@@ -21,11 +21,58 @@ __device__ __forceinline__ Triple<Acc> triple(const Pack<T, kWidth>& xs, const P
   return Triple<Acc>::of(widen(xs.values[k]), widen(ys.values[k]));
 }
 
+// A number for each of a block's channels in memory, in shared memory. Threads take single channels, or those of their
+// pack by 16 bytes. Where a pack has 32 bytes of numbers, threads four apart would share banks: in every other 128
+// bytes units trade places with their neighbours.
+template <class T>
+struct ChannelNumbers {
+  using Acc = DeviceAccumulator<T>;
+  static constexpr int kUnit = kPackWidth<Acc>;
+
+  static __device__ __forceinline__ int place(int channel) { return channel ^ channel / 32 % 2 * 4; }
+
+  __device__ __forceinline__ Acc& operator[](int channel) { return values[place(channel)]; }
+  __device__ __forceinline__ Acc operator[](int channel) const { return values[place(channel)]; }
+
+  // number(k) of channel k of a thread's.
+  template <int kChannels, class F>
+  __device__ __forceinline__ void store(int column, F&& number) {
+    if constexpr (kChannels == 1) {
+      (*this)[column] = number(0);
+    } else {
+#pragma unroll
+      for (int first = 0; first < kChannels; first += kUnit) {
+        Pack<Acc> unit;
+#pragma unroll
+        for (int k = 0; k < kUnit; ++k) unit.values[k] = number(first + k);
+        *reinterpret_cast<Pack<Acc>*>(&(*this)[column * kChannels + first]) = unit;
+      }
+    }
+  }
+
+  // Calls f(k, number of channel k of a thread's).
+  template <int kChannels, class F>
+  __device__ __forceinline__ void load(int column, F&& f) const {
+    if constexpr (kChannels == 1) {
+      f(0, (*this)[column]);
+    } else {
+#pragma unroll
+      for (int first = 0; first < kChannels; first += kUnit) {
+        const auto unit = *reinterpret_cast<const Pack<Acc>*>(values + place(column * kChannels + first));
+#pragma unroll
+        for (int k = 0; k < kUnit; ++k) f(first + k, unit.values[k]);
+      }
+    }
+  }
+
+  alignas(16) Acc values[kDistsSpan<T>];
+};
+
 // Sums of parts of a block's threads for each of its channels in memory, in shared memory.
 template <class T>
 struct ChannelSums {
   using Acc = DeviceAccumulator<T>;
-  Acc parts[kDistsWarps][kDistsStatistics][kDistsSpan<T>];
+  ChannelNumbers<T> parts[kDistsWarps][kDistsStatistics];
 
   // Adds up the numbers of the lanes that have the same channels. Called by all threads of a block. NHWC: each warp
   // leaves a part. NCHW: a warp has a channel of its own, of which its lanes are all.
@@ -42,10 +89,8 @@ struct ChannelSums {
     }
     if (lane >= lanes) return;
 #pragma unroll
-    for (int k = 0; k < kChannels; ++k) {
-#pragma unroll
-      for (int i = 0; i < kNumbers; ++i)
-        parts[kNhwc ? threadIdx.x / kWarp : 0][i][column * kChannels + k] = numbers[k][i];
+    for (int i = 0; i < kNumbers; ++i) {
+      parts[kNhwc ? threadIdx.x / kWarp : 0][i].template store<kChannels>(column, [&](int k) { return numbers[k][i]; });
     }
   }
 

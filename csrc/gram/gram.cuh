@@ -205,8 +205,8 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
   PO_DYNAMIC_SHARED(shared);
   PO_SHARED(Parts, parts);  // for the same reason as the job
   WarpPart& part = parts[fresh_thread_index() / 32];
+  // Read from stage 0 on, behind its barrier.
   if (lane_index() == 0) part = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
-  __syncwarp();  // the part is there
   Totals<T> totals = {};
   // The main loop. Before stage 0 it only fills the pipeline.
 #pragma unroll 1

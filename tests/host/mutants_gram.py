@@ -44,7 +44,7 @@ MUTANTS = [
            "last / run_stages - first / run_stages + 1", "last / run_stages - first / run_stages", VALUES),
     # sums over pieces
     Mutant("gram: stages used before they are whole", "gram", GRAM,
-           STAGE, "", f"{ORDER}|{VALUES}"),
+           STAGE, "", f"{ORDER}|{VALUES}|missing lanes"),
     Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kStages - 2>();", "", f"{ORDER}|{VALUES}"),
     Mutant("gram: a stage too few waited for", "gram", GRAM,
            "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();", f"{ORDER}|{VALUES}"),
