@@ -210,7 +210,7 @@ class PerceptualLoss(LossWithTargets):
         a time, and the value of a clip is the mean over its frames, total variation included. `input_size` is that of a
         frame; a random crop is the same for all. A clip alone goes in without a copy, a batch of more is copied once,
         unless its frames lie one behind the other, as in `frames.transpose(1, 2)` of (N, T, C, H, W). A module of
-        your own is given clips as they are.
+        your own is given clips as they are: to one of images pass `clip.transpose(1, 2).flatten(0, 1)`.
 
         Args:
             output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them. Or clips
