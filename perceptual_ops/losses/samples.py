@@ -29,7 +29,7 @@ def of_samples(
     Args:
         of_images: The loss.
         images: The output (N, C, H, W), and those that it is compared with (N or 1, C, H, W); of clips
-            (N, C, T, H, W). Or lists of as many: those of one size and dtype run as a batch.
+            (N, C, T, H, W). Or lists of as many: those of one size run as a batch.
         beside: What is kept for each sample, (N or 1, ...); of clips for each frame, (N or 1, T or 1, ...).
         is_clip: Whether samples are clips, whose frames `of_images` takes as images.
         join: What becomes of the values (N, T, ...) of a clip's frames.
@@ -145,9 +145,9 @@ def _alike(output: Samples) -> list[list[int]]:
     """The samples that may run as one batch, in order."""
     if isinstance(output, Tensor):
         return [list(range(output.shape[0]))]
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(output):
-        groups.setdefault((*x.shape, x.dtype), []).append(i)
+        groups.setdefault(tuple(x.shape), []).append(i)
     return list(groups.values())
 
 
