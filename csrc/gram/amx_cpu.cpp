@@ -13,6 +13,8 @@
 namespace perceptual_ops {
 namespace {
 
+static_assert(kPatch == kGramPatch, "bands of rows begin at a patch");
+
 // Elements of a map that a thread packs at once: a quarter of a second cache of 2 MB, with the products beside them.
 constexpr int64_t kPackedElements = 1 << 16;
 constexpr int64_t kMostPixels = 1024;  // in one sum of a tile: an fp32 sum over more positive products drifts
@@ -22,8 +24,8 @@ int64_t pixels_at_once(const FeatureMap& map) {
   return std::clamp(kPackedElements / map.channels / kPatch * kPatch, kPatch, kMostPixels);
 }
 
-// The Gram of some pixels of one sample, on and below the diagonal.
-PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_t pixels, float* gram) {
+// Some rows of the Gram of some pixels of one sample, on and below the diagonal.
+PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_t pixels, RowBand band, float* gram) {
   const int64_t channels = map.channels, step = pixels_at_once(map);
   std::vector<AmxTile> rows(Tiling(channels, step).count()), columns(rows.size());
   alignas(64) float patch[kPatch * kPatch];
@@ -37,7 +39,7 @@ PO_AMX_TARGET void partial_gram(const BFloat16* x, const FeatureMap& map, int64_
       pack_across(x + first * map.stride_p, map.stride_p, count, channels, columns.data());
       for (int64_t tile = 0; tile < tiling.count(); ++tile) transpose(columns[tile], rows[tile]);
     }
-    for_each_lower_patch(channels, kPatch, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
+    for_each_lower_patch(channels, band, [&](int64_t i, int64_t j, int64_t height, int64_t width) PO_AMX_TARGET {
       clear_sums();
       multiply(&rows[i / kEdge * tiling.steps], &columns[j / kEdge * tiling.steps], tiling.steps);
       store_sums(patch, kPatch);
@@ -120,10 +122,11 @@ bool amx_serves() {
 }
 
 void amx_gram(const BFloat16* x, const FeatureMap& map, float* gram) {
-  gram_by_parts(x, map, pixels_at_once(map), gram, [&](const BFloat16* from, int64_t pixels, float* partial) {
-    const TileScope scope;
-    partial_gram(from, map, pixels, partial);
-  });
+  gram_by_parts(x, map, pixels_at_once(map), gram,
+                [&](const BFloat16* from, int64_t pixels, RowBand band, float* partial) {
+                  const TileScope scope;
+                  partial_gram(from, map, pixels, band, partial);
+                });
 }
 
 void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& map, BFloat16* out,

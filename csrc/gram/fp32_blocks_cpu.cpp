@@ -11,6 +11,28 @@ namespace {
 constexpr int64_t kPanelPixels = 256;        // of a Gram: a panel takes 16 KB, half a first cache
 constexpr int64_t kBlockElements = 1 << 16;  // of a gradient's block: 256 KB of fp32
 constexpr int64_t kLeastTasks = 16;          // of a gradient
+constexpr int64_t kTransposed = 4;           // lines and elements at a time
+
+using Four = Vector<kTransposed * sizeof(float)>::Lanes;
+
+// The first two numbers of two vectors in turn, and the last two.
+PO_INLINE Four first_in_turn(const Four& a, const Four& b) { return Four{a[0], b[0], a[1], b[1]}; }
+PO_INLINE Four last_in_turn(const Four& a, const Four& b) { return Four{a[2], b[2], a[3], b[3]}; }
+
+// Four lines of four elements as four columns of a panel.
+template <class T>
+PO_INLINE void transpose_four(const T* from, int64_t pitch, float* to) {
+  Four lines[kTransposed];
+  for (int64_t i = 0; i < kTransposed; ++i) {
+    float line[kTransposed];
+    for (int64_t j = 0; j < kTransposed; ++j) line[j] = static_cast<float>(from[i * pitch + j]);
+    std::memcpy(&lines[i], line, sizeof(Four));
+  }
+  const Four a = first_in_turn(lines[0], lines[2]), b = first_in_turn(lines[1], lines[3]);
+  const Four c = last_in_turn(lines[0], lines[2]), d = last_in_turn(lines[1], lines[3]);
+  const Four columns[kTransposed] = {first_in_turn(a, b), last_in_turn(a, b), first_in_turn(c, d), last_in_turn(c, d)};
+  for (int64_t i = 0; i < kTransposed; ++i) std::memcpy(to + i * kTileColumns, &columns[i], sizeof(Four));
+}
 
 // Lines of `length` elements, `pitch` apart, as panels of kTileColumns columns that begin `panel` elements apart.
 template <class T>
@@ -26,13 +48,27 @@ PO_INLINE void packed_lines(const T* from, int64_t pitch, int64_t lines, int64_t
   }
 }
 
-// The same of the transpose: each line is a column of a panel.
+// The same of the transpose: each line is a column of a panel. Lines begin so far apart that the processor does not
+// foresee the next.
 template <class T>
 PO_INLINE void packed_columns(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels,
                               int64_t panel) {
-  for (int64_t line = 0; line < lines; ++line, from += pitch) {
+  constexpr int64_t kCacheLine = 64 / sizeof(T);
+  for (int64_t line = 0; line < lines; line += kTransposed) {
     float* to = panels + line / kTileColumns * panel + line % kTileColumns;
-    for (int64_t i = 0; i < length; ++i) to[i * kTileColumns] = static_cast<float>(from[i]);
+    const T* begin = from + line * pitch;
+    int64_t i = 0;
+    if (line + kTransposed <= lines) {
+      for (; i + kTransposed <= length; i += kTransposed) {
+        if (i % kCacheLine == 0 && line + 2 * kTransposed <= lines) {
+          for (int64_t c = 0; c < kTransposed; ++c) __builtin_prefetch(begin + (kTransposed + c) * pitch + i);
+        }
+        transpose_four(begin + i, pitch, to + i * kTileColumns);
+      }
+    }
+    for (int64_t c = 0; c < std::min(kTransposed, lines - line); ++c) {
+      for (int64_t j = i; j < length; ++j) to[j * kTileColumns + c] = static_cast<float>(begin[c * pitch + j]);
+    }
   }
 }
 
@@ -45,67 +81,82 @@ PO_INLINE void widened_lines(const T* from, int64_t pitch, int64_t lines, int64_
   }
 }
 
-template <class T>
-PO_INLINE void rounded_tile(const Tile& tile, int64_t height, int64_t width, T* out, int64_t pitch) {
+template <class T, class Sum>
+PO_INLINE void rounded_tile(const Tile<Sum>& tile, int64_t height, int64_t width, T* out, int64_t pitch) {
   for (int64_t r = 0; r < height; ++r, out += pitch) {
     if (width == kTileColumns) {
 #pragma omp simd
-      for (int64_t c = 0; c < kTileColumns; ++c) store_rounded(out[c], tile[r][c]);
+      for (int64_t c = 0; c < kTileColumns; ++c) store_rounded(out[c], static_cast<float>(tile[r][c]));
     } else {
-      for (int64_t c = 0; c < width; ++c) store_rounded(out[c], tile[r][c]);
+      for (int64_t c = 0; c < width; ++c) store_rounded(out[c], static_cast<float>(tile[r][c]));
     }
   }
 }
 
-// Clones cannot be templates.
-#define PO_PANELS_OF(T)                                                                                     \
-  PO_CPU_CLONES void pack_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels, \
-                                int64_t panel) {                                                            \
-    packed_lines(from, pitch, lines, length, panels, panel);                                                \
-  }                                                                                                         \
-  PO_CPU_CLONES void store(const Tile& tile, int64_t height, int64_t width, T* out, int64_t pitch) {        \
-    rounded_tile(tile, height, width, out, pitch);                                                          \
+template <class Sum>
+PO_INLINE void added_tile(const Tile<Sum>& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
+  for (int64_t r = 0; r < height; ++r, out += pitch) {
+    for (int64_t c = 0; c < width; ++c) out[c] = static_cast<float>(out[c] + tile[r][c]);
   }
-#define PO_BLOCKS_OF(T)                                                                                       \
-  PO_PANELS_OF(T)                                                                                             \
+}
+
+// Clones cannot be templates.
+#define PO_PANELS_OF(T)                                                                                       \
+  PO_CPU_CLONES void pack_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels,   \
+                                int64_t panel) {                                                              \
+    packed_lines(from, pitch, lines, length, panels, panel);                                                  \
+  }                                                                                                           \
   PO_CPU_CLONES void pack_columns(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels, \
                                   int64_t panel) {                                                            \
     packed_columns(from, pitch, lines, length, panels, panel);                                                \
   }                                                                                                           \
-  PO_CPU_CLONES void widen_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) {    \
-    widened_lines(from, pitch, lines, length, to);                                                            \
+  PO_CPU_CLONES void store(const Tile<float>& tile, int64_t height, int64_t width, T* out, int64_t pitch) {   \
+    rounded_tile(tile, height, width, out, pitch);                                                            \
+  }
+#define PO_BLOCKS_OF(T)                                                                                    \
+  PO_PANELS_OF(T)                                                                                          \
+  PO_CPU_CLONES void widen_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) { \
+    widened_lines(from, pitch, lines, length, to);                                                         \
   }
 PO_PANELS_OF(float)
 PO_BLOCKS_OF(Half)
 PO_BLOCKS_OF(BFloat16)
-
-PO_CPU_CLONES void add(const Tile& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
-  for (int64_t r = 0; r < height; ++r, out += pitch) {
-    for (int64_t c = 0; c < width; ++c) out[c] += tile[r][c];
-  }
+PO_CPU_CLONES void store(const Tile<double>& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
+  rounded_tile(tile, height, width, out, pitch);
+}
+PO_CPU_CLONES void add(const Tile<float>& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
+  added_tile(tile, height, width, out, pitch);
+}
+PO_CPU_CLONES void add(const Tile<double>& tile, int64_t height, int64_t width, float* out, int64_t pitch) {
+  added_tile(tile, height, width, out, pitch);
 }
 
-// The Gram of some pixels of one sample, on and below the diagonal.
+// What chains of a Gram are added in. Numbers of 16 bits are too rough for better sums to show.
 template <class T>
-void partial_gram(const T* x, const FeatureMap& map, int64_t pixels, float* gram) {
+using GramSum = std::conditional_t<std::is_same_v<T, float>, double, float>;
+
+// Some rows of the Gram of some pixels of one sample, on and below the diagonal.
+template <class T>
+void partial_gram(const T* x, const FeatureMap& map, int64_t pixels, RowBand band, float* gram) {
   const int64_t channels = map.channels, panel = kPanelPixels * kTileColumns;
-  std::vector<float> panels(ceil_div(channels, kTileColumns) * panel);
+  std::vector<float> panels(ceil_div(band.end, kTileColumns) * panel);
   const auto channel = [&](int64_t i) { return &panels[i / kTileColumns * panel + i % kTileColumns]; };
   for (int64_t first = 0; first < pixels; first += kPanelPixels) {
     const int64_t count = std::min(kPanelPixels, pixels - first);
     const T* from = x + first * map.stride_p;
     if (map.layout() == Layout::kNCHW) {
-      pack_columns(from, map.stride_c, channels, count, panels.data(), panel);
+      pack_columns(from, map.stride_c, band.end, count, panels.data(), panel);
     } else {
-      pack_lines(from, map.stride_p, count, channels, panels.data(), panel);
+      pack_lines(from, map.stride_p, count, band.end, panels.data(), panel);
     }
-    for (int64_t j = 0; j < channels; j += kTileColumns) {
+    for (int64_t j = 0; j < band.end; j += kTileColumns) {
       const int64_t width = std::min(kTileColumns, channels - j);
-      multiply_rows(j, channels, channel, kTileColumns, channel(j), count,
-                    [&](int64_t i, int64_t height, const Tile& tile) {
-                      float* to = gram + i * channels + j;
-                      first == 0 ? store(tile, height, width, to, channels) : add(tile, height, width, to, channels);
-                    });
+      multiply_rows<GramSum<T>>(std::max(j, band.first), band.end, channel, kTileColumns, channel(j), count,
+                                [&](int64_t i, int64_t height, const Tile<GramSum<T>>& tile) {
+                                  float* to = gram + i * channels + j;
+                                  first == 0 ? store(tile, height, width, to, channels)
+                                             : add(tile, height, width, to, channels);
+                                });
     }
   }
 }
@@ -119,10 +170,11 @@ void channel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t
   const auto row = [&](int64_t i) { return symmetric + i * channels; };
   for (int64_t i = 0; i < channels; i += kTileRows) {
     for (int64_t j = 0; j < pixels; j += kTileColumns) {
-      multiply_rows(i, std::min(i + kTileRows, channels), row, 1, panels + j * channels, channels,
-                    [&](int64_t, int64_t height, const Tile& tile) {
-                      store(tile, height, std::min(kTileColumns, pixels - j), out + i * out_pitch + j, out_pitch);
-                    });
+      multiply_rows<float>(i, std::min(i + kTileRows, channels), row, 1, panels + j * channels, channels,
+                           [&](int64_t, int64_t height, const Tile<float>& tile) {
+                             store(tile, height, std::min(kTileColumns, pixels - j), out + i * out_pitch + j,
+                                   out_pitch);
+                           });
     }
   }
 }
@@ -136,7 +188,7 @@ void pixel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t c
   for (int64_t j = 0; j < channels; j += kTileColumns) {
     const int64_t width = std::min(kTileColumns, channels - j);
     pack_lines(symmetric + j, channels, channels, width, panel, 0);
-    multiply_rows(0, pixels, row, 1, panel, channels, [&](int64_t i, int64_t height, const Tile& tile) {
+    multiply_rows<float>(0, pixels, row, 1, panel, channels, [&](int64_t i, int64_t height, const Tile<float>& tile) {
       store(tile, height, width, out + i * out_pitch + j, out_pitch);
     });
   }
@@ -146,8 +198,9 @@ void pixel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t c
 
 template <class T>
 void block_gram(const T* x, const FeatureMap& map, float* gram) {
-  gram_by_parts(x, map, kPanelPixels, gram,
-                [&](const T* from, int64_t pixels, float* partial) { partial_gram(from, map, pixels, partial); });
+  gram_by_parts(x, map, kPanelPixels, gram, [&](const T* from, int64_t pixels, RowBand band, float* partial) {
+    partial_gram(from, map, pixels, band, partial);
+  });
 }
 
 template <class T>
@@ -174,6 +227,7 @@ void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, T
       });
 }
 
+template void block_gram(const float*, const FeatureMap&, float*);
 #define PO_BLOCK_PRODUCTS_OF(T)                                  \
   template void block_gram(const T*, const FeatureMap&, float*); \
   template void block_gradient(const float*, const T*, const FeatureMap&, T*, const FeatureMap&);

@@ -6,14 +6,12 @@
 
 namespace perceptual_ops {
 
-// For T of Half and BFloat16.
-
-// X X^T of every sample, unscaled.
+// X X^T of every sample, unscaled, for T of float, Half and BFloat16.
 template <class T>
 void block_gram(const T* x, const FeatureMap& map,
                 float* gram);  // (N, C, C)
 
-// S X of every sample.
+// S X of every sample, for T of Half and BFloat16.
 template <class T>
 void block_gradient(const float* symmetric,  // (N, C, C)
                     const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map);

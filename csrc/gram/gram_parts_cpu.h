@@ -1,44 +1,73 @@
-// How threads share a Gram of the library's own products: each sums some pixels of one sample, and what they found is
-// summed in order.
+// How threads share a Gram of the library's own products: each sums some pixels of one sample, and a band of rows where
+// there are few of those. What they found is summed in order.
 #pragma once
+
+#include <cmath>
 
 #include "../common/cpu.h"
 
 namespace perceptual_ops {
 
-// Calls f(i, j, rows, columns) for the patches, `edge` square, of a symmetric matrix on and below its diagonal; rows
-// and columns say how much of the patch lies inside.
+constexpr int64_t kGramPatch = 32;  // rows and columns: 4 KB of fp32
+
+// Rows of a Gram. The first is a patch's first.
+struct RowBand {
+  int64_t first, end;
+};
+
+// Calls f(i, j, rows, columns) for the patches of a symmetric matrix, on and below its diagonal, that begin in a band;
+// rows and columns say how much of the patch lies inside.
 template <class F>
-void for_each_lower_patch(int64_t channels, int64_t edge, F&& f) {
-  for (int64_t i = 0; i < channels; i += edge) {
-    for (int64_t j = 0; j <= i; j += edge) f(i, j, std::min(edge, channels - i), std::min(edge, channels - j));
+void for_each_lower_patch(int64_t channels, RowBand band, F&& f) {
+  for (int64_t i = band.first; i < band.end; i += kGramPatch) {
+    for (int64_t j = 0; j <= i; j += kGramPatch) {
+      f(i, j, std::min(kGramPatch, channels - i), std::min(kGramPatch, channels - j));
+    }
   }
 }
 
-// gram += the partial Grams in order, on and below the diagonal, and the same above it.
-void finish_gram(const float* partials, int64_t count, int64_t channels, float* gram);
+// One of the bands that take about as much of the triangle each.
+inline RowBand triangle_band(int64_t band, int64_t bands, int64_t channels) {
+  const auto start = [&](int64_t at) {
+    const double row = channels * std::sqrt(static_cast<double>(at) / bands);
+    return at == bands ? channels : std::lround(row / kGramPatch) * kGramPatch;
+  };
+  return {start(band), start(band + 1)};
+}
 
-// Makes the Grams (N, C, C) of a map by partial(x, pixels, gram) for some pixels of one sample, a multiple of `step`
-// but for the last: sums on and below the diagonal.
+// A band of a Gram += that of the partial Grams in order, on and below the diagonal, and the same above it.
+void finish_band(const float* partials, int64_t count, int64_t channels, RowBand band, float* gram);
+
+// Makes the Grams (N, C, C) of a map by partial(x, pixels, band, gram) for some pixels of one sample, a
+// multiple of `step` but for the last: sums on and below the diagonal.
 template <class T, class F>
 void gram_by_parts(const T* x, const FeatureMap& map, int64_t step, float* gram, F&& partial) {
-  constexpr int64_t kParts = 32;         // of the batch: a function of the shape alone, as the order of sums must be
-  constexpr int64_t kLeastPixels = 512;  // less is not worth the sum of a part
-  const int64_t area = map.channels * map.channels;
-  const int64_t parts = std::clamp<int64_t>(kParts / map.batch, 1, ceil_div(map.pixels, kLeastPixels));
+  // Parts depend on the shape alone, as the order of sums must; bands of rows change no sum.
+  constexpr int64_t kParts = 32;                 // of the batch
+  constexpr int64_t kPartialElements = 1 << 21;  // of all partial Grams: 8 MB
+  constexpr int64_t kLeastPixels = 512;          // less is not worth the sum of a part
+  constexpr int64_t kLeastRows = 64;             // of a band, which packs what the others pack
+  const int64_t batch = map.batch, channels = map.channels, area = channels * channels;
+  const int64_t most = std::min(kParts / batch, 1 + kPartialElements / (batch * area));
+  const int64_t parts = std::clamp<int64_t>(most, 1, ceil_div(map.pixels, kLeastPixels));
   const int64_t pixels = ceil_div(ceil_div(map.pixels, parts), step) * step, used = ceil_div(map.pixels, pixels);
-  std::vector<float> partials(map.batch * (used - 1) * area);
+  const int64_t bands = std::clamp<int64_t>(ceil_div(torch::stable::get_num_threads(), batch * used), 1,
+                                            std::max<int64_t>(channels / kLeastRows, 1));
+  std::vector<float> partials(batch * (used - 1) * area);
   torch::stable::parallel_for(
-      0, map.batch * used, ceil_div(kGrain, map.channels * pixels), [&](int64_t begin, int64_t end) {
+      0, batch * used * bands, ceil_div(kGrain, channels * pixels), [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
-          const int64_t n = task / used, part = task % used, first = part * pixels;
+          const int64_t part = task / bands % used, n = task / bands / used, first = part * pixels;
           partial(x + n * map.stride_n + first * map.stride_p, std::min(pixels, map.pixels - first),
+                  triangle_band(task % bands, bands, channels),
                   part == 0 ? gram + n * area : &partials[(n * (used - 1) + part - 1) * area]);
         }
       });
-  torch::stable::parallel_for(0, map.batch, ceil_div(kGrain, used * area), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      finish_gram(partials.data() + n * (used - 1) * area, used - 1, map.channels, gram + n * area);
+  const int64_t patches = ceil_div(channels, kGramPatch), grain = ceil_div(kGrain, used * channels * kGramPatch);
+  torch::stable::parallel_for(0, batch * patches, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / patches, row = task % patches * kGramPatch;
+      finish_band(partials.data() + n * (used - 1) * area, used - 1, channels, {row, row + 1}, gram + n * area);
     }
   });
 }

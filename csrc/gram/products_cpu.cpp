@@ -1,6 +1,6 @@
-// fp32 and fp64 products go through aten's bmm, which runs near the processor's peak for these shapes. Those of 16 bits
-// are the library's own: sums are fp32, no fp32 copy of the map is made, and of a Gram only what is on and below its
-// diagonal is multiplied. bf16 takes AMX where there is AMX.
+// fp64 products and the gradient in fp32 go through aten's bmm, which runs near the processor's peak for these shapes.
+// All others are the library's own: sums are fp32, no fp32 copy of the map is made, and of a Gram only what is on and
+// below its diagonal is multiplied. bf16 takes AMX where there is AMX.
 #include "products_cpu.h"
 
 #include "amx_cpu.h"
@@ -30,7 +30,7 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
   }
 }
 
-// The library's own products of 16 bits: of bf16 on AMX where it serves, else in fp32.
+// The library's own products: of bf16 on AMX where it serves, else in fp32.
 template <class T>
 constexpr bool kMayUseAmx = kAmxBuilt && std::is_same_v<T, BFloat16>;
 
@@ -61,7 +61,7 @@ Tensor gram_products(const Tensor& features) {
   dispatch_dtype(x, "features", [&](auto element) {
     using T = decltype(element);
     T* data = static_cast<T*>(x.data_ptr());
-    if constexpr (std::is_same_v<T, Accumulator<T>>) {
+    if constexpr (std::is_same_v<T, double>) {
       batched_product(channel_rows(data, map), pixel_rows(data, map), gram);
     } else {
       own_gram<T>(data, map, gram);
