@@ -1,7 +1,7 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
 from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
-from .losses import DISTS, LPIPS, PerceptualLoss, chunked
+from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
 from .ops import feature_loss, gram_matrix, style_loss, total_variation
@@ -15,6 +15,7 @@ __all__ = [
     "chunked",
     "dists_distance",
     "feature_loss",
+    "gradient_of",
     "gram_matrix",
     "load_network",
     "lpips_distance",

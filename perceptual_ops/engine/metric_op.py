@@ -105,14 +105,12 @@ def _distance_and_gradients(
             features = [name for name in layers if name != IMAGE]
             shared = dict(zip(features, entry.features(target, features)[0], strict=True))
         for rows in entry.chunks(output):
-            pair = Pair(
-                entry, measure, layers, output[rows], rows_of([target], rows)[0],
-                by_output[rows] if output_gradient else None,
-                by_target[rows] if target_gradient else None,
-            )  # fmt: skip
+            images = output[rows], rows_of([target], rows)[0]
+            made = by_output[rows] if output_gradient else None, by_target[rows] if target_gradient else None
             if side:
-                found.append(TiledMetric(pair, side).run())
+                found.append(TiledMetric(entry, measure, layers, side, *images, *made).run())
                 continue
+            pair = Pair(entry, measure, layers, *images, *made)
             if tiles:
                 found.append(TiledPair(pair, *tiles).run())
                 continue

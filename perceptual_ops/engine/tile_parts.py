@@ -12,23 +12,28 @@ from torch import Tensor
 from .loss_scale import LossScale
 from .registry import trunk_of
 from .stages import Tap, TapGradients
-from .tiles import Tile, tiles_of
+from .tiles import Region, Tile, tiles_of
 from .trunk import Trunk
 
 
-def tiles_through(trunk_key: str, layers: Sequence[str], images: Tensor, side: int) -> list[Tile]:
-    """The tiles of images (N, C, H, W) for the maps of some layers of a chain."""
+def tiles_through(trunk_key: str, layers: Sequence[str], shape: Sequence[int], side: int) -> list[Tile]:
+    """The tiles of images of a shape (N, C, H, W) for the maps of some layers of a chain."""
     trunk = trunk_of(trunk_key)
     assert isinstance(trunk, Trunk), "tiles are of chains"
     names = [layer.name for layer in trunk.network.layers]
     deepest = max(map(names.index, layers))
-    return tiles_of(trunk.network.layers[: deepest + 1], layers, (images.shape[2], images.shape[3]), side)
+    return tiles_of(trunk.network.layers[: deepest + 1], layers, (shape[2], shape[3]), side)
 
 
 def share_of(tile: Tile, layer: str) -> float:
     """How much of a layer's map is the tile's own, of the whole image's."""
-    rows, columns = tile.whole(layer)[1:]
-    return (rows.stop - rows.start) * (columns.stop - columns.start) / math.prod(tile.size(layer))
+    return area_of(tile.whole(layer)) / math.prod(tile.size(layer))
+
+
+def area_of(region: Region) -> int:
+    """How many pixels a region has."""
+    _, rows, columns = region
+    return (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
 def own_part(tile: Tile, tap: Tap) -> Tap:

@@ -7,7 +7,7 @@ of all tiles, each of what is its own of the maps, since a backward is linear.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor
 from ..reference import gram_divisor
 from .batching import rows_of
 from .custom_op import Entry, joined
+from .large_images import ReadByParts, WrittenByParts
 from .perceptual_head import PerceptualHead, summed
 from .terms import Part, Terms
 from .tile_parts import PartGradients, own_part, share_of, tiles_through
-from .tiles import Tile
+from .tiles import Region, Tile
 from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
@@ -33,28 +34,37 @@ class TiledLoss:
 
     Attributes:
         by_output, by_target: Where gradients are added; None where they are not wanted.
+        progress: Called with each tile that is done.
         values: The terms by their names (n), as they are added up.
     """
 
     entry: Entry
     terms: Terms
     side: int
-    output: Tensor  # (n, 3, H, W)
-    target: Tensor | None  # (n or 1, 3, H, W)
+    output: Tensor | ReadByParts  # (n, 3, H, W)
+    target: Tensor | ReadByParts | None  # (n or 1, 3, H, W)
     contents: Sequence[Tensor]  # K x (n or 1, C, H', W'), in place of the target
     grams: Sequence[Tensor]  # S x (n or 1, C, C)
-    by_output: Tensor | None  # (n, 3, H, W)
+    by_output: Tensor | WrittenByParts | None  # (n, 3, H, W)
     by_target: Tensor | None  # (n, 3, H, W)
+    progress: Callable[[Tile], None] = field(default=lambda tile: None)
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[str, Tensor]:
         """The terms by name, each (n)."""
         slopes = self._style() if self.terms.style.layers else {}
-        if self.terms.content.layers or slopes:
+        if slopes or self.terms.content.layers:
             self._second_pass(slopes)
         if self.terms.variation:
             self._variation()
         return {name: value.to(self.entry.wide) for name, value in self.values.items()}
+
+    @property
+    def passes(self) -> list[tuple[str, ...]]:
+        """The layers of each pass over the tiles."""
+        style, content = self.terms.style.layers, self.terms.content.layers
+        second = self.terms.layers if self.by_output is not None else content
+        return [layers for layers in (style, second) if layers]
 
     def _style(self) -> dict[str, Tensor]:
         """The style values, and the slopes (n, C, C) by the raw Grams where a gradient by them is wanted."""
@@ -124,22 +134,24 @@ class TiledLoss:
         height = self.output.shape[2]
         for first in range(0, height, BAND):
             last = min(first + BAND, height)
-            self._vary(slice(first, min(last + 1, height)), 1.0)
+            self._vary((..., slice(first, min(last + 1, height)), slice(None)), 1.0)
             if last < height:
-                self._vary(slice(last, last + 1), -1.0)
+                self._vary((..., slice(last, last + 1), slice(None)), -1.0)
 
-    def _vary(self, rows: slice, sign: float) -> None:
+    def _vary(self, rows: Region, sign: float) -> None:
         """Adds the weighted total variation of some rows, or takes it off."""
-        weight, band = sign * self.terms.variation, self.output[:, :, rows]
+        weight, band = sign * self.terms.variation, self.output[rows]
         if self.by_output is None:
             value = operators.total_variation(band, "l2_squared")
         else:
             value, gradient = operators.total_variation_with_gradient(band, "l2_squared")
-            self.by_output[:, :, rows] += gradient.to(self.entry.wide).mul_(weight)
+            self.by_output[rows] += gradient.to(self.entry.wide).mul_(weight)
         self._add({"tv": weight * value})
 
-    def _tiles(self, layers: Sequence[str]) -> list[Tile]:
-        return tiles_through(self.entry.trunk_key, layers, self.output, self.side)
+    def _tiles(self, layers: Sequence[str]) -> Iterator[Tile]:
+        for tile in tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side):
+            yield tile
+            self.progress(tile)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -167,9 +179,10 @@ def tiled_losses(
     (output, target), found = images, []
     for rows in entry.chunks(output):
         own_target = None if target is None else rows_of([target], rows)[0]
-        made = (gradient[rows] if gradient.numel() else None for gradient in gradients)
+        by_output, by_target = (gradient[rows] if gradient.numel() else None for gradient in gradients)
         own = rows_of(contents, rows), rows_of(grams, rows)
-        found.append(summed(TiledLoss(entry, terms, side, output[rows], own_target, *own, *made).run(), terms))
+        tiled = TiledLoss(entry, terms, side, output[rows], own_target, *own, by_output, by_target)
+        found.append(summed(tiled.run(), terms))
     losses, values = zip(*found, strict=True)
     return joined(list(losses)), joined(list(values), dim=1)
 

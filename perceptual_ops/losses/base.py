@@ -219,7 +219,8 @@ class FrozenLoss(EngineSettings):
                 f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
                 "no state dict; got strict=True"
             )
-        self._check_tiles()
+        if self.tile_size is not None and (reason := self.no_tiles()):
+            raise ValueError(f"tile_size: expected None, since {reason}; got {self.tile_size!r}")
         if self.engine != "lean" or ops.makes_program():
             return False
         if not ops.use_native(list(given.values()), self.backend, forward_mode=True):
@@ -233,19 +234,15 @@ class FrozenLoss(EngineSettings):
                     )
         return True
 
-    def _check_tiles(self) -> None:
-        """Raises where tiles are asked for that cannot be had."""
-        if self.tile_size is None:
-            return
-        reason = ""
+    def no_tiles(self) -> str:
+        """Why images cannot go through the network in tiles; empty where they can."""
         if self.engine != "lean":
-            reason = f'engine="{self.engine}" keeps what it needs of the whole image'
-        elif not isinstance(self._trunk, Trunk):
-            reason = f"{self._trunk.name} is no chain, whose windows are known"
-        elif self._network_size:
-            reason = "input_size brings all images to one size"
-        if reason:
-            raise ValueError(f"tile_size: expected None, since {reason}; got {self.tile_size!r}")
+            return f'engine="{self.engine}" keeps what it needs of the whole image'
+        if not isinstance(self._trunk, Trunk):
+            return f"{self._trunk.name} is no chain, whose windows are known"
+        if self._network_size:
+            return "input_size brings all images to one size"
+        return ""
 
     def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:
         """How images enter the lean engine; None: in the size in which they come."""

@@ -105,10 +105,13 @@ class MetricLoss(FrozenLoss):
         """eps and eps_inside, as of `MetricSettings`."""
         return 0.0, False
 
+    def metric_settings(self) -> MetricSettings:
+        """What is compared, as the engine takes it; read at each call, since the attributes are the user's."""
+        return MetricSettings(self.layers, self.metric, *self._eps_settings())
+
     def _lean_distance(self, output: Tensor, target: Tensor) -> Tensor:  # (N)
         """The distance, with its gradients made at once where they are wanted."""
-        settings = MetricSettings(self.layers, self.metric, *self._eps_settings())
-        return metric_loss(output, target, self._kept["numbers"], self.entry(output), settings)
+        return metric_loss(output, target, self._kept["numbers"], self.entry(output), self.metric_settings())
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""

@@ -246,14 +246,14 @@ class PerceptualLoss(LossWithTargets):
         loss, *terms = self.values_of(of_images, images, [*contents, *grams], frames, sample_weight)
         if not return_terms:
             return loss
-        return loss, {name: value.detach() for name, value in zip(self._terms().names, terms, strict=True)}
+        return loss, {name: value.detach() for name, value in zip(self.terms().names, terms, strict=True)}
 
     def _of_images(self, images: list[Tensor], beside: list[Tensor], return_terms: bool) -> list[Tensor]:
         """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets."""
         output, target = images if len(images) == 2 else (images[0], None)
         kept = len(beside) - len(self.style_layers)
         contents, grams = beside[:kept], beside[kept:]
-        terms, size = self._terms(), self._size_of_call(output)
+        terms, size = self.terms(), self._size_of_call(output)
         if terms.variation and output.dim() != 4:
             raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
         if self.runs_lean(output=output, target=target):
@@ -263,7 +263,7 @@ class PerceptualLoss(LossWithTargets):
             loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
         return [loss, *([values[name].detach() for name in terms.names] if return_terms else [])]
 
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""
         low, high = self.input_range
         content = checks.check_distance(self.content_distance, self.eps, self.delta, checks.CONTENT_DISTANCES)

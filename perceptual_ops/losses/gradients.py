@@ -1,0 +1,146 @@
+"""`gradient_of`: value and gradient of a loss of pictures that need not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.batching import auto_tile_side
+from ..engine.custom_op import Entry
+from ..engine.large_images import ReadByParts, WrittenByParts
+from ..engine.modes import by_hand
+from ..engine.perceptual_head import summed
+from ..engine.tile_parts import tiles_through
+from ..engine.tiled_loss import TiledLoss
+from ..engine.tiled_metric import TiledMetric
+from ..engine.tiles import Tile
+from ..networks import FeatureNetwork
+from .base import FrozenLoss
+from .metric import MetricLoss
+from .perceptual import PerceptualLoss
+
+Progress = Callable[[int, int], None]
+
+
+def gradient_of(
+    criterion: PerceptualLoss | MetricLoss,
+    output: Any,
+    target: Any = None,
+    *,
+    out: Any = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Any]:
+    """The loss of a picture of any size and its gradient, in tiles of `criterion.tile_size`; None is "auto".
+
+    Pictures may be tensors, NumPy arrays and memmaps, slices of safetensors files (`f.get_slice`), or objects with a
+    `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices; the gradient may go to a memmap. So
+    memory holds one tile, whatever the picture: on a CPU about a gigabyte for VGG16 in fp32 at the default size.
+
+    Args:
+        criterion: A `PerceptualLoss`, `LPIPS` or `DISTS` over a chain (VGG, AlexNet), with engine="lean".
+        output: (3, H, W) or (1, 3, H, W), floating point, in the criterion's input_range.
+        target: Of the same size; for a `PerceptualLoss` its content, by default that of `set_content`. No gradient is
+            made by it. Style is what `set_style` was given.
+        out: Where the gradient goes, fp32 or fp64, shaped like the output; overwritten. Default: a new tensor on the
+            criterion's device.
+        progress: Called with how many tiles are done, and of how many; style and DISTS go over them twice.
+
+    Returns:
+        The loss (), and the gradient of it by the output: `out`, or a tensor (1, 3, H, W).
+
+    Raises:
+        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        RuntimeError: The compiled operators cannot run here.
+    """
+    if not isinstance(criterion, (PerceptualLoss, MetricLoss)):
+        raise TypeError(f"criterion: expected a PerceptualLoss, an LPIPS or a DISTS, got {type(criterion).__name__}")
+    if reason := criterion.no_tiles():
+        raise ValueError(f"criterion: expected one that runs in tiles, but {reason}")
+    like = criterion._kept["input"][0]  # where the network is
+    if not criterion.runs_lean(images=like):
+        raise RuntimeError("criterion: expected compiled operators, without which there are no tiles; got none here")
+    entry = criterion.entry(like)
+    side = entry.tile_size if entry.tile_size > 0 else auto_tile_side(entry.dtype, like.device.type)
+    picture = _picture("output", output, criterion, entry)
+    if out is None:
+        out = torch.empty(picture.shape, dtype=entry.wide, device=like.device)
+    made = WrittenByParts("out", out, picture.shape, like.device)
+    other = None if target is None else _picture("target", target, criterion, entry)
+    if other is not None and other.shape != picture.shape:
+        raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
+    with by_hand(like):
+        if isinstance(criterion, PerceptualLoss):
+            loss = _perceptual(criterion, entry, side, picture, other, made, progress)
+        else:
+            loss = _metric(criterion, entry, side, picture, other, made, progress)
+    return loss.squeeze(0), out
+
+
+def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> ReadByParts:
+    found = ReadByParts(name, picture, entry.scale.device, entry.wide)
+    assert isinstance(criterion.frozen_network, FeatureNetwork), "tiles are of chains"
+    least = criterion.frozen_network.smallest_size(criterion.network_layers)
+    _, channels, height, width = found.shape
+    if channels != 3 or min(height, width) < least:
+        raise ValueError(
+            f"{name}: expected (3, H, W) with at least {least} x {least} pixels for {criterion.frozen_network.name}, "
+            f"got {tuple(found.shape[1:])}"
+        )
+    return found
+
+
+def _perceptual(
+    criterion: PerceptualLoss,
+    entry: Entry,
+    side: int,
+    output: ReadByParts,
+    target: ReadByParts | None,
+    made: WrittenByParts,
+    progress: Progress | None,
+) -> Tensor:  # (1)
+    shaped = torch.empty(output.shape, device="meta")
+    contents: list[Tensor] = []
+    terms = criterion.terms()
+    if target is None:
+        _, contents = criterion._content_targets(shaped, None)
+    elif not criterion.content_layers:
+        raise ValueError("target: expected None, since this loss has no content part; a style image is for set_style")
+    run = TiledLoss(entry, terms, side, output, target, contents, criterion._style_targets(shaped, None), made, None)
+    run.progress = _counted(progress, run.passes, entry, output, side)
+    return summed(run.run(), terms)[0]
+
+
+def _metric(
+    criterion: MetricLoss,
+    entry: Entry,
+    side: int,
+    output: ReadByParts,
+    target: ReadByParts | None,
+    made: WrittenByParts,
+    progress: Progress | None,
+) -> Tensor:  # (1)
+    if target is None:
+        raise ValueError("target: expected the picture that output is compared with, got None")
+    metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
+    run = TiledMetric(entry, metric, criterion.layers, side, output, target, made, None)
+    run.progress = _counted(progress, run.passes, entry, output, side)
+    return run.run().sum(0)
+
+
+def _counted(
+    progress: Progress | None, passes: Sequence[tuple[str, ...]], entry: Entry, output: ReadByParts, side: int
+) -> Callable[[Tile], None]:
+    """Counts the tiles of all passes for the caller."""
+    total = sum(len(tiles_through(entry.trunk_key, layers, output.shape, side)) for layers in passes)
+    done = 0
+
+    def count(tile: Tile) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return count
