@@ -4,8 +4,8 @@ A launch takes as long as the slowest of three: the SMs issue its instructions (
 compulsory bytes (roofline.py), tensor cores make its products; and longer, as its busiest block slot has more than the
 average to do. ASSUMPTIONS is all that the model knows of the device; every row of the table repeats it.
 It leaves out launches, what one thread prepares for its block, waits for memory that too few loads are under way to
-hide, bank conflicts and L2, and tiles on the diagonal of a Gram matrix cost what others do. So it ranks changes of a
-kernel, and says what limits it.
+hide, bank conflicts (kernel_bank_conflicts.csv has them) and L2, and tiles on the diagonal of a Gram matrix cost what
+others do. So it ranks changes of a kernel, and says what limits it.
 """
 
 from __future__ import annotations

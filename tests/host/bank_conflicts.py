@@ -33,7 +33,7 @@ from host.worker import Launch, run_apart
 
 TABLE = ROOT / "bench" / "results" / "kernel_bank_conflicts.csv"
 KINDS = ("load", "store", "ldmatrix", "cp.async")
-# Of patterns that other cases have.
+# Words in the names of cases whose patterns others have.
 LEFT_OUT = {"32768", "waves", "special", "many", "charbonnier", "l1", "huber"}
 
 

@@ -35,8 +35,7 @@ void BankLedger::end_accesses(Warp& warp) {
   }
 }
 
-// Of the lanes from `first_lane` on, which the banks serve together: as many as the bank that most words are asked of
-// has of them.
+// Of lanes that go by themselves: the words asked of the bank of which most are.
 int BankLedger::wavefronts(const Access& access, int bytes, int first_lane, int end_lane) {
   std::array<uintptr_t, kBanks> words;
   int asked = 0;
