@@ -60,15 +60,15 @@ class Lpips:
         return operators.lpips_map_backward([grad], [x], [y], *settings, by_x, by_y)
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
-        # With e the error of unit vectors and d = sum of |w| e^2, neither |w_c e_c| nor |sum of w e x / length| is more
-        # than sqrt(max |w| d), and the gradient of d is at most the sum of the two, twice, over the length.
-        weights = self.channel_weights[i].abs()
-        (distances,) = operators.lpips_map([x], [y], [weights], self.eps, self.eps_inside)
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=distances.dtype)
+        # With e the error of unit vectors, neither |w_c e_c| nor |sum of w e x / length| is more than the root of the
+        # sum of w^2 e^2, and the gradient is at most the sum of the two, twice, over the length.
+        squares = self.channel_weights[i].square()
+        (pulls,) = operators.lpips_map([x], [y], [squares], self.eps, self.eps_inside)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=pulls.dtype)
         if self.eps_inside:
-            length = (length.square() + self.eps).sqrt()
-        steepness = torch.where(length > 0, (weights.max() * distances).sqrt() / length, 0)
-        return 4 * steepness.amax((1, 2, 3)) / (x.shape[2] * x.shape[3])
+            length = length.square_().add_(self.eps).sqrt_()
+        torch.threshold_(length, 0, torch.inf)  # a pixel without features has no gradient
+        return pulls.sqrt_().div_(length).amax((1, 2, 3)).mul_(4 / (x.shape[2] * x.shape[3]))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class PerceptualHead:
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
         self._has_style_values = slopes is None
+        self._style_bounds: dict[str, Tensor] = {}  # (n)
 
     @property
     def scale(self) -> LossScale | None:
@@ -148,9 +149,20 @@ class PerceptualHead:
     def bound(self, layer: str) -> Tensor:
         bounds = [self._by_content.bound(layer)] if layer in self._by_content else []
         if layer in self._styled:
-            rows = torch.linalg.vector_norm(self._slopes[layer], 1, dim=2)
-            bounds.append(rows.amax(1) * largest(self._styled[layer]))
+            self._style_bounds = self._style_bounds or self._bound_styles()
+            bounds.append(self._style_bounds[layer])
         return total(bounds)
+
+    def _bound_styles(self) -> dict[str, Tensor]:  # (n)
+        """Bounds of all style gradients, by few launches: the sum of a row of slopes, times the largest value."""
+        samples, channels = self._samples.shape[0], max(slopes.shape[1] for slopes in self._slopes.values())
+        rows = self._samples.new_zeros((len(self._styled), samples, channels), dtype=torch.float32)
+        values = rows.new_empty(rows.shape[:2])
+        for layer, row, value in zip(self._styled, rows, values, strict=True):
+            slopes = self._slopes[layer]
+            torch.linalg.vector_norm(slopes, 1, dim=2, out=row[:, : slopes.shape[1]])
+            torch.linalg.vector_norm(self._styled[layer], torch.inf, (1, 2, 3), dtype=torch.float32, out=value)
+        return dict(zip(self._styled, rows.amax(2).mul_(values), strict=True))
 
     def _make_style_gradient(self, layer: str, scale: Tensor | None) -> None:
         """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone."""
