@@ -41,6 +41,7 @@ OPERATORS: dict[str, Sequence[str]] = {
     "loss_scale": ["launch_loss_scale"],
     "style_loss": ["launch_gram_sums", "launch_style_finish"],
     "style_loss_backward": ["launch_narrow", "launch_gram_gradient"],
+    "lpips_distance": [ZEROS, "launch_lpips"],
     "lpips_map": [ZEROS, "launch_lpips"],
     "lpips_distance_with_gradient": [ZEROS, "launch_lpips"],
     "feature_loss": [ZEROS, "launch_feature_loss"],

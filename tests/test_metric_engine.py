@@ -171,6 +171,23 @@ def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
     assert errors(found, gradients(small, x, y))[1] < 0.2
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("apart", [1.0, 1e-2])
+def test_bounds_of_gradients_hold(apart: float, inside: bool) -> None:
+    """Of maps whose pixels differ in length, one without features, by weights of both signs."""
+    drawn = torch.randn(4, 3, 6, 7, 5, generator=torch.Generator().manual_seed(0))
+    x = drawn[0] * (4 * drawn[2, :, :1]).exp2()
+    y = x + apart * drawn[1] * x.abs()
+    x[0, :, 3, 2] = 0
+    x, y, weights = placed(x), placed(y), placed(drawn[3, 0, :, 0, 0])
+    metric = Lpips([weights], 1e-3 if inside else 1e-10, inside)
+    bounds = metric.bound(0, x, y), metric.bound(0, y, x)
+    _, *found = metric.gradients([0], [x], [y], None, True, True)
+    for bound, (gradient,) in zip(bounds, found, strict=True):
+        largest = gradient.abs().amax((1, 2, 3))
+        assert (largest <= 1.0001 * bound).all() and (bound < 8 * largest).all()
+
+
 def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
     """By learned numbers so small that nothing is left of them in fp16."""
     x, y = (placed(torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(seed))).half() for seed in (0, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from .tiles import Tile
 class MetricHead:
     """Values and gradients, each made of both maps when the trunk has the second, so that the first is gone.
 
-    Those of small maps wait for each other where launches cost, as on a GPU, and are made at once.
+    Those of small maps wait for each other where launches cost, as on a GPU, and are made at once. Of gradients in
+    fp16, each of which has a scale of its own, the values are, and the gradients when the backward knows the scale.
 
     Attributes:
         metric: What is measured.
@@ -47,43 +49,79 @@ class MetricHead:
         """A `Tap`: takes the output's map in, which nobody holds after that unless it waits for others."""
         self._waiting[layer] = output, self.targets.pop(layer)
         waiting = sum(map.nbytes for pair in self._waiting.values() for map in pair)
-        # A scale is of one layer alone.
-        if output.dtype == torch.float16 or not launches_cost(output.device) or waiting > AT_ONCE:
+        if not launches_cost(output.device) or waiting > AT_ONCE:
             self._measure()
         return layer in self._waiting
 
     def distances(self) -> dict[str, Tensor]:  # (n)
         """That of each layer; to be asked when all maps were met, before the gradients."""
-        self._measure()
+        self._measure(leave=True)
         return self.values
 
-    def _measure(self) -> None:
-        """Values and gradients of what waits; a module's maps may differ in dtype."""
+    def _measure(self, leave: bool = False) -> None:
+        """Values and gradients of what waits, or leaves those in fp16 to the backward.
+
+        A module's maps may differ in dtype.
+        """
         for dtype in {output.dtype: None for output, _ in self._waiting.values()}:
             layers = [layer for layer, (output, _) in self._waiting.items() if output.dtype == dtype]
-            outputs, targets = map(list, zip(*(self._waiting.pop(layer) for layer in layers), strict=True))
-            indices = [self.indices[layer] for layer in layers]
-            if any(self.wanted):
-                scale, bounds = self._scale(indices[0], outputs[0], targets[0])
-                values, *found = self.metric.gradients(indices, outputs, targets, scale, *self.wanted)
-                self._put(layers, found, scale, bounds)
+            scaled = dtype == torch.float16 and any(self.wanted)
+            if scaled and leave:
+                self._leave_gradients(layers)
             else:
-                values = self.metric.values(indices, outputs, targets)
-            self.values |= zip(layers, values, strict=True)
+                for together in [[layer] for layer in layers] if scaled else [layers]:
+                    self._measure_together(together)
+
+    def _measure_together(self, layers: Sequence[str]) -> None:
+        """Those of layers of one dtype and scale."""
+        indices, outputs, targets = self._taken(layers)
+        if any(self.wanted):
+            scale, bounds = self._scale(indices[0], outputs[0], targets[0])
+            values, *found = self.metric.gradients(indices, outputs, targets, scale, *self.wanted)
+            self._put(layers, found, scale, bounds)
+        else:
+            values = self.metric.values(indices, outputs, targets)
+        self.values |= zip(layers, values, strict=True)
+
+    def _leave_gradients(self, layers: Sequence[str]) -> None:
+        """The values, and the bounds of gradients that the backward asks for."""
+        indices, outputs, targets = self._taken(layers)
+        self.values |= zip(layers, self.metric.values(indices, outputs, targets), strict=True)
+        for layer, i, x, y in zip(layers, indices, outputs, targets, strict=True):
+            for side, (gradients, bound) in enumerate(zip(self._sides(), self._bounds(i, x, y), strict=True)):
+                if bound is not None:
+                    gradients.put_later(layer, partial(self._gradient, i, x, y, side), bound)
+
+    def _gradient(self, i: int, x: Tensor, y: Tensor, side: int, scale: Tensor) -> Tensor:
+        """That by the map of one side, times a scale (n)."""
+        _, *found = self.metric.gradients([i], [x], [y], scale, side == 0, side == 1)
+        return found[side][0]
+
+    def _taken(self, layers: Sequence[str]) -> tuple[list[int], list[Tensor], list[Tensor]]:
+        """Indices and maps of layers that wait no longer."""
+        outputs, targets = map(list, zip(*(self._waiting.pop(layer) for layer in layers), strict=True))
+        return [self.indices[layer] for layer in layers], outputs, targets
+
+    def _sides(self) -> tuple[LayerGradients, LayerGradients]:
+        return self.by_output, self.by_target
+
+    def _bounds(self, i: int, x: Tensor, y: Tensor) -> list[Tensor | None]:  # (n)
+        """Of the gradients that are wanted."""
+        like_x = y.expand_as(x)
+        pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
+        return [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
 
     def _scale(self, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
         """What gradients in fp16 are scaled by (n), and the bounds of both (n); None where there is no scale."""
         if x.dtype != torch.float16:
             return None, [None, None]
-        like_x = y.expand_as(x)
-        pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
-        bounds = [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
+        bounds = self._bounds(i, x, y)
         return scale_of(*(bound for bound in bounds if bound is not None)), bounds
 
     def _put(
         self, layers: Sequence[str], found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]
     ) -> None:
-        for gradients, made, bound in zip((self.by_output, self.by_target), found, bounds, strict=True):
+        for gradients, made, bound in zip(self._sides(), found, bounds, strict=True):
             for layer, gradient in zip(layers if made else [], made, strict=True):
                 gradients.put(layer, gradient, scale, bound)
 

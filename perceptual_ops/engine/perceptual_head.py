@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -20,7 +20,7 @@ AT_ONCE = 64 * 2**20  # bytes of maps that are taken in one launch: so much memo
 
 
 class LayerGradients:
-    """`TapGradients` that were made before, each given out once.
+    """`TapGradients` that were made before, or are when they are asked for; each is given out once.
 
     Attributes:
         scale: What the trunk's backward scales them by; None while no map is in fp16. A trunk that passes through fp16
@@ -30,6 +30,7 @@ class LayerGradients:
     def __init__(self) -> None:
         self.scale: LossScale | None = None
         self._made: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._to_make: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {}
 
     def note(self, dtype: torch.dtype) -> None:
         """Takes note of the dtype of a map."""
@@ -41,16 +42,25 @@ class LayerGradients:
         self.note(gradient.dtype)
         self._made[layer] = gradient, scale, bound
 
+    def put_later(self, layer: str, make: Callable[[Tensor], Tensor], bound: Tensor) -> None:
+        """A gradient in fp16 that is made times a scale (n) once the backward knows it; its bound as of `put`."""
+        self.note(torch.float16)
+        self._to_make[layer] = make, bound
+
     def __contains__(self, layer: str) -> bool:
-        return layer in self._made
+        return layer in self._made or layer in self._to_make
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
+        if layer in self._to_make and scale is not None:
+            return self._to_make.pop(layer)[0](scale)
         gradient, made_with, _ = self._made.pop(layer)
         if scale is not None and scale is not made_with:
             gradient.mul_((scale if made_with is None else scale / made_with).view(-1, 1, 1, 1))
         return gradient
 
     def bound(self, layer: str) -> Tensor:
+        if layer in self._to_make:
+            return self._to_make[layer][1]
         gradient, _, bound = self._made[layer]
         return largest(gradient) if bound is None else bound
 
