@@ -132,6 +132,13 @@ def test_frames_are_brought_to_a_size(engine: str, mode: str) -> None:
     check(loss, lambda x, y: by_frame(loss, x, y).mean(1), clips(2, 2), clips(1, 2, 1))
 
 
+def test_frames_go_in_tiles(library: None) -> None:
+    tiled, loss = make(tile_size=8, chunk_size=2), make()
+    for one in (tiled, loss):
+        one.set_style(clips(1, 1, 2)[:, :, 0])
+    check(tiled, loss, clips(2, 2), clips(1, 2, 1))
+
+
 @engines
 def test_a_random_crop_is_the_same_for_all_frames(engine: str) -> None:
     loss = make(engine, input_size=8, resize_mode="random_crop", style_layers=None)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from .. import _checks as checks
 from .. import ops
 from .._settings import fixed, setting
 from ..engine.batching import AUTO, WHERE_LARGE, chunks
@@ -25,8 +24,7 @@ from ..engine.trunk import Trunk
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
 from .options import EngineOptions, EngineSettings, takes_engine_options
-from .sample_weight import SampleWeight
-from .samples import OfImages, Samples, checked_list, count_of, first_of, join_of, maps_of_frames, of_samples
+from .samples import Samples, checked_list
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -182,30 +180,6 @@ class FrozenLoss(EngineSettings):
     def is_clip(self, images: Tensor) -> bool:
         """Whether the network sees checked images frame by frame."""
         return self._channels.is_image_network and images.dim() == 5
-
-    def values_of(
-        self,
-        of_images: OfImages,
-        images: Sequence[Samples],
-        beside: Sequence[Tensor],
-        frames: bool,
-        sample_weight: Tensor | Sequence[float] | None,
-        are_maps: bool = False,
-    ) -> list[Tensor]:
-        """The values of a call's samples, weighted and reduced; see `samples.of_samples`.
-
-        Args:
-            frames, sample_weight: As of the call.
-            are_maps: Whether values are maps of each frame.
-        """
-        output = images[0]
-        is_clip = self.is_clip(first_of(output))
-        join = join_of(frames, is_clip, self.reduction)
-        wide = torch.float64 if self.network_dtype() == torch.float64 else torch.float32
-        weight = SampleWeight.of(sample_weight, count_of(output), self.device, wide)
-        join = maps_of_frames if are_maps else join
-        values = of_samples(of_images, images, beside, is_clip, join, weight.skipped)
-        return [checks.reduce(weight.times(value), self.reduction) for value in values]
 
     def runs_lean(self, **images: Tensor | None) -> bool:
         """Whether the lean engine runs for the images; raises where it is asked for what it cannot give.

@@ -18,6 +18,7 @@ from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
+from .samples import values_of
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -111,7 +112,7 @@ class DISTS(MetricLoss):
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
-        (distance,) = self.values_of(self._of_images, self._pair(output, target), [], frames, sample_weight)
+        (distance,) = values_of(self, self._of_images, self._pair(output, target), [], frames, sample_weight)
         return distance
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:  # (M)

@@ -18,6 +18,7 @@ from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weigh
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
+from .samples import values_of
 
 # The layers of each network with their channels, as in the package lpips.
 LAYERS: dict[str, dict[str, int]] = {
@@ -134,7 +135,7 @@ class LPIPS(MetricLoss):
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
         of_images = partial(self._of_images, return_layers=return_layers)
         pair = self._pair(output, target)
-        total, *layers = self.values_of(of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
+        total, *layers = values_of(self, of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
         return (total, layers) if return_layers else total
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:

@@ -29,6 +29,7 @@ from .arguments import (
 from .kept_targets import LossWithTargets
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
+from .samples import values_of
 
 
 class PerceptualLoss(LossWithTargets):
@@ -243,7 +244,7 @@ class PerceptualLoss(LossWithTargets):
         grams = self._style_targets(output, style)
         of_images = partial(self._of_images, return_terms=return_terms)
         images = [output] if target is None else [output, target]
-        loss, *terms = self.values_of(of_images, images, [*contents, *grams], frames, sample_weight)
+        loss, *terms = values_of(self, of_images, images, [*contents, *grams], frames, sample_weight)
         if not return_terms:
             return loss
         return loss, {name: value.detach() for name, value in zip(self.terms().names, terms, strict=True)}

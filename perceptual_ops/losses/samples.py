@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
+from .sample_weight import SampleWeight
+
+if TYPE_CHECKING:
+    from .base import FrozenLoss
 
 # A batch (N, ...), or a list of N batches of 1, whose sizes may differ.
 Samples = Tensor | list[Tensor]
 
 # M images, with what is beside them: images (M or 1, C, H, W) and kept targets (M or 1, ...) -> values, each (M, ...).
 OfImages = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
+
+
+def values_of(
+    loss: FrozenLoss,
+    of_images: OfImages,
+    images: Sequence[Samples],
+    beside: Sequence[Tensor],
+    frames: bool,
+    sample_weight: Tensor | Sequence[float] | None,
+    are_maps: bool = False,
+) -> list[Tensor]:
+    """The values of a call's samples, weighted and reduced: (N,), (N, T), or a scalar each.
+
+    Args:
+        loss: Whose call it is.
+        of_images, images, beside: See `of_samples`.
+        frames, sample_weight: As of the call.
+        are_maps: Whether values are maps, which each frame has for itself.
+    """
+    output = images[0]
+    is_clip = loss.is_clip(first_of(output))
+    join = join_of(frames, is_clip, loss.reduction)
+    wide = torch.float64 if loss.network_dtype() == torch.float64 else torch.float32
+    weight = SampleWeight.of(sample_weight, count_of(output), loss.device, wide)
+    values = of_samples(of_images, images, beside, is_clip, maps_of_frames if are_maps else join, weight.skipped)
+    return [checks.reduce(weight.times(value), loss.reduction) for value in values]
 
 
 def of_samples(
