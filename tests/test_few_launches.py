@@ -47,7 +47,7 @@ class Calls:
         self.of_values.append(len(features))
         return torch.ops.perceptual_ops.style_loss(features, *arguments)
 
-    def style_loss_backward(self, grad: Tensor, features: Sequence[Tensor], slopes: Sequence[Tensor]) -> Any:
+    def style_loss_backward(self, grad: Tensor | None, features: Sequence[Tensor], slopes: Sequence[Tensor]) -> Any:
         self.of_gradients.append(len(features))
         return torch.ops.perceptual_ops.style_loss_backward(grad, features, slopes)
 

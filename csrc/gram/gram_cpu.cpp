@@ -46,19 +46,21 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
   return {loss, per_layer, slopes};
 }
 
-std::vector<Tensor> style_loss_backward_cpu(const Tensor grad,                   // (N)
+std::vector<Tensor> style_loss_backward_cpu(const std::optional<Tensor> grad,    // (N)
                                             const std::vector<Tensor> features,  // L x (N, C, H, W)
                                             const std::vector<Tensor> slopes) {  // L x (N, C, C)
   check_features(features, std::vector<double>(features.size()));
   check_gram_pairs(features, slopes);
-  check_upstream(grad, features[0]);
-  const std::vector<double> upstream = to_doubles(grad);
+  if (grad) check_upstream(*grad, features[0]);
   std::vector<Tensor> gradients;
   for (size_t l = 0; l < features.size(); ++l) {
-    const Tensor slope = torch::stable::contiguous(slopes[l]);
-    const Tensor scaled = torch::stable::empty_like(slope);
-    scale_samples(slope, upstream, scaled);
-    gradients.push_back(gram_gradient(scaled, features[l]));
+    Tensor slope = torch::stable::contiguous(slopes[l]);
+    if (grad) {
+      const Tensor scaled = torch::stable::empty_like(slope);
+      scale_samples(slope, to_doubles(*grad), scaled);
+      slope = scaled;
+    }
+    gradients.push_back(gram_gradient(slope, features[l]));
   }
   return gradients;
 }

@@ -208,15 +208,17 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
   return style_values(features, target_grams, weights, normalize, distance, parameter, CudaScope(features[0]));
 }
 
-std::vector<Tensor> style_loss_backward_cuda(const Tensor grad,                   // (N)
+std::vector<Tensor> style_loss_backward_cuda(const std::optional<Tensor> grad,    // (N)
                                              const std::vector<Tensor> features,  // L x (N, C, H, W)
                                              const std::vector<Tensor> slopes) {  // L x (N, C, C)
   check_features(features, std::vector<double>(features.size()));
   check_gram_pairs(features, slopes);
   for (const Tensor& s : slopes) check(s.size(0) == features[0].size(0), "slopes: expected one matrix a sample");
-  check_upstream(grad, features[0]);
-  const Tensor upstream = torch::stable::contiguous(grad);
-  return gram_gradients(slopes, features, &upstream, CudaScope(features[0]));
+  const CudaScope cuda(features[0]);
+  if (!grad) return gram_gradients(slopes, features, nullptr, cuda);
+  check_upstream(*grad, features[0]);
+  const Tensor upstream = torch::stable::contiguous(*grad);
+  return gram_gradients(slopes, features, &upstream, cuda);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {

@@ -179,9 +179,8 @@ class PerceptualHead:
         x, layers = self._styled[layer], [layer]
         if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
             layers = [other for other, map in self._styled.items() if map.dtype == x.dtype]
-        upstream = self._ones() if scale is None else scale
         maps, slopes = ([kept.pop(layer) for layer in layers] for kept in (self._styled, self._slopes))
-        for made, gradient in zip(layers, operators.style_loss_backward(upstream, maps, slopes), strict=True):
+        for made, gradient in zip(layers, operators.style_loss_backward(scale, maps, slopes), strict=True):
             self._by_style.put(made, gradient, scale, None)
 
     def _meet_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
@@ -233,7 +232,7 @@ class PerceptualHead:
             if self._has_style_values:
                 self._slopes |= self._meet_grams({layer: unit.map})
             if self._wants_output:
-                (style,) = operators.style_loss_backward(self._ones(), [unit.map], [self._slopes.pop(layer)])
+                (style,) = operators.style_loss_backward(None, [unit.map], [self._slopes.pop(layer)])
                 of_output = style if of_output is None else style.add_(of_output)
         if of_output is not None:
             self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
@@ -249,9 +248,6 @@ class PerceptualHead:
             scale = scale_of(bound)
             gradient = gradient * scale.view(-1, 1, 1, 1)
         gradients.put(layer, gradient.to(dtype), scale, bound)
-
-    def _ones(self) -> Tensor:  # (n)
-        return self._samples.new_ones(self._samples.shape[0], dtype=self._wide)
 
     def _content_distance(self, layer: str) -> ContentDistance:
         part = self._terms.content

@@ -85,12 +85,15 @@ def _style(
 def _style_backward_arguments(data: Data) -> Iterator[Any]:
     maps = _layers(data)
     halves = [data.numbers(8 + i, x.shape[0], x.shape[1], x.shape[1]) for i, x in enumerate(maps)]
-    yield _upstream(data), maps, [half + half.mT for half in halves]
+    slopes = [half + half.mT for half in halves]
+    yield _upstream(data), maps, slopes
+    yield None, maps, slopes
 
 
-def _style_backward(grad: Tensor, features: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+def _style_backward(grad: Tensor | None, features: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+    upstream = 1 if grad is None else grad.view(-1, 1, 1)
     return [
-        (grad.view(-1, 1, 1) * slope @ x.to(slope.dtype).flatten(2)).view(x.shape).to(x.dtype)
+        (upstream * slope @ x.to(slope.dtype).flatten(2)).view(x.shape).to(x.dtype)
         for x, slope in zip(features, slopes, strict=True)
     ]
 
