@@ -25,6 +25,7 @@ FIRST = (
     "test_activation_pooling.py",
     "test_activation.py::test_bias_relu",
     "test_activation.py",
+    "test_loss_scale.py",
     "test_lpips_distance.py::test_accuracy",
     "test_dists_distance.py::test_accuracy",
     "test_l2_pool.py::test_accuracy",

@@ -60,7 +60,7 @@ class OfErrors:
         steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}
         if self.name not in steepest:
             raise checks.unknown("distance", self.name, checks.DISTANCES)
-        return torch.full_like(largest(x), share * steepest[self.name])
+        return x.new_full(x.shape[:1], share * steepest[self.name], dtype=torch.float32)
 
 
 @dataclass(frozen=True)
