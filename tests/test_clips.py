@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import perceptual
+import placement
 import pytest
 import torch
 from metrics import make as make_metric
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import perceptual_ops as po
+from bench.memory import allocated_peak
 from perceptual_ops.compat import dists as compat_dists
 from perceptual_ops.compat.lpips import LPIPS as CompatLPIPS
 
@@ -209,6 +211,18 @@ def test_a_clip_alone_is_not_copied(library: None, monkeypatch: pytest.MonkeyPat
         (gradient,) = torch.autograd.grad(value.sum(), x)
         assert gradient.shape == x.shape and gradient.any()
     assert seen == [True] * 4
+
+
+def test_a_longer_clip_takes_the_memory_of_its_gradient(library: None) -> None:
+    """Made in the forward, and multiplied by what comes from above in the backward."""
+    if placement.DEVICE != "cpu":
+        pytest.skip("the allocator's account is that of a CPU")
+    metric, peaks = make_metric("alex", chunk_size=1), []
+    for frames in (3, 3, 9):  # once to warm up
+        x, y = clips(1, frames, size=48).float().requires_grad_(), clips(1, frames, 1, size=48).float()
+        peaks.append(allocated_peak(lambda x=x, y=y: torch.autograd.grad(metric(x, y).sum(), x)))
+    longer = 4 * x[:, :, :6].numel()
+    assert peaks[2] - peaks[1] <= 2 * longer + 4096
 
 
 @pytest.mark.parametrize("kind", ["perceptual", "alex"])
