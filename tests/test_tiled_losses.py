@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -107,6 +108,34 @@ def test_terms_and_kept_targets() -> None:
     assert len(tiled) == 2 + 5
     for expected, made in zip(whole, tiled, strict=True):
         torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalize_features", ["none", "channel"])
+def test_grams_of_large_style_images(normalize_features: str) -> None:
+    loss = PerceptualLoss(
+        "vgg11", weights="random", content_layers=None, style_layers=["relu1_1", "relu3_1"], chunk_size=1,
+        normalize_features=normalize_features,
+    ).double()  # fmt: skip
+    output, style = images((67, 99))
+    found = []
+    for tile_size in (None, SIDE):
+        loss.tile_size = tile_size
+        with mock.patch.object(loss, "target_features", wraps=loss.target_features) as whole:
+            loss.set_style([style, style[:1]])
+        assert whole.called == (tile_size is None)
+        loss.tile_size = None
+        found.append(loss(output))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=0.0)
+
+
+def test_a_style_in_compiled_code() -> None:
+    loss = PerceptualLoss("vgg11", weights="random", style_layers=["relu1_1"], tile_size=SIDE)
+    output, style = images((99, 32), samples=1, dtype=torch.float32)
+    compiled = torch.compile(lambda x: loss(x, style, style), fullgraph=True, backend="aot_eager")
+    leaf, expected = (output.clone().requires_grad_() for _ in range(2))
+    compiled(leaf).backward()
+    loss(expected, style, style).backward()
+    torch.testing.assert_close(leaf.grad, expected.grad)
 
 
 @pytest.mark.parametrize("name", ["content", "style", "LPIPS, alexnet", "DISTS"])

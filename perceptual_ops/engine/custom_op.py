@@ -70,8 +70,12 @@ class Entry(OperatorSettings):
         return samples_at_a_time(images, self.dtype)
 
     def tile_side(self, images: Tensor) -> int | None:
-        """The side of the tiles in which images go through all layers of a chain; None: they go whole."""
-        if self.input_size.is_given or not isinstance(trunk_of(self.trunk_key), Trunk):
+        """The side of the tiles in which images go through all layers; None: they go whole."""
+        return self.tile_side_of_chain(images) if isinstance(trunk_of(self.trunk_key), Trunk) else None
+
+    def tile_side_of_chain(self, images: Tensor) -> int | None:
+        """The same where the trunk is known to be a chain; torch.compile traces it."""
+        if self.input_size.is_given:
             return None
         return tile_side(self.tile_size, images.shape[2], images.shape[3], self.dtype, images.device.type)
 

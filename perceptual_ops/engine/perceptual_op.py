@@ -30,7 +30,7 @@ from .operator_settings import layer_names
 from .perceptual_head import PerceptualHead, summed
 from .registry import trunk_of
 from .terms import Terms
-from .tiled_loss import tiled_losses
+from .tiled_loss import tiled_grams, tiled_losses
 from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
@@ -66,6 +66,42 @@ def _(images, *settings):
         torch.empty(shape, dtype=entry.dtype, device=images.device, memory_format=torch.channels_last)
         for shape in shapes
     ]
+
+
+def trunk_grams(
+    images: Tensor,  # (N, 3, H, W)
+    entry: Entry,
+    layers: Sequence[str],
+    gram_normalize: str,
+    is_unit: bool,
+) -> list[Tensor]:
+    """Grams (N, C, C) at layers of a chain, of images that go through it in tiles."""
+    return _trunk_grams(images, *entry.encoded(), "\n".join(layers), gram_normalize, is_unit)
+
+
+@torch.library.custom_op(
+    "perceptual_ops::trunk_grams", mutates_args=(),
+    schema=f"(Tensor images, {Entry.schema()}, str layers, str gram_normalize, bool is_unit) -> Tensor[]",
+)  # fmt: skip
+def _trunk_grams(images: Tensor, *settings: Any) -> list[Tensor]:
+    values = iter(settings)
+    entry, (layers, *rest) = Entry.decoded(values), values
+    side = entry.tile_side(images)
+    assert side, "whoever asks knows that there are tiles"
+    with by_hand(images):
+        parts = [tiled_grams(images[rows], entry, layer_names(layers), side, *rest) for rows in entry.chunks(images)]
+    return [joined(list(grams)) for grams in zip(*parts, strict=True)]
+
+
+@_trunk_grams.register_fake
+def _(images, *settings):
+    values = iter(settings)
+    entry, (layers, *_) = Entry.decoded(values), values
+    chain = trunk_of(entry.trunk_key)
+    assert isinstance(chain, Trunk), "tiles are of chains"
+    sizes = chain.sizes(*images.shape[2:])
+    counts = [sizes[name][0] for name in layer_names(layers)]
+    return [images.new_empty((images.shape[0], count, count), dtype=entry.wide) for count in counts]
 
 
 def perceptual_loss(

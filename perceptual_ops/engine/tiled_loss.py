@@ -29,6 +29,53 @@ BAND = 256  # rows of which total variation is taken at a time
 
 
 @dataclass
+class GramSums:
+    """The raw Grams of maps that come in tiles, fp64.
+
+    Attributes:
+        layers: Whose maps they are of.
+        is_unit: Whether features are brought to unit length first.
+    """
+
+    layers: Sequence[str]
+    is_unit: bool
+    _sums: dict[str, Tensor] = field(init=False, default_factory=dict)  # (n, C, C)
+    _sizes: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)  # (H, W) of whole maps
+
+    def add(self, entry: Entry, tile: Tile, images: Tensor | ReadByParts) -> None:  # (n, 3, H, W)
+        """Runs a tile."""
+
+        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            gram = operators.gram_matrix(UnitMap(x).map if self.is_unit else x, "none").double()
+            self._sums[layer] = self._sums[layer].add_(gram) if layer in self._sums else gram
+            self._sizes[layer] = tile.size(layer)
+            return False
+
+        entry.forward([(entry.normalized(images[tile.image]), own_part(tile, meet), False)], self.layers)
+
+    def of(self, layer: str, normalize: str) -> tuple[Tensor, int]:
+        """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
+        gram = self._sums[layer]
+        return gram, gram_divisor(normalize, gram.shape[1], *self._sizes[layer])
+
+
+def tiled_grams(
+    images: Tensor,  # (n, 3, H, W)
+    entry: Entry,
+    layers: Sequence[str],
+    side: int,
+    normalize: str,
+    is_unit: bool,
+) -> list[Tensor]:
+    """The Grams (n, C, C) of the layers of a chunk of images, see `Terms`."""
+    sums = GramSums(layers, is_unit)
+    for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
+        sums.add(entry, tile, images)
+    of_layers = [sums.of(layer, normalize) for layer in layers]
+    return [(gram / divisor).to(entry.wide) for gram, divisor in of_layers]
+
+
+@dataclass
 class TiledLoss:
     """A chunk of images whose tiles have sides of about `side` pixels.
 
@@ -69,35 +116,18 @@ class TiledLoss:
     def _style(self) -> dict[str, Tensor]:
         """The style values, and the slopes (n, C, C) by the raw Grams where a gradient by them is wanted."""
         part, wide, slopes = self.terms.style, self.entry.wide, {}
-        sums, sizes = self.gram_sums()
+        sums = GramSums(part.layers, self.terms.is_of_unit_features)
+        for tile in self._tiles(part.layers):
+            sums.add(self.entry, tile, self.output)
         for layer, weight, target in zip(part.layers, part.weights, self.grams, strict=True):
-            divisor = gram_divisor(self.terms.gram_normalize, *sizes[layer])
-            gram = (sums[layer] / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
+            sum, divisor = sums.of(layer, self.terms.gram_normalize)
+            gram = (sum / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
             arguments = [gram], [target.to(wide).unsqueeze(1)], [weight], part.distance, part.parameter
             loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
             self._add({"style": loss, f"style/{layer}": value})
             slope = slope.squeeze(1)
             slopes[layer] = (slope + slope.mT).div_(divisor)
         return slopes if self.by_output is not None else {}
-
-    def gram_sums(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int, int]]]:
-        """The Grams (n, C, C) of the style layers, not normalised, fp64, and the sizes of their maps."""
-        sums: dict[str, Tensor] = {}
-        sizes: dict[str, tuple[int, int, int]] = {}
-
-        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
-            own = UnitMap(x).map if self.terms.is_of_unit_features else x
-            gram = operators.gram_matrix(own, "none").double()
-            sums[layer] = sums[layer].add_(gram) if layer in sums else gram
-            return False
-
-        for tile in self._tiles(self.terms.style.layers):
-            self.entry.forward(
-                [(self.entry.normalized(self.output[tile.image]), own_part(tile, meet), False)], self.terms.style.layers
-            )
-            if not sizes:
-                sizes = {layer: (sums[layer].shape[1], *tile.size(layer)) for layer in self.terms.style.layers}
-        return sums, sizes
 
     def _second_pass(self, slopes: dict[str, Tensor]) -> None:
         """Content, and the gradients of both parts."""

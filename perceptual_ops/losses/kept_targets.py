@@ -11,6 +11,8 @@ from .. import _checks as checks
 from .. import ops
 from ..engine.batching import check_partner, target_pass
 from ..engine.input_size import InputSize
+from ..engine.perceptual_op import trunk_grams
+from ..engine.trunk import Trunk
 from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
 from .arguments import normalized_shares
@@ -194,7 +196,13 @@ class LossWithTargets(FrozenLoss):
 
     def _grams(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
         """An `OfImages` of style images: the Grams of each, not blended."""
-        maps = self.target_features(images[0], self.style_layers, self._size_of_call(images[0]))
+        size = self._size_of_call(images[0])
+        with ops.grad_mode(False):
+            if self.runs_lean(images=images[0]) and isinstance(self._trunk, Trunk):
+                entry, is_unit = self.entry(images[0], size), self.normalize_features == "channel"
+                if entry.tile_side_of_chain(images[0]):
+                    return trunk_grams(images[0], entry, self.style_layers, self.gram_normalize, is_unit)
+        maps = self.target_features(images[0], self.style_layers, size)
         if self.normalize_features == "channel":
             maps = [unit_features(x, UNIT_EPS, False) for x in maps]
         return [ops.gram_matrix(x, self.gram_normalize, backend=self.backend) for x in maps]
