@@ -124,7 +124,11 @@ def test_the_gradient_of_a_weight_is_the_value(engine: str, batches: list[int]) 
 @engines
 def test_nothing_runs_where_all_weigh_nothing(engine: str, batches: list[int]) -> None:
     for loss in losses(engine):
-        for weight, x, y in (([0] * 6, images(), images(1)), ([False], images(0, 1), images(1, 1))):
+        for weight, x, y in (
+            ([0] * 6, images(), images(1)),
+            ([0] * 6, images(), images(1, 1)),
+            ([False], images(0, 1), images(1, 1)),
+        ):
             x, y = (torch.full_like(z, torch.nan).requires_grad_() for z in (x, y))
             batches.clear()
             found = loss(x, y, sample_weight=weight)

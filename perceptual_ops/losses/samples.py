@@ -73,8 +73,8 @@ def of_samples(
     found: dict[int, list[Tensor]] = {}
     for rows in _alike(output):
         run, left = [i for i in rows if not skipped[i]], [i for i in rows if skipped[i]]
-        pairs = [_picked(x, run, left, x is output) for x in images]
-        values = _of_batch(of_images, pairs, [_picked(x, run, left) for x in beside], is_clip, join)
+        batches = [_picked(x, run, left) for x in images]
+        values = _of_batch(of_images, batches, [_picked(x, run, left) for x in beside], is_clip, join)
         # The zeros are part of the graph: gradients by samples left out are 0, even if all are.
         values = [torch.cat([value, value.new_zeros(len(left), *value.shape[1:])]) for value in values]
         found |= dict(
@@ -182,11 +182,11 @@ def _alike(output: Samples) -> list[list[int]]:
     return list(groups.values())
 
 
-def _picked(samples: Samples, run: list[int], left: list[int], is_output: bool = False) -> Tensor:
+def _picked(samples: Samples, run: list[int], left: list[int]) -> Tensor:
     """The batch of those that run. Those left out are part of it with none of their pixels: see the zeros above."""
     if isinstance(samples, Tensor):
-        if samples.shape[0] == 1 and not is_output:
-            return samples  # stands for every sample
+        if samples.shape[0] == 1:  # the only sample, or it stands for every one
+            return samples if run else samples[:0]
         samples = list(samples.split(1))
     parts = [*[samples[i] for i in run], *[samples[i][:0] for i in left]]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
