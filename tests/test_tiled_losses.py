@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from perceptual_ops import DISTS, LPIPS, PerceptualLoss
+from perceptual_ops.engine import batching, tile_parts
 from perceptual_ops.engine.batching import AUTO, WHERE_LARGE, auto_tile_side, tile_side
 from perceptual_ops.engine.tiles import tiles_of
 from perceptual_ops.losses.base import FrozenLoss
@@ -173,6 +174,18 @@ def test_the_side_is_a_function_of_size_dtype_and_device() -> None:
     assert tile_side(AUTO, 1000, 700, torch.float32, "cpu") is None  # no more than one and a half tiles on a side
     assert tile_side(AUTO, 1200, 700, torch.float32, "cpu") == 768
     assert tile_side(100, 200, 90, torch.float32, "cuda") == 100
+
+
+@pytest.mark.parametrize("name", ["DISTS", "content", "LPIPS, alexnet"])
+def test_large_images_go_in_tiles_unasked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "LARGE", 90 * 64)
+    monkeypatch.setattr(batching, "TILE_PIXELS", SIDE**2)
+    loss = LOSSES[name]()
+    loss.tile_size, loss.compute_dtype = None, None
+    pair = images((99, 67), samples=1)
+    with mock.patch.object(tile_parts, "tiles_of", wraps=tiles_of) as cut, torch.no_grad():
+        loss.float()(*(x.float() for x in pair))
+    assert cut.called == (name != "LPIPS, alexnet"), "whose first layers alone go in tiles"
 
 
 @pytest.mark.parametrize("name", ["vgg16", "alexnet"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .batching import rows_of
+from .batching import WHERE_LARGE, rows_of
 from .custom_op import (
     Entry,
     empty_results,
@@ -95,8 +95,10 @@ def _distance_and_gradients(
     )
     found = []
     with by_hand(output):
-        side = entry.tile_side(output)
-        tiles = entry.tiles(output, layers) if isinstance(measure, Lpips) and not side else None
+        # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
+        shallow = isinstance(measure, Lpips) and entry.tile_size == WHERE_LARGE
+        side = None if shallow else entry.tile_side(output)
+        tiles = entry.tiles(output, layers) if shallow else None
         if side:
             for gradient in (by_output, by_target):
                 gradient.zero_()
