@@ -17,6 +17,7 @@
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
+# check-compilers  a user's build by every compiler that is at hand, and by the CUDA toolkit on PyPI, as a table
 # gpu    on a machine whose python3 has a CUDA torch: PARTS="build test bench", in 9 minutes; PARTS=quick, in 4
 # clean  remove what the build made
 # All but gpu make .venv with pinned packages; gpu uses python3 as it is and needs no network.
@@ -34,7 +35,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -121,6 +122,9 @@ check-wheel: wheel
 	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
 	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
+
+check-compilers: $(VENV)/.installed
+	$(RUN) tests/check_compilers.py
 
 parity: build
 	PYTHONPATH=. $(RUN) tests/parity_report.py
