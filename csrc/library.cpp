@@ -23,8 +23,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "style_loss(Tensor[] features, Tensor[] target_grams, float[] weights, str normalize, str distance, "
       "float parameter) -> (Tensor, Tensor, Tensor[])");
-  // Gradients of sum of grad * loss, with ones for no grad
-  m.def("style_loss_backward(Tensor? grad, Tensor[] features, Tensor[] slopes) -> Tensor[]");
+  // Gradients of sum of grad * loss, with ones for no grad, each plus the gradient that a layer may have already
+  m.def("style_loss_backward(Tensor? grad, Tensor[] features, Tensor[] slopes, Tensor?[] others) -> Tensor[]");
 
   // -> loss (N), unweighted value of each layer (L, N)
   m.def(

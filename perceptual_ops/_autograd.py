@@ -69,7 +69,7 @@ def _style_loss_backward(ctx, grad, *_non_differentiable):
 
         gradients = _through_reference(value, features, grad)
     else:
-        gradients = library.style_loss_backward(grad, features, slopes)
+        gradients = library.style_loss_backward(grad, features, slopes, [None] * layers)
     return gradients, [None] * layers, None, None, None, None
 
 

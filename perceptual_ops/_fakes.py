@@ -49,7 +49,7 @@ def register_fakes() -> None:
         return (*_losses_like(features), [_gram_like(x) for x in features])
 
     @fake("perceptual_ops::style_loss_backward")
-    def _(grad, features, slopes):
+    def _(grad, features, slopes, others):
         return [torch.empty_like(x) for x in features]
 
     @fake("perceptual_ops::feature_loss")

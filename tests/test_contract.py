@@ -99,7 +99,7 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "gram_matrix": (x, "chw"),
         "gram_matrix_backward": (gram, nhwc.detach(), "hw"),
         "style_loss": (maps, [gram, gram], [1.0, 0.5], "chw", "huber", 1.0),
-        "style_loss_backward": (None, [x.detach()], [gram]),
+        "style_loss_backward": (None, [x.detach(), nhwc.detach()], [gram, gram], [None, x.detach()]),
         "feature_loss": (maps, targets, [1.0, 0.5], "charbonnier", 0.1),
         "feature_loss_backward": (upstream, [nhwc.detach()], [y.detach()], [0.5], "l1", 0.0),
         "total_variation": (x, "l2_squared"),

@@ -196,6 +196,7 @@ def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
         "grad: expected": lambda: library.gram_matrix_backward(grams(2, 2, 2), x, "chw"),
         "targets": lambda: library.feature_loss([x], [maps(2, 3, 4, 4)], [1.0], "mse", 0.0),
         "weights": lambda: library.feature_loss([x], [x], [1.0, 1.0], "mse", 0.0),
+        "others": lambda: library.style_loss_backward(None, [x], [grams(1, 3, 3)], [maps().half()]),
         "target_grams": lambda: library.style_loss([x], [grams(2, 2, 2)], [1.0], "chw", "mse", 0.0),
         "normalize": lambda: library.gram_matrix(x, "c"),
         "distance": lambda: library.feature_loss([x], [x], [1.0], "l7", 0.0),

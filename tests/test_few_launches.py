@@ -39,6 +39,7 @@ class Calls:
     def __init__(self) -> None:
         self.of_values: list[int] = []
         self.of_gradients: list[int] = []
+        self.of_both: list[int] = []  # layers with a content gradient, to which theirs is added
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.ops.perceptual_ops, name)
@@ -47,9 +48,10 @@ class Calls:
         self.of_values.append(len(features))
         return torch.ops.perceptual_ops.style_loss(features, *arguments)
 
-    def style_loss_backward(self, grad: Tensor | None, features: Sequence[Tensor], slopes: Sequence[Tensor]) -> Any:
+    def style_loss_backward(self, grad: Tensor | None, features: Sequence[Tensor], *arguments: Any) -> Any:
         self.of_gradients.append(len(features))
-        return torch.ops.perceptual_ops.style_loss_backward(grad, features, slopes)
+        self.of_both.append(sum(other is not None for other in arguments[-1]))
+        return torch.ops.perceptual_ops.style_loss_backward(grad, features, *arguments)
 
 
 @pytest.fixture
@@ -94,11 +96,11 @@ def test_style_of_all_layers_at_once(
     """Where memory allows it, on a GPU; on a CPU gradients come one by one."""
     loss = make(content_layers=["relu1_1", "relu2_1"], style_layers=STYLES, tv_weight=0.1, reduction="none")
     expected = value_and_gradient(loss)
-    assert calls.of_values == [3] and calls.of_gradients == [1, 1, 1]
+    assert calls.of_values == [3] and calls.of_gradients == [1, 1, 1] and calls.of_both == [0, 0, 1]
     monkeypatch.setattr(perceptual_head, "launches_cost", lambda device: True)
     monkeypatch.setattr(perceptual_head, "AT_ONCE", at_once)
     found = value_and_gradient(loss)
-    assert calls.of_values == [3, 3] and calls.of_gradients[3:] == of_gradients
+    assert calls.of_values == [3, 3] and calls.of_gradients[3:] == of_gradients and sum(calls.of_both[3:]) == 1
     assert all(torch.equal(ours, plain) for ours, plain in zip(found, expected, strict=True))
 
 

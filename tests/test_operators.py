@@ -190,6 +190,29 @@ def test_bf16_products(shape: tuple[int, ...], layout: str, device: str, native:
     assert torch.equal(gram, gram.mT)
 
 
+@pytest.mark.parametrize("other_layout", ["nchw", "nhwc", "sliced nchw"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_style_gradient_is_added_to_another(
+    dtype: torch.dtype, layout: str, other_layout: str, native: str, device: str
+) -> None:
+    """With one rounding. A layer without another gradient stays as it is."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = LAYOUTS[layout](random_map((2, 40, 17, 19), dtype, device))
+    other = LAYOUTS[other_layout](random_map((2, 40, 17, 19), dtype, device, 1))
+    half, grad = random_map((2, 40, 40), wide, device, 2) / 40, torch.tensor([0.5, 3.0], dtype=wide, device=device)
+    slopes = (half + half.mT).bfloat16().to(wide)  # which products of 16 bits keep
+    found, plain = torch.ops.perceptual_ops.style_loss_backward(grad, [x, x], [slopes, slopes], [other, None])
+    product = (grad.double().view(-1, 1, 1) * slopes.double() @ x.double().flatten(2)).view(x.shape)
+    if dtype.itemsize > 2:
+        assert relative_error(found, product + other.double()) < 1e-6
+    else:
+        # A product that is rounded before it is added gives other bits in one of three places or so.
+        assert (found != (product + other.double()).to(dtype)).double().mean() < 0.02
+    assert torch.equal(plain, torch.ops.perceptual_ops.style_loss_backward(grad, [x], [slopes], [None])[0])
+    assert found.stride() == x.stride()
+
+
 def test_bf16_gradient_multiplies_by_the_fp32_matrix(library: None) -> None:
     """1 + 2^-10 is no bf16 number; less 1 it is."""
     upstream = torch.tensor([[[1 + 2**-10, -1.0], [-1.0, 1 + 2**-10]]]) / 2

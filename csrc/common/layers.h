@@ -90,4 +90,19 @@ inline void check_gram_pairs(const std::vector<Tensor>& features,  // L x (N, C,
   }
 }
 
+// Gradients shaped like the features, or none.
+inline void check_other_gradients(const std::vector<Tensor>& features,                 // L x (N, C, H, W)
+                                  const std::vector<std::optional<Tensor>>& others) {  // L x (N, C, H, W)
+  check(others.size() == features.size(), "others: expected ", features.size(), " layers, got ", others.size());
+  for (size_t l = 0; l < features.size(); ++l) {
+    if (!others[l]) continue;
+    const Tensor &x = features[l], &other = *others[l];
+    check(other.dim() == 4 && other.size(0) == x.size(0) && other.size(1) == x.size(1) && other.size(2) == x.size(2) &&
+              other.size(3) == x.size(3),
+          "others[", l, "]: expected the shape of its features");
+    check(other.scalar_type() == x.scalar_type() && other.device() == x.device(), "others[", l,
+          "]: expected the dtype and device of its features");
+  }
+}
+
 }  // namespace perceptual_ops

@@ -102,6 +102,11 @@ PO_AMX_TARGET void split_product(const AmxTile* high, const AmxTile* low, const 
   }
 }
 
+PO_CPU_CLONES void add_row(const BFloat16* from, float* to, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] += static_cast<float>(from[i]);
+}
+
 PO_AMX_TARGET void round_row(const float* from, BFloat16* to, int64_t count) {
   for (int64_t i = 0; i < count; i += kEdge) {
     const __mmask16 mask = static_cast<__mmask16>(first_bits(count - i));
@@ -129,8 +134,8 @@ void amx_gram(const BFloat16* x, const FeatureMap& map, float* gram) {
                 });
 }
 
-void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& map, BFloat16* out,
-                  const FeatureMap& out_map) {
+void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& map, const BFloat16* other,
+                  const FeatureMap& other_map, BFloat16* out, const FeatureMap& out_map) {
   const Layout layout = map.layout();
   const bool nchw = layout == Layout::kNCHW;
   const int64_t step = pixels_at_once(map), blocks = ceil_div(map.pixels, step);
@@ -151,7 +156,9 @@ void amx_gradient(const float* symmetric, const BFloat16* x, const FeatureMap& m
           split_product(&matrix.high[n * tiles], &matrix.low[n * tiles], packed.data(), nchw, steps, lines, length,
                         sum.data());
           for (int64_t run = 0; run < lines; ++run) {
-            round_row(&sum[run * length], out + run_start(out_map, layout, n, run, first), length);
+            float* row = &sum[run * length];
+            if (other != nullptr) add_row(other + run_start(other_map, layout, n, run, first), row, length);
+            round_row(row, out + run_start(out_map, layout, n, run, first), length);
           }
         }
       });

@@ -81,6 +81,18 @@ PO_INLINE void widened_lines(const T* from, int64_t pitch, int64_t lines, int64_
   }
 }
 
+template <class T>
+PO_INLINE void added_rows(const T* from, int64_t from_pitch, int64_t height, int64_t width, Tile<float>& tile) {
+  for (int64_t r = 0; r < height; ++r, from += from_pitch) {
+    if (width == kTileColumns) {
+#pragma omp simd
+      for (int64_t c = 0; c < kTileColumns; ++c) tile[r][c] += static_cast<float>(from[c]);
+    } else {
+      for (int64_t c = 0; c < width; ++c) tile[r][c] += static_cast<float>(from[c]);
+    }
+  }
+}
+
 template <class T, class Sum>
 PO_INLINE void rounded_tile(const Tile<Sum>& tile, int64_t height, int64_t width, T* out, int64_t pitch) {
   for (int64_t r = 0; r < height; ++r, out += pitch) {
@@ -113,10 +125,13 @@ PO_INLINE void added_tile(const Tile<Sum>& tile, int64_t height, int64_t width, 
   PO_CPU_CLONES void store(const Tile<float>& tile, int64_t height, int64_t width, T* out, int64_t pitch) {   \
     rounded_tile(tile, height, width, out, pitch);                                                            \
   }
-#define PO_BLOCKS_OF(T)                                                                                    \
-  PO_PANELS_OF(T)                                                                                          \
-  PO_CPU_CLONES void widen_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) { \
-    widened_lines(from, pitch, lines, length, to);                                                         \
+#define PO_BLOCKS_OF(T)                                                                                         \
+  PO_PANELS_OF(T)                                                                                               \
+  PO_CPU_CLONES void widen_lines(const T* from, int64_t pitch, int64_t lines, int64_t length, float* to) {      \
+    widened_lines(from, pitch, lines, length, to);                                                              \
+  }                                                                                                             \
+  PO_CPU_CLONES void add_rows(const T* from, int64_t pitch, int64_t height, int64_t width, Tile<float>& tile) { \
+    added_rows(from, pitch, height, width, tile);                                                               \
   }
 PO_PANELS_OF(float)
 PO_BLOCKS_OF(Half)
@@ -161,35 +176,49 @@ void partial_gram(const T* x, const FeatureMap& map, int64_t pixels, RowBand ban
   }
 }
 
-// out = S X of one sample in NCHW: rows of S, which the first cache keeps, by panels of pixels.
+// A part of a gradient: where it is written and what is added to it, null for nothing.
 template <class T>
-void channel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels, T* out,
-                      int64_t out_pitch, float* panels) {
+struct GradientPart {
+  T* out;
+  int64_t out_pitch;  // from line to line
+  const T* other;
+  int64_t other_pitch;
+
+  // The rows of a tile, from element `along` of line `line` on.
+  void store_tile(int64_t line, int64_t along, int64_t height, int64_t width, Tile<float>& tile) const {
+    if (other != nullptr) add_rows(other + line * other_pitch + along, other_pitch, height, width, tile);
+    store(tile, height, width, out + line * out_pitch + along, out_pitch);
+  }
+};
+
+// S X of one sample in NCHW: rows of S, which the first cache keeps, by panels of pixels.
+template <class T>
+void channel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels,
+                      const GradientPart<T>& part, float* panels) {
   const int64_t panel = channels * kTileColumns;
   pack_lines(x, pitch, channels, pixels, panels, panel);
   const auto row = [&](int64_t i) { return symmetric + i * channels; };
   for (int64_t i = 0; i < channels; i += kTileRows) {
     for (int64_t j = 0; j < pixels; j += kTileColumns) {
       multiply_rows<float>(i, std::min(i + kTileRows, channels), row, 1, panels + j * channels, channels,
-                           [&](int64_t, int64_t height, const Tile<float>& tile) {
-                             store(tile, height, std::min(kTileColumns, pixels - j), out + i * out_pitch + j,
-                                   out_pitch);
+                           [&](int64_t, int64_t height, Tile<float>& tile) {
+                             part.store_tile(i, j, height, std::min(kTileColumns, pixels - j), tile);
                            });
     }
   }
 }
 
-// out = X^T S of one sample in NHWC: pixels by panels of S, one after another.
+// X^T S of one sample in NHWC: pixels by panels of S, one after another.
 template <class T>
-void pixel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels, T* out,
-                    int64_t out_pitch, float* widened, float* panel) {
+void pixel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels,
+                    const GradientPart<T>& part, float* widened, float* panel) {
   widen_lines(x, pitch, pixels, channels, widened);
   const auto row = [&](int64_t i) { return widened + i * channels; };
   for (int64_t j = 0; j < channels; j += kTileColumns) {
     const int64_t width = std::min(kTileColumns, channels - j);
     pack_lines(symmetric + j, channels, channels, width, panel, 0);
-    multiply_rows<float>(0, pixels, row, 1, panel, channels, [&](int64_t i, int64_t height, const Tile<float>& tile) {
-      store(tile, height, width, out + i * out_pitch + j, out_pitch);
+    multiply_rows<float>(0, pixels, row, 1, panel, channels, [&](int64_t i, int64_t height, Tile<float>& tile) {
+      part.store_tile(i, j, height, width, tile);
     });
   }
 }
@@ -204,7 +233,10 @@ void block_gram(const T* x, const FeatureMap& map, float* gram) {
 }
 
 template <class T>
-void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map) {
+void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, const T* other,
+                    const FeatureMap& other_map, T* out, const FeatureMap& out_map) {
+  const bool nchw = map.layout() == Layout::kNCHW;
+  const auto pitch = [&](const FeatureMap& of) { return nchw ? of.stride_c : of.stride_p; };
   const int64_t channels = map.channels, area = channels * channels;
   const int64_t most = std::min(kBlockElements / channels, ceil_div(map.batch * map.pixels, kLeastTasks));
   const int64_t step = ceil_div(std::max<int64_t>(most, 1), kTileColumns) * kTileColumns;
@@ -215,22 +247,23 @@ void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, T
         for (int64_t task = begin; task < end; ++task) {
           const int64_t n = task / blocks, first = task % blocks * step, pixels = std::min(step, map.pixels - first);
           const T* from = x + n * map.stride_n + first * map.stride_p;
-          T* to = out + n * out_map.stride_n + first * out_map.stride_p;
-          if (map.layout() == Layout::kNCHW) {
-            channel_gradient(symmetric + n * area, from, map.stride_c, channels, pixels, to, out_map.stride_c,
-                             block.data());
+          const auto start = [&](const FeatureMap& of) { return n * of.stride_n + first * of.stride_p; };
+          const GradientPart<T> part{out + start(out_map), pitch(out_map),
+                                     other == nullptr ? nullptr : other + start(other_map), pitch(other_map)};
+          if (nchw) {
+            channel_gradient(symmetric + n * area, from, pitch(map), channels, pixels, part, block.data());
           } else {
-            pixel_gradient(symmetric + n * area, from, map.stride_p, channels, pixels, to, out_map.stride_p,
-                           block.data(), panel.data());
+            pixel_gradient(symmetric + n * area, from, pitch(map), channels, pixels, part, block.data(), panel.data());
           }
         }
       });
 }
 
 template void block_gram(const float*, const FeatureMap&, float*);
-#define PO_BLOCK_PRODUCTS_OF(T)                                  \
-  template void block_gram(const T*, const FeatureMap&, float*); \
-  template void block_gradient(const float*, const T*, const FeatureMap&, T*, const FeatureMap&);
+#define PO_BLOCK_PRODUCTS_OF(T)                                                                            \
+  template void block_gram(const T*, const FeatureMap&, float*);                                           \
+  template void block_gradient(const float*, const T*, const FeatureMap&, const T*, const FeatureMap&, T*, \
+                               const FeatureMap&);
 PO_BLOCK_PRODUCTS_OF(Half)
 PO_BLOCK_PRODUCTS_OF(BFloat16)
 

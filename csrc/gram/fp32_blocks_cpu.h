@@ -11,9 +11,10 @@ template <class T>
 void block_gram(const T* x, const FeatureMap& map,
                 float* gram);  // (N, C, C)
 
-// S X of every sample, for T of Half and BFloat16.
+// S X of every sample, for T of Half and BFloat16, plus `other` where that is not null, all maps of one layout.
 template <class T>
 void block_gradient(const float* symmetric,  // (N, C, C)
-                    const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map);
+                    const T* x, const FeatureMap& map, const T* other, const FeatureMap& other_map, T* out,
+                    const FeatureMap& out_map);
 
 }  // namespace perceptual_ops

@@ -1,4 +1,5 @@
-// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch.
+// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch, plus the
+// gradient that a layer has of something else.
 //
 // A block makes 128 channels x 128 pixels of a sample, of maps of up to 64 channels 64 x 256. Neighbours in memory are
 // columns of its product, pixels in NCHW (S X) and channels in NHWC (X^T S), so that both are read and written as they
@@ -20,8 +21,10 @@ struct GradientLayer {
   FeatureMap map;
   void* dx;  // (N, C, P), strides of `dx_map`, its layout that of x
   FeatureMap dx_map;
+  const void* other;  // (N, C, P), strides of other_map, in the same layout: what is added; null: nothing
+  FeatureMap other_map;
   bool nhwc;
-  bool x_aligned, dx_aligned, s_aligned;
+  bool x_aligned, dx_aligned, other_aligned, s_aligned;
   const void* s;        // (N, C, pitch): S, in the maps' dtype
   int64_t s_pitch;      // elements from row to row
   const void* s_scale;  // (N, C) fp32 that each row of S is still to be multiplied by; null for fp32 and fp64
@@ -56,13 +59,20 @@ struct GradientShape {
   }
 };
 
-// Where results go.
+// Where results go, and what is added to them.
 template <class T>
 struct ResultWriter {
   T* dx;
   int64_t row_stride;  // neighbours in a row are 1 apart
   int rows, columns;   // of the whole sample
   bool aligned;
+  Matrix<T> other;  // lines are rows; null data: nothing
+
+  // Starts to bring what is added to kUnit results of row `row`, from column `column` on.
+  __device__ __forceinline__ void fill_other(int row, int column, unsigned char* to) const {
+    const int count = row < rows ? max(0, min(columns - column, kUnit<T>)) : 0;
+    fill_unit(other.data + (count > 0 ? row * other.line_stride + column : 0), count, other.aligned, to);
+  }
 
   // kUnit results of row `row`, from column `column` on.
   __device__ __forceinline__ void store(int row, int column, const Pack<T>& results) const {
@@ -91,8 +101,8 @@ __device__ __forceinline__ int result_place(int row, int unit) {
 }
 
 // The epilogue: multiplies a warp's results by the factors of their channels, brings them to the lanes in the order of
-// memory, and out.
-template <bool kNhwc, class T>
+// memory, and out. What is added comes the other way: it waits where its results will.
+template <bool kNhwc, bool kAdds, class T>
 __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int first_row, int first_column,
                                              const DeviceAccumulator<T>* factors,  // of the warp's rows, or columns
                                              const Totals<T>& totals, unsigned char* staged) {
@@ -109,30 +119,42 @@ __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int 
   const int row = lane / 4, column = lane % 4 * 2;                   // of the results that this lane holds
   const int stored_row = lane / kRowUnits, unit = lane % kRowUnits;  // of those that it stores
   const int write = result_place<T>(row, column / kUnit<T>) + column % kUnit<T> * int(sizeof(T));
-  const unsigned char* read = staged + result_place<T>(stored_row, unit);
+  unsigned char* moved = staged + result_place<T>(stored_row, unit);
 #pragma unroll
   for (int first = 0; first < kRowBlocks; first += kStaged) {
+    const int first_stored = first_row + 16 * first + stored_row, at = first_column + unit * kUnit<T>;
     __syncwarp();  // the rows before are read
+    if constexpr (kAdds) {
+#pragma unroll 1
+      for (int rows = 0; rows < kStaged * 16; rows += kStoredRows) {
+        writer.fill_other(first_stored + rows, at, moved + rows * kRowBytes);
+      }
+      commit_copies();
+      wait_copies<0>();
+      __syncwarp();  // what is added is there
+    }
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
 #pragma unroll
       for (int j = 0; j < kColumnBlocks; ++j) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
+          unsigned char* to = staged + (write ^ 8 * j / kUnit<T> * 16) + (16 * i + 8 * half) * kRowBytes;
           Pair pair;
+          if constexpr (kAdds) pair = *reinterpret_cast<const Pair*>(to);
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int channel = kNhwc ? 8 * j + column + e : 16 * (first + i) + 8 * half + row;
-            pair.values[e] = narrow<T>(factors[channel] * totals[first + i][j][2 * half + e]);
+            DeviceAccumulator<T> result = factors[channel] * totals[first + i][j][2 * half + e];
+            if constexpr (kAdds) result += widen(pair.values[e]);
+            pair.values[e] = narrow<T>(result);
           }
-          unsigned char* to = staged + (write ^ 8 * j / kUnit<T> * 16) + (16 * i + 8 * half) * kRowBytes;
           *reinterpret_cast<Pair*>(to) = pair;
         }
       }
     }
     __syncwarp();  // the rows are there
-    const int first_stored = first_row + 16 * first + stored_row, at = first_column + unit * kUnit<T>;
-    const auto results = [&](int rows) { return *reinterpret_cast<const Pack<T>*>(read + rows * kRowBytes); };
+    const auto results = [&](int rows) { return *reinterpret_cast<const Pack<T>*>(moved + rows * kRowBytes); };
     if (whole) {
       T* to = writer.dx + first_stored * writer.row_stride + at;
 #pragma unroll
@@ -186,8 +208,16 @@ __device__ __forceinline__ void plan_gradient_job(const GradientLayer& layer, ui
               job.first_channel + tile_channels <= channels && job.first_pixel + tile_pixels <= pixels;
   job.first_s = job.s.data + job.first_channel * layer.s_pitch;
   job.first_x = x + job.first_pixel * map.stride_p;
-  job.writer = {static_cast<T*>(layer.dx) + n * dx_map.stride_n, line_stride(dx_map), nhwc ? pixels : channels,
-                nhwc ? channels : pixels, layer.dx_aligned};
+  job.writer = {static_cast<T*>(layer.dx) + n * dx_map.stride_n,
+                line_stride(dx_map),
+                nhwc ? pixels : channels,
+                nhwc ? channels : pixels,
+                layer.dx_aligned,
+                {}};
+  if (layer.other != nullptr) {
+    job.writer.other = {static_cast<const T*>(layer.other) + n * layer.other_map.stride_n, line_stride(layer.other_map),
+                        job.writer.rows, layer.other_aligned};
+  }
   job.scale = layer.s_scale == nullptr ? nullptr : static_cast<const float*>(layer.s_scale) + n * channels;
   job.grad = grad == nullptr ? nullptr : grad + n;
 }
@@ -256,9 +286,12 @@ __device__ __forceinline__ void gradient_tile(GradientJob<T>& job) {
   __syncthreads();  // the last stage is read, its memory now serves the results
   const WarpResults part = Shape::warp_results();
   constexpr int kStagedBytes = kSharedBytes / (kThreads / 32);
-  store_totals<kNhwc>(job.writer, first_row + part.row, first_column + part.column,
-                      job.factors + (kNhwc ? part.column : part.row), totals,
-                      shared + fresh_thread_index() / 32 * kStagedBytes);
+  const auto store = [&](auto adds) {
+    store_totals<kNhwc, decltype(adds)::value>(job.writer, first_row + part.row, first_column + part.column,
+                                               job.factors + (kNhwc ? part.column : part.row), totals,
+                                               shared + fresh_thread_index() / 32 * kStagedBytes);
+  };
+  job.writer.other.data == nullptr ? store(std::false_type{}) : store(std::true_type{});
 }
 
 // Grid: the items of the table.

@@ -81,11 +81,12 @@ struct NarrowSlopes {
 };
 cudaError_t launch_narrow(Element element, const std::vector<NarrowSlopes>& layers, cudaStream_t stream);
 
-// dx = grad[n] * S X
+// dx = grad[n] * S X + other
 struct GradientOutput {
   MapPointer x;
   void* dx;  // (N, C, P), strides of dx_map, its layout that of x
   FeatureMap dx_map;
+  MapPointer other;    // its layout that of x
   const void* slopes;  // (N, C, C) Acc, or as launch_narrow made them
   const void* scale;   // (N, C) as launch_narrow made it; null for fp32 and fp64
 };

@@ -22,7 +22,7 @@ Tensor gram_matrix_backward_cpu(const Tensor grad,  // (N, C, C)
   check(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == x.size(1),
         "grad: expected (", x.size(0), ", ", x.size(1), ", ", x.size(1), ")");
   check(grad.scalar_type() == accumulator_type(x), "grad: expected float32 (float64 for float64 x)");
-  return gram_gradient(symmetrised(grad, gram_scale(normalize, x.size(1), x.size(2) * x.size(3))), x);
+  return gram_gradient(symmetrised(grad, gram_scale(normalize, x.size(1), x.size(2) * x.size(3))), x, std::nullopt);
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
@@ -46,11 +46,13 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
   return {loss, per_layer, slopes};
 }
 
-std::vector<Tensor> style_loss_backward_cpu(const std::optional<Tensor> grad,    // (N)
-                                            const std::vector<Tensor> features,  // L x (N, C, H, W)
-                                            const std::vector<Tensor> slopes) {  // L x (N, C, C)
-  check_features(features, std::vector<double>(features.size()));
+std::vector<Tensor> style_loss_backward_cpu(const std::optional<Tensor> grad,                   // (N)
+                                            const std::vector<Tensor> features,                 // L x (N, C, H, W)
+                                            const std::vector<Tensor> slopes,                   // L x (N, C, C)
+                                            const std::vector<std::optional<Tensor>> others) {  // L x (N, C, H, W)
+  check_features(features);
   check_gram_pairs(features, slopes);
+  check_other_gradients(features, others);
   if (grad) check_upstream(*grad, features[0]);
   std::vector<Tensor> gradients;
   for (size_t l = 0; l < features.size(); ++l) {
@@ -60,7 +62,7 @@ std::vector<Tensor> style_loss_backward_cpu(const std::optional<Tensor> grad,   
       scale_samples(slope, to_doubles(*grad), scaled);
       slope = scaled;
     }
-    gradients.push_back(gram_gradient(slope, features[l]));
+    gradients.push_back(gram_gradient(slope, features[l], others[l]));
   }
   return gradients;
 }

@@ -54,17 +54,21 @@ class Slopes {
   std::vector<std::optional<Tensor>> scales_;
 };
 
-// One layer's map as it is read, and its gradient as it is written.
+// One layer's map as it is read, its gradient as it is written, and what is added to that.
 class GradientTensors {
  public:
-  explicit GradientTensors(const Tensor& x)  // (N, C, H, W)
-      : x_(served(x)), output_(x, layout_of(x)) {}
+  GradientTensors(const Tensor& x,                     // (N, C, H, W)
+                  const std::optional<Tensor>& other)  // (N, C, H, W)
+      : x_(served(x)), output_(x, layout_of(x)) {
+    if (other) other_ = served_as(*other, layout_of(x));
+  }
 
   GradientOutput output(const Slopes& slopes, size_t layer) {
     GradientOutput gradient{};
     gradient.x = {x_.data_ptr(), *feature_map(x_)};
     gradient.dx = output_.dense().data_ptr();
     gradient.dx_map = *feature_map(output_.dense());
+    if (other_) gradient.other = {other_->data_ptr(), *feature_map(*other_)};
     gradient.slopes = slopes.matrix(layer);
     gradient.scale = slopes.scale(layer);
     return gradient;
@@ -74,6 +78,7 @@ class GradientTensors {
  private:
   Tensor x_;
   LikeOutput output_;
+  std::optional<Tensor> other_;
 };
 
 GramSums::GramSums(const std::vector<Tensor>& features, const CudaScope& cuda) {
@@ -147,12 +152,13 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_values(
   return {loss, values, slopes};
 }
 
-std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,    // L x (N, C, C), symmetric
-                                   const std::vector<Tensor>& features,  // L x (N, C, H, W)
-                                   const Tensor* grad,                   // (N), or null for ones
+std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,                 // L x (N, C, C), symmetric
+                                   const std::vector<Tensor>& features,               // L x (N, C, H, W)
+                                   const std::vector<std::optional<Tensor>>& others,  // L x (N, C, H, W)
+                                   const Tensor* grad,                                // (N), or null for ones
                                    const CudaScope& cuda) {
   std::vector<GradientTensors> gradients;
-  for (const Tensor& x : features) gradients.emplace_back(x);
+  for (size_t l = 0; l < features.size(); ++l) gradients.emplace_back(features[l], others[l]);
   std::vector<Tensor> results;
   if (features[0].size(0) > 0) {
     const Slopes matrices(slopes, features[0], cuda);
@@ -195,7 +201,7 @@ Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
                           gram_scale(normalize, x.size(1), x.size(2) * x.size(3)), symmetric.data_ptr(), cuda.stream()),
         "symmetrise");
   }
-  return gram_gradients({symmetric}, {x}, nullptr, cuda)[0];
+  return gram_gradients({symmetric}, {x}, {std::nullopt}, nullptr, cuda)[0];
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
@@ -208,17 +214,19 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
   return style_values(features, target_grams, weights, normalize, distance, parameter, CudaScope(features[0]));
 }
 
-std::vector<Tensor> style_loss_backward_cuda(const std::optional<Tensor> grad,    // (N)
-                                             const std::vector<Tensor> features,  // L x (N, C, H, W)
-                                             const std::vector<Tensor> slopes) {  // L x (N, C, C)
-  check_features(features, std::vector<double>(features.size()));
+std::vector<Tensor> style_loss_backward_cuda(const std::optional<Tensor> grad,                   // (N)
+                                             const std::vector<Tensor> features,                 // L x (N, C, H, W)
+                                             const std::vector<Tensor> slopes,                   // L x (N, C, C)
+                                             const std::vector<std::optional<Tensor>> others) {  // L x (N, C, H, W)
+  check_features(features);
   check_gram_pairs(features, slopes);
+  check_other_gradients(features, others);
   for (const Tensor& s : slopes) check(s.size(0) == features[0].size(0), "slopes: expected one matrix a sample");
   const CudaScope cuda(features[0]);
-  if (!grad) return gram_gradients(slopes, features, nullptr, cuda);
+  if (!grad) return gram_gradients(slopes, features, others, nullptr, cuda);
   check_upstream(*grad, features[0]);
   const Tensor upstream = torch::stable::contiguous(*grad);
-  return gram_gradients(slopes, features, &upstream, cuda);
+  return gram_gradients(slopes, features, others, &upstream, cuda);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(perceptual_ops, CUDA, m) {

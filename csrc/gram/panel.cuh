@@ -64,6 +64,19 @@ __device__ __forceinline__ unsigned fresh_thread_index() {
 #endif
 }
 
+// Starts to fill a unit of a panel with the first `count` numbers from `from` on and zeros.
+template <class T>
+__device__ __forceinline__ void fill_unit(const T* from, int count, bool aligned, unsigned char* to) {
+  if (aligned) {
+    copy_async(to, from, count * int(sizeof(T)));
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < kUnit<T>; ++i) pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
+    *reinterpret_cast<Pack<T>*>(to) = pack;
+  }
+}
+
 // Starts to fill a panel with rows [first_row, first_row + 64) x depth [first_depth, first_depth + kDepth), zero where
 // the matrix or the range ends. All threads of the block, then commit_copies.
 template <bool kDepthAlong, class T>
@@ -86,16 +99,7 @@ __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_ro
     }
     const int count = max(0, min(left, kUnit<T>));
     const T* from = matrix.data + (count > 0 ? at * matrix.line_stride + first : 0);
-    unsigned char* to = panel + unit_place<T, kDepthAlong>(line, unit);
-    if (matrix.aligned) {
-      copy_async(to, from, count * int(sizeof(T)));
-    } else {
-      Pack<T> pack;
-#pragma unroll
-      for (int i = 0; i < kUnit<T>; ++i)
-        pack.values[i] = i < count ? load_pack<T, 1>(from + i).values[0] : narrow<T>(0);
-      *reinterpret_cast<Pack<T>*>(to) = pack;
-    }
+    fill_unit(from, count, matrix.aligned, panel + unit_place<T, kDepthAlong>(line, unit));
   }
 }
 

@@ -30,6 +30,22 @@ void symmetric_product(const Tensor& symmetric, T* x, const FeatureMap& x_map, T
   }
 }
 
+#define PO_ADD_RUN(T)                                                         \
+  PO_CPU_CLONES void add_run(const T* from, T* to, int64_t count) {           \
+    _Pragma("omp simd") for (int64_t i = 0; i < count; ++i) to[i] += from[i]; \
+  }
+PO_ADD_RUN(float)
+PO_ADD_RUN(double)
+
+// out += other, both in one layout.
+template <class T>
+void add_map(const T* other, const FeatureMap& other_map, T* out, const FeatureMap& out_map) {
+  const Layout layout = out_map.layout();
+  for_each_run(out_map, layout, [&](int64_t n, int64_t run, int64_t length) {
+    add_run(other + run_start(other_map, layout, n, run), out + run_start(out_map, layout, n, run), length);
+  });
+}
+
 // The library's own products: of bf16 on AMX where it serves, else in fp32.
 template <class T>
 constexpr bool kMayUseAmx = kAmxBuilt && std::is_same_v<T, BFloat16>;
@@ -43,12 +59,13 @@ void own_gram(const T* x, const FeatureMap& map, const Tensor& gram) {
 }
 
 template <class T>
-void own_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, T* out, const FeatureMap& out_map) {
+void own_gradient(const Tensor& symmetric, const T* x, const FeatureMap& map, const T* other,
+                  const FeatureMap& other_map, T* out, const FeatureMap& out_map) {
   const float* matrix = static_cast<const float*>(symmetric.data_ptr());
   if constexpr (kMayUseAmx<T>) {
-    if (amx_serves()) return amx_gradient(matrix, x, map, out, out_map);
+    if (amx_serves()) return amx_gradient(matrix, x, map, other, other_map, out, out_map);
   }
-  block_gradient(matrix, x, map, out, out_map);
+  block_gradient(matrix, x, map, other, other_map, out, out_map);
 }
 
 }  // namespace
@@ -70,9 +87,11 @@ Tensor gram_products(const Tensor& features) {
   return gram;
 }
 
-Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
+Tensor gram_gradient(const Tensor& symmetric, const Tensor& features, const std::optional<Tensor>& other) {
   const Tensor x = served(features);
   const FeatureMap map = *feature_map(x);
+  const Tensor added = other ? served_as(*other, map.layout()) : x;
+  const FeatureMap added_map = *feature_map(added);
   return filled_like(features, map.layout(), [&](Tensor& out) {
     if (map.batch * map.sample_size() == 0) return;
     const FeatureMap out_map = *feature_map(out);
@@ -80,10 +99,12 @@ Tensor gram_gradient(const Tensor& symmetric, const Tensor& features) {
       using T = decltype(element);
       T* x_data = static_cast<T*>(x.data_ptr());
       T* out_data = static_cast<T*>(out.data_ptr());
+      const T* added_data = other ? static_cast<const T*>(added.data_ptr()) : nullptr;
       if constexpr (std::is_same_v<T, Accumulator<T>>) {
         symmetric_product(symmetric, x_data, map, out_data, out_map);
+        if (other) add_map(added_data, added_map, out_data, out_map);
       } else {
-        own_gradient<T>(symmetric, x_data, map, out_data, out_map);
+        own_gradient<T>(symmetric, x_data, map, added_data, added_map, out_data, out_map);
       }
     });
   });

@@ -108,7 +108,7 @@ class PerceptualHead:
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_content, self._by_style, self.by_target = (LayerGradients() for _ in range(3))
+        self._by_output, self.by_target = LayerGradients(), LayerGradients()
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
         self._has_style_values = slopes is None
@@ -116,11 +116,11 @@ class PerceptualHead:
 
     @property
     def scale(self) -> LossScale | None:
-        return self._by_content.scale
+        return self._by_output.scale
 
     @scale.setter
     def scale(self, scale: LossScale | None) -> None:
-        self._by_content.scale = scale
+        self._by_output.scale = scale
 
     def terms(self) -> dict[str, Tensor]:
         """What `Terms.names` lists of content and style, each (n); to be asked when all maps were met, once."""
@@ -143,7 +143,7 @@ class PerceptualHead:
         if layer in self._contents:
             self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._grams:
-            self._by_content.note(x.dtype)
+            self._by_output.note(x.dtype)
             if self._wants_output:
                 self._styled[layer] = x
             else:
@@ -152,12 +152,11 @@ class PerceptualHead:
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
         if layer in self._styled:
-            self._make_style_gradient(layer, scale)
-        first, *others = (made.gradient(layer, scale) for made in (self._by_style, self._by_content) if layer in made)
-        return first.add_(others[0]) if others else first
+            self._add_style_gradient(layer, scale)
+        return self._by_output.gradient(layer, scale)
 
     def bound(self, layer: str) -> Tensor:
-        bounds = [self._by_content.bound(layer)] if layer in self._by_content else []
+        bounds = [self._by_output.bound(layer)] if layer in self._by_output else []
         if layer in self._styled:
             self._style_bounds = self._style_bounds or self._bound_styles()
             bounds.append(self._style_bounds[layer])
@@ -174,14 +173,20 @@ class PerceptualHead:
             torch.linalg.vector_norm(self._styled[layer], torch.inf, (1, 2, 3), dtype=torch.float32, out=value)
         return dict(zip(self._styled, rows.amax(2).mul_(values), strict=True))
 
-    def _make_style_gradient(self, layer: str, scale: Tensor | None) -> None:
-        """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone."""
+    def _add_style_gradient(self, layer: str, scale: Tensor | None) -> None:
+        """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone.
+
+        A content gradient is added in the same pass, with one rounding; before, it was brought to the scale.
+        """
         x, layers = self._styled[layer], [layer]
         if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
             layers = [other for other, map in self._styled.items() if map.dtype == x.dtype]
         maps, slopes = ([kept.pop(layer) for layer in layers] for kept in (self._styled, self._slopes))
-        for made, gradient in zip(layers, operators.style_loss_backward(scale, maps, slopes), strict=True):
-            self._by_style.put(made, gradient, scale, None)
+        made = self._by_output
+        contents = [made.gradient(layer, scale) if layer in made else None for layer in layers]
+        gradients = operators.style_loss_backward(scale, maps, slopes, contents)
+        for layer, gradient in zip(layers, gradients, strict=True):
+            made.put(layer, gradient, scale, None)
 
     def _meet_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
         """The style values of maps, and the slopes (n, C, C) of the loss with respect to their Grams."""
@@ -210,7 +215,7 @@ class PerceptualHead:
             scale = scale_of(bound)
         values, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
         self._note_content(layer, values)
-        for gradients, gradient in zip((self._by_content, self.by_target), found, strict=True):
+        for gradients, gradient in zip((self._by_output, self.by_target), found, strict=True):
             if gradient is not None:
                 gradients.put(layer, gradient, scale, bound)
 
@@ -232,10 +237,10 @@ class PerceptualHead:
             if self._has_style_values:
                 self._slopes |= self._meet_grams({layer: unit.map})
             if self._wants_output:
-                (style,) = operators.style_loss_backward(None, [unit.map], [self._slopes.pop(layer)])
-                of_output = style if of_output is None else style.add_(of_output)
+                slopes = self._slopes.pop(layer)
+                (of_output,) = operators.style_loss_backward(None, [unit.map], [slopes], [of_output])
         if of_output is not None:
-            self._put_measured(self._by_content, layer, unit.input_gradient(of_output), x.dtype)
+            self._put_measured(self._by_output, layer, unit.input_gradient(of_output), x.dtype)
 
     def _note_content(self, layer: str, values: Values) -> None:
         weighted, self._values[f"content/{layer}"] = values

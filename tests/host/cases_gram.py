@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from maps import LAYOUTS, assert_accurate, random_map
@@ -156,7 +158,10 @@ def symmetrise(dtype: torch.dtype, batch: int, channels: int) -> tuple[Launch, C
     return Launch("gram", "symmetrise", arguments), check
 
 
-def gram_gradient(dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool) -> tuple[Launch, Check]:
+def gram_gradient(
+    dtype: torch.dtype, layout: str, shapes: list[Shape], upstream: bool, others: Collection[int] = ()
+) -> tuple[Launch, Check]:
+    """`others`: the layers that have a gradient already, to which theirs is added."""
     wide = accumulator(dtype)
     # With an upstream factor that makes up for it, S is so small that fp16 could not hold it.
     tiny = 1e-7 if upstream else 1.0
@@ -170,6 +175,7 @@ def gram_gradient(dtype: torch.dtype, layout: str, shapes: list[Shape], upstream
     halves = [random_map((x.shape[0], x.shape[1], x.shape[1]), wide, "cpu", 5 + i) for i, x in enumerate(maps)]
     slopes = [tiny * (half + half.mT) / half.shape[1] for half in halves]
     grad = random_map((maps[0].shape[0],), wide, "cpu", 3) / tiny if upstream else None
+    added = {i: LAYOUTS[layouts[i]](random_map(tuple(maps[i].shape), dtype, "cpu", 20 + i)) for i in others}
 
     def layer(i: int) -> tuple:
         return (
@@ -178,6 +184,7 @@ def gram_gradient(dtype: torch.dtype, layout: str, shapes: list[Shape], upstream
             map_numbers(outs[i], layouts[i]),
             memory_of(outs[i]),
             outs[i].storage_offset(),
+            _argument(added[i], layouts[i]) if i in added else None,
         )
 
     arguments = {
@@ -189,7 +196,8 @@ def gram_gradient(dtype: torch.dtype, layout: str, shapes: list[Shape], upstream
     def expected(i: int, type_: torch.dtype, matrix: Tensor) -> Tensor:
         x = maps[i].to(type_)
         result = (matrix.to(type_) @ x.flatten(2)).reshape(x.shape)
-        return result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)
+        result = result if grad is None else result * grad.to(type_).reshape(-1, 1, 1, 1)
+        return result + added[i].to(type_) if i in added else result
 
     def check(outputs: Outputs) -> None:
         for i, out in enumerate(outs):

@@ -86,15 +86,23 @@ def _style_backward_arguments(data: Data) -> Iterator[Any]:
     maps = _layers(data)
     halves = [data.numbers(8 + i, x.shape[0], x.shape[1], x.shape[1]) for i, x in enumerate(maps)]
     slopes = [half + half.mT for half in halves]
-    yield _upstream(data), maps, slopes
-    yield None, maps, slopes
+    first, *rest = maps
+    yield _upstream(data), maps, slopes, [None] * len(maps)
+    yield None, maps, slopes, [first.flip(0), *[None] * len(rest)]
+    yield None, maps, slopes, [None, *(x.flip(0) for x in rest)]
 
 
-def _style_backward(grad: Tensor | None, features: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+def _style_backward(
+    grad: Tensor | None, features: list[Tensor], slopes: list[Tensor], others: list[Tensor | None]
+) -> list[Tensor]:
     upstream = 1 if grad is None else grad.view(-1, 1, 1)
-    return [
-        (upstream * slope @ x.to(slope.dtype).flatten(2)).view(x.shape).to(x.dtype)
+    products = [
+        (upstream * slope @ x.to(slope.dtype).flatten(2)).view(x.shape)
         for x, slope in zip(features, slopes, strict=True)
+    ]
+    return [
+        (product if other is None else product + other).to(x.dtype)
+        for x, product, other in zip(features, products, others, strict=True)
     ]
 
 

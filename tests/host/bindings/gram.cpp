@@ -14,8 +14,8 @@ using Numbers = std::array<int64_t, 6>;  // of a FeatureMap
 using Map = std::tuple<Numbers, py::array, int64_t>;
 // (N, C, C) target, its batch, and the four factors of StyleOutput
 using Style = std::tuple<py::array, int64_t, double, double, double, double>;
-// (map, S, dx map, dx memory, dx offset)
-using Gradient = std::tuple<Map, py::array, Numbers, py::array, int64_t>;
+// (map, S, dx map, dx memory, dx offset, what is added)
+using Gradient = std::tuple<Map, py::array, Numbers, py::array, int64_t, std::optional<Map>>;
 
 MapPointer input_map(Arguments& memory, const char* name, const Map& map) {
   const auto& [numbers, contents, offset] = map;
@@ -131,12 +131,13 @@ py::tuple gram_gradient(const std::string& element, const std::vector<Gradient>&
   std::vector<GradientOutput> outputs;
   std::vector<void*> outs;
   for (size_t l = 0; l < layers.size(); ++l) {
-    const auto& [x, slopes, dx_numbers, dx, dx_offset] = layers[l];
+    const auto& [x, slopes, dx_numbers, dx, dx_offset, other] = layers[l];
     GradientOutput output{};
     output.x = input_map(memory, "x", x);
     outs.push_back(memory.changed("dx", dx));
     output.dx = memory.at(outs.back(), dx_offset);
     output.dx_map = feature_map(dx_numbers);
+    if (other) output.other = input_map(memory, "other", *other);
     std::tie(output.slopes, output.scale) = matrices[l];
     outputs.push_back(output);
   }
