@@ -144,6 +144,16 @@ def test_a_mask_stops_every_number(dtype: torch.dtype, bad: float, device: str, 
     assert (~ours[2].isfinite()).sum() == 1
 
 
+@dtypes
+def test_a_maximum_that_is_nan_stays(dtype: torch.dtype, device: str, native: str) -> None:
+    grad = normal_map((2, 5, 7, 9), dtype, device)
+    maxima = no_maxima(grad)
+    maxima[0] = float("nan")
+    passes = torch.ones_like(grad, dtype=torch.bool)
+    library.bias_relu_backward_(grad, oracle.packed(passes, 1), None, None, None, maxima)
+    assert maxima[0].isnan() and maxima[1] == expected_maxima(grad)[1]
+
+
 # All of them
 
 

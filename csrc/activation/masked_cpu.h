@@ -1,6 +1,7 @@
 // The end of every backward through a ReLU: what the gradient of a block goes through before it is stored.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -106,9 +107,10 @@ inline void raise_maxima(const Tensor& x,                        // (N, C, H, W)
     for (int64_t n = 0; n < batch; ++n) {
       const auto first = parts.begin() + n * (parts.size() / batch);
       const auto bits = static_cast<Bits<T>>(*std::max_element(first, first + parts.size() / batch));
-      T number;
-      std::memcpy(&number, &bits, sizeof(T));
-      if (!(static_cast<Accumulator<T>>(number) <= largest[n])) largest[n] = number;  // NaN is above all
+      T stored;
+      std::memcpy(&stored, &bits, sizeof(T));
+      const auto number = static_cast<Accumulator<T>>(stored);
+      if (number > largest[n] || std::isnan(number)) largest[n] = number;  // NaN is above all, and stays
     }
   });
 }
