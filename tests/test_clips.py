@@ -281,7 +281,16 @@ def test_clips_that_are_refused() -> None:
     assert "output: expected the batch and size of the images of set_content" in refused(lambda: loss(image))
 
 
+def test_wrong_shapes_say_that_clips_are_taken() -> None:
+    metric, frames_first = make_metric("alex"), clips(2, 5, size=32).transpose(1, 2)
+    for x, got in ((frames_first, "(2, 5, 3, 32, 35); of frames first pass output.transpose(1, 2)"),
+                   (frames_first[:, :, :2], "(2, 5, 2, 32, 35)"), (frames_first[0, 0], "(3, 32, 35)")):  # fmt: skip
+        found = refused(lambda x=x: metric(x, x))
+        assert ", or (N, 1, H, W) for grey, or a clip (N, 3, T, H, W)" in found and found.endswith(f"got {got}")
+
+
 def test_drop_ins_take_images_alone() -> None:
     x = pictures(2).unsqueeze(2)
-    assert "in0: expected shape (N, 3, H, W)" in refused(lambda: CompatLPIPS(weights="random")(x, x))
+    found = refused(lambda: CompatLPIPS(weights="random")(x, x))
+    assert "in0: expected shape (N, 3, H, W)" in found and "clip" not in found
     assert "x: expected shape (N, 3, H, W)" in refused(lambda: compat_dists.DISTS(weights="random")(x, x))

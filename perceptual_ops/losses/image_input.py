@@ -64,9 +64,14 @@ def check_images(
     # Not `in (None, count)`, which is false of a symbolic size.
     if (is_batch or is_clip) and (not channels.reason or images.shape[1] == count):
         return images
-    grey = ", or (N, 1, H, W) for grey" if count == 3 else ""
+    shape = f"(N, {count or 'C'}, H, W)"
+    if count == 3:
+        shape += ", or (N, 1, H, W) for grey"
+    if clips:
+        shape += f", or a clip (N, {count or 'C'}, T, H, W)"
     reason = f" {channels.reason}" if images.dim() == 4 else ""
-    raise ValueError(f"{name}: expected shape (N, {count or 'C'}, H, W){grey}{reason}; got {tuple(images.shape)}")
+    remedy = f"; of frames first pass {name}.transpose(1, 2)" if is_clip and images.shape[2] == count else ""
+    raise ValueError(f"{name}: expected shape {shape}{reason}; got {tuple(images.shape)}{remedy}")
 
 
 def checked_range(name: str, input_range: object) -> tuple[float, float]:
