@@ -106,7 +106,8 @@ def test_clips_in_a_list(engine: str) -> None:
     x, y = ([clips(1, frames, seed + frames) for frames in (2, 3, 2)] for seed in (0, 10))
     torch.testing.assert_close(loss(x, y), alone(loss, x, y))
     x, y = [x[0], x[2]], [y[0], y[2]]
-    torch.testing.assert_close(loss(x, y, frames=True), torch.cat([loss(*pair, frames=True) for pair in zip(x, y)]))  # noqa: B905
+    by_clip = [loss(*pair, frames=True) for pair in zip(x, y, strict=True)]
+    torch.testing.assert_close(loss(x, y, frames=True), torch.cat(by_clip))
 
 
 def test_maps_and_layers_of_each() -> None:
