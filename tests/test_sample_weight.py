@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import perceptual
 import pytest
 import torch
@@ -174,6 +175,18 @@ def test_weights_of_clips_and_lists(engine: str, batches: list[int]) -> None:
     assert [bool(gradient.any()) for gradient in by_image] == [w != 0 for w in WEIGHT]
 
 
+def test_numbers_of_numpy_and_tensors_of_one_number() -> None:
+    metric, x, y = make_metric("alex"), images(), images(1)
+    wanted = metric(x, y, sample_weight=WEIGHT)
+    of_numpy = np.array(WEIGHT)
+    backwards = np.array(WEIGHT[::-1], dtype="float32")[::-1]
+    for weight in (of_numpy, backwards, list(of_numpy), list(placed(torch.tensor(WEIGHT)))):
+        assert torch.equal(metric(x, y, sample_weight=weight), wanted)
+    trained = [placed(torch.tensor(w)).requires_grad_() for w in WEIGHT]
+    by_weight = torch.autograd.grad(metric(x, y, sample_weight=trained).sum(), trained)
+    torch.testing.assert_close(torch.stack(by_weight), metric(x, y))
+
+
 def test_maps_are_weighted_too() -> None:
     metric, x, y = make_metric("alex", spatial=True), images(), images(1)
     wanted = metric(x, y) * placed(torch.tensor(WEIGHT)).view(-1, 1, 1, 1)
@@ -240,6 +253,9 @@ def test_weights_that_are_refused() -> None:
         (0.5, "sample_weight: expected a list or tensor of numbers, one for each sample; got float"),
         (torch.ones(2, dtype=torch.complex64), "sample_weight: expected a list or tensor of numbers"),
         ([1.0, "0"], "sample_weight[1]: expected a number"),
+        (np.ones((2, 1)), "sample_weight: expected shape (2,), got (2, 1)"),
+        (np.array(["0", "1"]), "sample_weight: expected a list or tensor of numbers, one for each sample; got ndarray"),
+        ([torch.ones(1), torch.ones(1)], "sample_weight[0]: expected a number"),
         ([1.0, float("nan")], "sample_weight[1]: expected a finite number"),
         (torch.tensor([torch.inf, 1.0]), "sample_weight[0]: expected a finite number"),
         (torch.ones(2, device="meta"), "sample_weight: expected it on"),

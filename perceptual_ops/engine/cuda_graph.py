@@ -39,8 +39,15 @@ def may_capture(images: Tensor) -> bool:
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():  # no public way
         return False
-    with torch.cuda.device(images.device):
-        return not torch.cuda.is_current_stream_capturing()
+    return not is_capturing(images.device)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether what runs becomes part of a CUDA graph; compiled code does not ask."""
+    if torch.compiler.is_compiling() or device.type != DEVICE_TYPE:
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 class CudaGraphs:

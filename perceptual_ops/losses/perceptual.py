@@ -223,13 +223,13 @@ class PerceptualLoss(LossWithTargets):
             style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
             return_terms: Whether to return the parts too.
             frames: Whether to return the numbers of each frame instead of their mean; for reduction="none".
-            sample_weight: (N,) numbers w, a list or a tensor, by which the values of the samples and their terms are
-                multiplied before the reduction: "mean" gives (w_1 loss_1 + ... + w_N loss_N) / N. Samples of weight 0
-                do not run: their gradient is 0, whatever they hold, and the others' are those of a batch without them.
-                This takes numbers that the host knows: a list or a tensor of the CPU costs nothing, for a CUDA tensor
-                the host waits for the device once. In compiled code and programs the numbers of a tensor are not
-                known, so all samples run; those of a list are constants, compiled anew for others. All run, too, for
-                weights that require grad, whose gradient is the values.
+            sample_weight: (N,) numbers w, a list, a NumPy array or a tensor, by which the values of the samples and
+                their terms are multiplied before the reduction: "mean" gives (w_1 loss_1 + ... + w_N loss_N) / N.
+                Samples of weight 0 do not run: their gradient is 0, whatever they hold, and the others' are those of a
+                batch without them. This takes numbers that the host knows: a list or a tensor of the CPU costs nothing,
+                for a CUDA tensor the host waits for the device once. In compiled code, programs and CUDA graphs that
+                you capture the numbers of a tensor are not known, so all samples run; those of a list are constants,
+                compiled anew for others. All run, too, for weights that require grad, whose gradient is the values.
 
         Returns:
             The loss: a scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64).
