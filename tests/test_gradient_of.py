@@ -88,6 +88,8 @@ def memory_mapped(folder: Path, numbers: Tensor) -> np.memmap:
 SOURCES: dict[str, Callable[[Path, Tensor], Any]] = {
     "tensor": lambda folder, x: x[None],
     "array": lambda folder, x: x.numpy(),
+    "array of a batch, turned round": lambda folder, x: x.numpy()[None, :, ::-1].copy()[:, :, ::-1].astype(">f8"),
+    "read-only array of fp16": lambda folder, x: np.frombuffer(x.half().numpy().tobytes(), "f2").reshape(x.shape),
     "memmap": memory_mapped,
     "slice": lambda folder, x: Slice(x),
     "reader": lambda folder, x: Reader(x),
@@ -96,16 +98,22 @@ SOURCES: dict[str, Callable[[Path, Tensor], Any]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_pictures_of_every_kind(source: str, tmp_path: Path) -> None:
-    output, target, loss = picture(1), picture(2), loss_of("perceptual")
+    output, target, loss = picture(1).half().double(), picture(2), loss_of("perceptual")
     value, gradient = gradient_of(loss, SOURCES[source](tmp_path, output), target)
     expected = by_autograd(loss, output, target)
     assert_close(value, expected[0])
     assert_close(gradient, expected[1])
 
 
-@pytest.mark.parametrize("name", ["lpips", "dists"])
-def test_metrics(name: str) -> None:
+@pytest.mark.parametrize("input_range", [(0, 1), (-1, 1), (0, 255)])
+@pytest.mark.parametrize("name", ["lpips", "dists", "perceptual"])
+def test_losses_in_every_range(name: str, input_range: tuple[float, float]) -> None:
     output, target, loss = picture(1), picture(2), loss_of(name)
+    loss.input_range = input_range
+    low, high = input_range
+    output, target = (low + (high - low) * x for x in (output, target))
+    if isinstance(loss, PerceptualLoss):
+        loss.set_style(low + (high - low) * picture(3, (40, 50))[None])
     value, gradient = gradient_of(loss, Reader(output), Reader(target))
     expected = by_autograd(loss, output, target)
     assert_close(value, expected[0])
@@ -121,6 +129,35 @@ def test_a_gradient_that_is_written_to_a_file(tmp_path: Path) -> None:
     out.flush()
     written = torch.from_numpy(np.fromfile(tmp_path / "gradient.bin", dtype="float64")).view(1, *output.shape)
     assert_close(written, by_autograd(loss, output, target)[1])
+
+
+class Dataset:
+    """A dataset of an HDF5 file: what it gives out is a copy."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers, self.shape, self.dtype = numbers, numbers.shape, numbers.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.numbers[index].copy()
+
+    def __setitem__(self, index: Any, numbers: Any) -> None:
+        self.numbers[index] = numbers
+
+
+@pytest.mark.parametrize("shape", [(3, *SIZE), (1, 3, *SIZE)])
+def test_a_gradient_in_what_gives_out_copies(shape: tuple[int, ...]) -> None:
+    output, target, loss = picture(1), picture(2), loss_of("perceptual")
+    out = Dataset(np.full(shape, 7.0))
+    gradient_of(loss, output, target, out=out)
+    assert_close(torch.from_numpy(out.numbers).view(1, *output.shape), by_autograd(loss, output, target)[1])
+
+
+@pytest.mark.parametrize("wrong", [{"target": None}, {"output": torch.zeros(3, *SIZE, dtype=torch.uint8)}])
+def test_what_is_refused_leaves_out_as_it_was(wrong: dict[str, Any]) -> None:
+    out = torch.full((3, *SIZE), 7.0)
+    with pytest.raises((TypeError, ValueError)):
+        gradient_of(**{"criterion": loss_of("lpips"), "output": picture(1), "target": picture(2), **wrong}, out=out)
+    assert torch.equal(out, torch.full((3, *SIZE), 7.0))
 
 
 def test_kept_targets_and_a_style_alone() -> None:
@@ -147,6 +184,21 @@ def test_progress_comes_to_its_end_and_no_more_than_a_tile_is_read() -> None:
     assert 64 <= reader.largest < 100
 
 
+def test_a_tile_of_a_pair_is_read_once_a_pass() -> None:
+    class Counted(Reader):
+        reads = 0
+
+        def read(self, rows: slice, columns: slice) -> Tensor:
+            self.reads += 1
+            return super().read(rows, columns)
+
+    for name, passes in (("lpips", 1), ("dists", 2)):
+        pair = Counted(picture(1)), Counted(picture(2))
+        gradient_of(loss_of(name), *pair)
+        tiles = round(SIZE[0] / TILE)
+        assert [x.reads for x in pair] == [passes * tiles] * 2, name
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -157,6 +209,18 @@ def test_progress_comes_to_its_end_and_no_more_than_a_tile_is_read() -> None:
         ({"target": torch.rand(3, 99, 70)}, ValueError, r"target: expected the size of output"),
         ({"out": torch.zeros(3, 99, 70)}, ValueError, r"out: expected the shape \(3, 99, 71\) of the output"),
         ({"out": torch.zeros(3, 99, 71, dtype=torch.float16)}, TypeError, r"out: expected a tensor, an array or a me"),
+        (
+            {"out": torch.zeros(3, 99, 71, requires_grad=True)},
+            ValueError,
+            r"out: expected a tensor that can be written",
+        ),
+        (
+            {"out": torch.zeros(3, 99, 71, device="meta")},
+            ValueError,
+            r"out: expected a tensor that can be written, got a",
+        ),
+        ({"out": (shared := torch.rand(3, 99, 71)), "output": shared}, ValueError, r"out: expected memory of its own"),
+        ({"progress": 3}, TypeError, r"progress: expected a function of two numbers, got int"),
         ({"criterion": torch.nn.MSELoss()}, TypeError, r"criterion: expected a PerceptualLoss, an LPIPS or a DISTS"),
     ],
 )
@@ -169,5 +233,9 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], error: type[Except
 def test_losses_without_tiles_are_refused() -> None:
     with pytest.raises(ValueError, match="criterion: expected one that runs in tiles, but squeezenet1_1 is no chain"):
         gradient_of(LPIPS("squeezenet1_1", weights="random"), picture(1), picture(2))
+    with pytest.raises(ValueError, match="runs in tiles, but spatial=True gives a map"):
+        gradient_of(LPIPS("alexnet", weights="random", spatial=True), picture(1), picture(2))
+    with pytest.raises(ValueError, match='runs in tiles, but backend="reference" keeps'):
+        gradient_of(LPIPS("alexnet", weights="random", backend="reference"), picture(1), picture(2))
     with pytest.raises(ValueError, match="target: expected the picture that output is compared with, got None"):
         po.gradient_of(loss_of("lpips"), picture(1))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perceptual_ops import DISTS, LPIPS, PerceptualLoss
-from perceptual_ops.engine import batching, tile_parts
+from perceptual_ops.engine import batching, tile_parts, tiled_pair
 from perceptual_ops.engine.batching import AUTO, WHERE_LARGE, auto_tile_side, tile_side
 from perceptual_ops.engine.tiles import tiles_of
 from perceptual_ops.losses.base import FrozenLoss
@@ -199,6 +200,56 @@ def test_every_tile_has_some_of_every_map(name: str) -> None:
                 assert rows.stop > rows.start and columns.stop > columns.start, (length, layer)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_tiles_of_plain_sequences(seed: int) -> None:
+    """Of any padding, stride and window, where the last pixels may have no part of a deep map."""
+    draw = random.Random(seed)
+    layers: list[nn.Module] = []
+    for i in range(draw.randint(2, 6)):
+        kernel = draw.choice([1, 3, 5])
+        stride, padding = draw.choice([1, 1, 1, 2]), draw.randint(0, kernel // 2)
+        layers += [nn.Conv2d(4 if i else 3, 4, kernel, stride, padding), nn.ReLU()]
+        if draw.random() < 0.3:
+            layers.append(nn.MaxPool2d(2))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(*layers)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.uniform_(layer.weight, 0.0, 0.2, generator=torch.Generator().manual_seed(seed))  # no dead ReLU
+    deepest = str(max(i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)))
+    loss = PerceptualLoss(network, content_layers=[deepest], style_layers=["1"], reduction="none", mean=[0.5], std=[1])
+    output, target = images((150, 131), samples=1)
+    loss = loss.double()
+    loss.set_style(target)
+    for expected, found in zip(*(results(loss, output, target, tile) for tile in (None, 8)), strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-9, atol=1e-9)
+
+
+def test_kept_content_of_large_images() -> None:
+    loss = LOSSES["content, l1 and deep"]()
+    output, target = images((99, 67), samples=1)
+    found = []
+    for tile_size in (None, SIDE):
+        loss.tile_size = tile_size
+        with mock.patch.object(tile_parts, "tiles_of", wraps=tiles_of) as cut:
+            loss.set_content(target)
+        assert cut.called == (tile_size is not None)
+        loss.tile_size = None
+        found.append(loss(output))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=0.0)
+
+
+def test_lpips_keeps_its_shallow_tiles_in_one_deep_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "CPU_PIXELS", 32 * 32)
+    loss = LPIPS("vgg16", weights="random", tile_size=1000)
+    pair = images((64, 64), samples=1, dtype=torch.float32)
+    with mock.patch.object(tiled_pair, "tiles_of", wraps=tiles_of) as cut, torch.no_grad():
+        loss(*pair)
+    assert cut.called
+
+
 @pytest.mark.parametrize("size", [0, -1, 1.5, "large", True])
 def test_other_tile_sizes_are_refused(size: Any) -> None:
     with pytest.raises(ValueError, match='tile_size: expected None, "auto" or a whole number'):
@@ -211,9 +262,18 @@ def test_other_tile_sizes_are_refused(size: Any) -> None:
         ({"engine": "autograd"}, 'engine="autograd" keeps'),
         ({"network": "squeezenet1_1", "content_layers": ["fire2"]}, "squeezenet1_1 is no chain"),
         ({"input_size": 64}, "input_size brings"),
+        ({"backend": "reference"}, 'backend="reference" keeps'),
     ],
 )
 def test_tiles_that_cannot_be_had_are_refused(options: dict[str, Any], reason: str) -> None:
     loss = PerceptualLoss(**{"network": "vgg11", "weights": "random", "tile_size": SIDE, **options})
     with pytest.raises(ValueError, match=f"tile_size: expected None, since {reason}"):
         loss(*images((70, 97), samples=1, dtype=torch.float32))
+
+
+def test_maps_and_layers_of_lpips_are_refused_with_tiles() -> None:
+    pair = images((70, 97), samples=1, dtype=torch.float32)
+    with pytest.raises(ValueError, match="tile_size: expected None, since spatial=True gives a map"):
+        LPIPS("alexnet", weights="random", spatial=True, tile_size=SIDE)(*pair)
+    with pytest.raises(ValueError, match="return_layers: expected False with tile_size"):
+        LPIPS("alexnet", weights="random", tile_size=SIDE)(*pair, return_layers=True)

@@ -51,7 +51,8 @@ def tile_side(tile_size: int, height: int, width: int, dtype: torch.dtype, devic
 
 def auto_tile_side(dtype: torch.dtype, device_type: str) -> int:
     """The side of a tile for tile_size="auto": 768 pixels in fp32 on a CPU, 1448 elsewhere; by the bytes of a number
-    else, 1086 and 2048 in 16 bits. It depends on nothing else, so that the same input gives the same bits.
+    else, 1086 and 2048 in 16 bits. What is left of an image over its tiles goes to the last, so one may be half as long
+    again. It depends on nothing else, so that the same input gives the same bits.
     """
     return math.isqrt((TILE_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize)
 

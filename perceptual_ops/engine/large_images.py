@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .tiles import Region
 
-BAND = 256  # rows that are filled with zeros at a time
+BAND = 256  # rows of what goes over a picture in bands
 
 
 class ReadByParts:
@@ -22,9 +22,12 @@ class ReadByParts:
             file; or an object with `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices.
         device: Where its regions are to be.
         dtype: Of its regions.
+        factor, shift: What its numbers are multiplied by, and what is added.
     """
 
-    def __init__(self, name: str, picture: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, picture: Any, device: torch.device, dtype: torch.dtype, factor: float = 1.0, shift: float = 0.0
+    ) -> None:
         if not hasattr(picture, "read") and not hasattr(picture, "__getitem__"):
             raise TypeError(
                 f"{name}: expected a tensor, an array, or an object with shape and read(rows, columns); "
@@ -34,7 +37,11 @@ class ReadByParts:
         self._name, self._picture, self._batched = name, picture, len(shape) == 4
         if len(shape) not in (3, 4) or (self._batched and shape[0] != 1):
             raise ValueError(f"{name}: expected one picture (C, H, W) or (1, C, H, W), got {tuple(shape)}")
+        own = None if hasattr(picture, "read") else getattr(picture, "dtype", None)
+        if not (own.is_floating_point if isinstance(own, torch.dtype) else getattr(own, "kind", "f") == "f"):
+            self._refuse_dtype(own)
         self.shape, self.device, self._dtype = torch.Size((1, *shape[-3:])), device, dtype
+        self._factor, self._shift = factor, shift
 
     def __getitem__(self, region: Region) -> Tensor:  # (1, C, h, w)
         _, rows, columns = region
@@ -44,24 +51,27 @@ class ReadByParts:
             every = slice(None)
             index = (every, every, rows, columns) if self._batched else (every, rows, columns)
             part = self._picture[index]
-        found = part if isinstance(part, Tensor) else torch.tensor(part)
+        found = part.detach() if isinstance(part, Tensor) else _tensor_of(part)
         if not found.is_floating_point():
-            raise TypeError(
-                f"{self._name}: expected floating-point numbers, got {found.dtype}; give an object whose "
-                "read(rows, columns) converts them"
-            )
-        found = found.detach().reshape(1, *found.shape[-3:])
+            self._refuse_dtype(found.dtype)
         height, width = len(range(self.shape[2])[rows]), len(range(self.shape[3])[columns])
-        if found.shape[1:] != (self.shape[1], height, width):
+        if found.dim() not in (3, 4) or found.shape[-3:] != (self.shape[1], height, width):
             raise ValueError(
                 f"{self._name}: expected a rectangle {(self.shape[1], height, width)} of its pixels, "
-                f"got {tuple(found.shape[1:])}"
+                f"got {tuple(found.shape)}"
             )
-        return found.to(self.device, self._dtype)
+        found = found.reshape(1, *found.shape[-3:]).to(self.device, self._dtype)
+        return found if self._factor == 1 and not self._shift else found * self._factor + self._shift
+
+    def _refuse_dtype(self, dtype: object) -> None:
+        raise TypeError(
+            f"{self._name}: expected floating-point numbers, got {dtype}; give an object whose read(rows, columns) "
+            "converts them"
+        )
 
 
 class WrittenByParts:
-    """A gradient (1, C, H, W) in a tensor, an array or a memmap, 0 at first.
+    """A gradient (1, C, H, W) in a tensor, an array or a memmap.
 
     Args:
         name: What its argument is called.
@@ -78,15 +88,46 @@ class WrittenByParts:
             raise ValueError(f"{name}: expected the shape {tuple(shape[1:])} of the output, got {tuple(out.shape)}")
         if hasattr(out, "flags") and not out.flags.writeable:
             raise ValueError(f"{name}: expected an array that can be written, got one that is read-only")
-        self._numbers = out[0] if len(out.shape) == 4 else out
-        self._device = device
-        for first in range(0, shape[2], BAND):
-            self._numbers[:, first : first + BAND] = 0
+        if isinstance(out, Tensor) and (out.requires_grad or out.is_meta):
+            what = "a meta tensor" if out.is_meta else "one that requires grad"
+            raise ValueError(f"{name}: expected a tensor that can be written, got {what}")
+        self._out, self._device, self._rows = out, device, shape[2]
+        self._before: tuple[Any, ...] = (0, slice(None)) if len(out.shape) == 4 else (slice(None),)
+
+    def clear(self) -> None:
+        """Makes it 0."""
+        for band in self._bands():
+            self._out[band] = 0
+
+    def multiply(self, factor: float) -> None:
+        """Multiplies it."""
+        for band in self._bands():
+            self._out[band] = self._out[band] * factor
 
     def __getitem__(self, region: Region) -> Tensor:  # (1, C, h, w)
-        part = self._numbers[region]
-        found = part.detach() if isinstance(part, Tensor) else torch.tensor(part)
-        return found.to(self._device)[None]
+        part = self._out[self._before + region[1:]]
+        return (part if isinstance(part, Tensor) else _tensor_of(part)).to(self._device)[None]
 
     def __setitem__(self, region: Region, numbers: Tensor) -> None:  # (1, C, h, w)
-        self._numbers[region] = numbers[0] if isinstance(self._numbers, Tensor) else numbers[0].cpu().numpy()
+        written = numbers[0] if isinstance(self._out, Tensor) else numbers[0].cpu().numpy()
+        self._out[self._before + region[1:]] = written
+
+    def _bands(self) -> Iterator[tuple[Any, ...]]:
+        for first in range(0, self._rows, BAND):
+            yield (*self._before, slice(first, first + BAND))
+
+
+def start_of(picture: Any) -> int | None:
+    """The address of a tensor's or an array's first number; None of anything else."""
+    if isinstance(picture, Tensor):
+        return picture.data_ptr()
+    interface = getattr(picture, "__array_interface__", None)
+    return interface["data"][0] if interface else None
+
+
+def _tensor_of(part: Any) -> Tensor:
+    """A copy of an array, whatever its strides and byte order."""
+    import numpy as np
+
+    array = np.asarray(part)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=True))

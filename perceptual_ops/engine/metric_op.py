@@ -96,9 +96,9 @@ def _distance_and_gradients(
     found = []
     with by_hand(output):
         # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
-        shallow = isinstance(measure, Lpips) and entry.tile_size == WHERE_LARGE
-        side = None if shallow else entry.tile_side(output)
-        tiles = entry.tiles(output, layers) if shallow else None
+        is_lpips = isinstance(measure, Lpips)
+        side = None if is_lpips and entry.tile_size == WHERE_LARGE else entry.tile_side(output)
+        tiles = entry.tiles(output, layers) if is_lpips and not side else None
         if side:
             for gradient in (by_output, by_target):
                 gradient.zero_()

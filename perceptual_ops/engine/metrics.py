@@ -122,7 +122,7 @@ class Dists:
 
 @dataclass(frozen=True)
 class DistsOfTile(Dists):
-    """The gradients of a tile's own parts of both maps; the distance is the whole image's, and not given.
+    """The gradients of a tile's own parts of both maps; the distance is the whole image's.
 
     Attributes:
         of_image: The statistics (n, 6, C) of each layer over the whole image.
@@ -144,7 +144,10 @@ class DistsOfTile(Dists):
             )  # fmt: skip
             for gradients, gradient in zip(found, made, strict=True):
                 gradients += gradient
-        return x[0].new_zeros(len(layers), x[0].shape[0]), *found
+        return self.values(layers, x, y), *found
+
+    def values(self, layers: Sequence[int], x: list[Tensor], y: list[Tensor]) -> Tensor:
+        return torch.stack([self.value_by(self.of_image[i], i) for i in layers])
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         return self.shares[i] * self.bound_by(self.of_image[i], i, x, y)

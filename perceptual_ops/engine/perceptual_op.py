@@ -30,7 +30,7 @@ from .operator_settings import layer_names
 from .perceptual_head import PerceptualHead, summed
 from .registry import trunk_of
 from .terms import Terms
-from .tiled_loss import tiled_grams, tiled_losses
+from .tiled_loss import tiled_features, tiled_grams, tiled_losses
 from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
@@ -48,8 +48,14 @@ def trunk_features(images: Tensor, entry: Entry, layers: Sequence[str]) -> list[
 def _trunk_features(images: Tensor, *settings: Any) -> list[Tensor]:
     values = iter(settings)
     entry, (layers,) = Entry.decoded(values), values
+    side = entry.tile_side(images)
     with by_hand(images):
-        parts = [entry.features(images[rows], layer_names(layers))[0] for rows in entry.chunks(images)]
+        parts = [
+            tiled_features(images[rows], entry, layer_names(layers), side)
+            if side
+            else entry.features(images[rows], layer_names(layers))[0]
+            for rows in entry.chunks(images)
+        ]
         return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..reference import gram_divisor
 from .batching import rows_of
 from .custom_op import Entry, joined
-from .large_images import ReadByParts, WrittenByParts
+from .large_images import BAND, ReadByParts, WrittenByParts
 from .perceptual_head import PerceptualHead, summed
 from .terms import Part, Terms
 from .tile_parts import PartGradients, own_part, share_of, tiles_through
@@ -24,8 +24,6 @@ from .tiles import Region, Tile
 from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
-
-BAND = 256  # rows of which total variation is taken at a time
 
 
 @dataclass
@@ -57,6 +55,27 @@ class GramSums:
         """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
         gram = self._sums[layer]
         return gram, gram_divisor(normalize, gram.shape[1], *self._sizes[layer])
+
+
+def tiled_features(
+    images: Tensor,  # (n, 3, H, W)
+    entry: Entry,
+    layers: Sequence[str],
+    side: int,
+) -> list[Tensor]:
+    """The features (n, C, H', W') of a chunk of images; nothing else is held of more than a tile."""
+    found: dict[str, Tensor] = {}
+    for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
+
+        def meet(layer: str, x: Tensor, tile: Tile = tile) -> bool:  # (n, C, h, w)
+            if layer not in found:
+                shape = (*x.shape[:2], *tile.size(layer))
+                found[layer] = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+            found[layer][tile.whole(layer)] = x[tile.part(layer)]
+            return False
+
+        entry.forward([(entry.normalized(images[tile.image]), meet, False)], layers)
+    return [found[layer] for layer in layers]
 
 
 def tiled_grams(

@@ -59,10 +59,11 @@ class TiledMetric:
         for tile in self._tiles():
             targets: dict[str, Tensor] = {}
             head = TileHead(self.metric, self._indices, targets, self._wanted, tile)
-            tapes = self._forward(tile, holder(targets), head.meet)
+            pair = self._read(tile)
+            tapes = self._forward(pair, holder(targets), head.meet)
             for layer, value in head.distances().items():
                 values[layer] = values[layer] + value.double() if layer in values else value.double()
-            self._backward(tile, tapes, (head.by_output, head.by_target))
+            self._backward(tile, pair, tapes, (head.by_output, head.by_target))
         return self._of_layers(values)
 
     def _dists(self, metric: Dists) -> Tensor:  # (L, n)
@@ -86,40 +87,46 @@ class TiledMetric:
                 sums[layer].add(of_part, x.shape[2] * x.shape[3])
                 return False
 
-            self._forward(tile, own_part(tile, holder(targets)), own_part(tile, meet), keep=False)
+            pair = self._read(tile)
+            self._forward(pair, own_part(tile, holder(targets)), own_part(tile, meet), keep=False)
             if IMAGE in sums:
-                targets[IMAGE] = self._own_image(tile, self.target)
-                meet(IMAGE, self._own_image(tile, self.output))
+                output, targets[IMAGE] = self._own_images(tile, pair)
+                meet(IMAGE, output)
         return {layer: found.statistics(self.entry.wide) for layer, found in sums.items()}
 
     def _add_gradients(self, tile: Tile, metric: DistsOfTile) -> None:
         targets: dict[str, Tensor] = {}
         head = MetricHead(metric, self._indices, targets, self._wanted)
-        tapes = self._forward(tile, own_part(tile, holder(targets)), own_part(tile, head.meet))
+        pair = self._read(tile)
+        tapes = self._forward(pair, own_part(tile, holder(targets)), own_part(tile, head.meet))
         head.distances()  # which makes the gradients of what waits
-        self._backward(tile, tapes, (PartGradients(head.by_output, tile), PartGradients(head.by_target, tile)))
+        self._backward(tile, pair, tapes, (PartGradients(head.by_output, tile), PartGradients(head.by_target, tile)))
         if IMAGE in self._indices:
-            output, target = (self._own_image(tile, images) for images in (self.output, self.target))
+            output, target = self._own_images(tile, pair)
             _, *found = metric.gradients([self._indices[IMAGE]], [output], [target], None, *self._wanted)
             for whole, made in zip((self.by_output, self.by_target), found, strict=True):
                 for gradient in made:
                     assert whole is not None, "it is wanted"
                     whole[tile.own] += gradient
 
-    def _forward(self, tile: Tile, of_target: Tap, of_output: Tap, keep: bool = True) -> list[Tape]:
-        """Both images side by side, the target first; taps take the maps of the tile."""
+    def _read(self, tile: Tile) -> tuple[Tensor, Tensor]:  # (n, 3, h, w), (n or 1, 3, h, w)
+        return self.output[tile.image], self.target[tile.image]
+
+    def _forward(self, pair: tuple[Tensor, Tensor], of_target: Tap, of_output: Tap, keep: bool = True) -> list[Tape]:
+        """Output and target of a tile side by side, the target first; taps take their maps."""
         entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
-        sides = (self.target, of_target, self._wanted[1]), (self.output, of_output, self._wanted[0])
-        runs = [(entry.normalized(images[tile.image]), tap, keep and wanted) for images, tap, wanted in sides]
+        sides = (pair[1], of_target, self._wanted[1]), (pair[0], of_output, self._wanted[0])
+        runs = [(entry.normalized(images), tap, keep and wanted) for images, tap, wanted in sides]
         return entry.forward(runs, layers)
 
-    def _backward(self, tile: Tile, tapes: Sequence[Tape], gradients: Sequence[TapGradients]) -> None:
-        """Adds the image gradients of a tile; gradients are by output and target, tapes the other way round."""
-        images = self.output, self.target
+    def _backward(
+        self, tile: Tile, pair: tuple[Tensor, Tensor], tapes: Sequence[Tape], gradients: Sequence[TapGradients]
+    ) -> None:
+        """Adds the image gradients of a tile; of output and target, but for tapes: target, output."""
         wholes = self.by_output, self.by_target
-        for whole, tape, made, image in zip(wholes, reversed(tapes), gradients, images, strict=True):
+        for whole, tape, made, images in zip(wholes, reversed(tapes), gradients, pair, strict=True):
             if whole is not None:
-                whole[tile.image] += self.entry.backward(tape, made, image[tile.image], None)
+                whole[tile.image] += self.entry.backward(tape, made, images, None)
 
     @property
     def _indices(self) -> dict[str, int]:
@@ -129,8 +136,10 @@ class TiledMetric:
     def _wanted(self) -> tuple[bool, bool]:
         return self.by_output is not None, self.by_target is not None
 
-    def _own_image(self, tile: Tile, images: Tensor | ReadByParts) -> Tensor:
-        return images[tile.own].to(self.entry.wide)
+    def _own_images(self, tile: Tile, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """What is a tile's own of output and target."""
+        output, target = (images[tile.own_part].to(self.entry.wide) for images in pair)
+        return output, target
 
     def _share(self, tile: Tile, layer: str) -> float:
         return area_of(tile.own) / math.prod(self.output.shape[2:]) if layer == IMAGE else share_of(tile, layer)

@@ -57,6 +57,15 @@ class Tile:
         """Where those of its pixels lie in the image that are in no other tile."""
         return ..., self.rows.own, self.columns.own
 
+    @property
+    def own_part(self) -> Region:
+        """Where those lie in the tile's own image."""
+        rows, columns = (
+            slice(span.own.start - span.image.start, span.own.stop - span.image.start)
+            for span in (self.rows, self.columns)
+        )
+        return ..., rows, columns
+
     def whole(self, layer: str) -> Region:
         """Where its part of a layer lies in the layer's map of the whole image."""
         return ..., self.rows.whole[layer], self.columns.whole[layer]
@@ -103,7 +112,10 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
     stride = math.prod(_window(layer)[0] for layer in layers)
     count = max(1, round(length / side))
     step = max(math.ceil(length / count / stride), LEAST) * stride
-    starts = range(0, max(1, length - step // 2), step)  # what is left goes to the last
+    starts = list(range(0, max(1, length - step // 2), step))  # what is left goes to the last
+    # Convolutions without padding may leave the last pixels no part of a map.
+    while len(starts) > 1 and not _has_every_map(_own(layers, length, starts[-1], length), wanted):
+        starts.pop()
     stops = [*starts[1:], length]
     own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
     needed = [_needed(layers, wanted, length, stride, rows) for rows in own]
@@ -124,6 +136,10 @@ def _own(layers: Sequence[Layer], length: int, start: int, stop: int) -> dict[st
         scale *= _window(layer)[0]
         found[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
     return found
+
+
+def _has_every_map(own: Mapping[str, slice], wanted: frozenset[str]) -> bool:
+    return all(own[layer].stop > own[layer].start for layer in wanted)
 
 
 def _needed(

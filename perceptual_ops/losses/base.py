@@ -90,6 +90,12 @@ class FrozenLoss(EngineSettings):
         """The range of what `features` and the lean engine are given."""
         return self.input_range
 
+    def range_map(self) -> tuple[float, float]:
+        """Factor and shift by which images in input_range are brought to what the lean engine is given."""
+        (low, high), (least, most) = self.input_range, self._range_of_input()
+        factor = (most - least) / (high - low)
+        return factor, least - factor * low
+
     def _keep_constants(self, name: str, tensors: list[Tensor]) -> None:
         """Keeps fp64 tensors of the CPU, and as `_kept[name]` what goes with the network: on its device, in fp32."""
         with torch.inference_mode(False):  # or they could not serve in training later
@@ -216,6 +222,8 @@ class FrozenLoss(EngineSettings):
             return f"{self._trunk.name} is no chain, whose windows are known"
         if self._network_size:
             return "input_size brings all images to one size"
+        if self.backend == "reference":
+            return 'backend="reference" keeps what it needs of the whole image'
         return ""
 
     def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.batching import auto_tile_side
 from ..engine.custom_op import Entry
-from ..engine.large_images import ReadByParts, WrittenByParts
+from ..engine.large_images import ReadByParts, WrittenByParts, start_of
 from ..engine.modes import by_hand
 from ..engine.perceptual_head import summed
 from ..engine.tile_parts import tiles_through
@@ -37,7 +37,8 @@ def gradient_of(
 
     Pictures may be tensors, NumPy arrays and memmaps, slices of safetensors files (`f.get_slice`), or objects with a
     `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices; the gradient may go to a memmap. So
-    memory holds one tile, whatever the picture: on a CPU about a gigabyte for VGG16 in fp32 at the default size.
+    memory holds one tile, whatever the picture: on a CPU one to two gigabytes for VGG16 in fp32 at the default size.
+    Features that `set_content` kept grow with their picture: give large targets here.
 
     Args:
         criterion: A `PerceptualLoss`, `LPIPS` or `DISTS` over a chain (VGG, AlexNet), with engine="lean".
@@ -59,28 +60,35 @@ def gradient_of(
         raise TypeError(f"criterion: expected a PerceptualLoss, an LPIPS or a DISTS, got {type(criterion).__name__}")
     if reason := criterion.no_tiles():
         raise ValueError(f"criterion: expected one that runs in tiles, but {reason}")
-    like = criterion._kept["input"][0]  # where the network is
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: expected a function of two numbers, got {type(progress).__name__}")
+    like = torch.empty(0, device=criterion.device)
     if not criterion.runs_lean(images=like):
         raise RuntimeError("criterion: expected compiled operators, without which there are no tiles; got none here")
     entry = criterion.entry(like)
     side = entry.tile_size if entry.tile_size > 0 else auto_tile_side(entry.dtype, like.device.type)
     picture = _picture("output", output, criterion, entry)
-    if out is None:
-        out = torch.empty(picture.shape, dtype=entry.wide, device=like.device)
-    made = WrittenByParts("out", out, picture.shape, like.device)
     other = None if target is None else _picture("target", target, criterion, entry)
     if other is not None and other.shape != picture.shape:
         raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
+    if out is None:
+        out = torch.empty(picture.shape, dtype=entry.wide, device=like.device)
+    elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
+        raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
+    made = WrittenByParts("out", out, picture.shape, like.device)
     with by_hand(like):
         if isinstance(criterion, PerceptualLoss):
             loss = _perceptual(criterion, entry, side, picture, other, made, progress)
         else:
             loss = _metric(criterion, entry, side, picture, other, made, progress)
+    factor, _ = criterion.range_map()
+    if factor != 1:
+        made.multiply(factor)
     return loss.squeeze(0), out
 
 
 def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> ReadByParts:
-    found = ReadByParts(name, picture, entry.scale.device, entry.wide)
+    found = ReadByParts(name, picture, entry.scale.device, entry.wide, *criterion.range_map())
     assert isinstance(criterion.frozen_network, FeatureNetwork), "tiles are of chains"
     least = criterion.frozen_network.smallest_size(criterion.network_layers)
     _, channels, height, width = found.shape
@@ -110,6 +118,7 @@ def _perceptual(
         raise ValueError("target: expected None, since this loss has no content part; a style image is for set_style")
     run = TiledLoss(entry, terms, side, output, target, contents, criterion._style_targets(shaped, None), made, None)
     run.progress = _counted(progress, run.passes, entry, output, side)
+    made.clear()
     return summed(run.run(), terms)[0]
 
 
@@ -127,6 +136,7 @@ def _metric(
     metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
     run = TiledMetric(entry, metric, criterion.layers, side, output, target, made, None)
     run.progress = _counted(progress, run.passes, entry, output, side)
+    made.clear()
     return run.run().sum(0)
 
 

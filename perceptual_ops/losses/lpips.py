@@ -133,10 +133,17 @@ class LPIPS(MetricLoss):
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
+        if return_layers and self.tile_size is not None:
+            raise ValueError(
+                "return_layers: expected False with tile_size, since tiles give the distance alone; got True"
+            )
         of_images = partial(self._of_images, return_layers=return_layers)
         pair = self._pair(output, target)
         total, *layers = values_of(self, of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
         return (total, layers) if return_layers else total
+
+    def no_tiles(self) -> str:
+        return super().no_tiles() or ("spatial=True gives a map of the whole image" if self.spatial else "")
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:
         """An `OfImages`: the distance (M), or maps (M, 1, H, W), and the layers' shares."""
