@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from torch import Tensor
 from ... import reference
 from ..._accuracy import LAYOUTS
 from ...compat._ranges import check_ranges
+from ...engine.batching import WHERE_LARGE
 from ...engine.custom_op import Entry
 from ...engine.metric_op import MetricSettings, metric_loss
 from ...engine.pair import IMAGE
-from ...engine.perceptual_op import perceptual_loss, trunk_features
+from ...engine.perceptual_op import perceptual_loss, trunk_features, trunk_grams
 from ...engine.terms import Part, Terms
 from ...engine.trunk import Trunk
 from ...losses import chunked
@@ -34,6 +36,7 @@ STYLE = Part(("relu1", "relu2"), (3.0, 1.5), "mse", 0.0)
 VARIATION = 0.125
 FEATURES = ("relu1", "relu2")  # that metrics compare
 EPS = 0.125  # of LPIPS, see maps.py
+TILE = 8  # pixels of a tile's side; images have three
 ENTRIES = ("nchw", "nhwc", "cropped")  # layouts of images
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # output and target (N, 3, H, W) -> (N)
@@ -55,14 +58,14 @@ class Bench:
         self._plain = {False: copy.deepcopy(network).to(dtype), True: copy.deepcopy(network).double()}
 
     def images(self, layout: str, seed: int, batch: int = BATCH) -> Tensor:  # (N, 3, H, W)
-        return LAYOUTS[layout]((_whole((batch, 3, 9, 11), 0, 4, seed) / 4).to(self.device, self.wide))
+        return LAYOUTS[layout]((_whole((batch, 3, 9, 21), 0, 4, seed) / 4).to(self.device, self.wide))
 
     def numbers(self, seed: int, *shape: int) -> Tensor:
         return (_whole(shape, 1, 8, seed) / 8).to(self.device, self.wide)
 
-    def entry(self) -> Entry:
+    def entry(self, tile_size: int = WHERE_LARGE) -> Entry:
         scale, shift = (torch.full((1, 3, 1, 1), value, device=self.device) for value in (1 / STD, -MEAN / STD))
-        return Entry(self._trunk.key, scale, shift, self.dtype, CHUNK)
+        return Entry(self._trunk.key, scale, shift, self.dtype, CHUNK, tile_size=tile_size)
 
     def features(self, images: Tensor, layers: tuple[str, ...], exact: bool) -> list[Tensor]:
         """By the network under autograd, in the dtype of the arithmetic or in fp64."""
@@ -106,12 +109,31 @@ def _trunk_features(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     return map(case, ENTRIES)
 
 
+def _trunk_grams(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
+    bench = Bench(dtype, device)
+
+    def plain(images: Tensor, exact: bool) -> list[Tensor]:
+        maps = bench.features(images.double() if exact else images, STYLE.layers, exact)
+        return [reference.raw_gram_matrix(x, "chw") for x in maps]
+
+    def case(layout: str) -> Case:
+        images = bench.images(layout, 11)
+        return Case(
+            layout,
+            lambda: trunk_grams(images, bench.entry(TILE), STYLE.layers, "chw", False),
+            lambda exact: plain(images, exact),
+        )
+
+    return map(case, ENTRIES)
+
+
 def _perceptual_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     bench = Bench(dtype, device)
     grams = [bench.numbers(14, 1, 8, 8), bench.numbers(15, BATCH, 5, 5)]
 
-    def ours(output: Tensor, target: Tensor) -> Tensor:
-        return perceptual_loss(output, target, [], grams, bench.entry(), Terms(CONTENT, STYLE, "chw", VARIATION))[0]
+    def ours(output: Tensor, target: Tensor, tile_size: int = WHERE_LARGE) -> Tensor:
+        terms = Terms(CONTENT, STYLE, "chw", VARIATION)
+        return perceptual_loss(output, target, [], grams, bench.entry(tile_size), terms)[0]
 
     def plain(output: Tensor, target: Tensor, exact: bool) -> Tensor:
         content, style = CONTENT.layers, STYLE.layers
@@ -123,14 +145,15 @@ def _perceptual_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]
 
     for layout in ENTRIES:
         yield bench.case("content, style and total variation", ours, plain, layout)
+        yield bench.case("the same in tiles", partial(ours, tile_size=TILE), plain, layout)
 
 
 def _metric_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     bench = Bench(dtype, device)
 
-    def ours(layers: tuple[str, ...], metric: str, numbers: list[Tensor]) -> Loss:
+    def ours(layers: tuple[str, ...], metric: str, numbers: list[Tensor], tile_size: int = WHERE_LARGE) -> Loss:
         settings = MetricSettings(layers, metric, EPS, True)
-        return lambda output, target: metric_loss(output, target, numbers, bench.entry(), settings)
+        return lambda output, target: metric_loss(output, target, numbers, bench.entry(tile_size), settings)
 
     def lpips(output: Tensor, target: Tensor, exact: bool) -> Tensor:
         xs, ys = (bench.features(images, FEATURES, exact) for images in (output, target))
@@ -147,7 +170,9 @@ def _metric_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     numbers = [bench.numbers(14 + i, channels) for i, channels in enumerate((3, 8, 5))]
     for layout in ENTRIES:
         yield bench.case("lpips", ours(FEATURES, "lpips", numbers[1:]), lpips, layout)
+        yield bench.case("lpips in tiles", ours(FEATURES, "lpips", numbers[1:], TILE), lpips, layout)
         yield bench.case("dists", ours((IMAGE, *FEATURES), "dists", numbers * 2), dists, layout)
+        yield bench.case("dists in tiles", ours((IMAGE, *FEATURES), "dists", numbers * 2, TILE), dists, layout)
 
 
 def _chunked(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
@@ -194,6 +219,7 @@ def _check_ranges(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
 
 NETWORKS: dict[str, Cases] = {
     "trunk_features": _trunk_features,
+    "trunk_grams": _trunk_grams,
     "perceptual_loss": _perceptual_loss,
     "metric_loss": _metric_loss,
     "chunked": _chunked,
