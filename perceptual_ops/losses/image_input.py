@@ -67,7 +67,7 @@ def check_images(
     shape = f"(N, {count or 'C'}, H, W)"
     if count == 3:
         shape += ", or (N, 1, H, W) for grey"
-    if clips:
+    if is_clip or (clips and channels.is_image_network):  # your own module may take them
         shape += f", or a clip (N, {count or 'C'}, T, H, W)"
     reason = f" {channels.reason}" if images.dim() == 4 else ""
     remedy = f"; of frames first pass {name}.transpose(1, 2)" if is_clip and images.shape[2] == count else ""
