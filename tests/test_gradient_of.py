@@ -16,6 +16,8 @@ import perceptual_ops as po
 from perceptual_ops import DISTS, LPIPS, PerceptualLoss, gradient_of
 from perceptual_ops.losses.base import FrozenLoss
 
+pytestmark = pytest.mark.usefixtures("library")
+
 SIZE, TILE = (99, 71), 64
 
 

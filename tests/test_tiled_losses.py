@@ -18,6 +18,8 @@ from perceptual_ops.engine.tiles import tiles_of
 from perceptual_ops.losses.base import FrozenLoss
 from perceptual_ops.networks import load_network
 
+pytestmark = pytest.mark.usefixtures("library")
+
 SIDE = 64
 STYLE = {"relu1_2": 1.0, "relu2_1": 2.0, "relu3_2": 1.0}
 
