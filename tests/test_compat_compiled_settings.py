@@ -61,6 +61,7 @@ VALUES: dict[str, list[Any]] = {  # what each setting is set to, one after the o
     "criterion_type": ["l2", "fro", "l1"],
     "compute_dtype": [torch.bfloat16, None],
     "chunk_size": [1, None],
+    "tile_size": [32, None],
     "engine": ["autograd", "lean"],
     "backend": ["reference", "native", "auto"],
     "cuda_graphs": [True, False],

@@ -205,22 +205,20 @@ def test_every_tile_has_some_of_every_map(name: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_tiles_of_plain_sequences(seed: int) -> None:
     """Of any padding, stride and window, where the last pixels may have no part of a deep map."""
-    draw = random.Random(seed)
+    draw, numbers = random.Random(seed), torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     for i in range(draw.randint(2, 6)):
         kernel = draw.choice([1, 3, 5])
         stride, padding = draw.choice([1, 1, 1, 2]), draw.randint(0, kernel // 2)
-        layers += [nn.Conv2d(4 if i else 3, 4, kernel, stride, padding), nn.ReLU()]
+        convolution = nn.Conv2d(4 if i else 3, 4, kernel, stride, padding)
+        for parameter in convolution.parameters():  # of one sign: no ReLU is dead
+            nn.init.uniform_(parameter, 0.0, 0.2, generator=numbers)
+        layers += [convolution, nn.ReLU()]
         if draw.random() < 0.3:
             layers.append(nn.MaxPool2d(2))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = nn.Sequential(*layers)
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.uniform_(layer.weight, 0.0, 0.2, generator=torch.Generator().manual_seed(seed))  # no dead ReLU
+    network = nn.Sequential(*layers)
     deepest = str(max(i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)))
-    loss = PerceptualLoss(network, content_layers=[deepest], style_layers=["1"], reduction="none", mean=[0.5], std=[1])
+    loss = PerceptualLoss(network, content_layers=[deepest], style_layers=["1"], reduction="none", mean=[0], std=[1])
     output, target = images((150, 131), samples=1)
     loss = loss.double()
     loss.set_style(target)
