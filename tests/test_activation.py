@@ -259,11 +259,12 @@ def test_refusals(device: str, native: str) -> None:
     refuses("maxima: expected .2., contiguous", backward, x, signs, None, None, None, five)
     refuses("maxima: expected float32", backward, x, signs, None, None, None, two.double())
 
-    kept = library.bias_relu_pool_
+    kept, before = library.bias_relu_pool_, x.clone()
     refuses("x: it is written in place", kept, nchw, None, "max", 2, 2, True)
     refuses("kind: expected max, average or blur, got min", kept, x, None, "min", 2, 2, True)
     refuses("x: expected at least 7 pixels .* got 8 x 6", kept, x, None, "max", 7, 2, True)
     refuses("bias: expected .5.", kept, x, two, "max", 2, 2, True)
+    assert torch.equal(x, before)
 
     pool, unpool = library.bias_relu_pool, library.bias_relu_pool_backward_
     refuses("kind: expected max, average or blur, got min", pool, x, None, True, "min", 2, 2, True)

@@ -57,6 +57,21 @@ def test_floor_is_the_slower_of_traffic_and_products():
     assert ceilings.floor(roofline.Cost(bytes=500, flop=80)) == 8.0
 
 
+@pytest.mark.parametrize(("of_16_bits", "expected"), [(4.0, 1.0), (0.5, 0.5)])
+def test_products_of_16_bits_on_a_cpu_are_those_of_fp32_where_they_are_slower(of_16_bits, expected, monkeypatch):
+    seconds = {torch.float32: 1.0, torch.bfloat16: of_16_bits}
+
+    def measure(calls, cache, _):
+        median = seconds[calls["matmul"].args[0].dtype]
+        return {"matmul": timing.Timing(median, median, median, 5)}
+
+    monkeypatch.setattr(roofline, "measure", measure)
+    monkeypatch.setattr(timing, "last_level_cache", lambda device: timing.MIB)
+    cache = timing.ColdCache(torch.device("cpu"))
+    rates = {dtype: roofline.matmul_rate(dtype, cache, 0.0) for dtype in seconds}
+    assert rates[torch.bfloat16] == rates[torch.float32] / expected
+
+
 def test_timing_quantiles():
     assert timing.Timing.of([6.0, 1.0, 3.0, 5.0, 2.0, 4.0]) == timing.Timing(3.5, 2.0, 5.0, 6)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from bench.memory import resident_peak
 from perceptual_ops import gram_matrix
 
-# More pixels than one part and one block of a gradient take, and one part whose rows threads share; channels end amid a
-# tile.
-SHAPES = [(2, 70, 61, 53), (1, 200, 9, 7)]
+# More pixels than one part and one block of a gradient take, and one part of several panels whose rows threads share;
+# channels end amid a tile.
+SHAPES = [(2, 70, 61, 53), (1, 200, 20, 23)]
 
 
 def gram_and_gradient(x: Tensor, backend: str) -> tuple[Tensor, Tensor]:

@@ -145,11 +145,7 @@ void bias_relu_backward_cuda(const Tensor grad,                     // (N, C, H,
                              const std::optional<Tensor> factor,    // (N)
                              const std::optional<Tensor> maxima) {  // (N)
   check_written(grad, "grad");
-  check_bytes(signs, "signs", sign_bytes(grad), grad);
-  check_like(tap, "tap", grad);
-  check_like(below, "below", grad);
-  check_factor(factor, grad);
-  check_maxima(maxima, grad);
+  check_terms(signs, tap, below, factor, maxima, grad);
   const CudaScope cuda(grad);
   const Operand bits = Operand::vector(signs), taps = Operand::map(tap), others = Operand::map(below);
   const Operand factors = Operand::vector(factor);
@@ -222,10 +218,7 @@ void bias_relu_pool_backward_cuda(const Tensor x,                     // (N, C, 
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
   check_pooled(grad, codes, x, pooling);
-  if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
-  check_like(below, "below", x);
-  check_factor(factor, x);
-  check_maxima(maxima, x);
+  check_terms(signs, std::nullopt, below, factor, maxima, x);
   const CudaScope cuda(x);
   const Operand dense = Operand::map(grad), others = Operand::map(below);
   const Operand found = Operand::vector(pooling.kind == PoolKind::kAverage ? std::nullopt : codes);

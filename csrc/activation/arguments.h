@@ -90,6 +90,20 @@ inline int64_t sign_bytes(const Tensor& x) {  // (N, C, H, W)
   return ceil_div(x.size(1) * x.size(2) * x.size(3), 8);
 }
 
+// What a backward through a ReLU takes beside the gradient.
+inline void check_terms(const std::optional<Tensor>& signs,   // (N, ceil(C H W / 8))
+                        const std::optional<Tensor>& tap,     // (N, C, H, W)
+                        const std::optional<Tensor>& below,   // (N, C, H, W)
+                        const std::optional<Tensor>& factor,  // (N)
+                        const std::optional<Tensor>& maxima,  // (N)
+                        const Tensor& x) {                    // (N, C, H, W)
+  if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
+  check_like(tap, "tap", x);
+  check_like(below, "below", x);
+  check_factor(factor, x);
+  check_maxima(maxima, x);
+}
+
 inline PoolKind pool_kind(const std::string& name) {
   if (name == "max") return PoolKind::kMax;
   if (name == "average") return PoolKind::kAverage;

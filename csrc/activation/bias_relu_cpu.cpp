@@ -61,11 +61,7 @@ void bias_relu_backward_cpu(const Tensor grad,                     // (N, C, H, 
                             const std::optional<Tensor> factor,    // (N)
                             const std::optional<Tensor> maxima) {  // (N)
   check_written(grad, "grad");
-  check_bytes(signs, "signs", sign_bytes(grad), grad);
-  check_like(tap, "tap", grad);
-  check_like(below, "below", grad);
-  check_factor(factor, grad);
-  check_maxima(maxima, grad);
+  check_terms(signs, tap, below, factor, maxima, grad);
   const int64_t batch = grad.size(0), sample_size = grad.size(1) * grad.size(2) * grad.size(3);
   const int64_t blocks = ceil_div(sample_size, kBlock);
   std::vector<uint64_t> largest(batch * blocks);

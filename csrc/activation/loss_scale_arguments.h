@@ -36,12 +36,14 @@ class LossScaleArguments {
   const LossScaling& scaling() const { return scaling_; }
   const Tensor& result() const { return result_; }  // (4, N)
 
- private:
-  static Tensor first_of(const std::optional<Tensor>& bound, const std::vector<Tensor>& taps) {
+  // The bounds that are always there, whose device is that of all: (N).
+  static Tensor first_of(const std::optional<Tensor>& bound,  // (N)
+                         const std::vector<Tensor>& taps) {   // K x (N)
     check(bound.has_value() || !taps.empty(), "bound: expected one where there are no taps");
     return bound ? *bound : taps[0];
   }
 
+ private:
   const float* samples(const std::optional<Tensor>& numbers, const char* argument) {  // (N)
     if (!numbers) return nullptr;
     check(numbers->dim() == 1 && numbers->numel() == first_.numel(), argument, ": expected (", first_.numel(), ")");

@@ -14,7 +14,7 @@ Tensor loss_scale_cuda(const std::optional<Tensor> scale,  // (N)
                        const std::vector<Tensor> taps,     // K x (N)
                        const std::optional<Tensor> grows,  // ()
                        double room) {
-  const CudaScope cuda(bound ? *bound : taps.at(0));
+  const CudaScope cuda(LossScaleArguments::first_of(bound, taps));
   const LossScaleArguments arguments(scale, bound, grown, spread, taps, grows, room);
   if (arguments.scaling().batch > 0) {
     check_launch(launch_loss_scale(arguments.scaling(), cuda.stream()), "loss_scale");

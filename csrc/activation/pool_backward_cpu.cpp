@@ -170,10 +170,7 @@ void bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C, H
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
   check_pooled(grad, codes, x, pooling);
-  if (signs) check_bytes(*signs, "signs", sign_bytes(x), x);
-  check_like(below, "below", x);
-  check_factor(factor, x);
-  check_maxima(maxima, x);
+  check_terms(signs, std::nullopt, below, factor, maxima, x);
   const bool blur = pooling.kind == PoolKind::kBlur;
   const int64_t channels = x.size(1), code_bytes = pooling.code_bytes(channels);
   const Taps rows =

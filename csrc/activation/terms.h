@@ -28,7 +28,7 @@ struct BackwardTerms {
   const void* tap;       // (N, E), or null; may be the map that is written
   const void* below;     // (N, E), or null
   const void* factor;    // (N) Acc, or null for ones
-  void* maxima;          // (N) Acc, zeros that become the largest magnitude of each sample; or null
+  void* maxima;          // (N) Acc, raised to the largest magnitude of each sample; or null
 };
 
 }  // namespace perceptual_ops

@@ -77,16 +77,27 @@ inline void check_feature_pairs(const std::vector<Tensor>& features,  // L x (N,
 
 // Square matrices for the channels of each layer, with the batch of the features or a batch of one.
 inline void check_gram_pairs(const std::vector<Tensor>& features,  // L x (N, C, H, W)
-                             const std::vector<Tensor>& grams) {   // L x (N or 1, C, C)
-  check(grams.size() == features.size(), "target_grams: expected ", features.size(), " layers, got ", grams.size());
+                             const std::vector<Tensor>& grams,     // L x (N or 1, C, C)
+                             const char* argument) {
+  check(grams.size() == features.size(), argument, ": expected ", features.size(), " layers, got ", grams.size());
   for (size_t l = 0; l < features.size(); ++l) {
     const Tensor &x = features[l], &gram = grams[l];
-    check(gram.dim() == 3 && gram.size(1) == x.size(1) && gram.size(2) == x.size(1), "target_grams[", l,
+    check(gram.dim() == 3 && gram.size(1) == x.size(1) && gram.size(2) == x.size(1), argument, "[", l,
           "]: expected (N, ", x.size(1), ", ", x.size(1), ")");
-    check(gram.size(0) == 1 || gram.size(0) == x.size(0), "target_grams[", l, "]: expected a batch of 1 or ", x.size(0),
+    check(gram.size(0) == 1 || gram.size(0) == x.size(0), argument, "[", l, "]: expected a batch of 1 or ", x.size(0),
           ", got ", gram.size(0));
-    check(gram.scalar_type() == accumulator_type(x) && gram.device() == x.device(), "target_grams[", l,
+    check(gram.scalar_type() == accumulator_type(x) && gram.device() == x.device(), argument, "[", l,
           "]: expected float32 (float64 for float64 features) on the features' device");
+  }
+}
+
+// The same, with the batch of the features alone.
+inline void check_slopes(const std::vector<Tensor>& features,  // L x (N, C, H, W)
+                         const std::vector<Tensor>& slopes) {  // L x (N, C, C)
+  check_gram_pairs(features, slopes, "slopes");
+  for (const Tensor& slope : slopes) {
+    check(slope.size(0) == features[0].size(0), "slopes: expected one matrix a sample, ", features[0].size(0), ", got ",
+          slope.size(0));
   }
 }
 

@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
     const std::vector<double> weights,       // (L)
     const std::string normalize, const std::string distance, double parameter) {
   check_features(features, weights);
-  check_gram_pairs(features, target_grams);
+  check_gram_pairs(features, target_grams, "target_grams");
   const DistanceKind kind = distance_kind(distance);
   const int64_t layers = features.size(), batch = features[0].size(0);
   std::vector<double> values(layers * batch, 0.0);
@@ -51,15 +51,16 @@ std::vector<Tensor> style_loss_backward_cpu(const std::optional<Tensor> grad,   
                                             const std::vector<Tensor> slopes,                   // L x (N, C, C)
                                             const std::vector<std::optional<Tensor>> others) {  // L x (N, C, H, W)
   check_features(features);
-  check_gram_pairs(features, slopes);
+  check_slopes(features, slopes);
   check_other_gradients(features, others);
   if (grad) check_upstream(*grad, features[0]);
+  const std::vector<double> upstream = grad ? to_doubles(*grad) : std::vector<double>();
   std::vector<Tensor> gradients;
   for (size_t l = 0; l < features.size(); ++l) {
     Tensor slope = torch::stable::contiguous(slopes[l]);
     if (grad) {
       const Tensor scaled = torch::stable::empty_like(slope);
-      scale_samples(slope, to_doubles(*grad), scaled);
+      scale_samples(slope, upstream, scaled);
       slope = scaled;
     }
     gradients.push_back(gram_gradient(slope, features[l], others[l]));

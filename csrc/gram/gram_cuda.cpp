@@ -210,7 +210,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
     const std::vector<double> weights,       // (L)
     const std::string normalize, const std::string distance, double parameter) {
   check_features(features, weights);
-  check_gram_pairs(features, target_grams);
+  check_gram_pairs(features, target_grams, "target_grams");
   return style_values(features, target_grams, weights, normalize, distance, parameter, CudaScope(features[0]));
 }
 
@@ -219,9 +219,8 @@ std::vector<Tensor> style_loss_backward_cuda(const std::optional<Tensor> grad,  
                                              const std::vector<Tensor> slopes,                   // L x (N, C, C)
                                              const std::vector<std::optional<Tensor>> others) {  // L x (N, C, H, W)
   check_features(features);
-  check_gram_pairs(features, slopes);
+  check_slopes(features, slopes);
   check_other_gradients(features, others);
-  for (const Tensor& s : slopes) check(s.size(0) == features[0].size(0), "slopes: expected one matrix a sample");
   const CudaScope cuda(features[0]);
   if (!grad) return gram_gradients(slopes, features, others, nullptr, cuda);
   check_upstream(*grad, features[0]);

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 
-GRAM, FINISH, GRADIENT, SLOPES, PANEL, PRODUCT = (
-    f"gram/{name}.cuh" for name in ("gram", "finish", "gradient", "slopes", "panel", "product")
+GRAM, FINISH, GRADIENT, RESULTS, SLOPES, PANEL, PRODUCT = (
+    f"gram/{name}.cuh" for name in ("gram", "finish", "gradient", "results", "slopes", "panel", "product")
 )
 PLAN = "gram/plan.h"
 STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read"
@@ -141,12 +141,12 @@ MUTANTS = [
            case="bfloat16 nhwc [(2, 128"),
     Mutant("gradient: stages of whole panels overlap", "gram_gradient", GRADIENT,
            "job.first_s + «depth»", "0", VALUES, case="float16 sliced nchw [(2, 128"),
-    Mutant("gradient: rows read before they are there", "gram_gradient", GRADIENT,
+    Mutant("gradient: rows read before they are there", "gram_gradient", RESULTS,
            "«__syncwarp();»  // the rows are there", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: results over a stage that is read", "gram_gradient", GRADIENT,
            "«__syncthreads();»  // the last stage is read", "", f"{ORDER}|{VALUES}",
            case="float16 sliced nchw [(2, 128"),
-    Mutant("gradient: what is added taken before it is there", "gram_gradient", GRADIENT,
+    Mutant("gradient: what is added taken before it is there", "gram_gradient", RESULTS,
            "«__syncwarp();»  // what is added is there", "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: strides of dx for what is added", "gram_gradient", GRADIENT,
            "line_stride(«layer.other_map»)", "dx_map", VALUES),
@@ -154,19 +154,19 @@ MUTANTS = [
            "n * layer.other_map.stride_n", "0", VALUES),
     Mutant("gradient: strides of the features", "gram_gradient", GRADIENT,
            "line_stride(dx_map)", "line_stride(map)", f"{VALUES}|{ORDER}|{GUARD}", case="float16 nhwc [(2, 130"),
-    Mutant("gradient: a row too many", "gram_gradient", GRADIENT,
+    Mutant("gradient: a row too many", "gram_gradient", RESULTS,
            "if («row >= rows» ||", "row > rows", f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("gradient: rows taken for whole", "gram_gradient", GRADIENT,
+    Mutant("gradient: rows taken for whole", "gram_gradient", RESULTS,
            "first_row + kWarpRows <= writer.rows", "true", f"{VALUES}|{ORDER}|{GUARD}",
            case="bfloat16 sliced nchw [(2, 130"),
     Mutant("gradient: the last rows left out", "gram_gradient", GRADIENT,
            "first_row + part.row + kWarpRows / 2 < job.writer.rows", "false", VALUES,
            case="bfloat16 sliced nchw [(2, 130"),
-    Mutant("gradient: no tail along the columns", "gram_gradient", GRADIENT,
+    Mutant("gradient: no tail along the columns", "gram_gradient", RESULTS,
            "if (i < count) to[i] = results.values[i];", "to[i] = results.values[i];", f"{VALUES}|{ORDER}|{GUARD}"),
     Mutant("gradient: upstream of the first sample", "gram_gradient", GRADIENT, ": «grad + n»;", "grad", VALUES,
            case="bfloat16 nhwc [(2, 130"),
-    Mutant("gradient: factors of the wrong axis", "gram_gradient", GRADIENT,
+    Mutant("gradient: factors of the wrong axis", "gram_gradient", RESULTS,
            "channel = «kNhwc ? 8 * j + column + e : 16 * (first + i) + 8 * half + row»",
            "kNhwc ? 16 * (first + i) + 8 * half + row : 8 * j + column + e", VALUES),
 ]  # fmt: skip

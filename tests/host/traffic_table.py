@@ -138,40 +138,27 @@ ROWS = [
         flop=lambda shapes: sum(n * c * (c + 1) * h * w for n, c, h, w in shapes),
         passes=ON_TENSOR_CORES,
     ),
-    Row(
-        "gram_gradient",
-        lambda dtype, layout, shapes: cases_gram.gram_gradient(dtype, layout, shapes, True)[0],
-        lambda shapes, size: {
-            "x": maps(shapes, size),
-            "dx": maps(shapes, size),
-            "slopes": matrices(shapes),
-            **numbers(shapes, "grad"),
-        },
-        (HEAD,),
-        workspace=narrow_workspace,
-        dtypes=DTYPES,
-        layouts=BOTH,
-        flop=lambda shapes: sum(2 * n * c * c * h * w for n, c, h, w in shapes),
-        passes=ON_TENSOR_CORES,
-    ),
-    Row(
-        "gram_gradient",
-        lambda dtype, layout, shapes: cases_gram.gram_gradient(dtype, layout, shapes, True, range(len(shapes)))[0],
-        lambda shapes, size: {
-            "x": maps(shapes, size),
-            "dx": maps(shapes, size),
-            "other": maps(shapes, size),
-            "slopes": matrices(shapes),
-            **numbers(shapes, "grad"),
-        },
-        (HEAD,),
-        variant="added",
-        workspace=narrow_workspace,
-        dtypes=DTYPES,
-        layouts=BOTH,
-        flop=lambda shapes: sum(2 * n * c * c * h * w for n, c, h, w in shapes),
-        passes=ON_TENSOR_CORES,
-    ),
+    *[
+        Row(
+            "gram_gradient",
+            lambda dtype, layout, shapes, added=added: cases_gram.gram_gradient(
+                dtype, layout, shapes, True, range(len(shapes)) if added else ()
+            )[0],
+            lambda shapes, size, added=added: {
+                **{name: maps(shapes, size) for name in ("x", "dx", *added)},
+                "slopes": matrices(shapes),
+                **numbers(shapes, "grad"),
+            },
+            (HEAD,),
+            workspace=narrow_workspace,
+            dtypes=DTYPES,
+            layouts=BOTH,
+            flop=lambda shapes: sum(2 * n * c * c * h * w for n, c, h, w in shapes),
+            passes=ON_TENSOR_CORES,
+            variant=variant,
+        )
+        for variant, added in [("", ()), ("added", ("other",))]
+    ],
     Row(
         "symmetrise",
         lambda dtype, layout, shapes: cases_gram.symmetrise(dtype, shapes[0][0], shapes[0][1])[0],
