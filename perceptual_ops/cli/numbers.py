@@ -14,8 +14,8 @@ from ..recipes.training import MAX_LR
 FP32 = torch.finfo(torch.float32)
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """From `least` to `most`."""
+def whole(least: int, most: int, or_else: str = "") -> Callable[[str], int]:
+    """From `least` to `most`; `or_else` says what may come in its place."""
 
     def parse(text: str) -> int:
         try:
@@ -23,7 +23,9 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         except ValueError:  # also of more digits than Python converts
             number = least - 1
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {_shown(text)}")
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}{or_else}, got {_shown(text)}"
+            )
         return number
 
     return parse
@@ -48,7 +50,18 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
+def counts(text: str) -> list[int]:
+    """One or more, separated by commas."""
+    return [count(part) for part in text.split(",")]
+
+
+def tile(text: str) -> int | str:
+    """The side of a tile in pixels, or "auto"."""
+    return text if text == "auto" else _tile_side(text)
+
+
 side = whole(1, MAX_SIDE)  # in pixels
+_tile_side = whole(1, MAX_SIDE, " or auto")
 count = whole(1, 2**31 - 1)
 seed = whole(0, MAX_SEED)
 positive = number(FP32.tiny, "above 0 that fp32 can hold")

@@ -9,9 +9,17 @@ from typing import Any
 from ..images import read_image, write_image
 from ..picture_outputs import check_writable
 from ..recipes.optimization import OPTIMIZERS
-from ..recipes.style_transfer import CONTENT_LAYERS, INITS, STYLE_LAYERS, style_transfer_loss, stylize_coarse_to_fine
+from ..recipes.style_transfer import (
+    CONTENT_LAYERS,
+    INITS,
+    STYLE_LAYERS,
+    fitting_scales,
+    steps_of,
+    style_transfer_loss,
+    stylize_coarse_to_fine,
+)
 from . import numbers
-from .terminal import checked_device, default_device, names, step_bar
+from .terminal import TILE_HELP, checked_device, default_device, names, step_bar
 
 
 def register(commands: Any) -> None:
@@ -25,13 +33,20 @@ def register(commands: Any) -> None:
     add("style", metavar="STYLE", help="the picture whose manner is taken")
     add("-o", "--output", metavar="OUT", required=True, help="the picture to write; its suffix says the format")
     add("--size", type=numbers.side, default=512, help="pixels of the longer side of both pictures")
+    add("--style-size", type=numbers.side, help="pixels of the longer side of the style; None: that of --size")
     add(
         "--scales",
         type=numbers.count,
-        default=1,
-        help="sizes it is painted at, each half the next, for large strokes",
+        help="sizes it is painted at, each half the next, for large strokes; None: so many that the first is of 512 "
+        "pixels at most",
     )
-    add("--steps", type=numbers.count, default=150, help="evaluations of the loss at each size")
+    add(
+        "--steps",
+        type=numbers.counts,
+        default="150",
+        help="evaluations of the loss at each size, or at the first, the second ... separated by commas",
+    )
+    add("--tile", type=numbers.tile, metavar="N", help=TILE_HELP)
     add("--style-weight", type=numbers.positive, default=10.0, help="weight of the style against 1 for the content")
     add("--tv-weight", type=numbers.not_negative, default=1.0, help="weight of smoothness (total variation)")
     add("--weights", default="imagenet", help="of VGG16: imagenet, stlpips, random, or the path of a file")
@@ -49,7 +64,9 @@ def _stylize(arguments: argparse.Namespace) -> int:
     check_writable(arguments.output, [arguments.content, arguments.style, arguments.weights])
     device = checked_device(arguments.device)
     content = read_image(arguments.content, arguments.size).to(device)
-    style = read_image(arguments.style, arguments.size).to(device)
+    style = read_image(arguments.style, arguments.style_size or arguments.size).to(device)
+    scales = arguments.scales or fitting_scales(content)
+    steps = steps_of(arguments.steps if len(arguments.steps) > 1 else arguments.steps[0], scales)
     make_loss = partial(
         style_transfer_loss,
         weights=arguments.weights,
@@ -57,14 +74,15 @@ def _stylize(arguments: argparse.Namespace) -> int:
         style_layers=arguments.layers,
         style_weight=arguments.style_weight,
         tv_weight=arguments.tv_weight,
+        tile_size=arguments.tile,
     )
-    with step_bar(arguments.scales * arguments.steps) as show:
+    with step_bar(sum(steps)) as show:
         result = stylize_coarse_to_fine(
             content,
             style,
-            scales=arguments.scales,
+            scales=scales,
             make_loss=make_loss,
-            steps=arguments.steps,
+            steps=steps,
             optimizer=arguments.optimizer,
             init=arguments.init,
             seed=arguments.seed,

@@ -15,6 +15,11 @@ from .._program import PROGRAM
 from ..recipes.optimization import StepCallback
 from ..recipes.training_log import COUNTS
 
+TILE_HELP = (
+    "pixels on the side of the tiles in which large pictures go through the network, or auto; None: auto for pictures "
+    "above 4 megapixels"
+)
+
 
 def say(sentence: str) -> None:
     """Writes a sentence to stderr, above a progress bar that is there."""

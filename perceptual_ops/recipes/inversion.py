@@ -6,14 +6,12 @@ Alahi and Fei-Fei 2016.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import _checks as checks
 from ..losses import PerceptualLoss
 from ..networks import load_network
 from ..networks.weights import WeightSource
-from ..ops import gram_matrix
 from .optimization import OPTIMIZERS, Objective, Optimized, StepCallback, energies_of, minimize, noise_like
 
 KINDS = ("content", "style")
@@ -58,17 +56,18 @@ def invert(
     checks.check_weight("tv_weight", tv_weight)
     checks.check_seed(seed)
     trunk = load_network(network, weights, layers=[layer]).to(picture.device)
-    statistic = gram_matrix if kind == "style" else torch.Tensor.float
-    share = {name: 1 / energy for name, energy in energies_of("layer", trunk, picture, [layer], statistic).items()}
     loss = PerceptualLoss(
         trunk,
-        content_layers=share if kind == "content" else None,
-        style_layers=share if kind == "style" else None,
+        content_layers=[layer] if kind == "content" else None,
+        style_layers=[layer] if kind == "style" else None,
         tv_weight=tv_weight / picture.numel(),
     ).to(picture.device)
+    (energy,) = energies_of("layer", loss, picture, kind).values()
     if kind == "content":
+        loss.content_layers = {layer: 1 / energy}
         loss.set_content(picture)
     else:
+        loss.style_layers = {layer: 1 / energy}
         loss.set_style(picture)
     noise = 0.5 + 0.1 * noise_like(picture, seed)
     image = noise.clamp(0, 1).requires_grad_()

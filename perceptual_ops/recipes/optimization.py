@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
+from ..engine.perceptual_op import trunk_grams
+from ..engine.tiled_maps import tiled_maps
 from ..losses import PerceptualLoss
-from ..networks import FeatureNetwork
+from ..ops import gram_matrix
 
 OPTIMIZERS = ("adam", "lbfgs")
+# What L-BFGS remembers of a past step is two pictures. With 3 steps it falls nearly as fast as with 20.
+MOST_STEPS, LEAST_STEPS = 20, 3
+MEMORY = 2**31  # bytes of all that it remembers, where that is more than the least
 
 REMEDY = "try smaller weights of its parts, or a smaller step size"
 
@@ -41,14 +46,26 @@ class Optimized:
 
 
 class Objective:
-    """The loss as a closure for optimizers: evaluates it, makes the gradient, and keeps a record of both."""
+    """The loss as a closure for optimizers: evaluates it, makes the gradient, and keeps a record of both.
+
+    Args:
+        loss: Whose style is kept.
+        image: (1, 3, H, W), what is optimised.
+        snapshots_at, on_step: As in `stylize`.
+        content: (1, 3, H, W); None: the one that the loss keeps, or none.
+    """
 
     def __init__(
-        self, loss: PerceptualLoss, image: Tensor, snapshots_at: Collection[int], on_step: StepCallback | None
+        self,
+        loss: PerceptualLoss,
+        image: Tensor,
+        snapshots_at: Collection[int],
+        on_step: StepCallback | None,
+        content: Tensor | None = None,
     ) -> None:
         self.history: dict[str, list[float]] = {}
         self.snapshots: dict[int, Tensor] = {}
-        self._loss, self._image = loss, image
+        self._loss, self._image, self._content = loss, image, content
         self._snapshots_at, self._on_step = snapshots_at, on_step
         self._evaluations = 0
 
@@ -57,7 +74,7 @@ class Objective:
         # Inside the function that is minimised, so that L-BFGS sees one function: clamping its picture behind its back
         # would spoil the curvature it has gathered. Adam's is in range already.
         picture = self._image.clamp(0, 1)
-        value, terms = self._loss(picture, return_terms=True)
+        value, terms = self._loss(picture, self._content, return_terms=True)
         value.backward()
         self._record(picture.detach(), {"loss": value.detach(), **terms})
         return value
@@ -109,9 +126,14 @@ def minimize_with_lbfgs(objective: Objective, image: Tensor, steps: int) -> None
         max_eval=steps,
         tolerance_grad=0,
         tolerance_change=0,
-        history_size=20,
+        history_size=steps_remembered(image),
         line_search_fn="strong_wolfe",
     ).step(objective)
+
+
+def steps_remembered(image: Tensor) -> int:
+    """How many past steps L-BFGS remembers: 20 of pictures up to 4.4 megapixels in fp32, then fewer, at least 3."""
+    return min(max(MEMORY // (2 * image.nbytes), LEAST_STEPS), MOST_STEPS)
 
 
 def noise_like(content: Tensor, seed: int) -> Tensor:
@@ -119,22 +141,42 @@ def noise_like(content: Tensor, seed: int) -> Tensor:
     return torch.randn(content.shape, generator=torch.Generator().manual_seed(seed)).to(content)
 
 
-def energies_of(
-    name: str,
-    trunk: FeatureNetwork,
-    picture: Tensor,
-    layers: Sequence[str],
-    statistic: Callable[[Tensor], Tensor],
-) -> dict[str, float]:
-    """Layer -> mean square of the statistic of its features of the picture."""
+def energies_of(name: str, loss: PerceptualLoss, picture: Tensor, part: str) -> dict[str, float]:
+    """Layer -> mean square of its features of a picture (N, 3, H, W), or of their Gram matrix.
+
+    Args:
+        name: Of the argument that errors are about.
+        loss: Whose layers they are.
+        part: "content", features of its content layers, or "style", Grams of its style layers.
+    """
+    layers = loss.content_layers if part == "content" else loss.style_layers
+    found: dict[str, list[float]] = {layer: [] for layer in layers}
     with torch.no_grad():
-        found: dict[str, list[float]] = {layer: [] for layer in layers}
         for one in picture.split(1):
-            features = trunk(one, layers)
-            for layer in layers:
-                found[layer].append(statistic(features[layer]).square().mean().item())
+            loss.checked_images("images", one, layers)
+            for layer, squares in zip(layers, _squares(loss, one, layers, part), strict=True):
+                found[layer].append(squares.mean().item())
     energies = {layer: fmean(values) for layer, values in found.items()}
     for layer, energy in energies.items():
         if not 0 < energy < math.inf:
             raise ValueError(f"{name}: expected layers that the picture excites, {layer} gives {energy}; leave it out")
     return energies
+
+
+def _squares(loss: PerceptualLoss, picture: Tensor, layers: Sequence[str], part: str) -> list[Tensor]:
+    """Of each layer numbers whose mean is that of its squared features, or the squares of its Gram matrix."""
+    side, entry = tile_side(loss, picture), loss.entry(picture)
+    if part == "style":
+        if side:
+            grams = trunk_grams(picture, entry, layers, loss.gram_normalize, False)
+        else:
+            grams = [gram_matrix(x, loss.gram_normalize) for x in loss.target_features(picture, layers)]
+        return [gram.square() for gram in grams]
+    if side:
+        return tiled_maps([picture], entry, layers, side, lambda layer, x: x.float().square().mean(1, keepdim=True))
+    return [x.float().square() for x in loss.target_features(picture, layers)]
+
+
+def tile_side(loss: PerceptualLoss, picture: Tensor) -> int | None:
+    """The side of the tiles in which a picture (1, 3, H, W) goes through the network; None: it goes whole."""
+    return loss.entry(picture).tile_side(picture) if loss.runs_lean(images=picture) else None

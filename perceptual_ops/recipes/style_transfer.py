@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -13,13 +14,22 @@ from .. import _checks as checks
 from ..losses import PerceptualLoss
 from ..networks import load_network
 from ..networks.weights import WeightSource
-from ..ops import gram_matrix
-from .optimization import OPTIMIZERS, Objective, Optimized, StepCallback, energies_of, minimize, noise_like
+from .optimization import (
+    OPTIMIZERS,
+    Objective,
+    Optimized,
+    StepCallback,
+    energies_of,
+    minimize,
+    noise_like,
+    tile_side,
+)
 
 CONTENT_LAYERS = ("relu3_3",)
 STYLE_LAYERS = ("relu1_1", "relu1_2", "relu2_2", "relu3_3", "relu4_3")
 INITS = ("content", "noise")
 SMALLEST_SIDE = 32  # pixels, of the coarsest size
+COARSEST = 512  # pixels of the longer side at most, of the coarsest size of a command: about what the network sees
 
 
 def style_transfer_loss(
@@ -32,6 +42,7 @@ def style_transfer_loss(
     style_layers: Sequence[str] = STYLE_LAYERS,
     style_weight: float = 10.0,
     tv_weight: float = 1.0,
+    tile_size: int | str | None = None,
 ) -> PerceptualLoss:
     """A loss whose weights mean the same for every network, size and pair of pictures.
 
@@ -46,6 +57,7 @@ def style_transfer_loss(
         network, weights: As in `load_network`.
         content_layers, style_layers: Names of layers, at least one each.
         style_weight, tv_weight: Weights of these parts against 1 for the content; no unit.
+        tile_size: Of the loss, see `EngineOptions`.
 
     Returns:
         The loss, on the device of the pictures.
@@ -61,15 +73,19 @@ def style_transfer_loss(
     trunk = load_network(network, weights, layers=[*content_layers, *style_layers])
     # Features follow the layout of the weights: 15 % less time for VGG16 at 256 x 256 on two CPU cores.
     trunk = trunk.to(content.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-    content_energy = energies_of("content_layers", trunk, content, content_layers, lambda features: features)
-    style_energy = energies_of("style_layers", trunk, style, style_layers, gram_matrix)
-    return PerceptualLoss(
+    loss = PerceptualLoss(
         trunk,
-        content_layers={layer: 1 / (energy * len(content_energy)) for layer, energy in content_energy.items()},
-        style_layers={layer: 1 / (energy * len(style_energy)) for layer, energy in style_energy.items()},
+        content_layers=content_layers,
+        style_layers=style_layers,
         style_weight=style_weight,
         tv_weight=tv_weight / content[0].numel(),
+        tile_size=tile_size,
     ).to(content.device)
+    energies = energies_of("content_layers", loss, content, "content")
+    loss.content_layers = {layer: 1 / (energy * len(energies)) for layer, energy in energies.items()}
+    energies = energies_of("style_layers", loss, style, "style")
+    loss.style_layers = {layer: 1 / (energy * len(energies)) for layer, energy in energies.items()}
+    return loss
 
 
 def stylize(
@@ -86,6 +102,10 @@ def stylize(
     on_step: StepCallback | None = None,
 ) -> Optimized:
     """Paints the content in the manner of the style.
+
+    A picture that the loss takes in tiles needs the memory of one tile, of about eight pictures, and of what the
+    optimizer keeps: two pictures for "adam"; for "lbfgs" ten, and two for each past step that it remembers. These are
+    20, or as many as take 2 GiB (of pictures above 4.4 megapixels), at least 3.
 
     Args:
         content, style: Pictures (1, 3, H, W) in [0, 1], on one device; their sizes may differ.
@@ -109,10 +129,13 @@ def stylize(
     start = _start(init, content, style, seed)
     checks.check_whole("steps", steps, 1)
     loss = style_transfer_loss(content, style) if loss is None else _checked_loss(loss)
-    loss.set_content(content)
+    in_tiles = tile_side(loss, content) is not None
+    if not in_tiles:
+        loss.set_content(content)
     loss.set_style(style)
     image = start.clone().requires_grad_()
-    objective = Objective(loss, image, snapshots_at, on_step)
+    # The features of a large content would be several times the picture: each tile makes its own.
+    objective = Objective(loss, image, snapshots_at, on_step, content if in_tiles else None)
     minimize(objective, image, steps, optimizer, lr)
     return Optimized(image.detach().clamp(0, 1), objective.history, objective.snapshots)
 
@@ -123,18 +146,21 @@ def stylize_coarse_to_fine(
     *,
     scales: int = 2,
     make_loss: Callable[[Tensor, Tensor], PerceptualLoss] = style_transfer_loss,
+    steps: int | Sequence[int] = 150,
     **settings: Any,
 ) -> Optimized:
     """`stylize` at a small size first, whose result, enlarged, is where the next size starts.
 
     A network sees a few hundred pixels at most, so in a large picture it paints small strokes only; what is painted at
-    a small size becomes large (Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer").
+    a small size becomes large (Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer"). Where it
+    has settled, a few steps add what is fine at the next.
 
     Args:
-        content, style: As in `stylize`.
+        content, style: As in `stylize`. A style smaller than the content is not made smaller than a small content.
         scales: Sizes; each half the next, the last that of the content.
-        make_loss: The loss for a content and a style of one size.
-        settings: Arguments of `stylize`; steps are made at every size.
+        make_loss: The loss for a content and a style of one size. Large pictures go through it in tiles.
+        steps: At every size, or those of each, the coarsest first.
+        settings: Other arguments of `stylize`.
 
     Returns:
         The picture of the last size; history and snapshots of all, one after the other. Evaluations are numbered on
@@ -144,7 +170,8 @@ def stylize_coarse_to_fine(
         TypeError, ValueError: As `stylize`; also more scales than the pictures have pixels for.
     """
     checks.check_whole("scales", scales, 1)
-    smallest = min(*content.shape[2:], *style.shape[2:]) >> (scales - 1)
+    of_scales = steps_of(steps, scales)
+    smallest = min(min(*content.shape[2:]) >> (scales - 1), *_style_size(style, content, scales - 1))
     if scales > 1 and smallest < SMALLEST_SIDE:
         raise ValueError(
             f"scales: expected a smallest size of at least {SMALLEST_SIDE} pixels, {scales} give {smallest}"
@@ -155,8 +182,9 @@ def stylize_coarse_to_fine(
     if isinstance(start, Tensor):
         start = _start(start, content, style, 0)
     on_step, wanted = settings.pop("on_step", None), settings.pop("snapshots_at", ())
-    for level in reversed(range(scales)):
-        small_content, small_style = (_resized(x, x.shape[2] >> level, x.shape[3] >> level) for x in (content, style))
+    for level, count in zip(reversed(range(scales)), of_scales, strict=True):
+        small_content = _resized(content, content.shape[2] >> level, content.shape[3] >> level)
+        small_style = _resized(style, *_style_size(style, content, level))
         before = len(history.get("loss", ()))
         if isinstance(start, Tensor):
             start = _resized(start, *small_content.shape[2:])
@@ -164,6 +192,7 @@ def stylize_coarse_to_fine(
             small_content,
             small_style,
             loss=make_loss(small_content, small_style),
+            steps=count,
             init=start,
             snapshots_at=[step - before for step in wanted],
             on_step=on_step and (lambda step, terms, before=before: on_step(before + step, terms)),
@@ -174,6 +203,27 @@ def stylize_coarse_to_fine(
             history.setdefault(term, []).extend(values)
         snapshots |= {before + step: image for step, image in result.snapshots.items()}
     return Optimized(result.image, history, snapshots)
+
+
+def steps_of(steps: int | Sequence[int], scales: int) -> list[int]:
+    """The steps of each of the sizes, by one number for all or a number for each."""
+    if not isinstance(steps, Sequence):
+        return [steps] * scales
+    if isinstance(steps, str) or len(steps) != scales:
+        raise ValueError(f"steps: expected a number, or one for each of the {scales} sizes; got {steps!r}")
+    return [*steps]
+
+
+def fitting_scales(content: Tensor) -> int:
+    """How many sizes bring the coarsest of a content (1, 3, H, W) to 512 pixels at most."""
+    return max(1, 1 + math.ceil(math.log2(max(content.shape[2:]) / COARSEST)))
+
+
+def _style_size(style: Tensor, content: Tensor, level: int) -> tuple[int, int]:
+    """(H, W) of the style halved as often as `level` says, as long as it is larger than the content is then."""
+    height, width = style.shape[2:]
+    least = min(1.0, (max(content.shape[2:]) >> level) / max(height, width))
+    return max(height >> level, int(height * least)), max(width >> level, int(width * least))
 
 
 def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Tensor:

@@ -1,0 +1,64 @@
+"""A number for each pixel of a layer's maps, of large images tile by tile, in the memory of one tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .custom_op import Entry
+from .modes import by_hand
+from .registry import Run
+from .stages import Tap
+from .tile_parts import own_part, tiles_through
+from .tiles import Tile
+from .trunk import holder
+
+
+def tiled_maps(
+    images: Sequence[Tensor],
+    entry: Entry,
+    layers: Sequence[str],
+    side: int,
+    pixels: Callable[..., Tensor],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Tensor]:
+    """Maps (n, 1, H', W') of the layers.
+
+    Args:
+        images: One or two of a size, each (n, 3, H, W).
+        side: Of a tile, about.
+        pixels: (layer, the map (n, C, h, w) of each of the images) -> (n, 1, h, w).
+        progress: Called with how many tiles are done, and of how many.
+    """
+    found: dict[str, Tensor] = {}
+    tiles = tiles_through(entry.trunk_key, layers, images[0].shape, side)
+    with by_hand(images[0]):
+        for done, tile in enumerate(tiles, start=1):
+            held: list[dict[str, Tensor]] = [{} for _ in images[1:]]
+            taps = [*map(holder, held), _filler(found, tile, held, pixels)]
+            # The last of them meets the maps of the others.
+            order = [*images[1:], images[0]]
+            runs: list[Run] = [
+                (entry.normalized(x[tile.image]), own_part(tile, tap), False)
+                for x, tap in zip(order, taps, strict=True)
+            ]
+            entry.forward(runs, layers)
+            progress(done, len(tiles))
+    return [found[layer] for layer in layers]
+
+
+def _filler(
+    found: dict[str, Tensor], tile: Tile, held: Sequence[dict[str, Tensor]], pixels: Callable[..., Tensor]
+) -> Tap:
+    """A tap that makes the pixels of a tile's own part and puts them where they lie in the whole map."""
+
+    def fill(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+        part = pixels(layer, x, *(maps.pop(layer) for maps in held))
+        if layer not in found:
+            found[layer] = torch.empty((*part.shape[:2], *tile.size(layer)), dtype=part.dtype, device=part.device)
+        found[layer][tile.whole(layer)] = part
+        return False
+
+    return fill
