@@ -36,6 +36,7 @@ LOSSES: dict[str, tuple[Callable[..., nn.Module], Call]] = {
     "content": (lambda: make(style_layers=None), of_pair),
     "style of another size": (lambda: make(content_layers=["pool1"], tv_weight=0.1), of_terms),
     "values": (lambda: make(reduction="none", chunk_size=1), of_terms),
+    "tiles": (lambda: make(tile_size=8, tv_weight=0.1), of_terms),
     "clips": (small, lambda loss, x, y: loss(*(z.transpose(0, 1).unsqueeze(0) for z in (x, y)))),
     "one target": (small, lambda loss, x, y: loss(x, y[:1])),
     "grey": (small, lambda loss, x, y: loss(x[:, :1], y)),

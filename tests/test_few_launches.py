@@ -113,7 +113,7 @@ def test_bounds_of_style_gradients_hold() -> None:
         for layer, channels, size in (("relu1_1", 5, 9), ("relu2_1", 12, 4))
     }
     grams = [torch.eye(x.shape[1])[None] for x in maps.values()]
-    head = perceptual_head.PerceptualHead(terms, images(2), torch.float32, [], grams, True, False)
+    head = perceptual_head.PerceptualHead(terms, torch.float32, [], grams, True, False)
     for layer, x in maps.items():
         head.meet(layer, x)
     head.terms()

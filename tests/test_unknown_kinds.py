@@ -133,7 +133,7 @@ def terms_of(of: str, normalize_features: str = "none") -> Terms:
 def head_of(of: str, normalize_features: str = "none") -> PerceptualHead:
     contents, grams = ([maps(1, 4, 5, 5)], []) if of == "content" else ([], [torch.ones(1, 4, 4)])
     terms = terms_of(of, normalize_features)
-    return PerceptualHead(terms, torch.ones(1, 3, 5, 5), torch.float32, contents, grams, True, False)
+    return PerceptualHead(terms, torch.float32, contents, grams, True, False)
 
 
 def met(head: PerceptualHead) -> dict[str, torch.Tensor]:

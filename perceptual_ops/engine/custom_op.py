@@ -8,7 +8,7 @@ images. Settings are objects to those who call them (operator_settings.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,19 @@ def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | No
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
     """Like the images, or empty where it is not wanted."""
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
+
+
+def chunks_in_parts(
+    entry: Entry, output: Tensor, *gradients: Tensor
+) -> Iterator[tuple[slice, tuple[Tensor | None, ...]]]:
+    """The rows of each chunk, and those of gradients (N, ...) that are added up part by part.
+
+    They are zeros first, and None where they are not wanted, and empty.
+    """
+    for gradient in gradients:
+        gradient.zero_()
+    for rows in entry.chunks(output):
+        yield rows, tuple(gradient[rows] if gradient.numel() else None for gradient in gradients)
 
 
 def written(made: Tensor, rows: slice, gradient: Tensor | None) -> Tensor:  # (N, ...), (n, ...)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from .. import _checks as checks
 from .batching import WHERE_LARGE, rows_of
 from .custom_op import (
     Entry,
+    chunks_in_parts,
     empty_results,
     gradient_like,
     joined,
@@ -82,6 +85,19 @@ def _metric_loss(output: Tensor, target: Tensor, numbers: list[Tensor], *setting
     return entry.run(_distance_and_gradients, output, target, numbers, *settings)
 
 
+def _tiled(
+    entry: Entry, metric: Metric, layers: Sequence[str], images: Tensor
+) -> Callable[..., TiledMetric | TiledPair] | None:
+    """What takes chunks of such images, with their gradients, in tiles; None: they go whole."""
+    is_lpips = isinstance(metric, Lpips)
+    # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
+    if (side := entry.tile_side(images)) and not (is_lpips and entry.tile_size == WHERE_LARGE):
+        return partial(TiledMetric, entry, metric, layers, side)
+    if is_lpips and (shallow := entry.tiles(images, layers)):
+        return partial(TiledPair, entry, metric, layers, *shallow)
+    return None
+
+
 def _distance_and_gradients(
     output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
 ) -> tuple[Tensor, ...]:
@@ -93,29 +109,19 @@ def _distance_and_gradients(
         gradient_like(images, entry.wide, wanted)
         for images, wanted in ((output, output_gradient), (target, target_gradient))
     )
-    found = []
     with by_hand(output):
-        # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
-        is_lpips = isinstance(measure, Lpips)
-        side = None if is_lpips and entry.tile_size == WHERE_LARGE else entry.tile_side(output)
-        tiles = entry.tiles(output, layers) if is_lpips and not side else None
-        if side:
-            for gradient in (by_output, by_target):
-                gradient.zero_()
+        if tiled := _tiled(entry, measure, layers, output):
+            chunks = chunks_in_parts(entry, output, by_output, by_target)
+            found = [tiled(output[rows], rows_of([target], rows)[0], *made).run() for rows, made in chunks]
+            distances = joined(found, dim=1)
+            return distances.sum(0), distances, by_output, by_target
         shared: dict[str, Tensor] = {}
-        if target.shape[0] < output.shape[0] and not (side or tiles):  # one for all, and for all chunks
+        if target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             features = [name for name in layers if name != IMAGE]
             shared = dict(zip(features, entry.features(target, features)[0], strict=True))
+        found, wanted = [], (output_gradient, target_gradient)
         for rows in entry.chunks(output):
-            images = output[rows], rows_of([target], rows)[0]
-            made = by_output[rows] if output_gradient else None, by_target[rows] if target_gradient else None
-            if side:
-                found.append(TiledMetric(entry, measure, layers, side, *images, *made).run())
-                continue
-            pair = Pair(entry, measure, layers, *images, *made)
-            if tiles:
-                found.append(TiledPair(pair, *tiles).run())
-                continue
+            pair = Pair(entry, measure, layers, output[rows], rows_of([target], rows)[0], wanted)
             values, *gradients = pair.run(dict(shared))
             found.append(values)
             by_output, by_target = (

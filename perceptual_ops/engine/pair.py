@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from .custom_op import Entry
-from .metric_head import MetricHead, TileHead
-from .metrics import Lpips, Metric
+from .metric_head import MetricHead
+from .metrics import Metric
 from .registry import Run
-from .tiles import Tile
 from .trunk import holder
 
 IMAGE = "image"  # the name of the images among the layers: DISTS compares them too, as they are
@@ -20,28 +19,14 @@ IMAGE = "image"  # the name of the images among the layers: DISTS compares them 
 
 @dataclass(frozen=True)
 class Pair:
-    """A chunk of pairs.
-
-    Attributes:
-        by_output, by_target: Where gradients go that are made in parts; None where they are not wanted.
-    """
+    """A chunk of pairs, and whose gradients are wanted: the output's and the target's."""
 
     entry: Entry
     metric: Metric
     layers: Sequence[str]
     output: Tensor  # (n, 3, H, W)
     target: Tensor  # (n or 1, 3, H, W)
-    by_output: Tensor | None  # (n, 3, H, W)
-    by_target: Tensor | None  # (n, 3, H, W)
-
-    def head(self, targets: dict[str, Tensor], tile: Tile | None = None) -> MetricHead:
-        """What meets the output's maps; the target's are taken over."""
-        indices = {layer: i for i, layer in enumerate(self.layers)}
-        wanted = self.by_output is not None, self.by_target is not None
-        if tile is None:
-            return MetricHead(self.metric, indices, targets, wanted)
-        assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return TileHead(self.metric, indices, targets, wanted, tile)
+    wanted: tuple[bool, bool]
 
     def run(self, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The distance (L, n) of each layer, and the gradients (n, 3, H, W) that are wanted.
@@ -50,26 +35,26 @@ class Pair:
             targets: The target's maps where they are known; taken over.
         """
         entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
-        head = self.head(targets)
+        head = MetricHead(self.metric, {layer: i for i, layer in enumerate(self.layers)}, targets, self.wanted)
+        wants_output, wants_target = self.wanted
         # Nobody but the trunk holds its input, so that it is gone when it was read.
-        runs: list[Run] = [(entry.normalized(self.output), head.meet, self.by_output is not None)]
+        runs: list[Run] = [(entry.normalized(self.output), head.meet, wants_output)]
         if not targets:  # side by side, so that no more than one of its maps waits for the output's
-            runs.insert(0, (entry.normalized(self.target), holder(targets), self.by_target is not None))
+            runs.insert(0, (entry.normalized(self.target), holder(targets), wants_target))
         *target_tape, tape = entry.forward(runs, layers)
         by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
         values = head.distances()
         by_output = by_target = None
-        if self.by_target is not None:
+        if wants_target:
             by_target = entry.backward(target_tape[0], head.by_target, self.target, by_images[1])
-        if self.by_output is not None:
+        if wants_output:
             by_output = entry.backward(tape, head.by_output, self.output, by_images[0])
         return torch.stack([values[layer] for layer in self.layers]), by_output, by_target
 
     def _meet_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""
-        wanted = self.by_output is not None, self.by_target is not None
         output, target = self.output.to(self.entry.wide), self.target.to(self.entry.wide)
-        (value,), *found = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *wanted)
+        (value,), *found = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *self.wanted)
         head.values[IMAGE] = value
         by_output, by_target = (gradients[0] if gradients else None for gradients in found)
         return by_output, by_target

@@ -77,10 +77,9 @@ class PerceptualHead:
 
     Args:
         terms: What the loss is made of.
-        samples: (n, ...), the images of the chunk.
         wide: The accumulation dtype.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
-        grams: Target Grams of the style layers, (n or 1, C, C).
+        grams: Target Grams of the style layers, (n or 1, C, C); none beside slopes.
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
         slopes: Of the loss by the style layers' raw Grams (n, C, C), where they are of more than these maps: style then
             has a gradient here and no value.
@@ -93,7 +92,6 @@ class PerceptualHead:
     def __init__(
         self,
         terms: Terms,
-        samples: Tensor,
         wide: torch.dtype,
         contents: list[Tensor],
         grams: Sequence[Tensor],
@@ -101,10 +99,10 @@ class PerceptualHead:
         by_target: bool,
         slopes: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._terms, self._samples, self._wide = terms, samples, wide
+        self._terms, self._wide = terms, wide
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
-        self._grams = dict(zip(terms.style.layers, grams, strict=True))
+        self._grams = dict(zip(terms.style.layers, grams, strict=True)) if slopes is None else {}
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
@@ -142,7 +140,7 @@ class PerceptualHead:
             return False
         if layer in self._contents:
             self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
-        if layer in self._grams:
+        if layer in self._terms.style.layers:
             self._by_output.note(x.dtype)
             if self._wants_output:
                 self._styled[layer] = x
@@ -164,8 +162,8 @@ class PerceptualHead:
 
     def _bound_styles(self) -> dict[str, Tensor]:  # (n)
         """Bounds of all style gradients, by few launches: the sum of a row of slopes, times the largest value."""
-        samples, channels = self._samples.shape[0], max(slopes.shape[1] for slopes in self._slopes.values())
-        rows = self._samples.new_zeros((len(self._styled), samples, channels), dtype=torch.float32)
+        widest = max(self._slopes.values(), key=lambda slopes: slopes.shape[1])
+        rows = widest.new_zeros((len(self._styled), *widest.shape[:2]), dtype=torch.float32)
         values = rows.new_empty(rows.shape[:2])
         for layer, row, value in zip(self._styled, rows, values, strict=True):
             slopes = self._slopes[layer]
@@ -233,7 +231,7 @@ class PerceptualHead:
             else:
                 values = distance.values(unit.map, target.map)
             self._note_content(layer, values)
-        if layer in self._grams:
+        if layer in self._terms.style.layers:
             if self._has_style_values:
                 self._slopes |= self._meet_grams({layer: unit.map})
             if self._wants_output:

@@ -210,7 +210,7 @@ class _Chunk:
         if self.target is not None:
             contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
         wanted = self.wants_output, self.wants_target
-        head = PerceptualHead(terms, self.output, entry.wide, contents, grams, *wanted)
+        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted)
         # Nobody but the trunk holds its input, so that it is gone when it was read.
         (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.wants_output)], terms.layers)
         if self.target is not None and self.wants_target and target_tape is not None:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..reference import gram_divisor
 from .batching import rows_of
-from .custom_op import Entry, joined
+from .custom_op import Entry, chunks_in_parts, joined
 from .large_images import BAND, ReadByParts, WrittenByParts
 from .perceptual_head import PerceptualHead, summed
 from .terms import Part, Terms
 from .tile_parts import PartGradients, own_part, share_of, tiles_through
 from .tiles import Region, Tile
+from .trunk import Tape
 from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
@@ -158,16 +159,9 @@ class TiledLoss:
     def _run_tile(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor]) -> None:
         entry, images = self.entry, self.output[tile.image]
         wanted = self.by_output is not None, self.by_target is not None
-        contents, target_tape = (
-            [x[tile.whole(layer)] for layer, x in zip(terms.content.layers, self.contents, strict=False)],
-            None,
-        )
-        if self.target is not None and terms.content.layers:
-            maps, target_tape = entry.features(self.target[tile.image], terms.content.layers, wanted[1])
-            contents = [x[tile.part(layer)] for layer, x in zip(terms.content.layers, maps, strict=True)]
-            del maps
+        contents, target_tape = self._contents(tile, terms.content.layers)
         own = replace(terms, content=_of_tile(terms.content, tile))
-        head = PerceptualHead(own, images, entry.wide, contents, list(slopes.values()), *wanted, slopes=slopes)
+        head = PerceptualHead(own, entry.wide, contents, [], *wanted, slopes=slopes)
         meet = own_part(tile, head.meet)
         (tape,) = entry.forward([(entry.normalized(images), meet, wanted[0])], terms.layers)
         if self.by_target is not None and self.target is not None and target_tape is not None:
@@ -177,6 +171,13 @@ class TiledLoss:
             self._add(_whole_values(head.terms(), terms.content, tile))
         if self.by_output is not None:
             self.by_output[tile.image] += entry.backward(tape, PartGradients(head, tile), images, None)
+
+    def _contents(self, tile: Tile, layers: Sequence[str]) -> tuple[list[Tensor], Tape | None]:
+        """The targets (n or 1, C, h, w) of a tile's own parts, and the way back to the target image."""
+        if self.target is None:
+            return [x[tile.whole(layer)] for layer, x in zip(layers, self.contents, strict=True)], None
+        maps, tape = self.entry.features(self.target[tile.image], layers, self.by_target is not None)
+        return [x[tile.part(layer)] for layer, x in zip(layers, maps, strict=True)], tape
 
     def _variation(self) -> None:
         """By bands of rows, each with the first row of the next, whose own pairs are then taken off."""
@@ -223,12 +224,9 @@ def tiled_losses(
         images: Output (N, 3, H, W) and target (N or 1, 3, H, W).
         gradients: By both; filled, or empty where they are not wanted.
     """
-    for gradient in gradients:
-        gradient.zero_()
     (output, target), found = images, []
-    for rows in entry.chunks(output):
+    for rows, (by_output, by_target) in chunks_in_parts(entry, output, *gradients):
         own_target = None if target is None else rows_of([target], rows)[0]
-        by_output, by_target = (gradient[rows] if gradient.numel() else None for gradient in gradients)
         own = rows_of(contents, rows), rows_of(grams, rows)
         tiled = TiledLoss(entry, terms, side, output[rows], own_target, *own, by_output, by_target)
         found.append(summed(tiled.run(), terms))

@@ -7,13 +7,15 @@ and maxima of each tile, which are a 32nd of its maps. The sum of both is the gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .custom_op import Entry
-from .pair import Pair
+from .metric_head import MetricHead, TileHead
+from .metrics import Lpips, Metric
 from .perceptual_head import LayerGradients
 from .registry import trunk_of
 from .stages import Tap
@@ -33,7 +35,7 @@ class _Side:
 
     entry: Entry
     cut: str
-    images: Tensor  # (n, 3, H, W)
+    images: Tensor  # (n, 3, H, W), the target also (1, 3, H, W)
     gradient: Tensor | None
     map: Tensor | None = None
     tapes: list[tuple[Tile, Tape]] = field(default_factory=list)
@@ -79,46 +81,63 @@ class _Side:
 
 
 class TiledPair:
-    """Runs a pair up to the pooling `cut` in tiles of `side` pixels, for LPIPS."""
+    """A chunk of pairs that runs in tiles up to a pooling, for LPIPS.
 
-    def __init__(self, pair: Pair, cut: str, side: int) -> None:
-        self._pair = pair
-        trunk = trunk_of(pair.entry.trunk_key)
+    Args:
+        entry, metric, layers: See `Pair`.
+        cut: The pooling.
+        side: Of a tile, about, in pixels.
+        output: (n, 3, H, W).
+        target: (n or 1, 3, H, W).
+        by_output, by_target: Where gradients (n, 3, H, W) are added; None where they are not wanted.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        metric: Metric,
+        layers: Sequence[str],
+        cut: str,
+        side: int,
+        output: Tensor,
+        target: Tensor,
+        by_output: Tensor | None,
+        by_target: Tensor | None,
+    ) -> None:
+        trunk = trunk_of(entry.trunk_key)
         assert isinstance(trunk, Trunk), "tiles are of chains"
-        self._trunk = trunk
-        names = [layer.name for layer in self._trunk.network.layers]
-        self._shallow = self._trunk.network.layers[: names.index(cut) + 1]
+        assert isinstance(metric, Lpips), "a mean over pixels, whose shares add up"
+        self._trunk, self._dtype, self._metric = trunk, entry.dtype, metric
+        self._indices = {layer: i for i, layer in enumerate(layers)}
+        names = [layer.name for layer in trunk.network.layers]
+        self._shallow = trunk.network.layers[: names.index(cut) + 1]
         near = {layer.name for layer in self._shallow}
         self._cut, self._tile_side = cut, side
-        self._near = [layer for layer in pair.layers if layer in near]
-        self._far = [layer for layer in pair.layers if layer not in near]
-        target = pair.target.expand_as(pair.output)
-        self._output = _Side(pair.entry, cut, pair.output, pair.by_output)
-        self._target = _Side(pair.entry, cut, target, pair.by_target)
+        self._near = [layer for layer in layers if layer in near]
+        self._far = [layer for layer in layers if layer not in near]
+        self._output, self._target = _Side(entry, cut, output, by_output), _Side(entry, cut, target, by_target)
+        self._wanted = by_output is not None, by_target is not None
 
     def run(self) -> Tensor:
         """The distance (L, n) of each layer."""
-        for gradient in (self._output.gradient, self._target.gradient):
-            if gradient is not None:
-                gradient.zero_()
-        size = (self._pair.output.shape[2], self._pair.output.shape[3])
+        size = (self._output.images.shape[2], self._output.images.shape[3])
         values: dict[str, Tensor] = {}
         for tile in tiles_of(self._shallow, [*self._near, self._cut], size, self._tile_side):
             for layer, value in self._run_tile(tile).items():
                 values[layer] = values[layer] + value if layer in values else value
         values |= self._run_rest()
-        return torch.stack([values[layer] for layer in self._pair.layers])
+        return torch.stack([values[layer] for layer in self._indices])
 
     def _run_tile(self, tile: Tile) -> dict[str, Tensor]:  # (n)
         """The first layers of a tile: its share of their distances."""
         targets: dict[str, Tensor] = {}
-        head = self._pair.head(targets, tile)
+        head = TileHead(self._metric, self._indices, targets, self._wanted, tile)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [
             (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
             for side, tap, _ in sides
         ]
-        tapes = self._trunk.forward_together(runs, [*self._near, self._cut], self._pair.entry.dtype)
+        tapes = self._trunk.forward_together(runs, [*self._near, self._cut], self._dtype)
         values = head.distances()
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is None:
@@ -131,10 +150,10 @@ class TiledPair:
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
         """The layers beyond the cut: their distances, and the way back."""
         targets: dict[str, Tensor] = {}
-        head = self._pair.head(targets)
+        head = MetricHead(self._metric, self._indices, targets, self._wanted)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
-        tapes = self._trunk.forward_together(runs, self._far, self._pair.entry.dtype, after=self._cut)
+        tapes = self._trunk.forward_together(runs, self._far, self._dtype, after=self._cut)
         values = head.distances()
         for (side, _, gradients), tape in zip(sides, tapes, strict=True):
             if side.gradient is not None:
