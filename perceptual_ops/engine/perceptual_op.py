@@ -56,7 +56,7 @@ def _trunk_features(images: Tensor, *settings: Any) -> list[Tensor]:
             else entry.features(images[rows], layer_names(layers))[0]
             for rows in entry.chunks(images)
         ]
-        return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
+        return [joined(list(maps)) for maps in zip(*parts, strict=True)]
 
 
 @_trunk_features.register_fake

@@ -126,6 +126,10 @@ class TiledLoss:
             self._variation()
         return {name: value.to(self.entry.wide) for name, value in self.values.items()}
 
+    def loss(self) -> Tensor:  # (n)
+        """The loss alone."""
+        return summed(self.run(), self.terms)[0]
+
     @property
     def passes(self) -> list[tuple[str, ...]]:
         """The layers of each pass over the tiles."""

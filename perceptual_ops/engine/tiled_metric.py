@@ -44,6 +44,10 @@ class TiledMetric:
     by_target: Tensor | None  # (n, 3, H, W)
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
 
+    def loss(self) -> Tensor:  # (n)
+        """The distance, all layers together."""
+        return self.run().sum(0)
+
     @property
     def passes(self) -> list[tuple[str, ...]]:
         """The layers of each pass over the tiles."""

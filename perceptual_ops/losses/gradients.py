@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from ..engine.batching import auto_tile_side
 from ..engine.custom_op import Entry
 from ..engine.large_images import ReadByParts, WrittenByParts, start_of
 from ..engine.modes import by_hand
-from ..engine.perceptual_head import summed
 from ..engine.tile_parts import tiles_through
 from ..engine.tiled_loss import TiledLoss
 from ..engine.tiled_metric import TiledMetric
@@ -76,12 +76,13 @@ def gradient_of(
     elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
         raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
     made = WrittenByParts("out", out, picture.shape, like.device)
-    with by_hand(like):
-        if isinstance(criterion, PerceptualLoss):
-            loss = _perceptual(criterion, entry, side, picture, other, made, progress)
-        else:
-            loss = _metric(criterion, entry, side, picture, other, made, progress)
+    tiled = _tiled(criterion, entry, side, picture, other, made)
+    if progress is not None:
+        tiled.progress = _counted(progress, tiled.passes, entry, picture, side)
     factor, _ = criterion.range_map()
+    made.clear()
+    with by_hand(like):
+        loss = tiled.loss()
     if factor != 1:
         made.multiply(factor)
     return loss.squeeze(0), out
@@ -100,57 +101,32 @@ def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> Re
     return found
 
 
-def _perceptual(
-    criterion: PerceptualLoss,
+def _tiled(
+    criterion: PerceptualLoss | MetricLoss,
     entry: Entry,
     side: int,
     output: ReadByParts,
     target: ReadByParts | None,
     made: WrittenByParts,
-    progress: Progress | None,
-) -> Tensor:  # (1)
-    shaped = torch.empty(output.shape, device="meta")
-    contents: list[Tensor] = []
-    terms = criterion.terms()
-    if target is None:
-        _, contents = criterion._content_targets(shaped, None)
-    elif not criterion.content_layers:
+) -> TiledLoss | TiledMetric:
+    """The criterion in tiles, its targets checked; the gradient goes to `made`."""
+    if isinstance(criterion, MetricLoss):
+        if target is None:
+            raise ValueError("target: expected the picture that output is compared with, got None")
+        metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
+        return TiledMetric(entry, metric, criterion.layers, side, output, target, made, None)
+    if target is not None and not criterion.content_layers:
         raise ValueError("target: expected None, since this loss has no content part; a style image is for set_style")
-    run = TiledLoss(entry, terms, side, output, target, contents, criterion._style_targets(shaped, None), made, None)
-    run.progress = _counted(progress, run.passes, entry, output, side)
-    made.clear()
-    return summed(run.run(), terms)[0]
-
-
-def _metric(
-    criterion: MetricLoss,
-    entry: Entry,
-    side: int,
-    output: ReadByParts,
-    target: ReadByParts | None,
-    made: WrittenByParts,
-    progress: Progress | None,
-) -> Tensor:  # (1)
-    if target is None:
-        raise ValueError("target: expected the picture that output is compared with, got None")
-    metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
-    run = TiledMetric(entry, metric, criterion.layers, side, output, target, made, None)
-    run.progress = _counted(progress, run.passes, entry, output, side)
-    made.clear()
-    return run.run().sum(0)
+    shaped = torch.empty(output.shape, device="meta")
+    contents = [] if target is not None else criterion._content_targets(shaped, None)[1]
+    grams = criterion._style_targets(shaped, None)
+    return TiledLoss(entry, criterion.terms(), side, output, target, contents, grams, made, None)
 
 
 def _counted(
-    progress: Progress | None, passes: Sequence[tuple[str, ...]], entry: Entry, output: ReadByParts, side: int
+    progress: Progress, passes: Sequence[tuple[str, ...]], entry: Entry, output: ReadByParts, side: int
 ) -> Callable[[Tile], None]:
     """Counts the tiles of all passes for the caller."""
     total = sum(len(tiles_through(entry.trunk_key, layers, output.shape, side)) for layers in passes)
-    done = 0
-
-    def count(tile: Tile) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return count
+    done = itertools.count(1)
+    return lambda tile: progress(next(done), total)
