@@ -18,6 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import perceptual_ops as po
 from bench.memory import allocated_peak
 from perceptual_ops.compat import dists as compat_dists
+from perceptual_ops.compat import torchmetrics
 from perceptual_ops.compat.lpips import LPIPS as CompatLPIPS
 
 pytestmark = pytest.mark.usefixtures("on_device")
@@ -294,3 +295,7 @@ def test_drop_ins_take_images_alone() -> None:
     found = refused(lambda: CompatLPIPS(weights="random")(x, x))
     assert "in0: expected shape (N, 3, H, W)" in found and "clip" not in found
     assert "x: expected shape (N, 3, H, W)" in refused(lambda: compat_dists.DISTS(weights="random")(x, x))
+    score = torchmetrics.LearnedPerceptualImagePatchSimilarity(weights="random")
+    for y in (x, x[:, :2]):
+        found = refused(lambda y=y: score(y, y))
+        assert "img1: expected shape (N, 3, H, W)" in found and "clip" not in found

@@ -70,6 +70,7 @@ ONLY: dict[tuple[str, str], dict[str, list[Any]]] = {
     ("piq.LPIPS", "distance"): {"distance": ["mae", Distance(1.5), Distance(3.0), "mse"]},  # through all of a VGG16
     ("piq.DISTS", "reduction"): {"reduction": ["sum", "mean", "none"], "sum_of_distances": [True]},
     ("piq.DISTS", "sum_of_distances"): {"reduction": ["sum"], "sum_of_distances": [True, False]},
+    ("basicsr.PerceptualLoss", "tile_size"): {"style_weight": [0.0], "tile_size": [32, None]},
     ("basicsr.PerceptualLoss", "engine"): {"style_weight": [0.0], "engine": ["lean", "autograd", None]},
     ("basicsr.WeightedTVLoss", "reduction"): {"reduction": ["sum", "mean"]},
 }

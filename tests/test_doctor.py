@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import perceptual_ops
 from perceptual_ops import _native, cli
 from perceptual_ops.cli import doctor, doctor_checks
+from perceptual_ops.engine import tile_parts
+from perceptual_ops.engine.tiles import Tile, tiles_of
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -148,6 +150,21 @@ def test_every_check_looks_at_its_operator(name: str) -> None:
 def test_a_wrong_bit_is_noticed(name: str) -> None:
     with Faulty(name, one_bit):
         assert doctor_checks.row(name, torch.bfloat16, CPU).problem.startswith("off")
+
+
+@pytest.mark.parametrize("name", ["metric_loss", "perceptual_loss", "trunk_grams"])
+def test_tiles_are_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def cut(*arguments: Any) -> list[Tile]:
+        counts.append(len(found := tiles_of(*arguments)))
+        return found
+
+    monkeypatch.setattr(tile_parts, "tiles_of", cut)
+    for case in doctor_checks.CASES[name](torch.float32, CPU):
+        counts.clear()
+        case.run()
+        assert set(counts) == ({2 * 3} if name == "trunk_grams" or "in tiles" in case.where else set()), case.where
 
 
 def test_head(grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

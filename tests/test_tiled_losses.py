@@ -275,5 +275,5 @@ def test_maps_and_layers_of_lpips_are_refused_with_tiles() -> None:
     pair = images((70, 97), samples=1, dtype=torch.float32)
     with pytest.raises(ValueError, match="tile_size: expected None, since spatial=True gives a map"):
         LPIPS("alexnet", weights="random", spatial=True, tile_size=SIDE)(*pair)
-    with pytest.raises(ValueError, match="return_layers: expected False with tile_size"):
+    with pytest.raises(ValueError, match="tile_size: expected None, since tiles give no shares of the layers"):
         LPIPS("alexnet", weights="random", tile_size=SIDE)(*pair, return_layers=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import ops
 from ..engine.perceptual_op import perceptual_loss
 from ..engine.terms import Part, Terms
 from ..losses import PerceptualLoss
@@ -19,7 +18,5 @@ def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tens
 
 def lean_style(loss: PerceptualLoss, part: Part, gram_normalize: str, x: Tensor, y: Tensor) -> Tensor:  # -> (N)
     """The style loss of x and the Grams of y, to which no gradient flows."""
-    with ops.grad_mode(False):
-        maps = loss.target_features(y, list(part.layers))
-        grams = [ops.gram_matrix(features, gram_normalize, backend=loss.backend) for features in maps]
+    grams = loss.target_grams(y, part.layers, gram_normalize)
     return perceptual_loss(x, None, [], grams, loss.entry(x), Terms(_NO_PART, part, gram_normalize, 0.0))[0]

@@ -23,6 +23,8 @@ from .samples import Samples, count_of, each_frame, first_of, of_samples, pairs_
 class LossWithTargets(FrozenLoss):
     """Content features and style Grams, of the images of a call or of those given before.
 
+    Drop-ins use `target_grams` beside what they use of a `FrozenLoss`.
+
     Attributes:
         content_layers, style_layers: Names of the layers of each part; empty where there is none.
         gram_normalize: As of `gram_matrix`.
@@ -75,6 +77,36 @@ class LossWithTargets(FrozenLoss):
         """
         with target_pass(self.device):
             self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
+
+    def target_grams(
+        self,
+        images: Tensor,
+        layers: Sequence[str],
+        gram_normalize: str,
+        is_unit: bool = False,
+        input_size: InputSize | None = None,
+    ) -> list[Tensor]:
+        """Grams of targets through which no gradient flows; of those in tiles no map is held whole.
+
+        Args:
+            images: (N, 3, H, W), checked.
+            layers: Whose Grams are wanted.
+            gram_normalize: As of `gram_matrix`.
+            is_unit: Whether the channels of each pixel are divided by their length first.
+            input_size: As of `entry`.
+
+        Returns:
+            Each (N, C, C), fp32 (fp64 for a network in fp64).
+        """
+        with ops.grad_mode(False):
+            if self.runs_lean(images=images) and isinstance(self._trunk, Trunk):
+                entry = self.entry(images, input_size)
+                if entry.tile_side_of_chain(images):
+                    return trunk_grams(images, entry, layers, gram_normalize, is_unit)
+            maps = self.target_features(images, layers, input_size)
+            if is_unit:
+                maps = [unit_features(x, UNIT_EPS, False) for x in maps]
+            return [ops.gram_matrix(x, gram_normalize, backend=self.backend) for x in maps]
 
     def _size_of_call(self, images: Tensor) -> InputSize:
         """The size in which images, and those beside them, enter the network; a random crop is drawn."""
@@ -196,13 +228,5 @@ class LossWithTargets(FrozenLoss):
 
     def _grams(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
         """An `OfImages` of style images: the Grams of each, not blended."""
-        size = self._size_of_call(images[0])
-        with ops.grad_mode(False):
-            if self.runs_lean(images=images[0]) and isinstance(self._trunk, Trunk):
-                entry, is_unit = self.entry(images[0], size), self.normalize_features == "channel"
-                if entry.tile_side_of_chain(images[0]):
-                    return trunk_grams(images[0], entry, self.style_layers, self.gram_normalize, is_unit)
-        maps = self.target_features(images[0], self.style_layers, size)
-        if self.normalize_features == "channel":
-            maps = [unit_features(x, UNIT_EPS, False) for x in maps]
-        return [ops.gram_matrix(x, self.gram_normalize, backend=self.backend) for x in maps]
+        is_unit, size = self.normalize_features == "channel", self._size_of_call(images[0])
+        return self.target_grams(images[0], self.style_layers, self.gram_normalize, is_unit, size)

@@ -135,7 +135,7 @@ class LPIPS(MetricLoss):
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
         if return_layers and self.tile_size is not None:
             raise ValueError(
-                "return_layers: expected False with tile_size, since tiles give the distance alone; got True"
+                f"tile_size: expected None, since tiles give no shares of the layers; got {self.tile_size!r}"
             )
         of_images = partial(self._of_images, return_layers=return_layers)
         pair = self._pair(output, target)

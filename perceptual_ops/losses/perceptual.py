@@ -262,7 +262,7 @@ class PerceptualLoss(LossWithTargets):
         else:
             features = partial(self.features, input_size=size)
             loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
-        return [loss, *([values[name].detach() for name in terms.names] if return_terms else [])]
+        return [loss, *values.values()] if return_terms else [loss]
 
     def terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""

@@ -75,8 +75,8 @@ def of_samples(
         run, left = [i for i in rows if not skipped[i]], [i for i in rows if skipped[i]]
         batches = [_picked(x, run, left) for x in images]
         values = _of_batch(of_images, batches, [_picked(x, run, left) for x in beside], is_clip, join)
-        # The zeros are part of the graph: gradients by samples left out are 0, even if all are.
-        values = [torch.cat([value, value.new_zeros(len(left), *value.shape[1:])]) for value in values]
+        if left:  # whose zeros are part of the graph: their gradients are 0, even if all are left out
+            values = [torch.cat([value, value.new_zeros(len(left), *value.shape[1:])]) for value in values]
         found |= dict(
             zip([*run, *left], map(list, zip(*[value.split(1) for value in values], strict=True)), strict=True)
         )

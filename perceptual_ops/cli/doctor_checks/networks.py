@@ -36,7 +36,7 @@ STYLE = Part(("relu1", "relu2"), (3.0, 1.5), "mse", 0.0)
 VARIATION = 0.125
 FEATURES = ("relu1", "relu2")  # that metrics compare
 EPS = 0.125  # of LPIPS, see maps.py
-TILE = 8  # pixels of a tile's side; images have three
+TILE = 8  # pixels of a tile's side; images have two by three
 ENTRIES = ("nchw", "nhwc", "cropped")  # layouts of images
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # output and target (N, 3, H, W) -> (N)
@@ -58,7 +58,7 @@ class Bench:
         self._plain = {False: copy.deepcopy(network).to(dtype), True: copy.deepcopy(network).double()}
 
     def images(self, layout: str, seed: int, batch: int = BATCH) -> Tensor:  # (N, 3, H, W)
-        return LAYOUTS[layout]((_whole((batch, 3, 9, 21), 0, 4, seed) / 4).to(self.device, self.wide))
+        return LAYOUTS[layout]((_whole((batch, 3, 13, 21), 0, 4, seed) / 4).to(self.device, self.wide))
 
     def numbers(self, seed: int, *shape: int) -> Tensor:
         return (_whole(shape, 1, 8, seed) / 8).to(self.device, self.wide)

@@ -51,8 +51,8 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         weights: Weights of the network, see `perceptual_ops.load_network`.
         options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
             chunk_size serves the lean engine. engine may be None, as without it: "lean" for one of the two losses. Both
-            together, and "fro", take one pass of ordinary autograd, since their gradients are weighted by numbers that
-            only the backward knows.
+            together, and "fro", take one pass of ordinary autograd, which tile_size is refused with, since their
+            gradients are weighted by numbers that only the backward knows.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
@@ -99,7 +99,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         self.style_weight = style_weight
         self.criterion_type = criterion
         self.engine = options.get("engine")
-        self._check_engine()
+        self._check_whole(options.get("tile_size"))
         options["engine"] = self.engine or "lean"
         try:
             self._loss = _PerceptualLoss(
@@ -127,7 +127,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
             x: Images (N, 3, H, W), or one (3, H, W), also with one channel for grey; the gradient flows to them.
             gt: Their targets, of the same shape; no gradient flows to them.
         """
-        self._check_engine()
+        self._check_whole(self.tile_size)
         if self.perceptual_weight <= 0 and self.style_weight <= 0:
             return None, None
         layers = self._layers()
@@ -155,12 +155,13 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         """Whether a loss is more than a mean of its samples', or there are two."""
         return self.criterion_type == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
 
-    def _check_engine(self) -> None:
-        if self.engine == "lean" and self._is_whole:
-            raise ValueError(
-                'engine: expected None or "autograd" for two losses at once or criterion="fro", whose gradients are '
-                'weighted in the backward; got "lean"'
-            )
+    def _check_whole(self, tile_size: int | str | None) -> None:
+        """Raises where the lean engine, or tiles, are asked for what neither can give."""
+        reason = 'for two losses at once or criterion="fro", whose gradients are weighted in the backward'
+        if self._is_whole and self.engine == "lean":
+            raise ValueError(f'engine: expected None or "autograd" {reason}; got "lean"')
+        if self._is_whole and tile_size is not None:
+            raise ValueError(f"tile_size: expected None {reason}; got {tile_size!r}")
 
     def _by_autograd(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Every loss asked for, of one pass of the network over x and one over gt."""

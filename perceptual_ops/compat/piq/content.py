@@ -65,8 +65,8 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         as_named: Whether each layer gives what its name says, and has the weight at its place in `weights`.
         network_weights: Weights of a network by name, see `perceptual_ops.load_network`.
         options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            Normalised features, weights that are tensors, distances of your own, and your own module take ordinary
-            autograd.
+            Normalised features, weights that are tensors, distances of your own, your own module, and a style whose
+            gradient is wanted take ordinary autograd, which tile_size is refused with.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
@@ -214,8 +214,10 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         wants_y = torch.is_grad_enabled() and y.requires_grad
         y = y if wants_y else y.detach()
         pairs = self._pairs()
-        part = self._part(pairs)
-        if part and self._loss.runs_lean(x=x, y=y) and not (wants_y and self._is_style):  # no gradient flows to a style
+        part = None if wants_y and self._is_style else self._part(pairs)  # no gradient flows to a style
+        if part is None:
+            self._refuse_tiles()
+        elif self._loss.runs_lean(x=x, y=y):
             assert isinstance(self._loss, PerceptualLoss)
             if self._is_style:
                 return lean_style(self._loss, part, "none", x, y)
@@ -229,6 +231,13 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
                 targets = self._maps(y if y.shape[0] == 1 else y[rows], [tap for tap, _ in pairs])
             found.append(self._distance_of(maps, targets))
         return torch.cat(found)
+
+    def _refuse_tiles(self) -> None:
+        if self.tile_size is not None:
+            raise ValueError(
+                "tile_size: expected None for what takes ordinary autograd, such as normalised features, and tensors, "
+                f"functions and modules of your own; got {self.tile_size!r}"
+            )
 
     def _part(self, pairs: list[tuple[str, float | Tensor]]) -> Part | None:
         """What the lean engine is asked for; None: it has no such loss."""

@@ -45,7 +45,8 @@ class LPIPS(ContentLoss):
         mean, std: Normalisation of images in [0, 1].
         weights, linear: As of `perceptual_ops.LPIPS`; linear may be the list of tensors that piq downloads.
         options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            `replace_pooling`, settings that are not LPIPS's and methods of a subclass take ordinary autograd.
+            `replace_pooling`, settings that are not LPIPS's and methods of a subclass take ordinary autograd, which
+            tile_size is refused with.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -153,6 +154,7 @@ class DISTS(ContentLoss):
     def _values(self, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) -> (N)
         if not self.normalize_features and not self._is_overridden():
             return self._loss(x, y) + self._offset
+        self._refuse_tiles()
         return 1 - self._weighted(self.compute_distance(self.get_features(x), self.get_features(y)))
 
     def get_features(self, x: Tensor) -> list[Tensor]:

@@ -21,6 +21,7 @@ from .networks import NetworkMetric, loss_of
 from .scores import check_choice, check_flag, check_reduction
 
 EPS = 1e-8  # inside the root of a pixel's length
+CHANNELS = image_input.Channels(3, "for LPIPS", is_image_network=True)
 
 
 class LpipsNetwork(LpipsModule):
@@ -139,9 +140,7 @@ def _made(net_type: str, weights: WeightSource) -> LpipsNetwork:
 def _scores(net: Any, img1: Tensor, img2: Tensor, normalize: bool, check_range: bool) -> Tensor:  # -> (N)
     loss, pair = loss_of(net), {"img1": img1, "img2": img2}
     for name, images in pair.items():
-        image_input.check_images(
-            name, images, image_input.Channels(3, "for LPIPS"), (0.0, 1.0) if normalize else (-1.0, 1.0)
-        )
+        image_input.check_images(name, images, CHANNELS, (0.0, 1.0) if normalize else (-1.0, 1.0))
         if images.shape[1] != 3:
             raise ValueError(
                 f"{name}: expected three channels, as torchmetrics does, got shape {tuple(images.shape)}; pass "
