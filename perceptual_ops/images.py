@@ -50,6 +50,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 SOFTWARE = "perceptual_ops"  # by which a picture that was written here is known
 EXIF_SOFTWARE = 0x0131
+BAND = 256  # rows of a picture that are worked on at a time
 MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
 
 
@@ -114,10 +115,14 @@ def to_picture(image: Tensor) -> Image.Image:
     check_installed()
     from PIL import Image
 
-    if not image.isfinite().all():
-        raise ValueError("image: expected numbers in [0, 1], got NaN or infinity")
-    pixels = image.detach().reshape(image.shape[-3:]).float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+    height, width = image.shape[-2:]
+    pixels = torch.empty(height, width, 3, dtype=torch.uint8)
+    bands = image.detach().reshape(3, height, width).split(BAND, dim=1), pixels.split(BAND)
+    for band, written in zip(*bands, strict=True):  # or what lies between would take several times the picture
+        if not band.isfinite().all():
+            raise ValueError("image: expected numbers in [0, 1], got NaN or infinity")
+        written.copy_(band.float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0))
+    return Image.fromarray(pixels.numpy())
 
 
 def drawable(text: str) -> str:
@@ -273,10 +278,10 @@ def _to_tensor(image: Image.Image) -> Tensor:
     """ "RGB" or "F" -> (1, 3, H, W) fp32 in [0, 1]."""
     import numpy as np
 
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    pixels = torch.from_numpy(np.array(image))
     if image.mode == "F":
         return pixels.clamp(0, 1).expand(1, 3, -1, -1).contiguous()  # Lanczos overshoots at edges
-    return (pixels / 255).permute(2, 0, 1).unsqueeze(0).contiguous()
+    return pixels.permute(2, 0, 1).unsqueeze(0).contiguous().float().div_(255)
 
 
 def check_installed() -> None:

@@ -27,8 +27,8 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
     write_image(data / "wide.png", torch.rand(3, 60, 71))
     called = Model.__call__
 
-    def with_little_memory(model, images):
-        return torch.empty(1 << 50) if images.shape[3] == 71 or len(images) > 1 else called(model, images)
+    def with_little_memory(model, images, **settings):
+        return torch.empty(1 << 50) if images.shape[3] == 71 or len(images) > 1 else called(model, images, **settings)
 
     monkeypatch.setattr(Model, "__call__", with_little_memory)
     command = ["apply", str(folder / "model.safetensors"), str(data), str(folder / "out"), "--batch", "2"]
@@ -42,7 +42,8 @@ def test_what_cannot_be_used_does_not_keep_others_from_being_done(folder, capsys
         ("zz", "in none of them"),
         (
             "long",
-            "long.png: expected images with sides of 1 to 8192 pixels, got 8193 x 1; choose a smaller size (--size)",
+            "long.png: expected images with sides of 1 to 8192 pixels, got 8193 x 1; choose a smaller size "
+            "(--size) or tiles (--tile)",
         ),
         ("wide", "too little memory"),
     ):
@@ -163,7 +164,7 @@ def test_training_leaves_out_what_cannot_be_read(folder, capsys, train):
 
 def test_too_little_memory(folder, capsys, monkeypatch):
     save_model(folder / "model.safetensors", StyleNet(4, 1), "style")
-    monkeypatch.setattr(Model, "__call__", lambda model, images: torch.empty(1 << 50))
+    monkeypatch.setattr(Model, "__call__", lambda model, images, **settings: torch.empty(1 << 50))
     assert (
         cli.main(["apply", str(folder / "model.safetensors"), str(folder / "style.png"), str(folder / "out.png")]) == 2
     )

@@ -50,7 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        say("the device has too little memory; choose a smaller --size or --batch")
+        say("the device has too little memory; choose a smaller --size, --batch or --tile")
         return 2
     except DivergenceError as error:
         say(reason(error))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from ..files import make_folder
 from ..images import read_image, write_image
 from ..picture_folder import pictures_in
 from ..picture_outputs import check_writable, check_writable_below
-from ..recipes.models import MAX_BATCH, Model, load_model
+from ..recipes.models import MAX_BATCH, load_model
 from . import numbers
 from .skipping import STRICT_HELP, Skipped, namesake
 from .terminal import checked_device, default_device, progress_bar
+
+TILE_HELP = (
+    "pixels on the side of the tiles in which larger pictures go through the model, or auto: less memory, and the same "
+    "result; models that normalise their picture, as those of apply do, take about ten times as long; None: whole"
+)
 
 
 def register(commands: Any) -> None:
@@ -40,6 +46,7 @@ def register(commands: Any) -> None:
             default=1,
             help="pictures of a folder that go through together, if of one size",
         )
+        add("--tile", type=numbers.tile, metavar="N", help=TILE_HELP)
         add("--strict", action="store_true", help=STRICT_HELP)
         add("--device", default=default_device(), help="where to compute")
         command.set_defaults(command=_apply, kind=kind)
@@ -58,11 +65,14 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.model}: expected a model for {arguments.kind}, this is for {model.kind}; {other} runs it"
         )
+    if arguments.tile is not None:
+        model.tile_side(arguments.tile)  # is refused once, not with each picture
+    run = partial(model, tile_size=arguments.tile)
     done = 0
     with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
         try:
             for images, pairs in _batches(places, arguments.size, arguments.batch, skipped):
-                for result, (_, place) in _applied(model, images, pairs, device, skipped):
+                for result, (_, place) in _applied(run, images, pairs, device, skipped):
                     make_folder(place.parent)
                     write_image(place, result)
                     done += 1
@@ -122,7 +132,11 @@ def _batches(
 
 
 def _applied(
-    model: Model, images: Tensor, pairs: Sequence[tuple[Path, Path]], device: torch.device, skipped: Skipped
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    pairs: Sequence[tuple[Path, Path]],
+    device: torch.device,
+    skipped: Skipped,
 ) -> Iterator[tuple[Tensor, tuple[Path, Path]]]:
     """Results (3, H, W) of images (N, 3, H, W), and the places of each; one by one where N are too many at once."""
     results = None
@@ -141,7 +155,7 @@ def _applied(
             yield result, pair
 
 
-def _applied_to_one(model: Model, image: Tensor, path: Path, device: torch.device) -> Tensor:
+def _applied_to_one(model: Callable[[Tensor], Tensor], image: Tensor, path: Path, device: torch.device) -> Tensor:
     """(1, 3, H, W) -> (3, H, W); the error of a model names the picture too."""
     try:
         return model(image.to(device))[0]

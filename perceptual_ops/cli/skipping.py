@@ -41,7 +41,9 @@ class Skipped:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            failure = ValueError(f"{os.fspath(name)}: the device has too little memory for it; choose a smaller --size")
+            failure = ValueError(
+                f"{os.fspath(name)}: the device has too little memory for it; choose a smaller --size or --tile"
+            )
         self.leave_out(failure)
         return None
 
