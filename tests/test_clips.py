@@ -32,7 +32,7 @@ def clips(batch: int, frames: int, seed: int = 0, size: int = 24) -> Tensor:  # 
 
 
 def make(engine: str = "lean", **settings: object) -> po.PerceptualLoss:
-    settings = {"style_weight": 30.0, "tv_weight": 0.01, "reduction": "none", **settings}
+    settings = {"style_weight": 1e8, "tv_weight": 0.001, "reduction": "none", **settings}  # parts of a size
     return placed(perceptual.make(engine=engine, **settings).double())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .batching import launches_cost
 from .distances import ContentDistance, Values, content_distance, largest
+from .frames import as_one_map, for_frames
 from .loss_scale import LossScale, scale_of
 from .terms import Part, Terms
 from .unit_map import UnitMap
@@ -83,6 +84,7 @@ class PerceptualHead:
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
         slopes: Of the loss by the style layers' raw Grams (n, C, C), where they are of more than these maps: style then
             has a gradient here and no value.
+        frames: How many samples in turn are the frames of a clip, whose Gram is over all of them.
 
     Attributes:
         scale: Of the output's gradients.
@@ -98,6 +100,7 @@ class PerceptualHead:
         by_output: bool,
         by_target: bool,
         slopes: Mapping[str, Tensor] | None = None,
+        frames: int = 1,
     ) -> None:
         self._terms, self._wide = terms, wide
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
@@ -110,6 +113,7 @@ class PerceptualHead:
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
         self._has_style_values = slopes is None
+        self._frames = frames
         self._style_bounds: dict[str, Tensor] = {}  # (n)
 
     @property
@@ -121,7 +125,8 @@ class PerceptualHead:
         self._by_output.scale = scale
 
     def terms(self) -> dict[str, Tensor]:
-        """What `Terms.names` lists of content and style, each (n); to be asked when all maps were met, once."""
+        """What `Terms.names` lists of content and style, each (n), of style (n / frames); to be asked when all maps
+        were met, once."""
         parts = [("content", self._terms.content.layers)]
         if self._has_style_values:
             self._slopes |= self._meet_grams(self._styled)
@@ -193,12 +198,13 @@ class PerceptualHead:
         for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
             own = {layer: x for layer, x in maps.items() if x.dtype == dtype}
             loss, values, slopes = operators.style_loss(
-                list(own.values()), [self._grams[layer].to(self._wide) for layer in own],
+                [as_one_map(x, self._frames) for x in own.values()],
+                [self._grams[layer].to(self._wide) for layer in own],
                 [_weight(part, layer) for layer in own], self._terms.gram_normalize, part.distance, part.parameter,
             )  # fmt: skip
             self._losses["style"].append(loss)
             self._values |= {f"style/{layer}": value for layer, value in zip(own, values, strict=True)}
-            found |= dict(zip(own, slopes, strict=True))
+            found |= {layer: for_frames(slope, self._frames) for layer, slope in zip(own, slopes, strict=True)}
         return found
 
     def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)

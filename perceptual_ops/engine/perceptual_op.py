@@ -8,13 +8,13 @@ operators over a trunk are called.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batching import rows_of
+from .clip_loss import clip_grams, clip_losses
 from .custom_op import (
     Entry,
     empty_results,
@@ -27,7 +27,8 @@ from .custom_op import (
 )
 from .modes import by_hand
 from .operator_settings import layer_names
-from .perceptual_head import PerceptualHead, summed
+from .perceptual_chunk import PerceptualChunk
+from .perceptual_head import summed
 from .registry import trunk_of
 from .terms import Terms
 from .tiled_loss import tiled_features, tiled_grams, tiled_losses
@@ -75,13 +76,13 @@ def _(images, *settings):
 
 
 def trunk_grams(
-    images: Tensor,  # (N, 3, H, W)
+    images: Tensor,  # (N, 3, H, W), (N, 3, T, H, W)
     entry: Entry,
     layers: Sequence[str],
     gram_normalize: str,
     is_unit: bool,
 ) -> list[Tensor]:
-    """Grams (N, C, C) at layers of a chain, of images that go through it in tiles."""
+    """Grams (N, C, C) at layers of a chain, of images that go through it in tiles, or of clips, over all frames."""
     return _trunk_grams(images, *entry.encoded(), "\n".join(layers), gram_normalize, is_unit)
 
 
@@ -92,10 +93,14 @@ def trunk_grams(
 def _trunk_grams(images: Tensor, *settings: Any) -> list[Tensor]:
     values = iter(settings)
     entry, (layers, *rest) = Entry.decoded(values), values
-    side = entry.tile_side(images)
-    assert side, "whoever asks knows that there are tiles"
     with by_hand(images):
-        parts = [tiled_grams(images[rows], entry, layer_names(layers), side, *rest) for rows in entry.chunks(images)]
+        if images.dim() == 5:
+            parts = [clip_grams(clip, entry, layer_names(layers), *rest) for clip in images.split(1)]
+        else:
+            side = entry.tile_side(images)
+            assert side, "whoever asks knows that there are tiles"
+            rows = entry.chunks(images)
+            parts = [tiled_grams(images[own], entry, layer_names(layers), side, *rest) for own in rows]
     return [joined(list(grams)) for grams in zip(*parts, strict=True)]
 
 
@@ -105,15 +110,15 @@ def _(images, *settings):
     entry, (layers, *_) = Entry.decoded(values), values
     chain = trunk_of(entry.trunk_key)
     assert isinstance(chain, Trunk), "tiles are of chains"
-    sizes = chain.sizes(*images.shape[2:])
+    sizes = chain.sizes(*images.shape[-2:])
     counts = [sizes[name][0] for name in layer_names(layers)]
     return [images.new_empty((images.shape[0], count, count), dtype=entry.wide) for count in counts]
 
 
 def perceptual_loss(
-    output: Tensor,  # (N, 3, H, W)
-    target: Tensor | None,  # (N or 1, 3, H, W)
-    contents: list[Tensor],  # K x (N or 1, C, H', W'), in place of the target
+    output: Tensor,  # (N, 3, H, W), (N, 3, T, H, W) of clips (`Terms.of_clips`)
+    target: Tensor | None,  # (N or 1, 3, H, W), (N or 1, 3, T, H, W)
+    contents: list[Tensor],  # K x (N or 1, C, H', W'), (N or 1, T, C, H', W'), in place of the target
     grams: list[Tensor],  # S x (N or 1, C, C)
     entry: Entry,
     terms: Terms,
@@ -155,15 +160,18 @@ def _loss_and_gradients(
     by_target = gradient_like(output if target is None else target, entry.wide, target_gradient)
     losses: list[Tensor] = []
     values: list[Tensor] = []
-    side = entry.tile_side(output)
     with by_hand(output):
+        if terms.of_clips:
+            loss, of_terms = clip_losses(entry, terms, (output, target), contents, grams, (by_output, by_target))
+            return loss, of_terms, by_output, by_target
+        side = entry.tile_side(output)
         if side:
             loss, of_terms = tiled_losses(entry, terms, side, (output, target), contents, grams, (by_output, by_target))
             return loss, of_terms, by_output, by_target
         if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             (contents, _), target = entry.features(target, terms.content.layers), None
         for rows in entry.chunks(output):
-            chunk = _Chunk(
+            chunk = PerceptualChunk(
                 entry, terms, output[rows], None if target is None else target[rows], output_gradient, target_gradient
             )
             found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows))
@@ -184,51 +192,3 @@ def _(output, target, contents, grams, *settings):
 
 
 _perceptual_loss.register_autograd(multiply_gradients, setup_context=keep_gradients)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """A chunk of samples, and whose gradients are wanted."""
-
-    entry: Entry
-    terms: Terms
-    output: Tensor  # (n, 3, H, W)
-    target: Tensor | None  # (n, 3, H, W)
-    wants_output: bool
-    wants_target: bool
-
-    def run(
-        self, contents: list[Tensor], grams: list[Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-        """The terms by name, each (n), and the gradients with respect to output and target, each (n, 3, H, W).
-
-        Args:
-            contents: K x (n or 1, C, H', W'), in place of the target; taken over.
-            grams: S x (n or 1, C, C).
-        """
-        entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None
-        if self.target is not None:
-            contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
-        wanted = self.wants_output, self.wants_target
-        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted)
-        # Nobody but the trunk holds its input, so that it is gone when it was read.
-        (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.wants_output)], terms.layers)
-        if self.target is not None and self.wants_target and target_tape is not None:
-            by_target = entry.backward(target_tape, head.by_target, self.target, None)
-        found = head.terms()
-        variation, by_variation = self._variation()
-        if variation is not None:
-            found["tv"] = variation
-        if self.wants_output:
-            by_output = entry.backward(tape, head, self.output, by_variation)
-        return found, by_output, by_target
-
-    def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
-        """The total variation, where it is part of the loss, and its gradient, both weighted."""
-        weight, dtype = self.terms.variation, self.entry.wide
-        if not weight:
-            return None, None
-        if not self.wants_output:
-            return operators.total_variation(self.output, "l2_squared").to(dtype).mul_(weight), None
-        value, gradient = operators.total_variation_with_gradient(self.output, "l2_squared")
-        return value.to(dtype).mul_(weight), gradient.to(dtype).mul_(weight)

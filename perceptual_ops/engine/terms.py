@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import _checks as checks
 from .operator_settings import OperatorSettings
@@ -26,6 +26,9 @@ class Part(OperatorSettings):
     parameter: float
 
 
+NO_PART = Part((), (), "mse", 0.0)
+
+
 @dataclass(frozen=True)
 class Terms(OperatorSettings):
     """Content, style and total variation.
@@ -34,6 +37,8 @@ class Terms(OperatorSettings):
         content, style: The parts over features.
         gram_normalize: See `perceptual_ops.gram_matrix`.
         normalize_features: "none", or "channel" for features of unit length over their channels.
+        of_clips: Whether samples are clips (N, C, T, H, W), whose Grams, of which there are some, are over all frames.
+            Content and variation are means over frames.
         variation: Weight of the total variation of the images as they come.
     """
 
@@ -42,6 +47,7 @@ class Terms(OperatorSettings):
     gram_normalize: str
     variation: float
     normalize_features: str = "none"
+    of_clips: bool = False
 
     @property
     def is_of_unit_features(self) -> bool:
@@ -54,6 +60,12 @@ class Terms(OperatorSettings):
     def layers(self) -> tuple[str, ...]:
         """Every layer, once."""
         return tuple(dict.fromkeys((*self.content.layers, *self.style.layers)))
+
+    def of_frames(self, count: int) -> Terms:
+        """Those of one of `count` frames, whose content and variation add up to a clip's."""
+        weights = tuple(weight / count for weight in self.content.weights)
+        content = replace(self.content, weights=weights)
+        return replace(self, content=content, variation=self.variation / count, of_clips=False)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .batching import rows_of
 from .custom_op import Entry, chunks_in_parts, joined
 from .large_images import BAND, ReadByParts, WrittenByParts
 from .perceptual_head import PerceptualHead, summed
-from .terms import Part, Terms
+from .terms import NO_PART, Part, Terms
 from .tile_parts import PartGradients, own_part, share_of, tiles_through
 from .tiles import Region, Tile
 from .trunk import Tape
@@ -34,28 +34,54 @@ class GramSums:
     Attributes:
         layers: Whose maps they are of.
         is_unit: Whether features are brought to unit length first.
+        of_clip: Whether images are frames of one clip, whose Gram is over all of them.
     """
 
     layers: Sequence[str]
     is_unit: bool
-    _sums: dict[str, Tensor] = field(init=False, default_factory=dict)  # (n, C, C)
-    _sizes: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)  # (H, W) of whole maps
+    of_clip: bool = False
+    _sums: dict[str, Tensor] = field(init=False, default_factory=dict)  # (n, C, C), (1, C, C) of a clip
+    _pixels: dict[str, int] = field(init=False, default_factory=dict)
 
-    def add(self, entry: Entry, tile: Tile, images: Tensor | ReadByParts) -> None:  # (n, 3, H, W)
-        """Runs a tile."""
+    def add(self, entry: Entry, images: Tensor, tile: Tile | None = None) -> None:  # (n, 3, h, w)
+        """Runs images, or those of a tile."""
 
         def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
             gram = operators.gram_matrix(UnitMap(x).map if self.is_unit else x, "none").double()
+            gram = gram.sum(0, keepdim=True) if self.of_clip else gram
             self._sums[layer] = self._sums[layer].add_(gram) if layer in self._sums else gram
-            self._sizes[layer] = tile.size(layer)
+            pixels = (x.shape[0] if self.of_clip else 1) * x.shape[2] * x.shape[3]
+            self._pixels[layer] = self._pixels.get(layer, 0) + pixels
             return False
 
-        entry.forward([(entry.normalized(images[tile.image]), own_part(tile, meet), False)], self.layers)
+        tap = own_part(tile, meet) if tile else meet
+        entry.forward([(entry.normalized(images), tap, False)], self.layers)
 
     def of(self, layer: str, normalize: str) -> tuple[Tensor, int]:
         """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
         gram = self._sums[layer]
-        return gram, gram_divisor(normalize, gram.shape[1], *self._sizes[layer])
+        return gram, gram_divisor(normalize, gram.shape[1], self._pixels[layer], 1)
+
+    def values(
+        self, terms: Terms, targets: Sequence[Tensor], wide: torch.dtype
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The style values (n) by their names, and the slopes (n, C, C) of the loss by the raw Gram of each layer.
+
+        Args:
+            targets: S x (n or 1, C, C), Grams of the style layers.
+            wide: Of the values.
+        """
+        part, values, slopes = terms.style, dict[str, Tensor](), dict[str, Tensor]()
+        for layer, weight, target in zip(part.layers, part.weights, targets, strict=True):
+            raw, divisor = self.of(layer, terms.gram_normalize)
+            gram = (raw / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
+            arguments = [gram], [target.to(wide).unsqueeze(1)], [weight], part.distance, part.parameter
+            loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
+            values["style"] = values["style"] + loss.double() if values else loss.double()
+            values[f"style/{layer}"] = value.double()
+            slope = slope.squeeze(1)
+            slopes[layer] = (slope + slope.mT).div_(divisor)
+        return values, slopes
 
 
 def tiled_features(
@@ -90,7 +116,7 @@ def tiled_grams(
     """The Grams (n, C, C) of the layers of a chunk of images, see `Terms`."""
     sums = GramSums(layers, is_unit)
     for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
-        sums.add(entry, tile, images)
+        sums.add(entry, images[tile.image], tile)
     of_layers = [sums.of(layer, normalize) for layer in layers]
     return [(gram / divisor).to(entry.wide) for gram, divisor in of_layers]
 
@@ -101,6 +127,8 @@ class TiledLoss:
 
     Attributes:
         by_output, by_target: Where gradients are added; None where they are not wanted.
+        slopes: Of the loss by the style layers' raw Grams (n, C, C), where these are of more than the images: style
+            then has gradients here and no value.
         progress: Called with each tile that is done.
         values: The terms by their names (n), as they are added up.
     """
@@ -114,12 +142,15 @@ class TiledLoss:
     grams: Sequence[Tensor]  # S x (n or 1, C, C)
     by_output: Tensor | WrittenByParts | None  # (n, 3, H, W)
     by_target: Tensor | None  # (n, 3, H, W)
+    slopes: dict[str, Tensor] | None = None
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[str, Tensor]:
         """The terms by name, each (n)."""
-        slopes = self._style() if self.terms.style.layers else {}
+        slopes = self.slopes
+        if slopes is None:
+            slopes = self._style() if self.terms.style.layers else {}
         if slopes or self.terms.content.layers:
             self._second_pass(slopes)
         if self.terms.variation:
@@ -139,23 +170,16 @@ class TiledLoss:
 
     def _style(self) -> dict[str, Tensor]:
         """The style values, and the slopes (n, C, C) by the raw Grams where a gradient by them is wanted."""
-        part, wide, slopes = self.terms.style, self.entry.wide, {}
-        sums = GramSums(part.layers, self.terms.is_of_unit_features)
-        for tile in self._tiles(part.layers):
-            sums.add(self.entry, tile, self.output)
-        for layer, weight, target in zip(part.layers, part.weights, self.grams, strict=True):
-            sum, divisor = sums.of(layer, self.terms.gram_normalize)
-            gram = (sum / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
-            arguments = [gram], [target.to(wide).unsqueeze(1)], [weight], part.distance, part.parameter
-            loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
-            self._add({"style": loss, f"style/{layer}": value})
-            slope = slope.squeeze(1)
-            slopes[layer] = (slope + slope.mT).div_(divisor)
+        sums = GramSums(self.terms.style.layers, self.terms.is_of_unit_features)
+        for tile in self._tiles(sums.layers):
+            sums.add(self.entry, self.output[tile.image], tile)
+        values, slopes = sums.values(self.terms, self.grams, self.entry.wide)
+        self._add(values)
         return slopes if self.by_output is not None else {}
 
     def _second_pass(self, slopes: dict[str, Tensor]) -> None:
         """Content, and the gradients of both parts."""
-        style = self.terms.style if slopes else Part((), (), "mse", 0.0)
+        style = self.terms.style if slopes else NO_PART
         terms = replace(self.terms, style=style, variation=0.0)
         for tile in self._tiles(terms.layers):
             self._run_tile(tile, terms, slopes)

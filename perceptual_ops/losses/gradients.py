@@ -38,7 +38,8 @@ def gradient_of(
     Pictures may be tensors, NumPy arrays and memmaps, slices of safetensors files (`f.get_slice`), or objects with a
     `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices; the gradient may go to a memmap. So
     memory holds one tile, whatever the picture: on a CPU one to two gigabytes for VGG16 in fp32 at the default size.
-    Features that `set_content` kept grow with their picture: give large targets here.
+    Features that `set_content` kept grow with their picture: give large targets here. Clips are for the criterion
+    itself, which takes the memory of some frames or of a tile beside theirs.
 
     Args:
         criterion: A `PerceptualLoss`, `LPIPS` or `DISTS` over a chain (VGG, AlexNet), with engine="lean".

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
-from ..engine.batching import check_partner, target_pass
+from ..engine.batching import check_partner, chunks, target_pass
 from ..engine.input_size import InputSize
 from ..engine.perceptual_op import trunk_grams
 from ..engine.trunk import Trunk
@@ -17,7 +17,7 @@ from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
 from .arguments import normalized_shares
 from .base import FrozenLoss
-from .samples import Samples, count_of, each_frame, first_of, of_samples, pairs_of
+from .samples import Samples, as_batch, count_of, each_frame, first_of, frames_first, of_samples, pairs_of
 
 
 class LossWithTargets(FrozenLoss):
@@ -28,12 +28,13 @@ class LossWithTargets(FrozenLoss):
     Attributes:
         content_layers, style_layers: Names of the layers of each part; empty where there is none.
         gram_normalize: As of `gram_matrix`.
-        normalize_features, input_size, resize_mode: See `PerceptualLoss`.
+        gram_over, normalize_features, input_size, resize_mode: See `PerceptualLoss`.
     """
 
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     gram_normalize: str
+    gram_over: str
     normalize_features: str
     input_size: tuple[int, int] | None
     resize_mode: str
@@ -70,9 +71,9 @@ class LossWithTargets(FrozenLoss):
 
         Args:
             images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each; for clips such an image is the style
-                of every frame, and the frames of a clip (N or 1, 3, T, H, W) are one each. A list of such blends them:
-                the target Gram is the weighted mean of theirs. Sizes may differ from the output's and from each
-                other's.
+                of every frame, and the frames of a clip (N or 1, 3, T, H, W) are one each; for gram_over="clip" both
+                are one style. A list of such blends them: the target Gram is the weighted mean of theirs. Sizes may
+                differ from the output's and from each other's.
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
         """
         with target_pass(self.device):
@@ -89,7 +90,7 @@ class LossWithTargets(FrozenLoss):
         """Grams of targets through which no gradient flows; of those in tiles no map is held whole.
 
         Args:
-            images: (N, 3, H, W), checked.
+            images: (N, 3, H, W), checked; or clips (N, 3, T, H, W), whose Grams are over all of their frames.
             layers: Whose Grams are wanted.
             gram_normalize: As of `gram_matrix`.
             is_unit: Whether the channels of each pixel are divided by their length first.
@@ -101,17 +102,36 @@ class LossWithTargets(FrozenLoss):
         with ops.grad_mode(False):
             if self.runs_lean(images=images) and isinstance(self._trunk, Trunk):
                 entry = self.entry(images, input_size)
-                if entry.tile_side_of_chain(images):
+                if self.is_clip(images) or entry.tile_side_of_chain(images):
                     return trunk_grams(images, entry, layers, gram_normalize, is_unit)
+            if self.is_clip(images):
+                return self._grams_by_frames(images, layers, gram_normalize, is_unit, input_size)
             maps = self.target_features(images, layers, input_size)
             if is_unit:
                 maps = [unit_features(x, UNIT_EPS, False) for x in maps]
             return [ops.gram_matrix(x, gram_normalize, backend=self.backend) for x in maps]
 
+    def _grams_by_frames(
+        self, clips: Tensor, layers: Sequence[str], gram_normalize: str, is_unit: bool, input_size: InputSize | None
+    ) -> list[Tensor]:
+        """`target_grams` of clips (N, 3, T, H, W), a chunk of frames at a time."""
+        batch, length = clips.shape[0], clips.shape[2]
+        frames = as_batch(frames_first(clips), batch, length)
+        is_lean = self.runs_lean(images=frames)
+        size = self.entry(frames, input_size).samples_at_a_time(frames) if is_lean else self._graph_chunk
+        parts = [
+            self.target_grams(frames[rows], layers, gram_normalize, is_unit, input_size)
+            for rows in chunks(frames.shape[0], size)
+        ]
+        of_frames = [torch.cat(grams).unflatten(0, (batch, length)) for grams in zip(*parts, strict=True)]
+        return [grams.sum(1) if gram_normalize == "none" else grams.mean(1) for grams in of_frames]
+
     def _size_of_call(self, images: Tensor) -> InputSize:
         """The size in which images, and those beside them, enter the network; a random crop is drawn."""
         if self.input_size is None:
             return InputSize.of_images()
+        if self.is_clip(images):
+            images = images[:, :, 0]  # a frame
         if images.dim() != 4:
             raise ValueError(f"input_size: expected None for clips, which are not resized; got {self.input_size}")
         return InputSize(*self.input_size, self.resize_mode).drawn(images)
@@ -146,7 +166,7 @@ class LossWithTargets(FrozenLoss):
         return checked, []
 
     def _style_targets(self, output: Samples, style: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-        """The target Grams of every sample, each (N or 1, C, C); of clips (N or 1, T or 1, C, C)."""
+        """The target Grams of every sample, each (N or 1, C, C); of clips by frame (N or 1, T or 1, C, C)."""
         if not self.style_layers:
             if style is not None:
                 raise ValueError(
@@ -165,7 +185,7 @@ class LossWithTargets(FrozenLoss):
             raise ValueError(
                 f"style: expected one style, or one for each of the {count} images of output; got {grams[0].shape[0]}"
             )
-        if self.is_clip(first_of(output)):
+        if self.is_clip(first_of(output)) and self.gram_over == "frame":
             return self._grams_of_frames(output, grams)
         if grams[0].dim() != 3:
             raise ValueError(f"style: expected images, as output is, got a clip of {grams[0].shape[1]} frames")
@@ -186,7 +206,7 @@ class LossWithTargets(FrozenLoss):
     def _style_grams(
         self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
     ) -> list[Tensor]:
-        """The blended Grams of style images, each (N or 1, C, C), or of clips, (N or 1, T, C, C)."""
+        """The blended Grams of style images, each (N or 1, C, C), or of clips by frame, (N or 1, T, C, C)."""
         if not self.style_layers:
             raise ValueError(
                 f"{name}: expected none, since this loss has no style part; give style_layers and style_weight when "
@@ -209,7 +229,8 @@ class LossWithTargets(FrozenLoss):
                 raise ValueError(
                     f"{argument}: expected a batch of 1 or {batch} to blend with the others, got {style.shape[0]}"
                 )
-            grams = of_samples(self._grams, [style], [], self.is_clip(style), each_frame)
+            by_frame = self.is_clip(style) and self.gram_over == "frame"
+            grams = of_samples(self._grams, [style], [], by_frame, each_frame)
             if blended and blended[0].shape[1:] != grams[0].shape[1:]:
                 raise ValueError(
                     f"{argument}: expected images, or clips of one length, to blend with the others; got "
@@ -227,6 +248,6 @@ class LossWithTargets(FrozenLoss):
         return self.target_features(images[0], self.content_layers, self._size_of_call(images[0]))
 
     def _grams(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
-        """An `OfImages` of style images: the Grams of each, not blended."""
+        """An `OfImages` of style images, or of clips for Grams over all frames: the Grams of each, not blended."""
         is_unit, size = self.normalize_features == "channel", self._size_of_call(images[0])
         return self.target_grams(images[0], self.style_layers, self.gram_normalize, is_unit, size)

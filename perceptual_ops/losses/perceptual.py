@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,9 @@ from .arguments import (
 from .kept_targets import LossWithTargets
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
-from .samples import values_of
+from .samples import first_of, values_of
+
+GRAMS_OVER = ("frame", "clip")
 
 
 class PerceptualLoss(LossWithTargets):
@@ -40,8 +43,8 @@ class PerceptualLoss(LossWithTargets):
     "l2_squared" on the image in [0, 1].
 
     What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
-    mean, std and drop_tokens, which are fixed. New layers drop the kept target of their part, another gram_normalize or
-    normalize_features that of style, another input_size or resize_mode both. Under torch.compile
+    mean, std and drop_tokens, which are fixed. New layers drop the kept target of their part, another gram_normalize,
+    gram_over or normalize_features that of style, another input_size or resize_mode both. Under torch.compile
     every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it. torch.export and
     torch.jit.trace write programs that hold the weights and run where this library is not.
 
@@ -64,6 +67,10 @@ class PerceptualLoss(LossWithTargets):
         content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`); of content
             also "cosine" (see `feature_loss`).
         gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
+        gram_over: What a Gram of clips (N, 3, T, H, W) is over: "frame", each a style of its own, or "clip", the sum
+            over T, H and W, normalised by T * H * W in place of H * W. Content and total variation are means over
+            frames in both. Frames of a clip that is larger than a chunk go through the network twice then, see
+            `tile_size`. A `style` that is a clip has one Gram, too, and any length.
         normalize_features: "channel": the channels of each pixel, or of each token, are divided by their length before
             both parts, as LPIPS does; "none".
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
@@ -100,6 +107,11 @@ class PerceptualLoss(LossWithTargets):
         partial(checks.check_choice, choices=checks.NORMALIZATIONS),
         changed=lambda loss: loss._forget_target("style"),
     )
+    gram_over = setting(
+        "gram_over",
+        partial(checks.check_choice, choices=GRAMS_OVER),
+        changed=lambda loss: loss._forget_target("style"),
+    )
     normalize_features = setting(
         "normalize_features",
         partial(checks.check_choice, choices=FEATURE_NORMALIZATIONS),
@@ -129,6 +141,7 @@ class PerceptualLoss(LossWithTargets):
         content_distance: str = "mse",
         style_distance: str = "mse",
         gram_normalize: str = "chw",
+        gram_over: str = "frame",
         normalize_features: str = "none",
         input_size: int | tuple[int, int] | None = None,
         resize_mode: str = "bilinear",
@@ -161,7 +174,7 @@ class PerceptualLoss(LossWithTargets):
         self.eps, self.delta = eps, delta
         self.content_distance = content_distance
         self.style_distance = style_distance
-        self.gram_normalize = gram_normalize
+        self.gram_normalize, self.gram_over = gram_normalize, gram_over
         self.normalize_features = normalize_features
         self.input_size, self.resize_mode = input_size, resize_mode
         self.reduction = reduction
@@ -208,10 +221,11 @@ class PerceptualLoss(LossWithTargets):
         """The loss of a batch of images, of a list of them, or of clips.
 
         A network of images (by name, or a sequence of plain layers) sees a clip frame by frame, `chunk_size` frames at
-        a time, and the value of a clip is the mean over its frames, total variation included. `input_size` is that of a
-        frame; a random crop is the same for all. A clip alone goes in without a copy, a batch of more is copied once,
-        unless its frames lie one behind the other, as in `frames.transpose(1, 2)` of (N, T, C, H, W). A module of
-        your own is given clips as they are: to one of images pass `clip.transpose(1, 2).flatten(0, 1)`.
+        a time, and the value of a clip is the mean over its frames, total variation included, but for the style of
+        gram_over="clip". `input_size` is that of a frame; a random crop is the same for all. A clip alone goes in
+        without a copy, a batch of more is copied once, unless its frames lie one behind the other, as in
+        `frames.transpose(1, 2)` of (N, T, C, H, W). A module of your own is given clips as they are: to one of images
+        pass `clip.transpose(1, 2).flatten(0, 1)`.
 
         Args:
             output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them. Or clips
@@ -222,7 +236,8 @@ class PerceptualLoss(LossWithTargets):
                 `set_content`. The gradient flows to them if they require it.
             style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
             return_terms: Whether to return the parts too.
-            frames: Whether to return the numbers of each frame instead of their mean; for reduction="none".
+            frames: Whether to return the numbers of each frame instead of their mean; for reduction="none", and where
+                no Gram is over clips.
             sample_weight: (N,) numbers w, a list, a NumPy array or a tensor, by which the values of the samples and
                 their terms are multiplied before the reduction: "mean" gives (w_1 loss_1 + ... + w_N loss_N) / N.
                 Samples of weight 0 do not run: their gradient is 0, whatever they hold, and the others' are those of a
@@ -244,18 +259,28 @@ class PerceptualLoss(LossWithTargets):
         grams = self._style_targets(output, style)
         of_images = partial(self._of_images, return_terms=return_terms)
         images = [output] if target is None else [output, target]
-        loss, *terms = values_of(self, of_images, images, [*contents, *grams], frames, sample_weight)
+        over_clips = self.gram_over == "clip" and bool(self.style_layers) and self.is_clip(first_of(output))
+        if over_clips and checks.check_flag("frames", frames):
+            raise ValueError(
+                'frames: expected False for gram_over="clip", whose style has no value for each frame; got True; set '
+                'gram_over="frame"'
+            )
+        beside = [*contents, *grams]
+        loss, *terms = values_of(self, of_images, images, beside, frames, sample_weight, takes_clips=over_clips)
         if not return_terms:
             return loss
         return loss, {name: value.detach() for name, value in zip(self.terms().names, terms, strict=True)}
 
     def _of_images(self, images: list[Tensor], beside: list[Tensor], return_terms: bool) -> list[Tensor]:
-        """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets."""
+        """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets.
+
+        Or of clips, whose Grams are over all frames.
+        """
         output, target = images if len(images) == 2 else (images[0], None)
         kept = len(beside) - len(self.style_layers)
         contents, grams = beside[:kept], beside[kept:]
-        terms, size = self.terms(), self._size_of_call(output)
-        if terms.variation and output.dim() != 4:
+        terms, size = replace(self.terms(), of_clips=self.is_clip(output)), self._size_of_call(output)
+        if terms.variation and not terms.of_clips and output.dim() != 4:
             raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
         if self.runs_lean(output=output, target=target):
             loss, values = perceptual_loss(output, target, contents, grams, self.entry(output, size), terms)

@@ -29,6 +29,7 @@ def values_of(
     frames: bool,
     sample_weight: Tensor | Sequence[float] | None,
     are_maps: bool = False,
+    takes_clips: bool = False,
 ) -> list[Tensor]:
     """The values of a call's samples, weighted and reduced: (N,), (N, T), or a scalar each.
 
@@ -37,9 +38,10 @@ def values_of(
         of_images, images, beside: See `of_samples`.
         frames, sample_weight: As of the call.
         are_maps: Whether values are maps, which each frame has for itself.
+        takes_clips: Whether `of_images` is given clips as they are.
     """
     output = images[0]
-    is_clip = loss.is_clip(first_of(output))
+    is_clip = loss.is_clip(first_of(output)) and not takes_clips
     join = join_of(frames, is_clip, loss.reduction)
     wide = torch.float64 if loss.network_dtype() == torch.float64 else torch.float32
     weight = SampleWeight.of(sample_weight, count_of(output), loss.device, wide)

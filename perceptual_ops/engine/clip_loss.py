@@ -1,0 +1,166 @@
+"""A perceptual loss of clips whose style is of all frames at once, in the memory of one chunk of frames.
+
+Content and variation are means over frames. Style compares sums over all pixels of all frames, which are tiles in time:
+as of the tiles of an image (tiled_loss.py), a first pass adds up the Grams of all chunks of frames, a second makes
+gradients. Clips that fit in a chunk need one pass, several of them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .batching import chunks, rows_of
+from .custom_op import Entry, joined
+from .frames import clips_of, for_clips, for_frames, frames_of
+from .perceptual_chunk import PerceptualChunk
+from .perceptual_head import summed
+from .terms import NO_PART, Terms
+from .tile_parts import tiles_through
+from .tiled_loss import GramSums, TiledLoss
+
+
+def clip_losses(
+    entry: Entry,
+    terms: Terms,
+    images: tuple[Tensor, Tensor | None],
+    contents: Sequence[Tensor],
+    grams: Sequence[Tensor],
+    gradients: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The loss (N) and its terms (K, N).
+
+    Args:
+        entry, terms: Of the call.
+        images: Output (N, 3, T, H, W) and target (N or 1, 3, T, H, W).
+        contents: (N or 1, T, C, H', W') of each content layer, in place of the target.
+        grams: (N or 1, C, C) of each style layer.
+        gradients: By both; filled, or empty where they are not wanted.
+    """
+    output, target = images
+    frames = frames_of(output[:1], 1)
+    side, length = entry.tile_side(frames), frames.shape[0]
+    at_once = 0 if side else entry.samples_at_a_time(frames) // length
+    found = []
+    if side:
+        for gradient in gradients:
+            gradient.zero_()
+    for rows in chunks(output.shape[0], max(at_once, 1)):
+        count = output[rows].shape[0]
+        clips = _Clips(
+            entry, terms.of_frames(length), length, frames_of(output[rows], count),
+            None if target is None else frames_of(rows_of([target], rows)[0], count),
+            [for_clips(x, count) for x in rows_of(contents, rows)], rows_of(grams, rows),
+            *(gradient[rows] if gradient.numel() else None for gradient in gradients),
+        )  # fmt: skip
+        found.append(summed(clips.at_once() if at_once else clips.in_parts(side), terms))
+    losses, values = zip(*found, strict=True)
+    return joined(list(losses)), joined(list(values), dim=1)
+
+
+def clip_grams(
+    clip: Tensor,  # (1, 3, T, H, W)
+    entry: Entry,
+    layers: Sequence[str],
+    normalize: str,
+    is_unit: bool,
+) -> list[Tensor]:
+    """The Grams (1, C, C) of a clip over all frames, see `Terms`."""
+    frames = frames_of(clip, 1)
+    sums = _sums(frames, entry, layers, entry.tile_side(frames), is_unit)
+    return [(raw / divisor).to(entry.wide) for raw, divisor in (sums.of(layer, normalize) for layer in layers)]
+
+
+def _sums(
+    frames: Tensor,  # (T, 3, H, W)
+    entry: Entry,
+    layers: Sequence[str],
+    side: int | None,
+    is_unit: bool,
+) -> GramSums:
+    sums = GramSums(layers, is_unit, of_clip=True)
+    for rows in entry.chunks(frames):
+        if not side:
+            sums.add(entry, frames[rows])
+            continue
+        for tile in tiles_through(entry.trunk_key, layers, frames.shape, side):
+            sums.add(entry, frames[rows][tile.image], tile)
+    return sums
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """A chunk of clips, or one that is larger than a chunk.
+
+    Attributes:
+        terms: Those of each frame, see `Terms.of_frames`.
+        length: How many frames a clip has.
+        by_output, by_target: Where gradients go: written, or added up by tiles; None where they are not wanted.
+    """
+
+    entry: Entry
+    terms: Terms
+    length: int
+    output: Tensor  # (n * T, 3, H, W)
+    target: Tensor | None  # (n * T, 3, H, W)
+    contents: list[Tensor]  # (n * T, C, H', W'), in place of the target
+    grams: list[Tensor]  # (n or 1, C, C)
+    by_output: Tensor | None  # (n, 3, T, H, W)
+    by_target: Tensor | None  # (n, 3, T, H, W)
+
+    def at_once(self) -> dict[str, Tensor]:
+        """The terms by name, each (n), in one pass."""
+        wanted = self.by_output is not None, self.by_target is not None
+        chunk = PerceptualChunk(self.entry, self.terms, self.output, self.target, *wanted, frames=self.length)
+        found, *made = chunk.run(self.contents, self.grams)
+        _write(made, (self.by_output, self.by_target))
+        return self._of_clips(found)
+
+    def in_parts(self, side: int | None) -> dict[str, Tensor]:
+        """The terms by name, each (1), of one clip, a chunk of frames at a time.
+
+        Args:
+            side: Of the tiles in which each chunk goes; None: whole.
+        """
+        entry, terms = self.entry, self.terms
+        sums = _sums(self.output, entry, terms.style.layers, side, terms.is_of_unit_features)
+        style, slopes = sums.values(terms, self.grams, entry.wide)
+        parts = [self._part(rows, side, slopes) for rows in entry.chunks(self.output)]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: value.to(entry.wide) for name, value in {**self._of_clips(found), **style}.items()}
+
+    def _part(self, rows: slice, side: int | None, slopes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Content and variation of some frames, each (t); the gradients of all terms by these go where they belong."""
+        output, contents = self.output[rows], [x[rows] for x in self.contents]
+        target = None if self.target is None else self.target[rows]
+        gradients = [clip if clip is None else clip[:, :, rows] for clip in (self.by_output, self.by_target)]
+        wants_output, wants_target = (clip is not None for clip in gradients)
+        slopes = {layer: for_frames(x, output.shape[0]) for layer, x in slopes.items()} if wants_output else {}
+        if side:
+            by_output, by_target = (clip if clip is None else frames_of(clip, 1) for clip in gradients)
+            tiled = TiledLoss(self.entry, self.terms, side, output, target, contents, [], by_output, by_target, slopes)
+            return tiled.run()
+        terms = self.terms if slopes else replace(self.terms, style=NO_PART)
+        chunk = PerceptualChunk(self.entry, terms, output, target, wants_output, wants_target, slopes=slopes)
+        found, *made = chunk.run(contents, [])
+        _write(made, gradients)
+        return found
+
+    def _of_clips(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Content and variation (n * T) of frames as those of clips; style is of clips (n)."""
+        of_clips = {}
+        for name, value in found.items():
+            if not name.startswith("style"):
+                value = value.unflatten(0, (-1, self.length)).sum(1)
+            of_clips[name] = value / self.length if name.startswith("content/") else value
+        return of_clips
+
+
+def _write(made: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> None:
+    """Puts gradients (n * T, 3, H, W) of frames where they belong, (n, 3, T, H, W)."""
+    for of_frames, gradient in zip(made, gradients, strict=True):
+        if of_frames is not None and gradient is not None:
+            gradient.copy_(clips_of(of_frames, gradient.shape[2]))

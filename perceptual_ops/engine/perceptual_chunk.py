@@ -1,0 +1,72 @@
+"""The perceptual loss of one chunk of samples, and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .custom_op import Entry
+from .perceptual_head import PerceptualHead
+from .terms import Terms
+
+operators = torch.ops.perceptual_ops
+
+
+@dataclass(frozen=True)
+class PerceptualChunk:
+    """A chunk of samples, and whose gradients are wanted.
+
+    Attributes:
+        frames, slopes: See `PerceptualHead`.
+    """
+
+    entry: Entry
+    terms: Terms
+    output: Tensor  # (n, 3, H, W)
+    target: Tensor | None  # (n, 3, H, W)
+    wants_output: bool
+    wants_target: bool
+    frames: int = 1
+    slopes: Mapping[str, Tensor] | None = None
+
+    def run(
+        self, contents: list[Tensor], grams: list[Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        """The terms by name, each (n), of style (n / frames), and the gradients with respect to output and target, each
+        (n, 3, H, W).
+
+        Args:
+            contents: K x (n or 1, C, H', W'), in place of the target; taken over.
+            grams: S x (n or 1, C, C).
+        """
+        entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None
+        if self.target is not None:
+            contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
+        wanted = self.wants_output, self.wants_target
+        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted, slopes=self.slopes, frames=self.frames)
+        tape = None
+        if terms.layers:
+            # Nobody but the trunk holds its input, so that it is gone when it was read.
+            (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.wants_output)], terms.layers)
+        if self.target is not None and self.wants_target and target_tape is not None:
+            by_target = entry.backward(target_tape, head.by_target, self.target, None)
+        found = head.terms()
+        variation, by_variation = self._variation()
+        if variation is not None:
+            found["tv"] = variation
+        if self.wants_output and tape is not None:
+            by_output = entry.backward(tape, head, self.output, by_variation)
+        return found, by_output, by_target
+
+    def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
+        """The total variation, where it is part of the loss, and its gradient, both weighted."""
+        weight, dtype = self.terms.variation, self.entry.wide
+        if not weight:
+            return None, None
+        if not self.wants_output:
+            return operators.total_variation(self.output, "l2_squared").to(dtype).mul_(weight), None
+        value, gradient = operators.total_variation_with_gradient(self.output, "l2_squared")
+        return value.to(dtype).mul_(weight), gradient.to(dtype).mul_(weight)
