@@ -89,6 +89,11 @@ class Bench:
         )
 
 
+def _frames(images: Tensor) -> list[Tensor]:  # (N, 3, H, W) each
+    """Those of a clip that is larger than a chunk."""
+    return [images, images.flip(2), images.flip(3)]
+
+
 def _whole(shape: tuple[int, ...], low: int, high: int, seed: int) -> Tensor:
     """Random whole numbers from low to high."""
     generator = torch.Generator().manual_seed(seed)
@@ -143,9 +148,27 @@ def _perceptual_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]
         of_style = [xs[layer] for layer in style], own, list(STYLE.weights), "chw", "mse", 0.0
         return loss + reference.style_terms(*of_style)[0] + VARIATION * reference.variation(output, "l2_squared")
 
+    def of_clips(output: Tensor, target: Tensor) -> Tensor:
+        terms = Terms(CONTENT, STYLE, "chw", VARIATION, of_clips=True)
+        clip, other = (torch.stack(_frames(images), 2) for images in (output, target))
+        return perceptual_loss(clip, other, [], grams, bench.entry(), terms)[0]
+
+    def plain_of_clips(output: Tensor, target: Tensor, exact: bool) -> Tensor:
+        loss, count = output.new_zeros(BATCH), len(_frames(output))
+        by_frame = [bench.features(frame, STYLE.layers, exact) for frame in _frames(output)]
+        for of_layer, gram, weight in zip(zip(*by_frame, strict=True), grams, STYLE.weights, strict=True):
+            own = torch.stack([reference.raw_gram_matrix(x, "chw") for x in of_layer]).mean(0)
+            loss = loss + weight * (own - gram.to(own.dtype)).square().mean((1, 2))
+        for x, y in zip(_frames(output), _frames(target), strict=True):
+            maps, targets = (bench.features(images, CONTENT.layers, exact) for images in (x, y))
+            content, _ = reference.feature_terms(maps, targets, list(CONTENT.weights), "mse", 0.0)
+            loss = loss + (content + VARIATION * reference.variation(x, "l2_squared")) / count
+        return loss
+
     for layout in ENTRIES:
         yield bench.case("content, style and total variation", ours, plain, layout)
         yield bench.case("the same in tiles", partial(ours, tile_size=TILE), plain, layout)
+        yield bench.case("the same of clips", of_clips, plain_of_clips, layout)
 
 
 def _metric_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
