@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .images import drawable, to_picture
+from .images import BAND, drawable, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,14 +41,16 @@ def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption
     """
     peak = distances.max().item()
     top = _rounded_up(peak) if top is None else top
-    grey = (image[0].cpu().float() * torch.tensor(LUMA).view(3, 1, 1)).sum(0)  # (H, W)
-    picture = to_picture(_coloured(distances[0, 0].cpu().float() / top, grey))
-    legend = _legend(max(picture.width, NARROWEST), f"{top:.3g}{' or more' if peak > top else ''}", caption)
+    width, height = image.shape[3], image.shape[2]
+    legend = _legend(max(width, NARROWEST), f"{top:.3g}{' or more' if peak > top else ''}", caption)
     from PIL import Image
 
-    sheet = Image.new("RGB", (legend.width, picture.height + legend.height), "white")
-    sheet.paste(picture, (0, 0))
-    sheet.paste(legend, (0, picture.height))
+    sheet = Image.new("RGB", (legend.width, height + legend.height), "white")
+    for first in range(0, height, BAND):  # what lies between numbers and colours is many times the picture
+        rows = slice(first, first + BAND)
+        grey = (image[0, :, rows].cpu().float() * torch.tensor(LUMA).view(3, 1, 1)).sum(0)  # (h, W)
+        sheet.paste(to_picture(_coloured(distances[0, 0, rows].cpu().float() / top, grey)), (0, first))
+    sheet.paste(legend, (0, height))
     return sheet
 
 

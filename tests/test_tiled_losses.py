@@ -271,9 +271,9 @@ def test_tiles_that_cannot_be_had_are_refused(options: dict[str, Any], reason: s
         loss(*images((70, 97), samples=1, dtype=torch.float32))
 
 
-def test_maps_and_layers_of_lpips_are_refused_with_tiles() -> None:
+def test_gradients_of_maps_and_layers_of_lpips_are_refused_with_tiles() -> None:
     pair = images((70, 97), samples=1, dtype=torch.float32)
-    with pytest.raises(ValueError, match="tile_size: expected None, since spatial=True gives a map"):
-        LPIPS("alexnet", weights="random", spatial=True, tile_size=SIDE)(*pair)
+    with pytest.raises(ValueError, match="tile_size: expected None, since spatial=True gives a map, whose gradient"):
+        LPIPS("alexnet", weights="random", spatial=True, tile_size=SIDE)(pair[0].requires_grad_(), pair[1])
     with pytest.raises(ValueError, match="tile_size: expected None, since tiles give no shares of the layers"):
         LPIPS("alexnet", weights="random", tile_size=SIDE)(*pair, return_layers=True)

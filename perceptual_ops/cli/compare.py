@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..files import append_whole, check_apart, check_writable_file, is_taken, make_folder, write_whole
 from ..heat_map import heat_map
@@ -22,7 +23,7 @@ from ..recipes.comparison import METRICS, WITH_LAYERS, WITH_PIXELS, Comparison, 
 from . import numbers
 from .picture_pairs import PicturePair, picture_pairs
 from .skipping import STRICT_HELP, Skipped
-from .terminal import checked_device, default_device, names, progress_bar, say
+from .terminal import TILE_HELP, checked_device, default_device, names, progress_bar, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,8 +45,14 @@ def register(commands: Any) -> None:
     add("--layers", type=names, help=f"layers, separated by commas, of content and style (of vgg16 {layers})")
     add("--size", type=numbers.side, help="pixels of the longer side of both (default: as they are)")
     add("--resize", action="store_true", help="bring B to the size of A")
-    add("--map", metavar="OUT", help="write the distance of each pixel as colours over A; for folders, a folder")
+    add(
+        "--map",
+        metavar="OUT",
+        help="write the distance of each pixel as colours over A, or to an OUT.npy as numbers (H, W) in fp32; for "
+        "folders, a folder",
+    )
     add("--max", type=numbers.positive, help="where the map's scale ends (default: its largest distance)")
+    add("--tile", type=numbers.tile, metavar="N", help=TILE_HELP)
     add("--csv", metavar="OUT.csv", help="write a row for each pair")
     add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
     add("--strict", action="store_true", help=STRICT_HELP)
@@ -64,7 +71,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     _check_places(arguments, pairs, of_folder)
     device = checked_device(arguments.device)
     measure = comparison(
-        arguments.metric, network=arguments.network, weights=arguments.weights, layers=arguments.layers, device=device
+        arguments.metric,
+        network=arguments.network,
+        weights=arguments.weights,
+        layers=arguments.layers,
+        device=device,
+        tile_size=arguments.tile,
     )
     if left_out:
         say(left_out)
@@ -77,11 +89,10 @@ def _compare(arguments: argparse.Namespace) -> int:
                 found = skipped.attempt(pair.name, _compared, pair, measure, arguments, device)
                 if found is None:
                     continue
-                distance, sheet = found
+                distance, made = found
                 place = _map_place(arguments.map, pair.name if of_folder else "")
-                if place and sheet:
-                    make_folder(place.parent)
-                    save_picture(place, sheet)
+                if place and made is not None:
+                    _write_map(place, made)
                 if arguments.csv:
                     _write_row(arguments.csv, (pair.name, measure.label, f"{distance:.9g}"), first=not distances)
                 distances.append(distance)
@@ -102,8 +113,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 @torch.no_grad()
 def _compared(
     pair: PicturePair, measure: Comparison, arguments: argparse.Namespace, device: torch.device
-) -> tuple[float, Image.Image | None]:
-    """The distance of a pair, and its map where one is wanted."""
+) -> tuple[float, Image.Image | Tensor | None]:
+    """The distance of a pair, and its map where one is wanted, as a picture or as numbers (H, W)."""
     output = read_image(pair.output, arguments.size)
     size = (output.shape[2], output.shape[3])
     # At once from the file: resized twice, it would lose twice.
@@ -122,14 +133,16 @@ def _compared(
         raise ValueError(f"{pair.output}, {pair.target}: {error}") from None
     if not math.isfinite(distance):
         raise ValueError(f"{pair.output}, {pair.target}: expected a distance that is a number, got {distance}")
-    if pixels is None:
-        return distance, None
+    if pixels is None or _is_array(arguments):
+        return distance, None if pixels is None else pixels[0, 0]
     return distance, heat_map(output, pixels, arguments.max, f"{measure.label}: {distance:.4g}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
     if arguments.max is not None and not arguments.map:
         raise ValueError("--max: expected --map too, whose scale it ends")
+    if arguments.max is not None and _is_array(arguments):
+        raise ValueError(f"--max: expected a map in colours, whose scale it ends; {arguments.map} is of numbers")
     if arguments.map and arguments.metric not in WITH_PIXELS:
         raise ValueError(
             f"--map: expected --metric {' or '.join(WITH_PIXELS)}, {arguments.metric} is no sum over pixels"
@@ -144,6 +157,8 @@ def _check_places(arguments: argparse.Namespace, pairs: Sequence[PicturePair], o
         _check_map(Path(arguments.map), Path(arguments.output), Path(arguments.target))
         if of_folder:
             check_writable_below(maps, inputs)
+        elif _is_array(arguments):
+            _check_array(Path(arguments.map), inputs)
         else:
             check_writable(arguments.map, inputs)
     if arguments.csv:
@@ -164,6 +179,30 @@ def _check_map(path: Path, output: Path, target: Path) -> None:
     for given in (output, target):
         if path.resolve().is_relative_to(given.resolve()):
             raise ValueError(f"--map: expected a place other than what is compared, {path} is {given} or in it")
+
+
+def _is_array(arguments: argparse.Namespace) -> bool:
+    """Whether the map is to be a file of numbers."""
+    return bool(arguments.map) and Path(arguments.map).suffix.lower() == ".npy" and not Path(arguments.output).is_dir()
+
+
+def _check_array(path: Path, inputs: Sequence[Path]) -> None:
+    check_apart([path], inputs)
+    check_writable_file(path)
+    if is_taken(path):
+        raise FileExistsError(f"--map: expected a new name, as no .npy says what wrote it, {path} is there; remove it")
+
+
+def _write_map(place: Path, made: Image.Image | Tensor) -> None:
+    make_folder(place.parent)
+    if not isinstance(made, Tensor):
+        save_picture(place, made)
+        return
+    import numpy as np
+
+    encoded = io.BytesIO()
+    np.save(encoded, made.float().cpu().numpy())
+    write_whole(place, encoded.getbuffer())
 
 
 def _is_table(path: Path) -> bool:

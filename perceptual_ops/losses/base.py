@@ -199,7 +199,8 @@ class FrozenLoss(EngineSettings):
                 f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
                 "no state dict; got strict=True"
             )
-        if self.tile_size is not None and (reason := self.no_tiles()):
+        wants_gradient = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in given.values()])
+        if self.tile_size is not None and (reason := self.no_tiles(wants_gradient)):
             raise ValueError(f"tile_size: expected None, since {reason}; got {self.tile_size!r}")
         if self.engine != "lean" or ops.makes_program():
             return False
@@ -214,7 +215,7 @@ class FrozenLoss(EngineSettings):
                     )
         return True
 
-    def no_tiles(self) -> str:
+    def no_tiles(self, wants_gradient: bool = True) -> str:
         """Why images cannot go through the network in tiles; empty where they can."""
         if self.engine != "lean":
             return f'engine="{self.engine}" keeps what it needs of the whole image'
@@ -225,6 +226,10 @@ class FrozenLoss(EngineSettings):
         if self.backend == "reference":
             return 'backend="reference" keeps what it needs of the whole image'
         return ""
+
+    def tile_side(self, images: Tensor) -> int | None:
+        """The side of the tiles in which checked images (N, C, H, W) go through the network; None: they go whole."""
+        return self.entry(images).tile_side(images) if self.runs_lean(images=images) else None
 
     def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:
         """How images enter the lean engine; None: in the size in which they come."""

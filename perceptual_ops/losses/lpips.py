@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from .. import metric_ops
 from .._settings import fixed, setting
+from ..engine.metrics import Lpips
+from ..engine.tiled_maps import tiled_maps
 from ..networks import checked_network, load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
@@ -51,7 +53,8 @@ class LPIPS(MetricLoss):
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
         options: Of the engine, see `EngineOptions`. Spatial maps, and
-            layers returned one by one, go through ordinary autograd. "alex" and "vgg16" run images of more than twice
+            layers returned one by one, go through ordinary autograd, but for maps of which no gradient is wanted: these
+            go in tiles where an image is large. "alex" and "vgg16" run images of more than twice
             the pixels of a chunk in tiles through the first layers, whose maps are the largest.
 
     Raises:
@@ -133,7 +136,7 @@ class LPIPS(MetricLoss):
             TypeError, ValueError: Images of a wrong type, shape, device or size.
         """
         checks.check_lpips_settings(self.eps, self.eps_inside, self.reduction, self.spatial)
-        if return_layers and self.tile_size is not None:
+        if return_layers and not self.spatial and self.tile_size is not None:
             raise ValueError(
                 f"tile_size: expected None, since tiles give no shares of the layers; got {self.tile_size!r}"
             )
@@ -142,22 +145,55 @@ class LPIPS(MetricLoss):
         total, *layers = values_of(self, of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
         return (total, layers) if return_layers else total
 
-    def no_tiles(self) -> str:
-        return super().no_tiles() or ("spatial=True gives a map of the whole image" if self.spatial else "")
+    def no_tiles(self, wants_gradient: bool = True) -> str:
+        reason = super().no_tiles(wants_gradient)
+        if self.spatial and not reason and (wants_gradient or torch.compiler.is_compiling()):
+            return "spatial=True gives a map, whose gradient takes the whole image, as compiled code does"
+        return reason
 
     def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:
         """An `OfImages`: the distance (M), or maps (M, 1, H, W), and the layers' shares."""
         output, target = images
         lean = self.runs_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
-        if lean and not self.spatial and not return_layers:
+        if self.spatial:
+            return self._summed_maps(output, target, lean, return_layers)
+        if lean and not return_layers:
             return [self._lean_distance(output, target)]
         pairs = self._graph_pairs(output, target)
-        if not self.spatial and not return_layers:
+        if not return_layers:
             return [torch.cat([self._distance(*maps) for maps in pairs])]
+        layers = [torch.cat(parts) for parts in zip(*(self._layer_distances(*maps) for maps in pairs), strict=True)]
+        return [torch.stack(layers).sum(0), *layers]
+
+    def _summed_maps(self, output: Tensor, target: Tensor, lean: bool, return_layers: bool) -> list[Tensor]:
+        """The sum of the layers' maps (M, 1, H, W) in the images' size, and the maps."""
+        wants_gradient = torch.is_grad_enabled() and (output.requires_grad or target.requires_grad)
+        if lean and not self.no_tiles(wants_gradient) and (side := self.entry(output).tile_side(output)):
+            maps = self._maps_in_tiles(output, target, side)
+        else:
+            of_chunks = [self._maps(*pair) for pair in self._graph_pairs(output, target)]
+            maps = [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
         size = (output.shape[2], output.shape[3])
-        of_chunks = [self._layer_distances(*maps, size) for maps in pairs]
-        layers = [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
-        return [torch.stack(layers).sum(0), *(layers if return_layers else [])]
+        layers = (F.interpolate(pixels, size=size, mode="bilinear", align_corners=False) for pixels in maps)
+        if not return_layers:
+            return [reduce(torch.add, layers)]  # never all of them at once
+        kept = [*layers]
+        return [reduce(torch.add, kept), *kept]
+
+    def _maps_in_tiles(self, output: Tensor, target: Tensor, side: int) -> list[Tensor]:
+        """Each layer's map (M, 1, H', W')."""
+        entry = self.entry(output)
+        metric, names = self.metric_settings().of(self.learned_numbers(entry.wide)), self.network_layers
+        assert isinstance(metric, Lpips), "the only one with maps"
+
+        def pixels(layer: str, x: Tensor, y: Tensor) -> Tensor:  # (n, C, h, w), y maybe with a batch of 1
+            return metric.pixels(names.index(layer), x, y)
+
+        of_chunks = []
+        for rows in entry.chunks(output):
+            pair = output[rows], target if target.shape[0] == 1 else target[rows]
+            of_chunks.append(tiled_maps(pair, entry, names, side, pixels))
+        return [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
 
     def _eps_settings(self) -> tuple[float, bool]:
         return self.eps, self.eps_inside
@@ -166,12 +202,13 @@ class LPIPS(MetricLoss):
         numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_terms(xs, ys, numbers, self.eps, self.eps_inside, self.backend)[0]
 
-    def _layer_distances(self, xs: list[Tensor], ys: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """Each layer's distance (n), or map (n, 1, H, W), with a graph of its own."""
-        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
+    def _layer_distances(self, xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:  # L x (n, C, H, W) -> L x (n)
+        """Each layer's distance, with a graph of its own."""
+        triples = zip(xs, ys, self.learned_numbers(checks.accumulator_dtype(xs[0])), strict=True)
         settings = *self._eps_settings(), self.backend
-        if not self.spatial:
-            triples = zip(xs, ys, numbers, strict=True)
-            return [metric_ops.lpips_terms([x], [y], [weights], *settings)[0] for x, y, weights in triples]
-        maps = metric_ops.lpips_maps(xs, ys, numbers, *settings)
-        return [F.interpolate(pixels, size=size, mode="bilinear", align_corners=False) for pixels in maps]
+        return [metric_ops.lpips_terms([x], [y], [weights], *settings)[0] for x, y, weights in triples]
+
+    def _maps(self, xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:  # L x (n, C, H', W') -> L x (n, 1, H', W')
+        """Each layer's map, with a graph of its own."""
+        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
+        return metric_ops.lpips_maps(xs, ys, numbers, *self._eps_settings(), self.backend)

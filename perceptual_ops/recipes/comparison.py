@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as checks
+from ..engine.tiled_maps import tiled_maps
 from ..losses import DISTS, LPIPS, PerceptualLoss
 from ..losses.arguments import DEFAULT_LAYERS
 from ..networks import full_name, load_network
@@ -55,6 +57,7 @@ def comparison(
     weights: str | os.PathLike[str] | None = None,
     layers: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
+    tile_size: int | str | None = None,
 ) -> Comparison:
     """A distance by its name.
 
@@ -65,6 +68,7 @@ def comparison(
         weights: Of the network, as in `load_network`; None: "imagenet"; "stlpips" has none but its own.
         layers: For "content" and "style", each weighing 1; None: those of `default_layers`.
         device: Where the network is to be.
+        tile_size: Of the loss, see `EngineOptions`.
 
     Raises:
         ValueError: An argument is not as described.
@@ -83,15 +87,19 @@ def comparison(
     source = weights or ("stlpips" if metric == "stlpips" else "imagenet")
     named = "" if source == "imagenet" or metric == "stlpips" else f" {Path(source).name}"
     if metric in ("lpips", "stlpips"):
-        return _lpips(metric, network, source, named, device)
+        loss = LPIPS(network, weights=source, input_range=(0.0, 1.0), tile_size=tile_size).to(device)
+        return _lpips(f"{metric} {network}{' 0.1' if metric == 'lpips' else ''}{named}", loss)
     if metric == "dists":
-        return Comparison(f"dists{named}", DISTS(weights=source).to(device))
+        return Comparison(f"dists{named}", DISTS(weights=source, tile_size=tile_size).to(device))
     layers = default_layers(metric, network) if layers is None else layers
     label = f"{metric} {network}{named} {' '.join(layers)}"
     if metric == "content":
-        return _content(label, network, source, layers, device)
+        trunk = load_network(network, source, layers=layers)
+        return _content(label, PerceptualLoss(trunk, content_layers=layers, tile_size=tile_size).to(device))
     if metric == "style":
-        style = PerceptualLoss(network, weights=source, content_layers=None, style_layers=layers).to(device)
+        style = PerceptualLoss(
+            network, weights=source, content_layers=None, style_layers=layers, tile_size=tile_size
+        ).to(device)
         return Comparison(label, lambda output, target: style(output, style=target), any_size=True)
     raise checks.unknown("metric", metric, METRICS)
 
@@ -110,26 +118,27 @@ def _known(metric: str, network: str) -> str:
     raise ValueError(f"network: expected {' or '.join(METRICS[metric])} for {metric}, got {network!r}")
 
 
-def _lpips(
-    metric: str, network: str, weights: str | os.PathLike[str], named: str, device: torch.device | str
-) -> Comparison:
-    loss = LPIPS(network, weights=weights, input_range=(0.0, 1.0)).to(device)
+def _lpips(label: str, loss: LPIPS) -> Comparison:
     spatial = copy(loss)  # of the same network
     spatial.spatial = True
-    version = " 0.1" if metric == "lpips" else ""
-    return Comparison(f"{metric} {network}{version}{named}", loss, spatial)
+    return Comparison(label, loss, spatial)
 
 
-def _content(
-    label: str, network: str, weights: str | os.PathLike[str], layers: Sequence[str], device: torch.device | str
-) -> Comparison:
-    trunk = load_network(network, weights, layers=layers).to(device)
+def _content(label: str, loss: PerceptualLoss) -> Comparison:
+    layers = loss.content_layers
+
+    def error(layer: str, x: Tensor, y: Tensor) -> Tensor:  # (1, C, h, w) -> (1, 1, h, w)
+        """Of each pixel's features, a mean over the channels."""
+        return (x - y).square().mean(1, keepdim=True)
 
     def pixels(output: Tensor, target: Tensor) -> Tensor:
-        """The squared error of each pixel's features, a mean over the channels, summed over the layers."""
-        pairs = zip(trunk(output).values(), trunk(target).values(), strict=True)
-        maps = [(x - y).square().mean(1, keepdim=True) for x, y in pairs]
+        """The errors of all layers, summed."""
+        if side := loss.tile_side(output):
+            maps = tiled_maps([output, target], loss.entry(output), layers, side, error)
+        else:
+            features = (loss.target_features(images, layers) for images in (output, target))
+            maps = [*map(error, layers, *features)]
         size = (output.shape[2], output.shape[3])
-        return torch.stack([F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps]).sum(0)
+        return reduce(torch.add, (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps))
 
-    return Comparison(label, PerceptualLoss(trunk, content_layers=layers).to(device), pixels)
+    return Comparison(label, loss, pixels)

@@ -165,7 +165,7 @@ def energies_of(name: str, loss: PerceptualLoss, picture: Tensor, part: str) -> 
 
 def _squares(loss: PerceptualLoss, picture: Tensor, layers: Sequence[str], part: str) -> list[Tensor]:
     """Of each layer numbers whose mean is that of its squared features, or the squares of its Gram matrix."""
-    side, entry = tile_side(loss, picture), loss.entry(picture)
+    side, entry = loss.tile_side(picture), loss.entry(picture)
     if part == "style":
         if side:
             grams = trunk_grams(picture, entry, layers, loss.gram_normalize, False)
@@ -175,8 +175,3 @@ def _squares(loss: PerceptualLoss, picture: Tensor, layers: Sequence[str], part:
     if side:
         return tiled_maps([picture], entry, layers, side, lambda layer, x: x.float().square().mean(1, keepdim=True))
     return [x.float().square() for x in loss.target_features(picture, layers)]
-
-
-def tile_side(loss: PerceptualLoss, picture: Tensor) -> int | None:
-    """The side of the tiles in which a picture (1, 3, H, W) goes through the network; None: it goes whole."""
-    return loss.entry(picture).tile_side(picture) if loss.runs_lean(images=picture) else None

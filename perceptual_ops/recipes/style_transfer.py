@@ -22,7 +22,6 @@ from .optimization import (
     energies_of,
     minimize,
     noise_like,
-    tile_side,
 )
 
 CONTENT_LAYERS = ("relu3_3",)
@@ -129,7 +128,7 @@ def stylize(
     start = _start(init, content, style, seed)
     checks.check_whole("steps", steps, 1)
     loss = style_transfer_loss(content, style) if loss is None else _checked_loss(loss)
-    in_tiles = tile_side(loss, content) is not None
+    in_tiles = loss.tile_side(content) is not None
     if not in_tiles:
         loss.set_content(content)
     loss.set_style(style)
