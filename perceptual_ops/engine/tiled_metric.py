@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .metrics import Dists, DistsOfTile, DistsSums, Lpips, Metric
 from .pair import IMAGE
 from .stages import Tap, TapGradients
 from .tile_parts import PartGradients, area_of, own_part, share_of, tiles_through
+from .tiled_pair import TiledPair
 from .tiles import Tile
 from .trunk import Tape, holder
 
@@ -59,16 +61,27 @@ class TiledMetric:
         if isinstance(self.metric, Dists):
             return self._dists(self.metric)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        values: dict[str, Tensor] = {}
-        for tile in self._tiles():
-            targets: dict[str, Tensor] = {}
-            head = TileHead(self.metric, self._indices, targets, self._wanted, tile)
-            pair = self._read(tile)
-            tapes = self._forward(pair, holder(targets), head.meet)
-            for layer, value in head.distances().items():
-                values[layer] = values[layer] + value.double() if layer in values else value.double()
-            self._backward(tile, pair, tapes, (head.by_output, head.by_target))
-        return self._of_layers(values)
+        parts = [self._lpips(self.metric, tile).double() for tile in self._tiles()]
+        return reduce(torch.add, parts).to(self.entry.wide)
+
+    def _lpips(self, metric: Lpips, tile: Tile) -> Tensor:  # (L, n)
+        """A tile's share of the distances; its first layers go in tiles of their own."""
+        pair = self._read(tile)
+        if shallow := self.entry.tiles(pair[0], self.layers):
+            by_output, by_target = (
+                torch.zeros_like(pair[0], dtype=self.entry.wide) if wanted else None for wanted in self._wanted
+            )
+            distances = TiledPair(self.entry, metric, self.layers, *shallow, *pair, by_output, by_target, tile).run()
+            for whole, made in ((self.by_output, by_output), (self.by_target, by_target)):
+                if whole is not None and made is not None:
+                    whole[tile.image] += made
+            return distances
+        targets: dict[str, Tensor] = {}
+        head = TileHead(metric, self._indices, targets, self._wanted, tile)
+        tapes = self._forward(pair, holder(targets), head.meet)
+        values = head.distances()
+        self._backward(tile, pair, tapes, (head.by_output, head.by_target))
+        return torch.stack([values[layer] for layer in self.layers])
 
     def _dists(self, metric: Dists) -> Tensor:  # (L, n)
         statistics = self._statistics(metric)
@@ -78,7 +91,7 @@ class TiledMetric:
             for tile in self._tiles():
                 shares = [self._share(tile, layer) for layer in self.layers]
                 self._add_gradients(tile, DistsOfTile(metric.alpha, metric.beta, of_image, shares))
-        return self._of_layers(values)
+        return torch.stack([values[layer] for layer in self.layers]).to(self.entry.wide)
 
     def _statistics(self, metric: Dists) -> dict[str, Tensor]:  # (n, 6, C)
         """Those of every layer over the whole images."""
@@ -147,9 +160,6 @@ class TiledMetric:
 
     def _share(self, tile: Tile, layer: str) -> float:
         return area_of(tile.own) / math.prod(self.output.shape[2:]) if layer == IMAGE else share_of(tile, layer)
-
-    def _of_layers(self, values: dict[str, Tensor]) -> Tensor:
-        return torch.stack([values[layer] for layer in self.layers]).to(self.entry.wide)
 
     def _tiles(self) -> Iterator[Tile]:
         for tile in tiles_through(self.entry.trunk_key, self.passes[0], self.output.shape, self.side):

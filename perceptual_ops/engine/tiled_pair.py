@@ -90,6 +90,7 @@ class TiledPair:
         output: (n, 3, H, W).
         target: (n or 1, 3, H, W).
         by_output, by_target: Where gradients (n, 3, H, W) are added; None where they are not wanted.
+        part_of: Which tile of larger images they are; None: they are whole.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class TiledPair:
         target: Tensor,
         by_output: Tensor | None,
         by_target: Tensor | None,
+        part_of: Tile | None = None,
     ) -> None:
         trunk = trunk_of(entry.trunk_key)
         assert isinstance(trunk, Trunk), "tiles are of chains"
@@ -117,6 +119,7 @@ class TiledPair:
         self._far = [layer for layer in layers if layer not in near]
         self._output, self._target = _Side(entry, cut, output, by_output), _Side(entry, cut, target, by_target)
         self._wanted = by_output is not None, by_target is not None
+        self._part_of = part_of
 
     def run(self) -> Tensor:
         """The distance (L, n) of each layer."""
@@ -131,7 +134,8 @@ class TiledPair:
     def _run_tile(self, tile: Tile) -> dict[str, Tensor]:  # (n)
         """The first layers of a tile: its share of their distances."""
         targets: dict[str, Tensor] = {}
-        head = TileHead(self._metric, self._indices, targets, self._wanted, tile)
+        own = tile.within(self._part_of) if self._part_of else tile
+        head = TileHead(self._metric, self._indices, targets, self._wanted, own)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [
             (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
@@ -150,7 +154,8 @@ class TiledPair:
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
         """The layers beyond the cut: their distances, and the way back."""
         targets: dict[str, Tensor] = {}
-        head = MetricHead(self._metric, self._indices, targets, self._wanted)
+        settings = self._metric, self._indices, targets, self._wanted
+        head = TileHead(*settings, self._part_of) if self._part_of else MetricHead(*settings)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
         tapes = self._trunk.forward_together(runs, self._far, self._dtype, after=self._cut)

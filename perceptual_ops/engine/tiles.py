@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import EllipsisType
 
 from .. import _checks as checks
@@ -38,6 +38,17 @@ class Span:
     whole: Mapping[str, slice]
     part: Mapping[str, slice]
     lengths: Mapping[str, tuple[int, int]]
+
+    def within(self, outer: Span) -> Span:
+        """The same of a tile that is cut from another: its part of each layer is what is also that of the other."""
+        part = {}
+        for layer, whole in self.whole.items():
+            first = min(max(whole.start, outer.part[layer].start), whole.stop)
+            last = max(min(whole.stop, outer.part[layer].stop), first)
+            shift = self.part[layer].start - whole.start
+            part[layer] = slice(first + shift, last + shift)
+        lengths = {layer: (outer.lengths[layer][0], length) for layer, (_, length) in self.lengths.items()}
+        return replace(self, part=part, lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,10 @@ class Tile:
     def own_size(self, layer: str) -> tuple[int, int]:
         """(H, W) of the layer's map of the tile alone."""
         return self.rows.lengths[layer][1], self.columns.lengths[layer][1]
+
+    def within(self, outer: Tile) -> Tile:
+        """This tile of another one's image: its parts are those that belong to both, of the other's whole image."""
+        return replace(self, rows=self.rows.within(outer.rows), columns=self.columns.within(outer.columns))
 
 
 def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
