@@ -177,6 +177,9 @@ def test_the_side_is_a_function_of_size_dtype_and_device() -> None:
     assert tile_side(AUTO, 1000, 700, torch.float32, "cpu") is None  # no more than one and a half tiles on a side
     assert tile_side(AUTO, 1200, 700, torch.float32, "cpu") == 768
     assert tile_side(100, 200, 90, torch.float32, "cuda") == 100
+    assert auto_tile_side(torch.float32, "cpu", is_nested=True) == 1536
+    assert tile_side(AUTO, 2303, 2303, torch.float32, "cpu", is_nested=True) is None
+    assert tile_side(AUTO, 2306, 100, torch.float32, "cpu", is_nested=True) == 1536
 
 
 @pytest.mark.parametrize("name", ["DISTS", "content", "LPIPS, alexnet"])

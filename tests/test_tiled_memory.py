@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bench.memory import allocated_peak
 from perceptual_ops.engine import tiled_loss
 from perceptual_ops.engine.metric_op import MetricSettings, metric_loss
 from perceptual_ops.engine.pair import IMAGE
+from perceptual_ops.engine.trunk import Trunk
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -89,6 +91,15 @@ def test_gradients_that_are_written_elsewhere() -> None:
     loss = loss_of("perceptual")
     out = {tiles: torch.empty(image(tiles).shape) for tiles in (FEW, MANY)}
     assert growth(lambda x, y: po.gradient_of(loss, x, y, out=out[x.shape[2] // SIDE])) <= ROUND
+
+
+def test_the_last_tile_of_the_first_pass_is_not_run_again() -> None:
+    loss = po.PerceptualLoss(tiny(), content_layers=None, style_layers=LAYERS, mean=[0.0], std=[1.0], tile_size=SIDE)
+    loss.set_style(image(1, seed=2))
+    for tiles in (1, FEW):
+        with mock.patch.object(Trunk, "forward_together", autospec=True, side_effect=Trunk.forward_together) as run:
+            po.gradient_of(loss, image(tiles))
+        assert run.call_count == 2 * tiles - 1
 
 
 def test_styles_of_large_images() -> None:

@@ -35,26 +35,31 @@ def samples_at_a_time(images: Tensor, dtype: torch.dtype) -> int:
     return default_chunk_size(height * (images.shape[2] if images.dim() == 5 else 1), width, dtype, images.device.type)
 
 
-def tile_side(tile_size: int, height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:
+def tile_side(
+    tile_size: int, height: int, width: int, dtype: torch.dtype, device_type: str, is_nested: bool = False
+) -> int | None:
     """The side of the tiles in which images go through all layers of a chain; None: whole, or in tiles for LPIPS's
     first layers alone.
 
     Args:
         tile_size: In pixels; `AUTO` for what `auto_tile_side` says; `WHERE_LARGE` for that where the image has more
             than `LARGE` pixels (twice as many in 16 bits, half as many in fp64).
+        is_nested: See `auto_tile_side`.
     """
     if tile_size == WHERE_LARGE and height * width <= LARGE * 4 // dtype.itemsize:
         return None
-    side = auto_tile_side(dtype, device_type) if tile_size in (AUTO, WHERE_LARGE) else tile_size
+    side = auto_tile_side(dtype, device_type, is_nested) if tile_size in (AUTO, WHERE_LARGE) else tile_size
     return side if max(round(height / side), round(width / side)) > 1 else None
 
 
-def auto_tile_side(dtype: torch.dtype, device_type: str) -> int:
+def auto_tile_side(dtype: torch.dtype, device_type: str, is_nested: bool = False) -> int:
     """The side of a tile for tile_size="auto": 768 pixels in fp32 on a CPU, 1448 elsewhere; by the bytes of a number
-    else, 1086 and 2048 in 16 bits. What is left of an image over its tiles goes to the last, so one may be half as long
-    again. It depends on nothing else, so that the same input gives the same bits.
+    else, 1086 and 2048 in 16 bits. Twice that if it is nested, its first layers, whose maps are four times as large as
+    those of the next, in tiles of their own (LPIPS). What is left of an image over its tiles goes to the last, so one
+    may be half as long again. It depends on nothing else, so that the same input gives the same bits.
     """
-    return math.isqrt((TILE_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize)
+    side = math.isqrt((TILE_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize)
+    return 2 * side if is_nested else side
 
 
 def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:

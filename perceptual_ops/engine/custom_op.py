@@ -69,15 +69,15 @@ class Entry(OperatorSettings):
             return default_chunk_size(height, width, self.dtype, images.device.type)
         return samples_at_a_time(images, self.dtype)
 
-    def tile_side(self, images: Tensor) -> int | None:
+    def tile_side(self, images: Tensor, is_nested: bool = False) -> int | None:
         """The side of the tiles in which images go through all layers; None: they go whole."""
-        return self.tile_side_of_chain(images) if isinstance(trunk_of(self.trunk_key), Trunk) else None
+        return self.tile_side_of_chain(images, is_nested) if isinstance(trunk_of(self.trunk_key), Trunk) else None
 
-    def tile_side_of_chain(self, images: Tensor) -> int | None:
+    def tile_side_of_chain(self, images: Tensor, is_nested: bool = False) -> int | None:
         """The same where the trunk is known to be a chain; torch.compile traces it."""
         if self.input_size.is_given:
             return None
-        return tile_side(self.tile_size, images.shape[2], images.shape[3], self.dtype, images.device.type)
+        return tile_side(self.tile_size, images.shape[2], images.shape[3], self.dtype, images.device.type, is_nested)
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
         """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""

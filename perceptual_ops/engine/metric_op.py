@@ -91,7 +91,7 @@ def _tiled(
     """What takes chunks of such images, with their gradients, in tiles; None: they go whole."""
     is_lpips = isinstance(metric, Lpips)
     # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
-    if (side := entry.tile_side(images)) and not (is_lpips and entry.tile_size == WHERE_LARGE):
+    if (side := entry.tile_side(images, is_lpips)) and not (is_lpips and entry.tile_size == WHERE_LARGE):
         return partial(TiledMetric, entry, metric, layers, side)
     if is_lpips and (shallow := entry.tiles(images, layers)):
         return partial(TiledPair, entry, metric, layers, *shallow)

@@ -124,6 +124,10 @@ class PerceptualHead:
     def scale(self, scale: LossScale | None) -> None:
         self._by_output.scale = scale
 
+    def take_slopes(self, slopes: Mapping[str, Tensor]) -> None:
+        """Those that were not known before; their maps wait."""
+        self._slopes |= slopes
+
     def terms(self) -> dict[str, Tensor]:
         """What `Terms.names` lists of content and style, each (n), of style (n / frames); to be asked when all maps
         were met, once."""

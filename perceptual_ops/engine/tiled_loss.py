@@ -1,13 +1,14 @@
 """A perceptual loss of large images, tile by tile through all layers, in the memory of one tile.
 
 Content compares pixels, and a tile has its share of their mean. Style compares sums over all pixels: a first pass adds
-up the Grams of all tiles, a second makes gradients, of what the loss is by those sums. The gradient is the sum of those
-of all tiles, each of what is its own of the maps, since a backward is linear.
+up the Grams of all tiles, a second makes gradients, of what the loss is by those sums; it begins with the last tile,
+whose maps are still there. The gradient is the sum of those of all tiles, each of what is its own of the maps, since a
+backward is linear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -45,17 +46,17 @@ class GramSums:
 
     def add(self, entry: Entry, images: Tensor, tile: Tile | None = None) -> None:  # (n, 3, h, w)
         """Runs images, or those of a tile."""
-
-        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
-            gram = operators.gram_matrix(UnitMap(x).map if self.is_unit else x, "none").double()
-            gram = gram.sum(0, keepdim=True) if self.of_clip else gram
-            self._sums[layer] = self._sums[layer].add_(gram) if layer in self._sums else gram
-            pixels = (x.shape[0] if self.of_clip else 1) * x.shape[2] * x.shape[3]
-            self._pixels[layer] = self._pixels.get(layer, 0) + pixels
-            return False
-
-        tap = own_part(tile, meet) if tile else meet
+        tap = own_part(tile, self.tap) if tile else self.tap
         entry.forward([(entry.normalized(images), tap, False)], self.layers)
+
+    def tap(self, layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+        """A `Tap`: adds a map's."""
+        gram = operators.gram_matrix(UnitMap(x).map if self.is_unit else x, "none").double()
+        gram = gram.sum(0, keepdim=True) if self.of_clip else gram
+        self._sums[layer] = self._sums[layer].add_(gram) if layer in self._sums else gram
+        pixels = (x.shape[0] if self.of_clip else 1) * x.shape[2] * x.shape[3]
+        self._pixels[layer] = self._pixels.get(layer, 0) + pixels
+        return False
 
     def of(self, layer: str, normalize: str) -> tuple[Tensor, int]:
         """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
@@ -122,6 +123,17 @@ def tiled_grams(
 
 
 @dataclass
+class _Run:
+    """A tile that went forward, and what leads back."""
+
+    tile: Tile
+    images: Tensor  # (n, 3, h, w)
+    head: PerceptualHead
+    tape: Tape
+    target_tape: Tape | None
+
+
+@dataclass
 class TiledLoss:
     """A chunk of images whose tiles have sides of about `side` pixels.
 
@@ -148,11 +160,11 @@ class TiledLoss:
 
     def run(self) -> dict[str, Tensor]:
         """The terms by name, each (n)."""
-        slopes = self.slopes
+        slopes, last = self.slopes, None
         if slopes is None:
-            slopes = self._style() if self.terms.style.layers else {}
+            slopes, last = self._style() if self.terms.style.layers else ({}, None)
         if slopes or self.terms.content.layers:
-            self._second_pass(slopes)
+            self._second_pass(slopes, last)
         if self.terms.variation:
             self._variation()
         return {name: value.to(self.entry.wide) for name, value in self.values.items()}
@@ -165,40 +177,69 @@ class TiledLoss:
     def passes(self) -> list[tuple[str, ...]]:
         """The layers of each pass over the tiles."""
         style, content = self.terms.style.layers, self.terms.content.layers
-        second = self.terms.layers if self.by_output is not None else content
-        return [layers for layers in (style, second) if layers]
+        if self.by_output is not None:  # of the same tiles, so that the last of the first pass is one of the second
+            return [self.terms.layers] * (2 if style else 1)
+        return [layers for layers in (style, content) if layers]
 
-    def _style(self) -> dict[str, Tensor]:
-        """The style values, and the slopes (n, C, C) by the raw Grams where a gradient by them is wanted."""
-        sums = GramSums(self.terms.style.layers, self.terms.is_of_unit_features)
-        for tile in self._tiles(sums.layers):
+    def _style(self) -> tuple[dict[str, Tensor], _Run | None]:
+        """The style values; where a gradient is wanted, the slopes (n, C, C) by the raw Grams, and the last tile.
+
+        Features of unit length do not wait for slopes, so they need to be run again.
+        """
+        sums, run = GramSums(self.terms.style.layers, self.terms.is_of_unit_features), None
+        *tiles, last = self._cut(self.passes[0])
+        for tile in tiles:
             sums.add(self.entry, self.output[tile.image], tile)
+            self.progress(tile)
+        if self.by_output is None or self.terms.is_of_unit_features:
+            sums.add(self.entry, self.output[last.image], last)
+        else:
+            run = self._forward(last, replace(self.terms, variation=0.0), {}, sums)
+        self.progress(last)
         values, slopes = sums.values(self.terms, self.grams, self.entry.wide)
         self._add(values)
-        return slopes if self.by_output is not None else {}
+        if run:
+            run.head.take_slopes(slopes)
+        return (slopes, run) if self.by_output is not None else ({}, None)
 
-    def _second_pass(self, slopes: dict[str, Tensor]) -> None:
-        """Content, and the gradients of both parts."""
+    def _second_pass(self, slopes: dict[str, Tensor], last: _Run | None) -> None:
+        """Content, and the gradients of both parts; the last tile went forward before."""
         style = self.terms.style if slopes else NO_PART
         terms = replace(self.terms, style=style, variation=0.0)
-        for tile in self._tiles(terms.layers):
-            self._run_tile(tile, terms, slopes)
+        tiles = self._cut(terms.layers)
+        if last:
+            self._backward(last)
+            self.progress(tiles.pop())
+        for tile in tiles:
+            self._backward(self._forward(tile, terms, slopes))
+            self.progress(tile)
 
-    def _run_tile(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor]) -> None:
+    def _forward(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor], sums: GramSums | None = None) -> _Run:
+        """Runs a tile, whose style maps are added to the sums where there are any."""
         entry, images = self.entry, self.output[tile.image]
         wanted = self.by_output is not None, self.by_target is not None
         contents, target_tape = self._contents(tile, terms.content.layers)
         own = replace(terms, content=_of_tile(terms.content, tile))
         head = PerceptualHead(own, entry.wide, contents, [], *wanted, slopes=slopes)
-        meet = own_part(tile, head.meet)
-        (tape,) = entry.forward([(entry.normalized(images), meet, wanted[0])], terms.layers)
-        if self.by_target is not None and self.target is not None and target_tape is not None:
-            gradients = PartGradients(head.by_target, tile)
-            self.by_target[tile.image] += entry.backward(target_tape, gradients, self.target[tile.image], None)
+
+        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            if sums and layer in terms.style.layers:
+                sums.tap(layer, x)
+            return head.meet(layer, x)
+
+        (tape,) = entry.forward([(entry.normalized(images), own_part(tile, meet), wanted[0])], terms.layers)
         if terms.content.layers:
             self._add(_whole_values(head.terms(), terms.content, tile))
+        return _Run(tile, images, head, tape, target_tape)
+
+    def _backward(self, run: _Run) -> None:
+        """Adds a tile's gradients."""
+        entry, tile = self.entry, run.tile
+        if self.by_target is not None and self.target is not None and run.target_tape is not None:
+            gradients = PartGradients(run.head.by_target, tile)
+            self.by_target[tile.image] += entry.backward(run.target_tape, gradients, self.target[tile.image], None)
         if self.by_output is not None:
-            self.by_output[tile.image] += entry.backward(tape, PartGradients(head, tile), images, None)
+            self.by_output[tile.image] += entry.backward(run.tape, PartGradients(run.head, tile), run.images, None)
 
     def _contents(self, tile: Tile, layers: Sequence[str]) -> tuple[list[Tensor], Tape | None]:
         """The targets (n or 1, C, h, w) of a tile's own parts, and the way back to the target image."""
@@ -226,10 +267,8 @@ class TiledLoss:
             self.by_output[rows] += gradient.to(self.entry.wide).mul_(weight)
         self._add({"tv": weight * value})
 
-    def _tiles(self, layers: Sequence[str]) -> Iterator[Tile]:
-        for tile in tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side):
-            yield tile
-            self.progress(tile)
+    def _cut(self, layers: Sequence[str]) -> list[Tile]:
+        return tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

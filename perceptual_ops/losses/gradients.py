@@ -19,6 +19,7 @@ from ..engine.tiled_metric import TiledMetric
 from ..engine.tiles import Tile
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
+from .lpips import LPIPS
 from .metric import MetricLoss
 from .perceptual import PerceptualLoss
 
@@ -67,7 +68,9 @@ def gradient_of(
     if not criterion.runs_lean(images=like):
         raise RuntimeError("criterion: expected compiled operators, without which there are no tiles; got none here")
     entry = criterion.entry(like)
-    side = entry.tile_size if entry.tile_size > 0 else auto_tile_side(entry.dtype, like.device.type)
+    side = entry.tile_size
+    if side <= 0:
+        side = auto_tile_side(entry.dtype, like.device.type, isinstance(criterion, LPIPS))
     picture = _picture("output", output, criterion, entry)
     other = None if target is None else _picture("target", target, criterion, entry)
     if other is not None and other.shape != picture.shape:
