@@ -6,6 +6,8 @@
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # bench-engine  time losses over any frozen network, and steps with adaptive weights, against autograd
+# bench-tiles  memory and time of large images in tiles (hours; ONLY="1024 2048" for some)
+# bench-photograph  the style gradient of a photograph of 8000 x 8000 pixels in capped memory (an hour)
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
@@ -35,7 +37,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -88,6 +90,12 @@ bench-training: build
 bench-engine: build
 	$(RUN) -m bench.engine
 	$(RUN) -m bench.adaptive_weight
+
+bench-tiles: build
+	$(RUN) -m bench.tiles $(if $(ONLY),--only $(ONLY))
+
+bench-photograph: build
+	$(RUN) -m bench.large_photograph
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)
