@@ -14,7 +14,7 @@ from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perceptual_ops.cli.terminal import step_bar
+from perceptual_ops.cli.progress import step_bar
 from perceptual_ops.images import write_image
 from perceptual_ops.recipes import style_transfer_loss, stylize
 from perceptual_ops.recipes.report import contact_sheet, loss_curve

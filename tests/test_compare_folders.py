@@ -35,10 +35,10 @@ def test_folders_are_compared_pair_by_pair(folders, capsys, monkeypatch):
     made = []
     original = compare.comparison
     monkeypatch.setattr(compare, "comparison", lambda *a, **k: made.append(original(*a, **k)) or made[-1])
-    assert run(folders, *LPIPS, "--csv", folders / "out.csv", output="A", target="B") == 0
+    assert run(folders, *LPIPS, "--csv", folders / "out.csv", "--progress", output="A", target="B") == 0
     assert len(made) == 1
     captured = capsys.readouterr()
-    assert "3/3" in captured.err and "3/3" not in captured.out
+    assert "3/3 pairs" in captured.err and "3/3" not in captured.out
     found = rows(folders / "out.csv")[1:]
     pairs = {"deep/x.v1.PNG": "deep/x.v1.png", "one.png": "one.png", "two.png": "two.bmp"}
     assert [row[0] for row in found] == list(pairs)

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def test_train_and_apply(folder, capsys):
-    assert train_style(folder) == 0
+    assert train_style(folder, "--progress") == 0
     captured = capsys.readouterr()
     assert "loss=" in captured.err and captured.out.strip() == str(folder / "model.safetensors")
     assert sorted(path.name for path in folder.glob("model.*")) == [
@@ -48,14 +48,14 @@ def test_a_folder_is_applied_in_batches(folder, capsys):
             "--batch",
             batch,
         ]
-        assert cli.main([*command, "--size", "32"]) == 0
+        assert cli.main([*command, "--size", "32", "--progress"]) == 0
         found = sorted(path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.png"))
         assert found == ["a.png", "b.png", "more/c.png"]
     assert Image.open(folder / "one/a.png").size == (32, 27)
     for name in ("a.png", "more/c.png"):
         one, three = (read_image(folder / out / name) for out in ("one", "three"))
         torch.testing.assert_close(one, three, rtol=0, atol=1.1 / 255)
-    assert "3/3" in capsys.readouterr().err
+    assert "3/3 pictures" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_plots")

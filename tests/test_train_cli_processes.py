@@ -62,7 +62,8 @@ def test_two_processes_train_by_the_command(folder):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     apart = ["--log-dir", "logs", "--redirects", "3"]  # a file for what each process says
-    command = ["-m", "perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "2", *QUICK, "-o"]
+    command = ["-m", "perceptual_ops", "train-sr", "--data", "data", "--scale", "2", "--steps", "2", *QUICK]
+    command += ["--progress", "-o"]
     done = subprocess.run(
         [*launcher, *apart, *command, "sr.safetensors"], cwd=folder, env=environment, capture_output=True, text=True
     )

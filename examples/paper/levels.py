@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_ops.cli.terminal import progress_bar
+from perceptual_ops.cli.progress import step_bar
 from perceptual_ops.networks import load_network
 from perceptual_ops.recipes import invert
 from perceptual_ops.recipes.report import contact_sheet
@@ -38,14 +38,14 @@ def inversion() -> None:
 
 def inverted(target: Tensor, level: str, kind: str) -> float:
     """What is left of the squared error, in units of the target's square, in the picture (1, 3, H, W) it keeps."""
-    with progress_bar(STEPS) as bar:
+    with step_bar(STEPS) as show:
         result = invert(
             target.to(DEVICE),
             level,
             kind=kind,
             weights=WEIGHTS,
             steps=STEPS,
-            on_step=lambda step, terms, bar=bar: bar.update(),
+            on_step=lambda step, terms: show(step + 1, terms),
         )
     keep(f"inverted-{kind}-{level}", result.image)
     return result.history[kind][result.history["loss"].index(min(result.history["loss"]))]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perceptual_ops.cli.terminal import step_bar
+from perceptual_ops.cli.progress import step_bar
 from perceptual_ops.images import write_image
 from perceptual_ops.losses import PerceptualLoss
 from perceptual_ops.recipes import Model, TrainingOptions, load_model, style_transfer_loss, stylize, train_style

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perceptual_ops.cli.terminal import step_bar
+from perceptual_ops.cli.progress import step_bar
 from perceptual_ops.recipes import load_model, train_super_resolution
 from perceptual_ops.recipes.report import contact_sheet
 from perceptual_ops.recipes.super_resolution import FEATURE_LAYERS, OPTIONS, enlarged, shrunk

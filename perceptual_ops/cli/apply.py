@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from ..picture_folder import pictures_in
 from ..picture_outputs import check_writable, check_writable_below
 from ..recipes.models import MAX_BATCH, load_model
 from . import numbers
+from .progress import add_progress, progress_bar
 from .skipping import STRICT_HELP, Skipped, namesake
-from .terminal import checked_device, default_device, progress_bar
+from .terminal import checked_device, default_device
 
 TILE_HELP = (
     "pixels on the side of the tiles in which larger pictures go through the model, or auto: less memory, and the same "
@@ -49,6 +49,7 @@ def register(commands: Any) -> None:
         add("--tile", type=numbers.tile, metavar="N", help=TILE_HELP)
         add("--strict", action="store_true", help=STRICT_HELP)
         add("--device", default=default_device(), help="where to compute")
+        add_progress(command)
         command.set_defaults(command=_apply, kind=kind)
 
 
@@ -67,17 +68,21 @@ def _apply(arguments: argparse.Namespace) -> int:
         )
     if arguments.tile is not None:
         model.tile_side(arguments.tile)  # is refused once, not with each picture
-    run = partial(model, tile_size=arguments.tile)
     done = 0
-    with progress_bar(len(places), "picture") if source.is_dir() else contextlib.nullcontext() as bar:
+    with progress_bar(len(places), arguments.progress) as reach:
+
+        def show(tiles: float = 0, of: float = 1) -> None:
+            reach(done + tiles / of, f"{done}/{len(places)} pictures")
+
+        run = partial(model, tile_size=arguments.tile, progress=show)
         try:
             for images, pairs in _batches(places, arguments.size, arguments.batch, skipped):
                 for result, (_, place) in _applied(run, images, pairs, device, skipped):
                     make_folder(place.parent)
                     write_image(place, result)
                     done += 1
-                    if bar is not None:
-                        bar.update()
+                    if source.is_dir():
+                        show()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{done} of {len(pictures)} pictures were written") from None
     if not done:

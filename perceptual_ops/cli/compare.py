@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import math
@@ -22,8 +21,9 @@ from ..picture_outputs import check_writable, check_writable_below
 from ..recipes.comparison import METRICS, WITH_LAYERS, WITH_PIXELS, Comparison, comparison, default_layers
 from . import numbers
 from .picture_pairs import PicturePair, picture_pairs
+from .progress import add_progress, progress_bar
 from .skipping import STRICT_HELP, Skipped
-from .terminal import TILE_HELP, checked_device, default_device, names, progress_bar, say
+from .terminal import TILE_HELP, checked_device, default_device, names, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +57,7 @@ def register(commands: Any) -> None:
     add("--skip-unpaired", action="store_true", help="leave out pictures of a folder that the other lacks")
     add("--strict", action="store_true", help=STRICT_HELP)
     add("--device", default=default_device(), help=f"where to compute (default: {default_device()})")
+    add_progress(command)
     command.set_defaults(command=_compare)
 
 
@@ -83,7 +84,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if of_folder and not target.is_dir():
         read_image(target, arguments.size)  # the one picture for all has to be good
     distances: list[float] = []
-    with progress_bar(len(pairs), "pair") if of_folder else contextlib.nullcontext() as bar:
+    with progress_bar(len(pairs), arguments.progress) as reach:
         try:
             for pair in pairs:
                 found = skipped.attempt(pair.name, _compared, pair, measure, arguments, device)
@@ -96,8 +97,8 @@ def _compare(arguments: argparse.Namespace) -> int:
                 if arguments.csv:
                     _write_row(arguments.csv, (pair.name, measure.label, f"{distance:.9g}"), first=not distances)
                 distances.append(distance)
-                if bar is not None:
-                    bar.update()
+                if of_folder:
+                    reach(len(distances), f"{len(distances)}/{len(pairs)} pairs")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{len(distances)} of {count} pairs were compared") from None
     if not distances:

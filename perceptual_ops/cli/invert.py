@@ -15,7 +15,8 @@ from ..recipes.inversion import KINDS, invert
 from ..recipes.optimization import OPTIMIZERS
 from ..recipes.report import contact_sheet
 from . import numbers
-from .terminal import checked_device, default_device, names, step_bar
+from .progress import add_progress, step_bar
+from .terminal import checked_device, default_device, names
 
 
 def register(commands: Any) -> None:
@@ -36,6 +37,7 @@ def register(commands: Any) -> None:
     add("--optimizer", choices=OPTIMIZERS, default="lbfgs", help="lbfgs reaches a lower loss in as many steps")
     add("--device", default=default_device(), help="where to compute")
     add("--seed", type=numbers.seed, default=0, help="of the noise it starts from")
+    add_progress(command)
     command.set_defaults(command=_invert)
 
 
@@ -46,7 +48,7 @@ def _invert(arguments: argparse.Namespace) -> int:
         load_network("vgg16", "random", layers=[layer])
     made: dict[str, Tensor] = {}
     evaluations = itertools.count(1)
-    with step_bar(arguments.steps * len(arguments.layers)) as show:
+    with step_bar(arguments.steps * len(arguments.layers), arguments.progress) as show:
         for layer in arguments.layers:
             made[layer] = invert(
                 picture,

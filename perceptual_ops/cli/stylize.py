@@ -19,7 +19,8 @@ from ..recipes.style_transfer import (
     stylize_coarse_to_fine,
 )
 from . import numbers
-from .terminal import TILE_HELP, checked_device, default_device, names, step_bar
+from .progress import add_progress, step_bar
+from .terminal import TILE_HELP, checked_device, default_device, names
 
 
 def register(commands: Any) -> None:
@@ -56,6 +57,7 @@ def register(commands: Any) -> None:
     add("--init", choices=INITS, default="content", help="what to start from, in the style's palette")
     add("--device", default=default_device(), help="where to compute")
     add("--seed", type=numbers.seed, default=0, help="of the noise that --init noise starts from")
+    add_progress(command)
     command.set_defaults(command=_stylize)
 
 
@@ -76,7 +78,8 @@ def _stylize(arguments: argparse.Namespace) -> int:
         tv_weight=arguments.tv_weight,
         tile_size=arguments.tile,
     )
-    with step_bar(sum(steps)) as show:
+    costs = [(count, 4.0**finer) for finer, count in enumerate(steps)]  # as the pixels of each size
+    with step_bar(sum(steps), arguments.progress, costs) as show:
         result = stylize_coarse_to_fine(
             content,
             style,

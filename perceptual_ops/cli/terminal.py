@@ -12,8 +12,6 @@ import torch
 
 from .._failures import printable, reason
 from .._program import PROGRAM
-from ..recipes.optimization import StepCallback
-from ..recipes.training_log import COUNTS
 
 TILE_HELP = (
     "pixels on the side of the tiles in which large pictures go through the network, or auto; None: auto for pictures "
@@ -46,17 +44,6 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def progress_bar(steps: int, unit: str = "it") -> Any:
-    """A tqdm bar on stderr; it shows the iterations per second by itself."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ModuleNotFoundError(
-            "the progress bar needs tqdm, which is not installed: pip install 'perceptual_ops[cli]'"
-        ) from None
-    return tqdm(total=steps, unit=unit, dynamic_ncols=True)
-
-
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -72,29 +59,6 @@ def checked_device(name: str) -> torch.device:
         why = reason(error).split(". ")[0] if "INTERNAL ASSERT" not in str(error) else "it keeps no tensors there"
         raise ValueError(f"--device: expected one that torch can use, got {name!r} ({why})") from None
     return device
-
-
-@contextlib.contextmanager
-def step_bar(steps: int) -> Iterator[StepCallback]:
-    """A callback (steps done, terms) that shows them. The bar begins with the first call: until then errors may come,
-    and of several processes only one calls."""
-    bar: Any = None
-
-    def show(done: int, terms: dict[str, float]) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = progress_bar(steps)
-            bar.initial = bar.n = done - 1  # of a run that goes on; the speed counts from here
-        bar.total = max(bar.total, done)  # L-BFGS finishes the line search it is in
-        parts = {name: f"{terms[name]:.3g}" for name in terms if name not in COUNTS and "/" not in name}
-        bar.set_postfix(parts, refresh=False)
-        bar.update()
-
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from ..recipes.training import PRECISIONS, TrainingOptions
 from ..recipes.training_files import PROGRAM_SUFFIX, TrainingFiles
 from ..recipes.transform_net import SCALES
 from . import numbers
+from .progress import add_progress, step_bar
 from .skipping import STRICT_HELP
-from .terminal import checked_device, default_device, names, say, step_bar
+from .terminal import checked_device, default_device, names, say
 
 PHOTOGRAPHS = "photographs"
 
@@ -92,6 +93,7 @@ def _add_training(command: argparse.ArgumentParser, defaults: TrainingOptions, n
     add("--strict", action="store_true", help=STRICT_HELP)
     add("--seed", type=numbers.seed, default=defaults.seed, help="of weights and crops")
     add("--device", default=default_device(), help="where to compute")
+    add_progress(command)
 
 
 def _options(arguments: argparse.Namespace) -> TrainingOptions:
@@ -139,7 +141,7 @@ def _train_super_resolution(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, train: Callable[..., int]) -> int:
     """Runs a recipe that lacks only what every training takes."""
     options = _options(arguments)
-    with step_bar(options.steps) as show:
+    with step_bar(options.steps, arguments.progress) as show:
         left_out = train(
             _pictures(arguments.data),
             arguments.output,

@@ -59,7 +59,7 @@ class Model:
                 read of their neighbours; "auto": 768 of the result on a CPU, 1448 elsewhere. The result is the same but
                 for rounding. A network with k instance normalisations, whose statistics are of the whole image, takes
                 k + 1 passes: `StyleNet` about ten times as long. None: images go whole.
-            progress: Called with how many tiles are done, and of how many.
+            progress: Called after each tile with how much work is done, and of how much.
 
         Raises:
             ValueError: A side is too large, it is no batch of images, or the result holds NaN or infinity. Of

@@ -53,14 +53,14 @@ class TiledNetwork:
 
         Args:
             side: Of a tile, about, before what it reads of its neighbours; at least `least`.
-            progress: Called with how many tiles are done, of all passes, and of how many.
+            progress: Called after each tile with how much work is done, and of how much.
         """
         height, width = images.shape[2:]
         tiles = [*itertools.product(_spans(height, side, self._rows), _spans(width, side, self._columns))]
         result = images.new_empty(*images.shape[:2], self._scale * height, self._scale * width)
-        self._normalizations.known, done = [], itertools.count(1)
+        self._normalizations.known, done = [], 0
         passes = [*zip(self._rows.rates, self._columns.rates, strict=True)]
-        for down, across in passes:
+        for layers, (down, across) in enumerate(passes, start=1):  # a pass takes about as long as it has layers
             statistics = _Statistics()
             for rows, columns in tiles:
                 x = self._run(images[..., rows.image, columns.image])
@@ -69,8 +69,9 @@ class TiledNetwork:
                     statistics.add(own)
                 else:
                     result[..., rows.whole(self._scale), columns.whole(self._scale)] = own
+                done += layers
                 if progress is not None:
-                    progress(next(done), len(passes) * len(tiles))
+                    progress(done, len(tiles) * len(passes) * (len(passes) + 1) // 2)
             self._normalizations.known.append(statistics)
         return result
 
