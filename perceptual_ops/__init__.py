@@ -1,6 +1,6 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
-from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
+from . import _program, distributed, reference  # noqa: F401  # the first before torch, which reference imports
 from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
@@ -13,6 +13,7 @@ __all__ = [
     "LPIPS",
     "PerceptualLoss",
     "chunked",
+    "distributed",
     "dists_distance",
     "feature_loss",
     "gradient_of",

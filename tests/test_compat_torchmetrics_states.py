@@ -13,7 +13,7 @@ import pytest
 import torch
 from metrics import pictures, trunk_weights
 from peers import peer
-from process_group import on_two_processes
+from process_group import on_processes
 from torch import Tensor
 
 package = peer("torchmetrics")  # before ours looks for it, see test_compat_torchmetrics
@@ -200,7 +200,7 @@ def _process(rank: int, batches: Sequence[Tensor], folder: Path) -> None:
 def test_two_processes(tmp_path: Path) -> None:
     """This one and another, which has no batch at all, or one."""
     batches = [pictures(2, 40, 40), pictures(1, 40, 40, seed=1)]
-    on_two_processes(tmp_path / "store", _process, batches, tmp_path)
+    on_processes(2, tmp_path / "store", _process, batches, tmp_path)
     for reduction, others, rank in product(REDUCTIONS, (0, 1), (0, 1)):
         alone = lpips(reduction=reduction).set_dtype(torch.bfloat16)
         for batch in (*batches[others:], *batches[:others]):

@@ -206,7 +206,7 @@ def test_a_tile_of_a_pair_is_read_once_a_pass() -> None:
     [
         ({"output": 3}, TypeError, r"output: expected a tensor, an array, or an object with shape and read"),
         ({"output": torch.rand(2, 3, 40, 40)}, ValueError, r"output: expected one picture \(C, H, W\)"),
-        ({"output": torch.rand(1, 40, 40)}, ValueError, r"output: expected \(3, H, W\) with at least"),
+        ({"output": torch.rand(1, 40, 40)}, ValueError, r"output: expected \(3, H, W\) for vgg11, got"),
         ({"output": torch.zeros(3, 99, 71, dtype=torch.uint8)}, TypeError, r"output: expected floating-point numbers"),
         ({"target": torch.rand(3, 99, 70)}, ValueError, r"target: expected the size of output"),
         ({"out": torch.zeros(3, 99, 70)}, ValueError, r"out: expected the shape \(3, 99, 71\) of the output"),

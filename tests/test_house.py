@@ -10,7 +10,7 @@ import perceptual_ops
 
 PACKAGE = Path(perceptual_ops.__file__).parent
 # From the ground up. A module of the package itself, such as ops.py, is on the ground.
-FLOORS = ["", "networks", "engine", "losses", "compat", "recipes", "cli"]
+FLOORS = ["", "networks", "engine", "losses", "distributed", "compat", "recipes", "cli"]
 DOORS = {"__init__", "__main__"}  # of the package, through which users come
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
-from process_group import on_two_processes
+from process_group import on_processes
 from tiny_training import Tiny, losses, run, write_pictures
 
 from perceptual_ops.recipes import TrainingOptions
@@ -40,7 +40,7 @@ def test_two_processes_make_the_gradient_of_one(pictures, tmp_path, monkeypatch)
     """A batch of 4 as 2 + 2; and the log."""
     monkeypatch.setattr(tiny_training, "Tiny", Plain)
     one = train(0, pictures, tmp_path / "1.safetensors")
-    two = on_two_processes(tmp_path / "store", train, pictures, tmp_path / "2.safetensors")
+    two = on_processes(2, tmp_path / "store", train, pictures, tmp_path / "2.safetensors")
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-8)
     assert losses(tmp_path / "2.safetensors") == pytest.approx(losses(tmp_path / "1.safetensors"), rel=1e-5)

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .tiles import Region
+
+
+class Readable(Protocol):
+    """Images (N, C, H, W) of which one asks for regions: a tensor, or what is like one in that."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, region: Region, /) -> Tensor: ...
+
+
+class Writable(Protocol):
+    """Their gradient, of which regions are added up."""
+
+    def __getitem__(self, region: Region, /) -> Tensor: ...
+
+    def __setitem__(self, region: Region, numbers: Tensor, /) -> None: ...
+
 
 BAND = 256  # rows of what goes over a picture in bands
 

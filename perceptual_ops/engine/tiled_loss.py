@@ -17,10 +17,10 @@ from torch import Tensor
 from ..reference import gram_divisor
 from .batching import rows_of
 from .custom_op import Entry, chunks_in_parts, joined
-from .large_images import BAND, ReadByParts, WrittenByParts
+from .large_images import BAND, Readable, Writable
 from .perceptual_head import PerceptualHead, summed
 from .terms import NO_PART, Part, Terms
-from .tile_parts import PartGradients, own_part, share_of, tiles_through
+from .tile_parts import WHOLE, PartGradients, Share, own_part, rows_read, share_of, tiles_through
 from .tiles import Region, Tile
 from .trunk import Tape
 from .unit_map import UnitMap
@@ -57,6 +57,22 @@ class GramSums:
         pixels = (x.shape[0] if self.of_clip else 1) * x.shape[2] * x.shape[3]
         self._pixels[layer] = self._pixels.get(layer, 0) + pixels
         return False
+
+    def join(self, share: Share, samples: int, targets: Sequence[Tensor]) -> None:
+        """Makes them those of the tiles of all processes.
+
+        Args:
+            samples: n, also where this process has no tile.
+            targets: Grams of the layers, (n or 1, C, C).
+        """
+        if share.gather is None:
+            return
+        none = [gram.new_zeros((samples, *gram.shape[1:]), dtype=torch.float64) for gram in targets]
+        sums = [self._sums.get(layer, zeros) for layer, zeros in zip(self.layers, none, strict=True)]
+        pixels = none[0].new_tensor([self._pixels.get(layer, 0) for layer in self.layers])
+        *of_all, counts = share.summed([*sums, pixels])
+        self._sums = dict(zip(self.layers, of_all, strict=True))
+        self._pixels = dict(zip(self.layers, map(int, counts.tolist()), strict=True))
 
     def of(self, layer: str, normalize: str) -> tuple[Tensor, int]:
         """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
@@ -142,20 +158,22 @@ class TiledLoss:
         slopes: Of the loss by the style layers' raw Grams (n, C, C), where these are of more than the images: style
             then has gradients here and no value.
         progress: Called with each tile that is done.
+        share: Whose tiles these are.
         values: The terms by their names (n), as they are added up.
     """
 
     entry: Entry
     terms: Terms
     side: int
-    output: Tensor | ReadByParts  # (n, 3, H, W)
-    target: Tensor | ReadByParts | None  # (n or 1, 3, H, W)
+    output: Readable  # (n, 3, H, W)
+    target: Readable | None  # (n or 1, 3, H, W)
     contents: Sequence[Tensor]  # K x (n or 1, C, H', W'), in place of the target
     grams: Sequence[Tensor]  # S x (n or 1, C, C)
-    by_output: Tensor | WrittenByParts | None  # (n, 3, H, W)
-    by_target: Tensor | None  # (n, 3, H, W)
+    by_output: Writable | None  # (n, 3, H, W)
+    by_target: Writable | None  # (n, 3, H, W)
     slopes: dict[str, Tensor] | None = None
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
+    share: Share = WHOLE
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def run(self) -> dict[str, Tensor]:
@@ -167,6 +185,10 @@ class TiledLoss:
             self._second_pass(slopes, last)
         if self.terms.variation:
             self._variation()
+        if self.share.gather:
+            none = self.entry.scale.new_zeros(self.output.shape[0], dtype=torch.float64)
+            of_all = self.share.summed([self.values.get(name, none) for name in self.terms.names])
+            self.values = dict(zip(self.terms.names, of_all, strict=True))
         return {name: value.to(self.entry.wide) for name, value in self.values.items()}
 
     def loss(self) -> Tensor:  # (n)
@@ -181,23 +203,35 @@ class TiledLoss:
             return [self.terms.layers] * (2 if style else 1)
         return [layers for layers in (style, content) if layers]
 
+    def reads(self, band: slice) -> slice:
+        """The rows of the images that are read for the share of a band."""
+        rows = rows_read(self.entry.trunk_key, self.passes, self.output.shape, self.side, band)
+        if not self.terms.variation or band.start == band.stop:
+            return rows
+        last = min(band.stop + 1, self.output.shape[2])
+        return slice(min(band.start, rows.start), max(last, rows.stop))
+
     def _style(self) -> tuple[dict[str, Tensor], _Run | None]:
         """The style values; where a gradient is wanted, the slopes (n, C, C) by the raw Grams, and the last tile.
 
         Features of unit length do not wait for slopes, so they need to be run again.
         """
-        sums, run = GramSums(self.terms.style.layers, self.terms.is_of_unit_features), None
-        *tiles, last = self._cut(self.passes[0])
+        sums, run, tiles = (
+            GramSums(self.terms.style.layers, self.terms.is_of_unit_features),
+            None,
+            self._cut(self.passes[0]),
+        )
+        is_kept = self.by_output is not None and not self.terms.is_of_unit_features
         for tile in tiles:
-            sums.add(self.entry, self.output[tile.image], tile)
+            if is_kept and tile is tiles[-1]:
+                run = self._forward(tile, replace(self.terms, variation=0.0), {}, sums)
+            else:
+                sums.add(self.entry, self.output[tile.image], tile)
             self.progress(tile)
-        if self.by_output is None or self.terms.is_of_unit_features:
-            sums.add(self.entry, self.output[last.image], last)
-        else:
-            run = self._forward(last, replace(self.terms, variation=0.0), {}, sums)
-        self.progress(last)
+        sums.join(self.share, self.output.shape[0], self.grams)
         values, slopes = sums.values(self.terms, self.grams, self.entry.wide)
-        self._add(values)
+        if self.share.is_first:  # all know them
+            self._add(values)
         if run:
             run.head.take_slopes(slopes)
         return (slopes, run) if self.by_output is not None else ({}, None)
@@ -251,8 +285,9 @@ class TiledLoss:
     def _variation(self) -> None:
         """By bands of rows, each with the first row of the next, whose own pairs are then taken off."""
         height = self.output.shape[2]
-        for first in range(0, height, BAND):
-            last = min(first + BAND, height)
+        rows = self.share.band or slice(0, height)
+        for first in range(rows.start, rows.stop, BAND):
+            last = min(first + BAND, rows.stop)
             self._vary((..., slice(first, min(last + 1, height)), slice(None)), 1.0)
             if last < height:
                 self._vary((..., slice(last, last + 1), slice(None)), -1.0)
@@ -268,7 +303,7 @@ class TiledLoss:
         self._add({"tv": weight * value})
 
     def _cut(self, layers: Sequence[str]) -> list[Tile]:
-        return tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side)
+        return tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side, self.share.band)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from .custom_op import Entry
-from .large_images import ReadByParts, WrittenByParts
+from .large_images import Readable, Writable
 from .metric_head import MetricHead, TileHead
 from .metrics import Dists, DistsOfTile, DistsSums, Lpips, Metric
 from .pair import IMAGE
 from .stages import Tap, TapGradients
-from .tile_parts import PartGradients, area_of, own_part, share_of, tiles_through
+from .tile_parts import WHOLE, PartGradients, Share, area_of, own_part, rows_read, share_of, tiles_through
 from .tiled_pair import TiledPair
 from .tiles import Tile
 from .trunk import Tape, holder
@@ -34,17 +34,19 @@ class TiledMetric:
         layers: See `MetricSettings`.
         by_output, by_target: Where gradients are added; None where they are not wanted.
         progress: Called with each tile that is done.
+        share: Whose tiles these are.
     """
 
     entry: Entry
     metric: Metric
     layers: Sequence[str]
     side: int
-    output: Tensor | ReadByParts  # (n, 3, H, W)
-    target: Tensor | ReadByParts  # (n or 1, 3, H, W)
-    by_output: Tensor | WrittenByParts | None  # (n, 3, H, W)
-    by_target: Tensor | None  # (n, 3, H, W)
+    output: Readable  # (n, 3, H, W)
+    target: Readable  # (n or 1, 3, H, W)
+    by_output: Writable | None  # (n, 3, H, W)
+    by_target: Writable | None  # (n, 3, H, W)
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
+    share: Share = WHOLE
 
     def loss(self) -> Tensor:  # (n)
         """The distance, all layers together."""
@@ -56,13 +58,16 @@ class TiledMetric:
         count = 2 if isinstance(self.metric, Dists) and any(self._wanted) else 1
         return count * [tuple(layer for layer in self.layers if layer != IMAGE)]
 
+    def reads(self, band: slice) -> slice:
+        """The rows of the images that are read for the share of a band."""
+        return rows_read(self.entry.trunk_key, self.passes, self.output.shape, self.side, band)
+
     def run(self) -> Tensor:
         """The distance (L, n) of each layer."""
         if isinstance(self.metric, Dists):
             return self._dists(self.metric)
         assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        parts = [self._lpips(self.metric, tile).double() for tile in self._tiles()]
-        return reduce(torch.add, parts).to(self.entry.wide)
+        return self._of_all([self._lpips(self.metric, tile) for tile in self._tiles()])
 
     def _lpips(self, metric: Lpips, tile: Tile) -> Tensor:  # (L, n)
         """A tile's share of the distances; its first layers go in tiles of their own."""
@@ -91,7 +96,8 @@ class TiledMetric:
             for tile in self._tiles():
                 shares = [self._share(tile, layer) for layer in self.layers]
                 self._add_gradients(tile, DistsOfTile(metric.alpha, metric.beta, of_image, shares))
-        return torch.stack([values[layer] for layer in self.layers]).to(self.entry.wide)
+        of_layers = torch.stack([values[layer] for layer in self.layers])
+        return self._of_all([of_layers] if self.share.is_first else [])  # all know them
 
     def _statistics(self, metric: Dists) -> dict[str, Tensor]:  # (n, 6, C)
         """Those of every layer over the whole images."""
@@ -109,7 +115,24 @@ class TiledMetric:
             if IMAGE in sums:
                 output, targets[IMAGE] = self._own_images(tile, pair)
                 meet(IMAGE, output)
-        return {layer: found.statistics(self.entry.wide) for layer, found in sums.items()}
+        of_all = self._joined(metric, sums) if self.share.gather else sums
+        return {layer: found.statistics(self.entry.wide) for layer, found in of_all.items()}
+
+    def _joined(self, metric: Dists, sums: dict[str, DistsSums]) -> dict[str, DistsSums]:
+        """Those of all processes' tiles."""
+        like = self.entry.scale.new_empty(0, dtype=torch.float64)
+        counts = like.new_tensor([found.pixels for found in sums.values()])
+        none = [like.new_zeros((self.output.shape[0], 6, len(alpha))) for alpha in metric.alpha]
+        parts = [
+            found.statistics(torch.float64) if found.pixels else zeros
+            for found, zeros in zip(sums.values(), none, strict=True)
+        ]
+        joined = {layer: DistsSums() for layer in sums}
+        for pixels, *statistics in self.share.gathered([counts, *parts]):
+            for found, part, count in zip(joined.values(), statistics, pixels.tolist(), strict=True):
+                if count:
+                    found.add(part, int(count))
+        return joined
 
     def _add_gradients(self, tile: Tile, metric: DistsOfTile) -> None:
         targets: dict[str, Tensor] = {}
@@ -161,7 +184,13 @@ class TiledMetric:
     def _share(self, tile: Tile, layer: str) -> float:
         return area_of(tile.own) / math.prod(self.output.shape[2:]) if layer == IMAGE else share_of(tile, layer)
 
+    def _of_all(self, parts: list[Tensor]) -> Tensor:  # (L, n) each -> (L, n)
+        """The sum over this process's parts, and over all processes."""
+        none = self.entry.scale.new_zeros((len(self.layers), self.output.shape[0]), dtype=torch.float64)
+        (found,) = self.share.summed([reduce(torch.add, parts, none)])
+        return found.to(self.entry.wide)
+
     def _tiles(self) -> Iterator[Tile]:
-        for tile in tiles_through(self.entry.trunk_key, self.passes[0], self.output.shape, self.side):
+        for tile in tiles_through(self.entry.trunk_key, self.passes[0], self.output.shape, self.side, self.share.band):
             yield tile
             self.progress(tile)

@@ -109,7 +109,9 @@ def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
     return layers[found - 1].name if found and not beyond.isdisjoint(wanted) else None
 
 
-def tiles_of(layers: Sequence[Layer], wanted: Iterable[str], size: tuple[int, int], side: int) -> list[Tile]:
+def tiles_of(
+    layers: Sequence[Layer], wanted: Iterable[str], size: tuple[int, int], side: int, band: slice | None = None
+) -> list[Tile]:
     """The tiles of an image.
 
     Args:
@@ -117,21 +119,36 @@ def tiles_of(layers: Sequence[Layer], wanted: Iterable[str], size: tuple[int, in
         wanted: Names of the layers among them whose maps are wanted.
         size: (H, W) of the image.
         side: Of a tile, about, before what it brings along.
+        band: Rows of the image of whose own these tiles are, which may be none; see `own_rows`. Default: of all.
     """
     names = frozenset(wanted)
-    rows, columns = (_spans(layers, names, length, side) for length in size)
+    rows, columns = (_spans(layers, names, length, side, part) for length, part in zip(size, (band, None), strict=True))
     return [Tile(*pair) for pair in itertools.product(rows, columns)]
 
 
-def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: int) -> list[Span]:
-    stride = math.prod(_window(layer)[0] for layer in layers)
-    count = max(1, round(length / side))
-    step = max(math.ceil(length / count / stride), LEAST) * stride
-    starts = list(range(0, max(1, length - step // 2), step))  # what is left goes to the last
-    # Convolutions without padding may leave the last pixels no part of a map.
-    while len(starts) > 1 and not _has_every_map(_own(layers, length, starts[-1], length), wanted):
-        starts.pop()
-    stops = [*starts[1:], length]
+def own_rows(layers: Sequence[Layer], wanted: Iterable[str], height: int, band: slice) -> slice:
+    """The rows of an image that are a band's own, where bands make up the image.
+
+    Those of a pixel of the deepest map are the band's in which they begin, so that no map's pixel is of two bands. A
+    band in which none begins has none of its own.
+    """
+    stride, names = _stride(layers), frozenset(wanted)
+    least = _last_start(layers, names, height, stride)
+    start, stop = (-(-row // stride) * stride for row in (band.start, band.stop))
+    return slice(*(row if row <= least else height for row in (start, stop)))
+
+
+def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: int, band: slice | None) -> list[Span]:
+    stride, whole = _stride(layers), own_rows(layers, wanted, length, band or slice(0, length))
+    if whole.start == whole.stop:
+        return []
+    own_length = whole.stop - whole.start
+    count = max(1, round(own_length / side))
+    step = max(math.ceil(own_length / count / stride), LEAST) * stride
+    least = _last_start(layers, wanted, length, stride)
+    # What is left goes to the last.
+    starts = [x for x in range(whole.start, max(whole.start + 1, whole.stop - step // 2), step) if x <= least]
+    stops = [*starts[1:], whole.stop]
     own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
     needed = [_needed(layers, wanted, length, stride, rows) for rows in own]
     # All of one length, as far as the image allows: what a convolution prepares for one serves the others.
@@ -153,8 +170,17 @@ def _own(layers: Sequence[Layer], length: int, start: int, stop: int) -> dict[st
     return found
 
 
-def _has_every_map(own: Mapping[str, slice], wanted: frozenset[str]) -> bool:
-    return all(own[layer].stop > own[layer].start for layer in wanted)
+def _last_start(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int) -> int:
+    """Where the last tile may start: convolutions without padding may leave the last pixels no part of a map."""
+    for start in range((length - 1) // stride * stride, 0, -stride):
+        own = _own(layers, length, start, length)
+        if all(own[layer].stop > own[layer].start for layer in wanted):
+            return start
+    return 0
+
+
+def _stride(layers: Sequence[Layer]) -> int:
+    return math.prod(_window(layer)[0] for layer in layers)
 
 
 def _needed(

@@ -38,7 +38,8 @@ class FrozenLoss(EngineSettings):
     is kept beside it (normalisation, cached targets) moves too but stays fp32.
 
     Drop-ins and recipes that need more of it than the loss of images use what has no underscore: `frozen_network`,
-    `network_layers`, `network_dtype`, `device`, `checked_images`, `features`, `target_features`, `runs_lean`, `entry`.
+    `network_layers`, `network_dtype`, `device`, `identity`, `checked_images`, `checked_parts`, `check_size`,
+    `features`, `target_features`, `runs_lean`, `entry`.
 
     Args:
         network: The frozen trunk.
@@ -135,6 +136,12 @@ class FrozenLoss(EngineSettings):
         lean = "chain" if isinstance(self._trunk, Trunk) else "module"
         return f"network={self._trunk.name} ({lean if self.engine == 'lean' else self.engine})"
 
+    def identity(self) -> dict[str, object]:
+        """What the numbers of the loss depend on, by part: losses with equal ones give the same."""
+        name, _, weights = self._trunk.content().split("/")
+        settings = [tensor.tolist() for tensor in self._constants["input"]], self.compute_dtype
+        return {"architecture": name, "weights": weights, "settings": settings}
+
     @property
     def network_layers(self) -> list[str]:
         """The layers whose features the loss compares, each once."""
@@ -161,22 +168,31 @@ class FrozenLoss(EngineSettings):
         Args:
             clips: Whether a network of images takes clips (N, C, T, H, W), too: see `samples.of_samples`.
         """
+        images = self.checked_parts(name, images, clips)
+        if self.is_clip(images) and images.shape[2] == 0:
+            raise ValueError(f"{name}: expected a clip of at least one frame, got {tuple(images.shape)}")
+        self.check_size(name, images.shape, layers)
+        return images
+
+    def checked_parts(self, name: str, images: object, clips: bool = False) -> Tensor:
+        """As `checked_images`, of what may be a part of images or clips: rows and frames are not counted."""
         images = check_images(name, images, self._channels, self.input_range, clips)
         if images.device != self.device:
             raise ValueError(
                 f"{name}: expected images on {self.device}, where the loss is; got {images.device}; "
                 f"move one of them by .to()"
             )
-        if self.is_clip(images) and images.shape[2] == 0:
-            raise ValueError(f"{name}: expected a clip of at least one frame, got {tuple(images.shape)}")
+        return images
+
+    def check_size(self, name: str, shape: torch.Size, layers: Iterable[str]) -> None:
+        """Refuses images (..., H, W) that are too small for some layers of the network."""
         smallest = self._network.smallest_size(layers) if isinstance(self._network, FeatureNetwork) else 1
-        height, width = self._network_size or images.shape[-2:]
+        height, width = self._network_size or shape[-2:]
         if height < smallest or width < smallest:
             raise ValueError(
                 f"{name}: expected at least {smallest} x {smallest} pixels for {self._network.name}, "
                 f"got {height} x {width}"
             )
-        return images
 
     def checked_samples(self, name: str, images: object, layers: Iterable[str]) -> Samples:
         """Checks a batch of images or clips as `checked_images`, or a list of them, each alone and of any size."""

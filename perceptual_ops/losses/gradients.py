@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ..engine.batching import auto_tile_side
 from ..engine.custom_op import Entry
-from ..engine.large_images import ReadByParts, WrittenByParts, start_of
+from ..engine.large_images import Readable, ReadByParts, Writable, WrittenByParts, start_of
 from ..engine.modes import by_hand
 from ..engine.tile_parts import tiles_through
 from ..engine.tiled_loss import TiledLoss
 from ..engine.tiled_metric import TiledMetric
 from ..engine.tiles import Tile
-from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .lpips import LPIPS
 from .metric import MetricLoss
@@ -58,12 +57,42 @@ def gradient_of(
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
         RuntimeError: The compiled operators cannot run here.
     """
-    if not isinstance(criterion, (PerceptualLoss, MetricLoss)):
-        raise TypeError(f"criterion: expected a PerceptualLoss, an LPIPS or a DISTS, got {type(criterion).__name__}")
-    if reason := criterion.no_tiles():
-        raise ValueError(f"criterion: expected one that runs in tiles, but {reason}")
+    check_criterion(criterion)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress: expected a function of two numbers, got {type(progress).__name__}")
+    entry, side = entry_in_tiles(criterion)
+    device = criterion.device
+    picture = _picture("output", output, criterion, entry)
+    other = None if target is None else _picture("target", target, criterion, entry)
+    if other is not None and other.shape != picture.shape:
+        raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
+    if out is None:
+        out = torch.empty(picture.shape, dtype=entry.wide, device=device)
+    elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
+        raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
+    made = WrittenByParts("out", out, picture.shape, device)
+    tiled = in_tiles(criterion, entry, side, picture, other, made, None)
+    if progress is not None:
+        tiled.progress = _counted(progress, tiled.passes, entry, picture, side)
+    factor, _ = criterion.range_map()
+    made.clear()
+    with by_hand(entry.scale):
+        loss = tiled.loss()
+    if factor != 1:
+        made.multiply(factor)
+    return loss.squeeze(0), out
+
+
+def check_criterion(criterion: object) -> None:
+    """Refuses what is no loss of this library over a frozen network."""
+    if not isinstance(criterion, (PerceptualLoss, MetricLoss)):
+        raise TypeError(f"criterion: expected a PerceptualLoss, an LPIPS or a DISTS, got {type(criterion).__name__}")
+
+
+def entry_in_tiles(criterion: PerceptualLoss | MetricLoss) -> tuple[Entry, int]:
+    """How images enter it, and the side of the tiles in which all do; raises where they cannot."""
+    if reason := criterion.no_tiles():
+        raise ValueError(f"criterion: expected one that runs in tiles, but {reason}")
     like = torch.empty(0, device=criterion.device)
     if not criterion.runs_lean(images=like):
         raise RuntimeError("criterion: expected compiled operators, without which there are no tiles; got none here")
@@ -71,60 +100,40 @@ def gradient_of(
     side = entry.tile_size
     if side <= 0:
         side = auto_tile_side(entry.dtype, like.device.type, isinstance(criterion, LPIPS))
-    picture = _picture("output", output, criterion, entry)
-    other = None if target is None else _picture("target", target, criterion, entry)
-    if other is not None and other.shape != picture.shape:
-        raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
-    if out is None:
-        out = torch.empty(picture.shape, dtype=entry.wide, device=like.device)
-    elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
-        raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
-    made = WrittenByParts("out", out, picture.shape, like.device)
-    tiled = _tiled(criterion, entry, side, picture, other, made)
-    if progress is not None:
-        tiled.progress = _counted(progress, tiled.passes, entry, picture, side)
-    factor, _ = criterion.range_map()
-    made.clear()
-    with by_hand(like):
-        loss = tiled.loss()
-    if factor != 1:
-        made.multiply(factor)
-    return loss.squeeze(0), out
+    return entry, side
 
 
 def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> ReadByParts:
     found = ReadByParts(name, picture, entry.scale.device, entry.wide, *criterion.range_map())
-    assert isinstance(criterion.frozen_network, FeatureNetwork), "tiles are of chains"
-    least = criterion.frozen_network.smallest_size(criterion.network_layers)
-    _, channels, height, width = found.shape
-    if channels != 3 or min(height, width) < least:
+    if found.shape[1] != 3:
         raise ValueError(
-            f"{name}: expected (3, H, W) with at least {least} x {least} pixels for {criterion.frozen_network.name}, "
-            f"got {tuple(found.shape[1:])}"
+            f"{name}: expected (3, H, W) for {criterion.frozen_network.name}, got {tuple(found.shape[1:])}"
         )
+    criterion.check_size(name, found.shape, criterion.network_layers)
     return found
 
 
-def _tiled(
+def in_tiles(
     criterion: PerceptualLoss | MetricLoss,
     entry: Entry,
     side: int,
-    output: ReadByParts,
-    target: ReadByParts | None,
-    made: WrittenByParts,
+    output: Readable,
+    target: Readable | None,
+    by_output: Writable | None,
+    by_target: Writable | None,
 ) -> TiledLoss | TiledMetric:
-    """The criterion in tiles, its targets checked; the gradient goes to `made`."""
+    """The criterion in tiles, its targets checked; gradients are added where they are wanted."""
     if isinstance(criterion, MetricLoss):
         if target is None:
             raise ValueError("target: expected the picture that output is compared with, got None")
         metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
-        return TiledMetric(entry, metric, criterion.layers, side, output, target, made, None)
+        return TiledMetric(entry, metric, criterion.layers, side, output, target, by_output, by_target)
     if target is not None and not criterion.content_layers:
         raise ValueError("target: expected None, since this loss has no content part; a style image is for set_style")
     shaped = torch.empty(output.shape, device="meta")
     contents = [] if target is not None else criterion._content_targets(shaped, None)[1]
     grams = criterion._style_targets(shaped, None)
-    return TiledLoss(entry, criterion.terms(), side, output, target, contents, grams, made, None)
+    return TiledLoss(entry, criterion.terms(), side, output, target, contents, grams, by_output, by_target)
 
 
 def _counted(

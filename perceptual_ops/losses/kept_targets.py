@@ -126,6 +126,10 @@ class LossWithTargets(FrozenLoss):
         of_frames = [torch.cat(grams).unflatten(0, (batch, length)) for grams in zip(*parts, strict=True)]
         return [grams.sum(1) if gram_normalize == "none" else grams.mean(1) for grams in of_frames]
 
+    def kept_targets(self) -> dict[str, list[Tensor]]:
+        """What was kept of "content", each (N or 1, C, H', W'), and "style", each (N or 1, C, C); of clips with T."""
+        return {part: self._kept[part] for part in ("content", "style") if part in self._kept}
+
     def _size_of_call(self, images: Tensor) -> InputSize:
         """The size in which images, and those beside them, enter the network; a random crop is drawn."""
         if self.input_size is None:

@@ -15,7 +15,6 @@ from .._settings import fixed, setting
 from ..engine.batching import chunks, same_size
 from ..engine.metric_op import MetricSettings, metric_loss
 from ..engine.pair import IMAGE
-from ..engine.registry import content_hash
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .options import EngineOptions, takes_engine_options
@@ -67,14 +66,11 @@ class MetricLoss(FrozenLoss):
         return self._constants["numbers"]
 
     def identity(self) -> dict[str, object]:
-        """What the distance of a pair depends on, by part: losses with equal ones give the same numbers."""
-        network = self._network
-        settings = [tensor.tolist() for tensor in self._constants["input"]], self._eps_settings(), self.compute_dtype
-        return {
-            "architecture": (network.name, network.pooling, self.layers),
-            "weights": content_hash(network),
+        of_network = super().identity()
+        return of_network | {
+            "architecture": (of_network["architecture"], self._network.pooling, self.layers),
             "learned numbers": [number.tolist() for number in self.exact_numbers()],
-            "settings": settings,
+            "settings": (of_network["settings"], self._eps_settings()),
         }
 
     @property

@@ -289,6 +289,9 @@ class PerceptualLoss(LossWithTargets):
             loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
         return [loss, *values.values()] if return_terms else [loss]
 
+    def identity(self) -> dict[str, object]:
+        return super().identity() | {"gram_over": self.gram_over, **vars(self.terms())}
+
     def terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""
         low, high = self.input_range

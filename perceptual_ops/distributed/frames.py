@@ -1,0 +1,51 @@
+"""The loss of clips whose frames lie on several ranks: each sees its own, and the values are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as checks
+from ..losses.metric import MetricLoss
+from ..losses.perceptual import PerceptualLoss
+from .agreement import Report
+from .dtensors import DIM
+from .parts import Parts
+from .ranks import Ranks
+
+
+def loss_of_frames(criterion: PerceptualLoss | MetricLoss, parts: Parts) -> Tensor:  # () or (N)
+    """The mean over this rank's frames."""
+    output, target = parts.output, parts.target
+    if not output.shape[DIM]:  # zeros, of a graph
+        wide = torch.float64 if criterion.network_dtype() == torch.float64 else torch.float32
+        zeros = [x.to(wide).sum((1, 2, 3, 4)) for x in (output, target) if x is not None]
+        return checks.reduce(reduce(torch.add, zeros), criterion.reduction)
+    loss = criterion(output, target)
+    if loss.dim() > 1:
+        raise ValueError(f"criterion: expected one whose result is a number, got one of maps {tuple(loss.shape)}")
+    return loss
+
+
+def joined_frames(loss: Tensor, ranks: Ranks, reports: Sequence[Report]) -> Tensor:  # () or (N)
+    """The mean over all frames, by that over this rank's."""
+    count = sum(report.length for report in reports)
+    if not count:
+        raise ValueError("output: expected a clip of at least one frame, got none on any rank")
+    return _SumOverRanks.apply(loss * (reports[ranks.rank].length / count), ranks)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum, in the order of ranks; its gradient by the part of each is the upstream one, which all have."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:
+        return reduce(torch.add, ranks.gathered(part))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None

@@ -1,0 +1,110 @@
+"""What the processes of a group send each other, in an order that depends on their ranks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes of a group, of which this is one.
+
+    Args:
+        group: None: torch.distributed's default group.
+
+    Attributes:
+        rank, count: Of this process in the group, and how many there are.
+
+    Raises:
+        RuntimeError: There is no group.
+        ValueError: This process is not in it.
+    """
+
+    def __init__(self, group: ProcessGroup | None) -> None:
+        if not dist.is_available() or not dist.is_initialized():
+            raise RuntimeError(
+                "group: expected a process group of torch.distributed, got none; start the processes with torchrun and "
+                "call torch.distributed.init_process_group() before"
+            )
+        self._group = group
+        self.rank, self.count = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError(
+                f"group: expected one that this process is in, got one without global rank {dist.get_rank()}; call the "
+                "loss on the ranks of its group alone"
+            )
+
+    def members(self) -> list[int]:
+        """Their global ranks."""
+        return dist.get_process_group_ranks(self._group)
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuses tensors that the group's backend does not send."""
+        self._wire(device)
+
+    def told(self, words: T) -> list[T]:
+        """What every process says, by rank; a picklable object."""
+        found: list[T | None] = [None] * self.count
+        with self._answers():
+            dist.all_gather_object(found, words, group=self._group)
+        return found  # type: ignore[return-value]
+
+    def gathered(self, x: Tensor) -> list[Tensor]:
+        """A tensor of one shape and dtype everywhere: that of every process, by rank."""
+        sent = x.to(self._wire(x.device)).contiguous()
+        found = [torch.empty_like(sent) for _ in range(self.count)]
+        with self._answers():
+            dist.all_gather(found, sent, group=self._group)
+        return [y.to(x.device) for y in found]
+
+    def exchanged(
+        self, given: Mapping[int, Tensor], shapes: Mapping[int, Sequence[int]], like: Tensor
+    ) -> dict[int, Tensor]:
+        """What others gave to this process, by rank.
+
+        Args:
+            given: What it gives, by whom it is for.
+            shapes: Of what others give, by rank.
+            like: Of the dtype and device of all of it.
+        """
+        wire = self._wire(like.device)
+        found = {rank: torch.empty(*shape, dtype=like.dtype, device=wire) for rank, shape in shapes.items()}
+        sent = {rank: x.to(wire).contiguous() for rank, x in given.items()}
+        operations = [dist.P2POp(dist.isend, x, group=self._group, group_peer=rank) for rank, x in sent.items()]
+        operations += [dist.P2POp(dist.irecv, x, group=self._group, group_peer=rank) for rank, x in found.items()]
+        if operations:
+            with self._answers():
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
+        return {rank: x.to(like.device) for rank, x in found.items()}
+
+    def _wire(self, device: torch.device) -> torch.device:
+        """Where tensors are sent from: gloo's messages from one process to another are of the CPU."""
+        backends = dict(pair.split(":") for pair in dist.get_backend_config(self._group).split(","))
+        backend = backends.get(device.type)
+        if backend is None:
+            raise ValueError(
+                f"group: expected one that sends tensors of {device.type}, where the loss is, got one of "
+                f"{dist.get_backend_config(self._group)}; move the loss and its images, or initialise another group"
+            )
+        return torch.device("cpu") if backend == "gloo" else device
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"group: expected an answer of every one of its {self.count} ranks within its timeout, but one of them "
+                f"has ended or does not call the loss (this is rank {self.rank}): {error}"
+            ) from error

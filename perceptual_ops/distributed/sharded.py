@@ -1,0 +1,100 @@
+"""`sharded`: the loss of images and clips that lie in parts on several processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks as checks
+from ..losses.gradients import check_criterion, entry_in_tiles
+from ..losses.metric import MetricLoss
+from ..losses.perceptual import PerceptualLoss
+from .agreement import KeptLengths, Report, check_alike
+from .banded_loss import loss_of_bands
+from .dtensors import is_dtensor, replicated
+from .frames import joined_frames, loss_of_frames
+from .parts import Parts
+from .ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None = None) -> Sharded:
+    """A loss of images, or clips, of which each rank of a group holds a part.
+
+    Of images (N, 3, H, W) a rank holds a band of rows (N, 3, h, W), of clips (N, 3, T, H, W) some frames
+    (N, 3, t, H, W); parts lie in the order of ranks, and may differ in length or be empty. All ranks call the loss
+    together, each with its part, and get the loss of the whole, the same bits everywhere. The gradient by its part is
+    made in the call; the backward exchanges nothing.
+
+        loss = po.distributed.sharded(po.LPIPS("vgg16", reduction="mean").to(device))
+        loss(band, target_band).backward()
+
+    The frozen network is on every rank. Bands go through it in tiles, whose memory and accuracy `tile_size` says: a
+    rank runs those whose feature pixels begin in its band (`engine.tiles.own_rows`), reads what their windows reach of
+    other bands, and gives the gradient by that back. Frames need no others; their values alone are added up.
+
+    Args:
+        criterion: A `PerceptualLoss`, an `LPIPS` or a `DISTS`, the same on every rank; of bands over a chain (VGG,
+            AlexNet) with engine="lean". Its kept targets are those of the whole: call `set_style` and, for images,
+            `set_content` with the same images on every rank; for clips `set_content` with the rank's own frames.
+        group: None: torch.distributed's default group.
+
+    Raises:
+        TypeError: criterion is no such loss.
+        RuntimeError: There is no process group.
+        ValueError: This process is not in the group.
+    """
+    check_criterion(criterion)
+    Ranks(group)
+    return Sharded(criterion, group)
+
+
+class Sharded(nn.Module):
+    """What `sharded` returns."""
+
+    def __init__(self, criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self._group = group
+        self._kept = KeptLengths()
+
+    @torch.compiler.disable
+    def forward(self, output: Tensor, target: Tensor | None = None) -> Tensor:
+        """The loss of the whole.
+
+        Args:
+            output: This rank's part, or a DTensor sharded over rows (dim 2), or frames, on the group's mesh, whose
+                gradient is a DTensor, too. The gradient flows to it.
+            target: The same rows or frames, with the same batch or one of 1. None: what `set_content` kept. The
+                gradient flows to it if it requires one.
+
+        Returns:
+            As the criterion: a scalar, or (N,) for reduction="none"; of a DTensor a replicated DTensor. Its upstream
+            gradient has to be the same on every rank.
+
+        Raises:
+            ValueError: An argument is not as described on one of the ranks, or ranks differ in what has to be the same:
+                on every rank.
+            RuntimeError: A rank did not answer within the timeout of the group.
+        """
+        ranks, criterion, failure = Ranks(self._group), self.criterion, None
+        try:
+            parts = Parts.of(criterion, ranks, output, target)
+            own = loss_of_frames(criterion, parts) if parts.are_frames else entry_in_tiles(criterion)
+            report = parts.report(criterion, self._kept)
+        except (TypeError, ValueError, RuntimeError) as error:
+            report, failure = Report(error=str(error)), error
+        reports = ranks.told(report)
+        try:
+            check_alike(reports)
+        except ValueError as error:
+            raise error from failure
+        if isinstance(own, Tensor):
+            loss = joined_frames(own, ranks, reports)
+        else:
+            loss = checks.reduce(loss_of_bands(criterion, *own, parts, ranks, reports), criterion.reduction)
+        return replicated(loss, output) if is_dtensor(output) else loss
