@@ -150,15 +150,10 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
     starts = [x for x in range(whole.start, max(whole.start + 1, whole.stop - step // 2), step) if x <= least]
     stops = [*starts[1:], whole.stop]
     own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
-    needed = [_needed(layers, wanted, length, stride, rows) for rows in own]
-    # All of one length, as far as the image allows: what a convolution prepares for one serves the others.
-    most = max(last - first for first, last in needed)
-    spans = []
-    for start, stop, rows, (first, _) in zip(starts, stops, own, needed, strict=True):
-        last = min(first + most, length)
-        begin = max(0, last - most) // stride * stride
-        spans.append(_span(layers, length, slice(begin, last), slice(start, stop), rows))
-    return spans
+    return [
+        _span(layers, length, slice(*_needed(layers, wanted, length, stride, rows)), slice(start, stop), rows)
+        for start, stop, rows in zip(starts, stops, own, strict=True)
+    ]
 
 
 def _own(layers: Sequence[Layer], length: int, start: int, stop: int) -> dict[str, slice]:
