@@ -51,7 +51,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 SOFTWARE = "perceptual_ops"  # by which a picture that was written here is known
 EXIF_SOFTWARE = 0x0131
 BAND = 256  # rows of a picture that are worked on at a time
-MAX_SIDE = 8192  # pixels; VGG16's first two layers alone take 34 GB there
+MAX_SIDE = 8192  # pixels; without tiles VGG16's first two layers alone take 34 GB there
 
 
 def read_image(path: PathLike, size: int | tuple[int, int] | None = None) -> Tensor:

@@ -134,6 +134,13 @@ class Placed(nn.Module):
         return x + torch.linspace(0, 1, x.shape[2]).view(-1, 1)
 
 
+class Healed(nn.Module):
+    """Reads ahead, but gives no sign of NaN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + F.pad(x, (0, 0, 0, 3), mode="replicate")[:, :, 3:].nan_to_num()
+
+
 class OfFour(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[2] % 4:
@@ -145,6 +152,7 @@ REFUSED = {
     "a mean": (Squeeze(), 1, "depends on the whole picture"),
     "group normalisation": (nn.GroupNorm(1, 3), 1, "depends on the whole picture"),
     "places": (Placed(), 1, "depends on .* the pixel's place"),
+    "what NaN does not show": (Healed(), 1, "depends on .* the pixel's place"),
     "no network": (OfFour(), 1, r"it fails where its reach is measured \(four rows are wanted\)"),
     "another scale": (nn.Upsample(scale_factor=2), 1, "it does not enlarge 1 times"),
 }

@@ -1,7 +1,8 @@
 """How far a network reads around a pixel, measured on small pictures, whatever the network is made of.
 
 Beyond a cut through a picture NaN is put: what is NaN in a map depends on what lies there. And a network that is given
-a picture without its first rows has to make the same maps without their first rows, or it cannot run in tiles.
+a picture without its first or last rows has to make the same maps without theirs, but for what depends on the cut, or
+it cannot run in tiles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .model_file import MULTIPLES, side_taken
 # Images (1, 3, H, W), fp32 -> maps (1, C, H', W') in an order that is always the same.
 MapsOf = Callable[[Tensor], list[Tensor]]
 
-SHORTEST, LONGEST = 64, 1024  # pixels of the pictures that are tried
+SHORTEST, LONGEST = 64, 512  # pixels of the pictures that are tried
 SAME = 1e-4  # of the largest number of a map: rounding is below that, and what is less shows in no picture
 
 
@@ -103,7 +104,9 @@ def _of_strip(maps_of: MapsOf, strip: Tensor, multiple: int) -> Reach | None:
         before = max(end / rate - cut for end, rate in zip(ends, rates, strict=True))
         after = max(cut - begin / rate for begin, rate in zip(begins, rates, strict=True))
         reach = Reach(unit, _rounded_up(before, unit), _rounded_up(after, unit), rates)
-        if all(_same(x, y, reach.before * rate) for x, y, rate in zip(maps, shorter, rates, strict=True)):
+        ended = maps_of(strip[:, :, :-unit])
+        of_maps = zip(maps, shorter, ended, rates, strict=True)
+        if all(_same(x, y, z, rate, reach, strip.shape[2]) for x, y, z, rate in of_maps):
             return reach
     return None
 
@@ -112,8 +115,9 @@ def _rounded_up(pixels: Fraction, unit: int) -> int:
     return max(0, math.ceil(pixels / unit)) * unit
 
 
-def _same(whole: Tensor, shorter: Tensor, rows: Fraction) -> bool:
-    """Whether a map (1, C, h, w) of a strip is, but for rows, that of the strip without its first rows."""
-    own = shorter[:, :, int(rows) :]
-    rest = whole[:, :, whole.shape[2] - own.shape[2] :]
-    return bool((own - rest).abs().max() <= SAME * whole.abs().max())
+def _same(whole: Tensor, shorter: Tensor, ended: Tensor, rate: Fraction, reach: Reach, side: int) -> bool:
+    """Whether a map (1, C, h, w) of a strip is that of the strip without its first rows, and without its last ones."""
+    first, last = int((reach.unit + reach.before) * rate), int((side - reach.unit - reach.after) * rate)
+    rest = shorter[:, :, int(reach.before * rate) :]
+    off = [whole[:, :, first:] - rest, whole[:, :, :last] - ended[:, :, :last]]
+    return all(bool((x.abs() <= SAME * whole.abs().max()).all()) for x in off)
