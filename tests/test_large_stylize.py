@@ -108,7 +108,14 @@ def test_a_small_style_stays_as_it_is_while_the_content_is_larger():
 
 @pytest.mark.parametrize(("side", "scales"), [(24, 1), (512, 1), (513, 2), (1024, 2), (4096, 4), (8192, 5)])
 def test_sizes_up_from_512(side, scales):
-    assert recipe.fitting_scales(torch.empty(1, 3, side // 2, side, device="meta")) == scales
+    content, style = (torch.empty(1, 3, height, side, device="meta") for height in (side // 2, side))
+    assert recipe.fitting_scales(content, style) == scales
+
+
+@pytest.mark.parametrize(("height", "scales"), [(31, 1), (63, 1), (64, 2), (127, 2), (128, 3), (512, 4)])
+def test_no_more_sizes_than_there_are_pixels_for(height, scales):
+    content, narrow = (torch.empty(1, 3, high, 4096, device="meta") for high in (4096, height))
+    assert recipe.fitting_scales(content, narrow) == recipe.fitting_scales(narrow, content) == scales
 
 
 @pytest.fixture

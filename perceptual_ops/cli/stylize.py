@@ -67,7 +67,7 @@ def _stylize(arguments: argparse.Namespace) -> int:
     device = checked_device(arguments.device)
     content = read_image(arguments.content, arguments.size).to(device)
     style = read_image(arguments.style, arguments.style_size or arguments.size).to(device)
-    scales = arguments.scales or fitting_scales(content)
+    scales = arguments.scales or fitting_scales(content, style)
     steps = steps_of(arguments.steps if len(arguments.steps) > 1 else arguments.steps[0], scales)
     make_loss = partial(
         style_transfer_loss,

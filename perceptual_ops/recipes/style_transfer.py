@@ -170,7 +170,7 @@ def stylize_coarse_to_fine(
     """
     checks.check_whole("scales", scales, 1)
     of_scales = steps_of(steps, scales)
-    smallest = min(min(*content.shape[2:]) >> (scales - 1), *_style_size(style, content, scales - 1))
+    smallest = _smallest_side(content, style, scales)
     if scales > 1 and smallest < SMALLEST_SIDE:
         raise ValueError(
             f"scales: expected a smallest size of at least {SMALLEST_SIDE} pixels, {scales} give {smallest}"
@@ -213,9 +213,17 @@ def steps_of(steps: int | Sequence[int], scales: int) -> list[int]:
     return [*steps]
 
 
-def fitting_scales(content: Tensor) -> int:
-    """How many sizes bring the coarsest of a content (1, 3, H, W) to 512 pixels at most."""
-    return max(1, 1 + math.ceil(math.log2(max(content.shape[2:]) / COARSEST)))
+def fitting_scales(content: Tensor, style: Tensor) -> int:
+    """How many sizes bring the coarsest of a content (1, 3, H, W) to 512 pixels, or fewer where a side is too short."""
+    scales = max(1, 1 + math.ceil(math.log2(max(content.shape[2:]) / COARSEST)))
+    while scales > 1 and _smallest_side(content, style, scales) < SMALLEST_SIDE:
+        scales -= 1
+    return scales
+
+
+def _smallest_side(content: Tensor, style: Tensor, scales: int) -> int:
+    """Of both at the coarsest size."""
+    return min(min(*content.shape[2:]) >> (scales - 1), *_style_size(style, content, scales - 1))
 
 
 def _style_size(style: Tensor, content: Tensor, level: int) -> tuple[int, int]:
