@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import placement
@@ -271,6 +272,17 @@ def test_a_longer_clip_takes_the_memory_of_its_gradient(library: None) -> None:
     styles = [clips(1, frames, 2, size=48).float() for frames in (3, 3, 9)]
     _, short, long = (allocated_peak(lambda style=style: loss.set_style(style)) for style in styles)
     assert long - short <= 4096
+
+
+@pytest.mark.parametrize("chunk_size", [2, 8])
+def test_the_operator_keeps_its_contract(chunk_size: int, library: None) -> None:
+    loss = of_clips(chunk_size=chunk_size).float()
+    x, y = (clips(2, 3, seed, size=12).float() for seed in range(2))
+    loss.set_style(y[:1])
+    entry, terms = loss.entry(x).encoded(), replace(loss.terms(), of_clips=True).encoded()
+    for output in (x, x.to(memory_format=torch.channels_last_3d)):
+        given = output.requires_grad_(), y.clone().requires_grad_(), [], loss._kept["style"]
+        torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, (*given, *entry, *terms, True, True))
 
 
 def test_clips_compile_whole(library: None) -> None:

@@ -32,12 +32,19 @@ def of_terms(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return total + sum(terms.values())
 
 
+def of_clips(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x, y = (z.transpose(0, 1).unsqueeze(0) for z in (x, y))
+    return loss(x, y, y.detach().flip(3))
+
+
 LOSSES: dict[str, tuple[Callable[..., nn.Module], Call]] = {
     "content": (lambda: make(style_layers=None), of_pair),
     "style of another size": (lambda: make(content_layers=["pool1"], tv_weight=0.1), of_terms),
     "values": (lambda: make(reduction="none", chunk_size=1), of_terms),
     "tiles": (lambda: make(tile_size=8, tv_weight=0.1), of_terms),
     "clips": (small, lambda loss, x, y: loss(*(z.transpose(0, 1).unsqueeze(0) for z in (x, y)))),
+    "clips of one Gram": (lambda: make(gram_over="clip", tv_weight=0.1), of_clips),
+    "longer clips of one Gram": (lambda: make(gram_over="clip", tv_weight=0.1, chunk_size=1), of_clips),
     "one target": (small, lambda loss, x, y: loss(x, y[:1])),
     "grey": (small, lambda loss, x, y: loss(x[:, :1], y)),
     "16 bits": (lambda: small(compute_dtype="bfloat16"), of_pair),

@@ -138,9 +138,12 @@ def test_nothing_runs_where_all_weigh_nothing(engine: str, batches: list[int]) -
 
 
 @engines
-def test_targets_and_styles_go_with_their_samples(engine: str) -> None:
-    x, y, styles = (clips(6, 1, seed)[:, :, 0] for seed in range(3))
-    loss = make(engine)
+@pytest.mark.parametrize("samples", ["images", "clips", "clips of one Gram"])
+def test_targets_and_styles_go_with_their_samples(engine: str, samples: str) -> None:
+    x, y, styles = (clips(6, 2, seed, size=16) for seed in range(3))
+    if samples == "images":
+        x, y, styles = (z[:, :, 0] for z in (x, y, styles))
+    loss = make(engine, gram_over="clip" if samples == "clips of one Gram" else "frame")
     loss.set_style(styles)
     wanted = placed(torch.tensor(WEIGHT, dtype=torch.float64)) * loss(x, y)
     torch.testing.assert_close(loss(x, y, sample_weight=WEIGHT), wanted)
