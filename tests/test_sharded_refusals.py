@@ -128,6 +128,10 @@ REFUSED: dict[str, tuple[Call, str]] = {
         of_band(lambda rank: perceptual(content_layers=None), *SHAPE),
         "target: expected None, since this loss has no content part",
     ),
+    "a Gram over the clip": (
+        of_band(lambda rank: perceptual(gram_over="clip"), 1, 3, 2, 20, 24),
+        'rank 0: criterion: expected gram_over="frame" for frames on several ranks, got "clip"',
+    ),
     "no chain": (
         of_band(lambda rank: po.LPIPS("squeezenet1_1", weights="random").double(), *SHAPE),
         "rank 0: criterion: expected one that runs in tiles, but squeezenet1_1 is no chain",

@@ -20,6 +20,10 @@ from .ranks import Ranks
 
 def loss_of_frames(criterion: PerceptualLoss | MetricLoss, parts: Parts) -> Tensor:  # () or (N)
     """The mean over this rank's frames."""
+    if isinstance(criterion, PerceptualLoss) and criterion.style_layers and criterion.gram_over == "clip":
+        raise ValueError(
+            'criterion: expected gram_over="frame" for frames on several ranks, got "clip", whose Gram is over all'
+        )
     output, target = parts.output, parts.target
     if not output.shape[DIM]:  # zeros, of a graph
         wide = torch.float64 if criterion.network_dtype() == torch.float64 else torch.float32
