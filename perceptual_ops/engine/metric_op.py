@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .batching import WHERE_LARGE, rows_of
+from .batching import rows_of
 from .custom_op import (
     Entry,
     chunks_in_parts,
@@ -90,8 +90,7 @@ def _tiled(
 ) -> Callable[..., TiledMetric | TiledPair] | None:
     """What takes chunks of such images, with their gradients, in tiles; None: they go whole."""
     is_lpips = isinstance(metric, Lpips)
-    # Unless tiles are asked for, those of LPIPS's first layers do: they take less time, and memory by image size.
-    if (side := entry.tile_side(images, is_lpips)) and not (is_lpips and entry.tile_size == WHERE_LARGE):
+    if side := entry.tile_side(images, is_lpips):
         return partial(TiledMetric, entry, metric, layers, side)
     if is_lpips and (shallow := entry.tiles(images, layers)):
         return partial(TiledPair, entry, metric, layers, *shallow)

@@ -54,8 +54,8 @@ class LPIPS(MetricLoss):
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
         options: Of the engine, see `EngineOptions`. Spatial maps, and
             layers returned one by one, go through ordinary autograd, but for maps of which no gradient is wanted: these
-            go in tiles where an image is large. "alex" and "vgg16" run images of more than twice
-            the pixels of a chunk in tiles through the first layers, whose maps are the largest.
+            go in tiles where an image is large. "alex" and "vgg16" run images of more than twice the pixels of a chunk
+            in tiles through the first layers, whose maps are the largest, and much larger ones through all layers.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.

@@ -37,8 +37,8 @@ class EngineOptions(TypedDict, total=False):
             rounding. A tile brings along what its windows reach, and where sums over all pixels are compared (style,
             DISTS) tiles go through the network twice, so more time is taken. "auto": as `batching.auto_tile_side` says
             for dtype and device type, twice as large for LPIPS, whose first layers go in tiles of their own. None:
-            "auto" for images above 4 megapixels in fp32, 8 in 16 bits; of LPIPS the first layers alone go in tiles, of
-            images above two chunks. What needs the whole image is refused with it:
+            "auto" for images above 4 megapixels in fp32, 8 in 16 bits; the first layers of LPIPS go in tiles from
+            images above two chunks on. What needs the whole image is refused with it:
             engine="autograd", networks that are no chains, maps, shares of layers.
         engine: "lean" makes the gradient with respect to the images in the forward, keeps nothing else, and multiplies
             it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
