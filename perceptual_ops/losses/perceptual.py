@@ -67,10 +67,10 @@ class PerceptualLoss(LossWithTargets):
         content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`); of content
             also "cosine" (see `feature_loss`).
         gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
-        gram_over: What a Gram of clips (N, 3, T, H, W) is over: "frame", each a style of its own, or "clip", the sum
-            over T, H and W, normalised by T * H * W in place of H * W. Content and total variation are means over
-            frames in both. Frames of a clip that is larger than a chunk go through the network twice then, see
-            `tile_size`. A `style` that is a clip has one Gram, too, and any length.
+        gram_over: What a Gram of clips (N, 3, T, H, W) is over: "frame", of which each has its own, or "clip": T, H and
+            W, with T * H * W in place of H * W in gram_normalize, as in NVIDIA's Cosmos tokenizer. Content and total
+            variation are means over frames in both. A clip longer than `chunk_size` then goes through the network
+            twice. A style that is a clip has one Gram too, and may have another length. Of images nothing changes.
         normalize_features: "channel": the channels of each pixel, or of each token, are divided by their length before
             both parts, as LPIPS does; "none".
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
