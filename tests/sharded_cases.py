@@ -47,6 +47,15 @@ def perceptual(**settings: Any) -> Loss:
     return loss
 
 
+def of_regions(**settings: Any) -> Loss:
+    """The second empty, but in the last rows."""
+    loss = perceptual(reduction="none", **settings)
+    below = torch.zeros(1, 1, 8, 5)
+    below[:, :, 7] = 1.0
+    loss.set_style([images(3, 1, 3, 20, 21), images(4, 1, 3, 25, 21)], masks=[images(5, 1, 1, 30, 27), below])
+    return loss
+
+
 class TinyMetric(MetricLoss):
     """LPIPS or DISTS over the tiny network."""
 
@@ -107,6 +116,7 @@ CASES = {
     "style alone, of unit features": Case(
         lambda: perceptual(content_layers=None, tv_weight=0.0, normalize_features="channel"), (18, 17), has_target=False
     ),
+    "regions": Case(of_regions, (21, 0, 12, 8), samples=2),
     "cosine": Case(lambda: perceptual(content_distance="cosine", style_layers=None), (11, 30)),
     "squares added up": Case(lambda: perceptual(content_distance="sse", style_distance="l1"), (14, 15, 16, 17)),
     "LPIPS": Case(lambda: TinyMetric("lpips"), (13, 2, 30, 1), samples=3, settings={"chunk_size": 2}),

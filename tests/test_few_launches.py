@@ -13,7 +13,7 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine import joined_runs, metric_head, perceptual_head, stages
+from perceptual_ops.engine import joined_runs, metric_head, perceptual_head, stages, styles
 from perceptual_ops.engine.custom_op import written
 from perceptual_ops.engine.metric_head import MetricHead
 from perceptual_ops.engine.stages import Forward
@@ -57,7 +57,7 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found = Calls()
-    monkeypatch.setattr(perceptual_head, "operators", found)
+    monkeypatch.setattr(styles, "operators", found)
     return found
 
 

@@ -235,6 +235,9 @@ def test_operators_keep_their_contract(dtype: torch.dtype) -> None:
         grams = [torch.rand(1, 64, 64), torch.rand(2, 128, 128)]
         content = Part(("pool1", "conv2_1"), (0.5, 2.0), "mse", 0.0)
         settings = Terms(content, Part(("relu1_1", "relu2_1"), (3.0, 1.5), "l1", 0.0), "chw", 0.1).encoded()
-        recorded.append((x, images(2, x.shape[2], seed=1), [], grams, *common, *settings, x.requires_grad, False))
+        mask = torch.rand(2, 1, *x.shape[2:])
+        for masks in ((None, []), (mask, [mask])):
+            own = images(2, x.shape[2], seed=1), [], grams, *masks, *common, *settings
+            recorded.append((x, *own, x.requires_grad, False))
     for arguments in recorded:
         torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, arguments)

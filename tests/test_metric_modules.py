@@ -228,11 +228,10 @@ def test_compiles_whole(name: str, tiled: bool, library: None, monkeypatch: pyte
 def test_the_operator_keeps_its_contract(name: str, library: None) -> None:
     metric = make(name)
     x, y = pictures(2).requires_grad_(), pictures(1, seed=1)
-    arguments = (
-        x, y, metric._kept["numbers"], *metric.entry(x).encoded(),
-        *MetricSettings(metric.layers, metric.metric, *metric._eps_settings()).encoded(), True, False,
-    )  # fmt: skip
-    torch.library.opcheck(torch.ops.perceptual_ops.metric_loss, arguments)
+    settings = MetricSettings(metric.layers, metric.metric, *metric._eps_settings()).encoded()
+    for mask in (None, *([] if name == "dists" else [torch.rand(1, 1, *x.shape[2:]).to(x)])):
+        arguments = x, y, metric._kept["numbers"], mask, *metric.entry(x).encoded(), *settings, True, False
+        torch.library.opcheck(torch.ops.perceptual_ops.metric_loss, arguments)
 
 
 def test_parts_of_a_model() -> None:

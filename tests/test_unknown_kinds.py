@@ -15,8 +15,9 @@ from torch import Tensor
 from bench.metric_cases import own_metric
 from perceptual_ops import _checks as checks
 from perceptual_ops import ops, reference
-from perceptual_ops.engine import distances, metric_op, stages, tiles
+from perceptual_ops.engine import distances, metric_op, stages, styles, tiles
 from perceptual_ops.engine.autograd import graph_loss
+from perceptual_ops.engine.masks import at_layer
 from perceptual_ops.engine.perceptual_head import PerceptualHead
 from perceptual_ops.engine.terms import Part, Terms
 from perceptual_ops.engine.trunk import Trunk
@@ -153,6 +154,11 @@ DISTANCES: dict[str, Place] = {
         [X], [X], [1.0], "cubic", 0.0
     ),
     "its bound in fp16": lambda: distances.OfErrors("cubic", 0.5, 1.0).bound(X, X),
+    "masked": lambda: distances.OfMaskedErrors("cubic", 0.5, 1.0, at_layer(X[:, :1], "a", 5, 5)).values(X, X),
+    "masked, its slope": lambda: distances.OfMaskedErrors("cubic", 0.5, 1.0, at_layer(X[:, :1], "a", 5, 5))._slope(X),
+    "masked, by ordinary autograd": lambda: graph_loss(
+        terms_of("content"), lambda x, _: [x], X, None, [X], [], None, "reference", X[:, :1]
+    ),
     "content of a loss": lambda: head_of(of="content").meet("a", X),
     "content of a loss in fp16": lambda: head_of(of="content").meet("a", X.half()),
     "style of a loss": lambda: met(head_of(of="style")),
@@ -182,6 +188,10 @@ OTHERS: dict[str, tuple[str, Place]] = {
     ),
     "Gram": ("normalize: expected .*'c'", lambda: reference.raw_gram_matrix(X, "c")),
     "Gram's operator": ("normalize: expected .*c", lambda: torch.ops.perceptual_ops.gram_matrix(X, "c")),
+    "Gram of masked features": (
+        "normalize: expected .*'c'",
+        lambda: styles.masked_divisor("c", 4, X[:, :1, :1, 0]),
+    ),
     "variation": ("kind: expected .*l3", lambda: reference.variation(X, "l3")),
     "variation's operator": ("kind: expected .*l3", lambda: torch.ops.perceptual_ops.total_variation(X, "l3")),
     "total_variation": ("kind: expected .*l3", lambda: ops.total_variation(X, "l3")),

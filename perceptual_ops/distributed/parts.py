@@ -61,7 +61,7 @@ class Parts:
         kept = criterion.kept_targets()
         contents = kept.get("content", []) if self.target is None and not self.are_frames else []
         grams = kept.get("style", [])
-        return [*contents, *(x for x in grams if x.dim() == 3)]
+        return [*contents, *(x for x in grams if x.dim() == 3), *kept.get("regions", [])]
 
 
 def _part(name: str, criterion: PerceptualLoss | MetricLoss, ranks: Ranks, images: object) -> Tensor:

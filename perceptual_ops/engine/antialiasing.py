@@ -62,3 +62,9 @@ def kept_interpolation(entered: int, size: int, mode: str, dtype: torch.dtype, d
     """`interpolation`, made once; on the CPU, so that a CUDA graph that is captured before refuses the copy."""
     with torch.inference_mode(False), torch.no_grad():
         return interpolation(entered, size, mode, dtype, device)
+
+
+def area_average(mask: Tensor, height: int, width: int) -> Tensor:  # (n, 1, H, W) -> (n, 1, height, width)
+    """The mean of the pixels that each new one lies on, even in part."""
+    is_there = mask.shape[2] == height and mask.shape[3] == width
+    return mask if is_there else F.adaptive_avg_pool2d(mask, (height, width))

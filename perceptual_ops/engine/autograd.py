@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .. import ops
-from ..reference import unit_features
+from .. import metric_ops, ops
+from ..reference import distance_map, sample_distances, unit_features, weighted_sum
 from .batching import chunks, rows_of
 from .frames import for_clips, frames_of
-from .terms import Terms
+from .masks import at_layer
+from .styles import masked_divisor, masked_features, only_there
+from .terms import Part, Terms
 from .unit_map import EPS
 
 FeaturesOf = Callable[[Tensor, Sequence[str]], list[Tensor]]  # images (N, 3, H, W) and layers -> features
@@ -27,6 +29,8 @@ def graph_loss(
     grams: list[Tensor],
     chunk_size: int | None,
     backend: str,
+    mask: Tensor | None = None,
+    guides: Sequence[Tensor] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss (N) and its terms, each (N).
 
@@ -39,6 +43,7 @@ def graph_loss(
         grams: Target Grams of the style layers, S x (N or 1, C, C).
         chunk_size: Samples, or frames of clips, that go through the network at a time; None: all.
         backend: See `perceptual_ops.ops`.
+        mask, guides: See `perceptual_op.perceptual_loss`.
     """
     if terms.of_clips:
         return _clip_loss(terms, features_of, output, target, contents, grams, chunk_size, backend)
@@ -48,7 +53,8 @@ def graph_loss(
     found = []
     for rows in rows_of_chunks:
         own = rows_of(contents, rows) if target is None else _target_features(features_of, target[rows], terms)
-        found.append(_chunk_terms(terms, features_of, output[rows], own, rows_of(grams, rows), backend))
+        masks = None if mask is None else rows_of([mask], rows)[0], rows_of(guides, rows)
+        found.append(_chunk_terms(terms, features_of, output[rows], own, rows_of(grams, rows), backend, *masks))
     values = {name: torch.cat([chunk[name] for chunk in found]) for name in terms.names}
     return _total(values), values
 
@@ -99,6 +105,8 @@ def _chunk_terms(
     contents: list[Tensor],
     grams: list[Tensor],
     backend: str,
+    mask: Tensor | None = None,
+    guides: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
     """Every term of the samples of one chunk, each (n).
 
@@ -113,9 +121,12 @@ def _chunk_terms(
         part = terms.content
         maps = [features[layer] for layer in part.layers]
         targets = checks.check_targets([y.to(x.dtype) for x, y in zip(maps, contents, strict=True)], maps)
-        found["content"], values = ops.feature_terms(
-            maps, targets, list(part.weights), part.distance, part.parameter, backend
-        )
+        if mask is None:
+            found["content"], values = ops.feature_terms(
+                maps, targets, list(part.weights), part.distance, part.parameter, backend
+            )
+        else:
+            found["content"], values = _masked_content(part, maps, targets, mask, backend)
         found |= {f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
     if terms.of_clips:
         found |= {
@@ -125,14 +136,61 @@ def _chunk_terms(
     elif terms.style.layers:
         part = terms.style
         maps = [features[layer] for layer in part.layers]
-        targets = [gram.to(checks.accumulator_dtype(x)) for gram, x in zip(grams, maps, strict=True)]
-        found["style"], values = ops.style_terms(
-            maps, checks.check_target_grams(targets, maps), list(part.weights), terms.gram_normalize, part.distance,
-            part.parameter, backend,
-        )  # fmt: skip
+        regions = [
+            checks.check_target_grams([gram.to(checks.accumulator_dtype(maps[0])) for gram in of_region], maps)
+            for of_region in zip(*terms.by_layer(grams).values(), strict=True)
+        ]
+        if guides:
+            found["style"], values = _guided_style(terms, maps, regions, guides, backend)
+        else:
+            of_part = list(part.weights), terms.gram_normalize, part.distance, part.parameter
+            found["style"], values = ops.style_terms(maps, regions[0], *of_part, backend)
         found |= {f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
     if terms.variation:
         variation = ops.total_variation(images, "l2_squared", "none", backend=backend)
         # An fp64 image does not make an fp64 loss of an fp32 network.
         found["tv"] = (terms.variation * variation).to(next(iter(found.values())).dtype)
     return found
+
+
+def _masked_content(
+    part: Part,
+    maps: list[Tensor],  # K x (n, C, H, W)
+    targets: list[Tensor],  # K x (n or 1, C, H, W)
+    mask: Tensor,  # (n or 1, 1, H, W)
+    backend: str,
+) -> tuple[Tensor, Tensor]:  # (n), (K, n)
+    """As `ops.feature_terms`."""
+    values = []
+    for layer, x, y in zip(part.layers, maps, targets, strict=True):
+        at = at_layer(mask, layer, x.shape[2], x.shape[3])
+        wide = checks.accumulator_dtype(x)
+        if part.distance == "cosine":
+            (pixels,) = metric_ops.lpips_maps([x], [y], checks.halves([x]), checks.COSINE_EPS, False, backend)
+        else:
+            distances = distance_map(x.to(wide) - y.to(wide), part.distance, part.parameter)
+            pixels = distances.sum(1, True) if part.distance == "sse" else distances.mean(1, True)
+        values.append(((at.pixels if part.distance == "sse" else at.shares) * pixels).sum((1, 2, 3)))
+    loss, per_layer = weighted_sum(values, list(part.weights))
+    return loss, per_layer.detach()
+
+
+def _guided_style(
+    terms: Terms,
+    maps: list[Tensor],  # S x (n, C, H, W)
+    regions: list[list[Tensor]],  # K x S x (n or 1, C, C)
+    guides: Sequence[Tensor],  # K x (n or 1, 1, H, W)
+    backend: str,
+) -> tuple[Tensor, Tensor]:  # (n), (S, n)
+    """As `ops.style_terms`, with `styles.GuidedStyle`'s Grams."""
+    part, values = terms.style, []
+    for i, (layer, x) in enumerate(zip(part.layers, maps, strict=True)):
+        of_regions = []
+        for share, guide, targets in zip(terms.shares, guides, regions, strict=True):
+            at = at_layer(guide, layer, x.shape[2], x.shape[3])
+            gram = ops.gram_matrix(masked_features(x, at), "none", backend=backend)
+            error = gram / masked_divisor(terms.gram_normalize, x.shape[1], at.squares) - targets[i]
+            of_regions.append(share * only_there(at.squares, sample_distances(error, part.distance, part.parameter)))
+        values.append(torch.stack(of_regions).sum(0))
+    loss, per_layer = weighted_sum(values, list(part.weights))
+    return loss, per_layer.detach()

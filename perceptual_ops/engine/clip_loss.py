@@ -16,11 +16,12 @@ from torch import Tensor
 from .batching import chunks, rows_of
 from .custom_op import Entry, joined
 from .frames import clips_of, for_clips, for_frames, frames_of
+from .gram_sums import GramSums
 from .perceptual_chunk import PerceptualChunk
 from .perceptual_head import summed
 from .terms import NO_PART, Terms
 from .tile_parts import tiles_through
-from .tiled_loss import GramSums, TiledLoss
+from .tiled_loss import TiledLoss
 
 
 def clip_losses(
@@ -71,7 +72,7 @@ def clip_grams(
     """The Grams (1, C, C) of a clip over all frames, see `Terms`."""
     frames = frames_of(clip, 1)
     sums = _sums(frames, entry, layers, entry.tile_side(frames), is_unit)
-    return [(raw / divisor).to(entry.wide) for raw, divisor in (sums.of(layer, normalize) for layer in layers)]
+    return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
 
 
 def _sums(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .metrics import Lpips
+from ..reference import distance_map
+from .masks import LayerMask
+from .metrics import Lpips, LpipsOfPixels
 
 operators = torch.ops.perceptual_ops
 
@@ -54,23 +56,86 @@ class OfErrors:
         return (loss, values[0]), gradient if by_x else None, -gradient if by_y else None
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:
-        share = abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:]))
+        return abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:])) * self._steepest(x, y)
+
+    def _steepest(self, x: Tensor, y: Tensor) -> Tensor:  # (n)
+        """A bound of the slope of d."""
         if self.name in ("mse", "sse"):
-            return 2 * share * (largest(x) + largest(y))
+            return 2 * (largest(x) + largest(y))
         steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}
         if self.name not in steepest:
             raise checks.unknown("distance", self.name, checks.DISTANCES)
-        return x.new_full(x.shape[:1], share * steepest[self.name], dtype=torch.float32)
+        return x.new_full(x.shape[:1], steepest[self.name], dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class OfMaskedErrors(OfErrors):
+    """The same with weights of the pixels: the sum over them of weights times the mean over the channels of d.
+
+    By a few passes of torch, for which an error, as wide as sums are, and its distance are held at a time.
+
+    Attributes:
+        mask: At the layer. "sse" sums over channels, weighed by the mask itself.
+    """
+
+    mask: LayerMask
+
+    def values(self, x: Tensor, y: Tensor) -> Values:
+        value = self._summed(distance_map(self._error(x, y), self.name, self.parameter))
+        return self.weight * value, value
+
+    def gradients(
+        self, x: Tensor, y: Tensor, scale: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Values, Tensor | None, Tensor | None]:
+        error = self._error(x, y)
+        value = self._summed(distance_map(error, self.name, self.parameter))
+        upstream = self.weight * self._weights(x)
+        if scale is not None:
+            upstream = upstream * scale.view(-1, 1, 1, 1)
+        gradient = self._slope(error).mul_(upstream).to(x.dtype)
+        return (self.weight * value, value), gradient if by_x else None, -gradient if by_y else None
+
+    def bound(self, x: Tensor, y: Tensor) -> Tensor:
+        return abs(self.weight) * self._weights(x).amax((1, 2, 3)).float() * self._steepest(x, y)
+
+    def _error(self, x: Tensor, y: Tensor) -> Tensor:  # (n, C, H, W)
+        wide = checks.accumulator_dtype(x)
+        return x.to(wide) - y.to(wide)
+
+    def _weights(self, x: Tensor) -> Tensor:  # (n or 1, 1, H, W)
+        """Of an element of the map."""
+        return self.mask.pixels if self.name == "sse" else self.mask.shares / x.shape[1]
+
+    def _summed(self, distances: Tensor) -> Tensor:  # (n, C, H, W) -> (n)
+        return (self._weights(distances) * distances.sum(1, keepdim=True)).sum((1, 2, 3))
+
+    def _slope(self, error: Tensor) -> Tensor:
+        """The derivative of d, in the memory of the error."""
+        if self.name in ("mse", "sse"):
+            return error.mul_(2)
+        if self.name == "l1":
+            return error.sign_()
+        if self.name == "charbonnier":
+            return error.div_(distance_map(error, self.name, self.parameter))
+        if self.name == "huber":
+            return error.clamp_(-self.parameter, self.parameter)
+        raise checks.unknown("distance", self.name, checks.DISTANCES)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """1 - the cosine of a pixel's channels, averaged over the pixels: half the squared error of unit vectors."""
+    """1 - the cosine of a pixel's channels, averaged over the pixels: half the squared error of unit vectors.
+
+    Attributes:
+        mask: At the layer, as weights of the mean.
+    """
 
     weight: float
+    mask: LayerMask | None
 
     def _metric(self, x: Tensor) -> Lpips:
-        return Lpips(checks.halves([x]), checks.COSINE_EPS, False)
+        settings, mask = (checks.halves([x]), checks.COSINE_EPS, False), self.mask
+        return Lpips(*settings) if mask is None else LpipsOfPixels(*settings, lambda i, x: mask.shares)
 
     def values(self, x: Tensor, y: Tensor) -> Values:
         (value,) = self._metric(x).values([0], [x], [y])
@@ -91,11 +156,12 @@ class Cosine:
         return abs(self.weight) * torch.maximum(metric.bound(0, x, y), metric.bound(0, y, x))
 
 
-def content_distance(name: str, parameter: float, weight: float) -> ContentDistance:
-    """The distance of a name, see `perceptual_ops.feature_loss`."""
+def content_distance(name: str, parameter: float, weight: float, mask: LayerMask | None) -> ContentDistance:
+    """The distance of a name, see `perceptual_ops.feature_loss`; over a mask, if there is one."""
     if name == "cosine":
-        return Cosine(weight)
-    return OfErrors(checks.check_choice("distance", name, checks.DISTANCES), parameter, weight)
+        return Cosine(weight, mask)
+    settings = checks.check_choice("distance", name, checks.DISTANCES), parameter, weight
+    return OfErrors(*settings) if mask is None else OfMaskedErrors(*settings, mask)
 
 
 def largest(x: Tensor) -> Tensor:  # (n, C, H, W) -> (n) fp32

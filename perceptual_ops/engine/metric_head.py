@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from .batching import launches_cost
 from .loss_scale import scale_of
-from .metrics import Lpips, Metric
+from .metrics import Metric
 from .perceptual_head import AT_ONCE, LayerGradients
-from .tiles import Tile
 
 
 @dataclass
@@ -124,29 +122,3 @@ class MetricHead:
         for gradients, made, bound in zip(self._sides(), found, bounds, strict=True):
             for layer, gradient in zip(layers if made else [], made, strict=True):
                 gradients.put(layer, gradient, scale, bound)
-
-
-@dataclass
-class TileHead(MetricHead):
-    """The same of a tile: of its maps only the part counts that is its own, and as a share of the whole image.
-
-    By pixels, so that nothing is cut out of the maps: what the tile brought along has a weight of 0.
-    """
-
-    metric: Lpips
-    tile: Tile
-
-    def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
-        i, target = self.indices[layer], self.targets.pop(layer)
-        pixels, part = self.metric.pixels(i, output, target), self.tile.part(layer)
-        share = 1 / math.prod(self.tile.size(layer))
-        self.values[layer] = share * pixels[part].sum((1, 2, 3))
-        if not any(self.wanted):
-            return False
-        scale, bounds = self._scale(i, output, target)
-        weights = torch.zeros_like(pixels)
-        weights[part] = share if scale is None else share * scale.view(-1, 1, 1, 1)
-        found = self.metric.pixel_gradients(i, output, target, weights, *self.wanted)
-        # A bound of the mean over the tile is one of the mean over more pixels.
-        self._put([layer], list(found), scale, bounds)
-        return False

@@ -23,6 +23,7 @@ from .custom_op import (
     wanted_gradients,
     written,
 )
+from .masks import Mask, weighed
 from .metrics import Dists, Lpips, Metric
 from .modes import by_hand
 from .operator_settings import OperatorSettings
@@ -60,19 +61,25 @@ def metric_loss(
     numbers: list[Tensor],  # L x (C), or 2 L
     entry: Entry,
     settings: MetricSettings,
+    mask: Tensor | None = None,  # (N or 1, 1, H, W)
 ) -> Tensor:
-    """The distance (N) by the metric's learned numbers; its gradients are made at once where they are wanted."""
+    """The distance (N) by the metric's learned numbers; its gradients are made at once where they are wanted.
+
+    LPIPS may have a mask of the pixels that are compared, of the accumulation dtype.
+    """
     images, *wanted = wanted_gradients(output, target)
-    distance, *_ = _metric_loss(output, images, numbers, *entry.encoded(), *settings.encoded(), *wanted)
+    distance, *_ = _metric_loss(output, images, numbers, mask, *entry.encoded(), *settings.encoded(), *wanted)
     return distance
 
 
 @torch.library.custom_op(
     "perceptual_ops::metric_loss", mutates_args=(),
-    schema=f"(Tensor output, Tensor target, Tensor[] numbers, {Entry.schema()}, {MetricSettings.schema()}, "
-    "bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor output, Tensor target, Tensor[] numbers, Tensor? mask, {Entry.schema()}, "
+    f"{MetricSettings.schema()}, bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
-def _metric_loss(output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any) -> tuple[Tensor, ...]:
+def _metric_loss(
+    output: Tensor, target: Tensor, numbers: list[Tensor], mask: Tensor | None, *settings: Any
+) -> tuple[Tensor, ...]:
     """The distance (N), that of each layer (L, N), and its gradients with respect to output and target.
 
     Gradients that are not wanted are empty. A target whose gradient is wanted is one per sample. An empty batch does
@@ -82,7 +89,7 @@ def _metric_loss(output: Tensor, target: Tensor, numbers: list[Tensor], *setting
     entry, chosen = Entry.decoded(values), MetricSettings.decoded(values)
     if not output.shape[0]:
         return empty_results(output, target, len(chosen.layers), entry.wide, values)
-    return entry.run(_distance_and_gradients, output, target, numbers, *settings)
+    return entry.run(_distance_and_gradients, output, target, numbers, mask, *settings)
 
 
 def _tiled(
@@ -98,7 +105,7 @@ def _tiled(
 
 
 def _distance_and_gradients(
-    output: Tensor, target: Tensor, numbers: list[Tensor], *settings: Any
+    output: Tensor, target: Tensor, numbers: list[Tensor], mask: Tensor | None, *settings: Any
 ) -> tuple[Tensor, ...]:
     """What `_metric_loss` returns, of one pair or more."""
     rest = iter(settings)
@@ -108,10 +115,14 @@ def _distance_and_gradients(
         gradient_like(images, entry.wide, wanted)
         for images, wanted in ((output, output_gradient), (target, target_gradient))
     )
+    whole_mask = None if mask is None else Mask(mask)
     with by_hand(output):
         if tiled := _tiled(entry, measure, layers, output):
             chunks = chunks_in_parts(entry, output, by_output, by_target)
-            found = [tiled(output[rows], rows_of([target], rows)[0], *made).run() for rows, made in chunks]
+            found = [
+                tiled(output[rows], rows_of([target], rows)[0], *made, whole_mask and whole_mask.rows(rows)).run()
+                for rows, made in chunks
+            ]
             distances = joined(found, dim=1)
             return distances.sum(0), distances, by_output, by_target
         shared: dict[str, Tensor] = {}
@@ -120,7 +131,8 @@ def _distance_and_gradients(
             shared = dict(zip(features, entry.features(target, features)[0], strict=True))
         found, wanted = [], (output_gradient, target_gradient)
         for rows in entry.chunks(output):
-            pair = Pair(entry, measure, layers, output[rows], rows_of([target], rows)[0], wanted)
+            metric = weighed(measure, layers, whole_mask and whole_mask.rows(rows))
+            pair = Pair(entry, metric, layers, output[rows], rows_of([target], rows)[0], wanted)
             values, *gradients = pair.run(dict(shared))
             found.append(values)
             by_output, by_target = (
@@ -131,7 +143,7 @@ def _distance_and_gradients(
 
 
 @_metric_loss.register_fake
-def _(output, target, numbers, *settings):
+def _(output, target, numbers, mask, *settings):
     values = iter(settings)
     entry, chosen = Entry.decoded(values), MetricSettings.decoded(values)
     return empty_results(output, target, len(chosen.layers), entry.wide, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from ..reference import DISTS_EPS
 
 operators = torch.ops.perceptual_ops
+
+# The number of a layer and its map (n, C, H, W) -> weights (n or 1, 1, H, W), of the accumulation dtype.
+WeightsOf = Callable[[int, Tensor], Tensor]
 
 
 class Metric(Protocol):
@@ -52,14 +55,11 @@ class Lpips:
         """The distance of each pixel."""
         return operators.lpips_map([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
 
-    def pixel_gradients(
-        self, i: int, x: Tensor, y: Tensor, grad: Tensor, by_x: bool, by_y: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The gradients of the sum of grad (n, 1, H, W) * distances of pixels by x and y, or none."""
-        settings = [self.channel_weights[i]], self.eps, self.eps_inside
-        return operators.lpips_map_backward([grad], [x], [y], *settings, by_x, by_y)
-
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return self.pixel_bounds(i, x, y).amax((1, 2, 3)) / (x.shape[2] * x.shape[3])
+
+    def pixel_bounds(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
+        """At least the largest magnitude of each pixel's gradient with respect to x, by its distance alone."""
         # With e the error of unit vectors, neither |w_c e_c| nor |sum of w e x / length| is more than the root of the
         # sum of w^2 e^2, and the gradient is at most the sum of the two, twice, over the length.
         squares = self.channel_weights[i].square()
@@ -68,7 +68,44 @@ class Lpips:
         if self.eps_inside:
             length = length.square_().add_(self.eps).sqrt_()
         torch.threshold_(length, 0, torch.inf)  # a pixel without features has no gradient
-        return pulls.sqrt_().div_(length).amax((1, 2, 3)).mul_(4 / (x.shape[2] * x.shape[3]))
+        return pulls.sqrt_().div_(length).mul_(4)
+
+
+@dataclass(frozen=True)
+class LpipsOfPixels(Lpips):
+    """The sum over pixels of weights times their distances, in place of the mean.
+
+    Attributes:
+        weights_of: What the pixels weigh.
+    """
+
+    weights_of: WeightsOf
+
+    def values(self, layers: Sequence[int], x: list[Tensor], y: list[Tensor]) -> Tensor:
+        return self._summed(x, y, layers, self._weights(layers, x))
+
+    def gradients(
+        self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        weights = self._weights(layers, x)
+        values = self._summed(x, y, layers, weights)
+        if grad is not None:
+            weights = [pixels * grad.view(-1, 1, 1, 1) for pixels in weights]
+        upstream = [pixels.expand(z.shape[0], -1, -1, -1).contiguous() for pixels, z in zip(weights, x, strict=True)]
+        return values, *operators.lpips_map_backward(upstream, x, y, *self._settings(layers), by_x, by_y)
+
+    def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
+        return (self.pixel_bounds(i, x, y) * self.weights_of(i, x)).amax((1, 2, 3))
+
+    def _weights(self, layers: Sequence[int], x: list[Tensor]) -> list[Tensor]:
+        return [self.weights_of(i, z) for i, z in zip(layers, x, strict=True)]
+
+    def _summed(self, x: list[Tensor], y: list[Tensor], layers: Sequence[int], weights: list[Tensor]) -> Tensor:
+        maps = operators.lpips_map(x, y, *self._settings(layers))
+        return torch.stack([(map * pixels).sum((1, 2, 3)) for map, pixels in zip(maps, weights, strict=True)])
+
+    def _settings(self, layers: Sequence[int]) -> tuple[list[Tensor], float, bool]:
+        return [self.channel_weights[i] for i in layers], self.eps, self.eps_inside
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .custom_op import Entry
+from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead
 from .terms import Terms
 
@@ -33,7 +34,7 @@ class PerceptualChunk:
     slopes: Mapping[str, Tensor] | None = None
 
     def run(
-        self, contents: list[Tensor], grams: list[Tensor]
+        self, contents: list[Tensor], grams: list[Tensor], masks: Masks = ALL_PIXELS
     ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
         """The terms by name, each (n), of style (n / frames), and the gradients with respect to output and target, each
         (n, 3, H, W).
@@ -41,12 +42,13 @@ class PerceptualChunk:
         Args:
             contents: K x (n or 1, C, H', W'), in place of the target; taken over.
             grams: S x (n or 1, C, C).
+            masks: Of the chunk.
         """
         entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None
         if self.target is not None:
             contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
         wanted = self.wants_output, self.wants_target
-        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted, slopes=self.slopes, frames=self.frames)
+        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted, self.slopes, self.frames, masks)
         tape = None
         if terms.layers:
             # Nobody but the trunk holds its input, so that it is gone when it was read.

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from .batching import launches_cost
 from .distances import ContentDistance, Values, content_distance, largest
-from .frames import as_one_map, for_frames
 from .loss_scale import LossScale, scale_of
-from .terms import Part, Terms
+from .masks import ALL_PIXELS, Masks
+from .styles import style_of
+from .terms import Terms
 from .unit_map import UnitMap
-
-operators = torch.ops.perceptual_ops
 
 AT_ONCE = 64 * 2**20  # bytes of maps that are taken in one launch: so much memory more, at most
 
@@ -80,11 +79,13 @@ class PerceptualHead:
         terms: What the loss is made of.
         wide: The accumulation dtype.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
-        grams: Target Grams of the style layers, (n or 1, C, C); none beside slopes.
+        grams: Target Grams of the style layers, (n or 1, C, C), those of each region one after the other; none beside
+            slopes.
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
         slopes: Of the loss by the style layers' raw Grams (n, C, C), where they are of more than these maps: style then
-            has a gradient here and no value.
+            has a gradient here and no value. With guides (K, n, C, C), as of `styles.GuidedStyle`.
         frames: How many samples in turn are the frames of a clip, whose Gram is over all of them.
+        masks: Of the chunk's images.
 
     Attributes:
         scale: Of the output's gradients.
@@ -101,11 +102,13 @@ class PerceptualHead:
         by_target: bool,
         slopes: Mapping[str, Tensor] | None = None,
         frames: int = 1,
+        masks: Masks = ALL_PIXELS,
     ) -> None:
-        self._terms, self._wide = terms, wide
+        self._terms, self._wide, self._mask = terms, wide, masks.content
+        self._style = style_of(terms, masks, frames)
         self._contents: dict[str, Tensor] = dict(zip(terms.content.layers, contents, strict=True))
         contents.clear()
-        self._grams = dict(zip(terms.style.layers, grams, strict=True)) if slopes is None else {}
+        self._grams = {} if slopes is not None else terms.by_layer(grams)
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
@@ -113,7 +116,6 @@ class PerceptualHead:
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
         self._has_style_values = slopes is None
-        self._frames = frames
         self._style_bounds: dict[str, Tensor] = {}  # (n)
 
     @property
@@ -171,11 +173,12 @@ class PerceptualHead:
 
     def _bound_styles(self) -> dict[str, Tensor]:  # (n)
         """Bounds of all style gradients, by few launches: the sum of a row of slopes, times the largest value."""
-        widest = max(self._slopes.values(), key=lambda slopes: slopes.shape[1])
+        by_layer = {layer: self._style.magnitude(slopes) for layer, slopes in self._slopes.items()}
+        widest = max(by_layer.values(), key=lambda slopes: slopes.shape[1])
         rows = widest.new_zeros((len(self._styled), *widest.shape[:2]), dtype=torch.float32)
         values = rows.new_empty(rows.shape[:2])
         for layer, row, value in zip(self._styled, rows, values, strict=True):
-            slopes = self._slopes[layer]
+            slopes = by_layer[layer]
             torch.linalg.vector_norm(slopes, 1, dim=2, out=row[:, : slopes.shape[1]])
             torch.linalg.vector_norm(self._styled[layer], torch.inf, (1, 2, 3), dtype=torch.float32, out=value)
         return dict(zip(self._styled, rows.amax(2).mul_(values), strict=True))
@@ -188,32 +191,28 @@ class PerceptualHead:
         x, layers = self._styled[layer], [layer]
         if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
             layers = [other for other, map in self._styled.items() if map.dtype == x.dtype]
-        maps, slopes = ([kept.pop(layer) for layer in layers] for kept in (self._styled, self._slopes))
+        maps, slopes = ({layer: kept.pop(layer) for layer in layers} for kept in (self._styled, self._slopes))
         made = self._by_output
         contents = [made.gradient(layer, scale) if layer in made else None for layer in layers]
-        gradients = operators.style_loss_backward(scale, maps, slopes, contents)
+        gradients = self._style.gradients(scale, maps, list(slopes.values()), contents)
         for layer, gradient in zip(layers, gradients, strict=True):
             made.put(layer, gradient, scale, None)
 
     def _meet_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
         """The style values of maps, and the slopes (n, C, C) of the loss with respect to their Grams."""
-        part = self._terms.style
         found: dict[str, Tensor] = {}
         for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
             own = {layer: x for layer, x in maps.items() if x.dtype == dtype}
-            loss, values, slopes = operators.style_loss(
-                [as_one_map(x, self._frames) for x in own.values()],
-                [self._grams[layer].to(self._wide) for layer in own],
-                [_weight(part, layer) for layer in own], self._terms.gram_normalize, part.distance, part.parameter,
-            )  # fmt: skip
-            self._losses["style"].append(loss)
-            self._values |= {f"style/{layer}": value for layer, value in zip(own, values, strict=True)}
-            found |= {layer: for_frames(slope, self._frames) for layer, slope in zip(own, slopes, strict=True)}
+            targets = {layer: [gram.to(self._wide) for gram in self._grams[layer]] for layer in own}
+            measured = self._style.measured(own, targets)
+            self._losses["style"].append(measured.loss)
+            self._values |= {f"style/{layer}": value for layer, value in measured.values.items()}
+            found |= measured.slopes
         return found
 
     def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
         """The content value, and its gradients where they are wanted."""
-        distance = self._content_distance(layer)
+        distance = self._content_distance(layer, x)
         if not self._wants_output and not self._wants_target:
             self._note_content(layer, distance.values(x, target))
             return
@@ -232,7 +231,7 @@ class PerceptualHead:
         unit, of_output = UnitMap(x), None
         if layer in self._contents:
             target = UnitMap(self._contents.pop(layer).to(x.dtype))
-            distance = self._content_distance(layer)
+            distance = self._content_distance(layer, x)
             wanted = self._wants_output, self._wants_target
             if any(wanted):
                 values, of_output, of_target = distance.gradients(unit.map, target.map, None, *wanted)
@@ -246,7 +245,7 @@ class PerceptualHead:
                 self._slopes |= self._meet_grams({layer: unit.map})
             if self._wants_output:
                 slopes = self._slopes.pop(layer)
-                (of_output,) = operators.style_loss_backward(None, [unit.map], [slopes], [of_output])
+                (of_output,) = self._style.gradients(None, {layer: unit.map}, [slopes], [of_output])
         if of_output is not None:
             self._put_measured(self._by_output, layer, unit.input_gradient(of_output), x.dtype)
 
@@ -262,13 +261,9 @@ class PerceptualHead:
             gradient = gradient * scale.view(-1, 1, 1, 1)
         gradients.put(layer, gradient.to(dtype), scale, bound)
 
-    def _content_distance(self, layer: str) -> ContentDistance:
-        part = self._terms.content
-        return content_distance(part.distance, part.parameter, _weight(part, layer))
-
-
-def _weight(part: Part, layer: str) -> float:
-    return part.weights[part.layers.index(layer)]
+    def _content_distance(self, layer: str, x: Tensor) -> ContentDistance:
+        part, mask = self._terms.content, None if self._mask is None else self._mask.of(layer, x)
+        return content_distance(part.distance, part.parameter, part.weight_of(layer), mask)
 
 
 def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)

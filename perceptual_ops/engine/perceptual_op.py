@@ -25,6 +25,7 @@ from .custom_op import (
     wanted_gradients,
     written,
 )
+from .masks import Masks
 from .modes import by_hand
 from .operator_settings import layer_names
 from .perceptual_chunk import PerceptualChunk
@@ -122,20 +123,34 @@ def perceptual_loss(
     grams: list[Tensor],  # S x (N or 1, C, C)
     entry: Entry,
     terms: Terms,
+    mask: Tensor | None = None,  # (N or 1, 1, H, W), in the size in which images enter
+    guides: Sequence[Tensor] = (),  # K x (N or 1, 1, H', W')
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss (N) and its terms by name, each (N); its gradients are made at once where they are wanted."""
+    """The loss (N) and its terms by name, each (N); its gradients are made at once where they are wanted.
+
+    The mask is of the content part, guides are of regions of the style part (`styles.GuidedStyle`), all of the
+    accumulation dtype; grams are then K S, region by region.
+    """
     target, *wanted = wanted_gradients(output, target)
-    loss, values, *_ = _perceptual_loss(output, target, contents, grams, *entry.encoded(), *terms.encoded(), *wanted)
+    settings = *entry.encoded(), *terms.encoded()
+    loss, values, *_ = _perceptual_loss(output, target, contents, grams, mask, list(guides), *settings, *wanted)
     return loss, dict(zip(terms.names, values, strict=True))
 
 
 @torch.library.custom_op(
     "perceptual_ops::perceptual_loss", mutates_args=(),
-    schema=f"(Tensor output, Tensor? target, Tensor[] contents, Tensor[] grams, {Entry.schema()}, {Terms.schema()}, "
-    "bool output_gradient, bool target_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor output, Tensor? target, Tensor[] contents, Tensor[] grams, Tensor? mask, Tensor[] guides, "
+    f"{Entry.schema()}, {Terms.schema()}, bool output_gradient, bool target_gradient) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
 def _perceptual_loss(
-    output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
+    output: Tensor,
+    target: Tensor | None,
+    contents: list[Tensor],
+    grams: list[Tensor],
+    mask: Tensor | None,
+    guides: list[Tensor],
+    *settings: Any,
 ) -> tuple[Tensor, ...]:
     """The loss (N), its terms (T, N) in the order of `Terms.names`, and its gradients with respect to output
     and target.
@@ -147,11 +162,17 @@ def _perceptual_loss(
     entry, terms = Entry.decoded(values), Terms.decoded(values)
     if not output.shape[0]:  # which few modules take
         return empty_results(output, output if target is None else target, len(terms.names), entry.wide, values)
-    return entry.run(_loss_and_gradients, output, target, contents, grams, *settings)
+    return entry.run(_loss_and_gradients, output, target, contents, grams, mask, guides, *settings)
 
 
 def _loss_and_gradients(
-    output: Tensor, target: Tensor | None, contents: list[Tensor], grams: list[Tensor], *settings: Any
+    output: Tensor,
+    target: Tensor | None,
+    contents: list[Tensor],
+    grams: list[Tensor],
+    mask: Tensor | None,
+    guides: list[Tensor],
+    *settings: Any,
 ) -> tuple[Tensor, ...]:
     """What `_perceptual_loss` returns, of one sample or more."""
     rest = iter(settings)
@@ -164,9 +185,11 @@ def _loss_and_gradients(
         if terms.of_clips:
             loss, of_terms = clip_losses(entry, terms, (output, target), contents, grams, (by_output, by_target))
             return loss, of_terms, by_output, by_target
-        side = entry.tile_side(output)
+        side, masks = entry.tile_side(output), Masks.of(mask, guides)
         if side:
-            loss, of_terms = tiled_losses(entry, terms, side, (output, target), contents, grams, (by_output, by_target))
+            loss, of_terms = tiled_losses(
+                entry, terms, side, (output, target), contents, grams, (by_output, by_target), masks
+            )
             return loss, of_terms, by_output, by_target
         if target is not None and target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             (contents, _), target = entry.features(target, terms.content.layers), None
@@ -174,7 +197,7 @@ def _loss_and_gradients(
             chunk = PerceptualChunk(
                 entry, terms, output[rows], None if target is None else target[rows], output_gradient, target_gradient
             )
-            found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows))
+            found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows), masks.rows(rows))
             loss, of_terms = summed(found, terms)
             losses.append(loss)
             values.append(of_terms)
@@ -185,7 +208,7 @@ def _loss_and_gradients(
 
 
 @_perceptual_loss.register_fake
-def _(output, target, contents, grams, *settings):
+def _(output, target, contents, grams, mask, guides, *settings):
     values = iter(settings)
     entry, terms = Entry.decoded(values), Terms.decoded(values)
     return empty_results(output, output if target is None else target, len(terms.names), entry.wide, values)

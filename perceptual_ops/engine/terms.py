@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from .. import _checks as checks
 from .operator_settings import OperatorSettings
@@ -25,6 +28,10 @@ class Part(OperatorSettings):
     distance: str
     parameter: float
 
+    def weight_of(self, layer: str) -> float:
+        """That of one of its layers."""
+        return self.weights[self.layers.index(layer)]
+
 
 NO_PART = Part((), (), "mse", 0.0)
 
@@ -40,6 +47,7 @@ class Terms(OperatorSettings):
         of_clips: Whether samples are clips (N, C, T, H, W), whose Grams, of which there are some, are over all frames.
             Content and variation are means over frames.
         variation: Weight of the total variation of the images as they come.
+        shares: Of the regions that style is compared in, each with a target of its own.
     """
 
     content: Part
@@ -48,6 +56,7 @@ class Terms(OperatorSettings):
     variation: float
     normalize_features: str = "none"
     of_clips: bool = False
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def is_of_unit_features(self) -> bool:
@@ -66,6 +75,11 @@ class Terms(OperatorSettings):
         weights = tuple(weight / count for weight in self.content.weights)
         content = replace(self.content, weights=weights)
         return replace(self, content=content, variation=self.variation / count, of_clips=False)
+
+    def by_layer(self, grams: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Target Grams by style layer, one for each region; those of a region follow each other."""
+        layers = self.style.layers
+        return {layer: list(grams[i :: len(layers)]) for i, layer in enumerate(layers)}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,91 +14,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..reference import gram_divisor
 from .batching import rows_of
 from .custom_op import Entry, chunks_in_parts, joined
+from .gram_sums import GramSums
 from .large_images import BAND, Readable, Writable
+from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead, summed
 from .terms import NO_PART, Part, Terms
 from .tile_parts import WHOLE, PartGradients, Share, own_part, rows_read, share_of, tiles_through
 from .tiles import Region, Tile
 from .trunk import Tape
-from .unit_map import UnitMap
 
 operators = torch.ops.perceptual_ops
-
-
-@dataclass
-class GramSums:
-    """The raw Grams of maps that come in tiles, fp64.
-
-    Attributes:
-        layers: Whose maps they are of.
-        is_unit: Whether features are brought to unit length first.
-        of_clip: Whether images are frames of one clip, whose Gram is over all of them.
-    """
-
-    layers: Sequence[str]
-    is_unit: bool
-    of_clip: bool = False
-    _sums: dict[str, Tensor] = field(init=False, default_factory=dict)  # (n, C, C), (1, C, C) of a clip
-    _pixels: dict[str, int] = field(init=False, default_factory=dict)
-
-    def add(self, entry: Entry, images: Tensor, tile: Tile | None = None) -> None:  # (n, 3, h, w)
-        """Runs images, or those of a tile."""
-        tap = own_part(tile, self.tap) if tile else self.tap
-        entry.forward([(entry.normalized(images), tap, False)], self.layers)
-
-    def tap(self, layer: str, x: Tensor) -> bool:  # (n, C, h, w)
-        """A `Tap`: adds a map's."""
-        gram = operators.gram_matrix(UnitMap(x).map if self.is_unit else x, "none").double()
-        gram = gram.sum(0, keepdim=True) if self.of_clip else gram
-        self._sums[layer] = self._sums[layer].add_(gram) if layer in self._sums else gram
-        pixels = (x.shape[0] if self.of_clip else 1) * x.shape[2] * x.shape[3]
-        self._pixels[layer] = self._pixels.get(layer, 0) + pixels
-        return False
-
-    def join(self, share: Share, samples: int, targets: Sequence[Tensor]) -> None:
-        """Makes them those of the tiles of all processes.
-
-        Args:
-            samples: n, also where this process has no tile.
-            targets: Grams of the layers, (n or 1, C, C).
-        """
-        if share.gather is None:
-            return
-        none = [gram.new_zeros((samples, *gram.shape[1:]), dtype=torch.float64) for gram in targets]
-        sums = [self._sums.get(layer, zeros) for layer, zeros in zip(self.layers, none, strict=True)]
-        pixels = none[0].new_tensor([self._pixels.get(layer, 0) for layer in self.layers])
-        *of_all, counts = share.summed([*sums, pixels])
-        self._sums = dict(zip(self.layers, of_all, strict=True))
-        self._pixels = dict(zip(self.layers, map(int, counts.tolist()), strict=True))
-
-    def of(self, layer: str, normalize: str) -> tuple[Tensor, int]:
-        """The raw Gram (n, C, C) of all tiles, and what it is divided by."""
-        gram = self._sums[layer]
-        return gram, gram_divisor(normalize, gram.shape[1], self._pixels[layer], 1)
-
-    def values(
-        self, terms: Terms, targets: Sequence[Tensor], wide: torch.dtype
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The style values (n) by their names, and the slopes (n, C, C) of the loss by the raw Gram of each layer.
-
-        Args:
-            targets: S x (n or 1, C, C), Grams of the style layers.
-            wide: Of the values.
-        """
-        part, values, slopes = terms.style, dict[str, Tensor](), dict[str, Tensor]()
-        for layer, weight, target in zip(part.layers, part.weights, targets, strict=True):
-            raw, divisor = self.of(layer, terms.gram_normalize)
-            gram = (raw / divisor).to(wide).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
-            arguments = [gram], [target.to(wide).unsqueeze(1)], [weight], part.distance, part.parameter
-            loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
-            values["style"] = values["style"] + loss.double() if values else loss.double()
-            values[f"style/{layer}"] = value.double()
-            slope = slope.squeeze(1)
-            slopes[layer] = (slope + slope.mT).div_(divisor)
-        return values, slopes
 
 
 def tiled_features(
@@ -134,8 +61,7 @@ def tiled_grams(
     sums = GramSums(layers, is_unit)
     for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
         sums.add(entry, images[tile.image], tile)
-    of_layers = [sums.of(layer, normalize) for layer in layers]
-    return [(gram / divisor).to(entry.wide) for gram, divisor in of_layers]
+    return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
 
 
 @dataclass
@@ -157,6 +83,7 @@ class TiledLoss:
         by_output, by_target: Where gradients are added; None where they are not wanted.
         slopes: Of the loss by the style layers' raw Grams (n, C, C), where these are of more than the images: style
             then has gradients here and no value.
+        masks: Of the images.
         progress: Called with each tile that is done.
         share: Whose tiles these are.
         values: The terms by their names (n), as they are added up.
@@ -172,6 +99,7 @@ class TiledLoss:
     by_output: Writable | None  # (n, 3, H, W)
     by_target: Writable | None  # (n, 3, H, W)
     slopes: dict[str, Tensor] | None = None
+    masks: Masks = ALL_PIXELS
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
     share: Share = WHOLE
     values: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -212,7 +140,7 @@ class TiledLoss:
         return slice(min(band.start, rows.start), max(last, rows.stop))
 
     def _style(self) -> tuple[dict[str, Tensor], _Run | None]:
-        """The style values; where a gradient is wanted, the slopes (n, C, C) by the raw Grams, and the last tile.
+        """The style values; where a gradient is wanted, the slopes by the raw Grams (`Measured`), and the last tile.
 
         Features of unit length do not wait for slopes, so they need to be run again.
         """
@@ -223,12 +151,13 @@ class TiledLoss:
         )
         is_kept = self.by_output is not None and not self.terms.is_of_unit_features
         for tile in tiles:
+            masks = self.masks.in_tile(tile)
             if is_kept and tile is tiles[-1]:
                 run = self._forward(tile, replace(self.terms, variation=0.0), {}, sums)
             else:
-                sums.add(self.entry, self.output[tile.image], tile)
+                sums.add(self.entry, self.output[tile.image], tile, masks)
             self.progress(tile)
-        sums.join(self.share, self.output.shape[0], self.grams)
+        sums.join(self.share, self.output.shape[0], self.terms, self.grams, self.masks.guides)
         values, slopes = sums.values(self.terms, self.grams, self.entry.wide)
         if self.share.is_first:  # all know them
             self._add(values)
@@ -253,17 +182,19 @@ class TiledLoss:
         entry, images = self.entry, self.output[tile.image]
         wanted = self.by_output is not None, self.by_target is not None
         contents, target_tape = self._contents(tile, terms.content.layers)
-        own = replace(terms, content=_of_tile(terms.content, tile))
-        head = PerceptualHead(own, entry.wide, contents, [], *wanted, slopes=slopes)
+        masks = self.masks.in_tile(tile)
+        own = terms if masks.content else replace(terms, content=_of_tile(terms.content, tile))
+        head = PerceptualHead(own, entry.wide, contents, [], *wanted, slopes, masks=masks)
 
         def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
             if sums and layer in terms.style.layers:
-                sums.tap(layer, x)
+                sums.meet(layer, x, masks.guides)
             return head.meet(layer, x)
 
         (tape,) = entry.forward([(entry.normalized(images), own_part(tile, meet), wanted[0])], terms.layers)
         if terms.content.layers:
-            self._add(_whole_values(head.terms(), terms.content, tile))
+            found = head.terms()
+            self._add(found if masks.content else _whole_values(found, terms.content, tile))
         return _Run(tile, images, head, tape, target_tape)
 
     def _backward(self, run: _Run) -> None:
@@ -318,11 +249,12 @@ def tiled_losses(
     contents: Sequence[Tensor],
     grams: Sequence[Tensor],
     gradients: tuple[Tensor, Tensor],
+    masks: Masks,
 ) -> tuple[Tensor, Tensor]:
     """The loss (N) and its terms (T, N).
 
     Args:
-        entry, terms, side, contents, grams: See `TiledLoss`, of all samples.
+        entry, terms, side, contents, grams, masks: See `TiledLoss`, of all samples.
         images: Output (N, 3, H, W) and target (N or 1, 3, H, W).
         gradients: By both; filled, or empty where they are not wanted.
     """
@@ -331,6 +263,7 @@ def tiled_losses(
         own_target = None if target is None else rows_of([target], rows)[0]
         own = rows_of(contents, rows), rows_of(grams, rows)
         tiled = TiledLoss(entry, terms, side, output[rows], own_target, *own, by_output, by_target)
+        tiled.masks = masks.rows(rows)
         found.append(summed(tiled.run(), terms))
     losses, values = zip(*found, strict=True)
     return joined(list(losses)), joined(list(values), dim=1)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .custom_op import Entry
 from .large_images import Readable, Writable
-from .metric_head import MetricHead, TileHead
-from .metrics import Dists, DistsOfTile, DistsSums, Lpips, Metric
+from .masks import Mask, weighed
+from .metric_head import MetricHead
+from .metrics import Dists, DistsOfTile, DistsSums, Metric
 from .pair import IMAGE
 from .stages import Tap, TapGradients
 from .tile_parts import WHOLE, PartGradients, Share, area_of, own_part, rows_read, share_of, tiles_through
@@ -33,6 +34,7 @@ class TiledMetric:
     Attributes:
         layers: See `MetricSettings`.
         by_output, by_target: Where gradients are added; None where they are not wanted.
+        mask: For LPIPS, that of the pixels compared.
         progress: Called with each tile that is done.
         share: Whose tiles these are.
     """
@@ -45,6 +47,7 @@ class TiledMetric:
     target: Readable  # (n or 1, 3, H, W)
     by_output: Writable | None  # (n, 3, H, W)
     by_target: Writable | None  # (n, 3, H, W)
+    mask: Mask | None = None
     progress: Callable[[Tile], None] = field(default=lambda tile: None)
     share: Share = WHOLE
 
@@ -66,23 +69,23 @@ class TiledMetric:
         """The distance (L, n) of each layer."""
         if isinstance(self.metric, Dists):
             return self._dists(self.metric)
-        assert isinstance(self.metric, Lpips), "a mean over pixels, whose shares add up"
-        return self._of_all([self._lpips(self.metric, tile) for tile in self._tiles()])
+        return self._of_all([self._by_pixels(tile) for tile in self._tiles()])
 
-    def _lpips(self, metric: Lpips, tile: Tile) -> Tensor:  # (L, n)
+    def _by_pixels(self, tile: Tile) -> Tensor:  # (L, n)
         """A tile's share of the distances; its first layers go in tiles of their own."""
         pair = self._read(tile)
         if shallow := self.entry.tiles(pair[0], self.layers):
             by_output, by_target = (
                 torch.zeros_like(pair[0], dtype=self.entry.wide) if wanted else None for wanted in self._wanted
             )
-            distances = TiledPair(self.entry, metric, self.layers, *shallow, *pair, by_output, by_target, tile).run()
+            settings = self.entry, self.metric, self.layers, *shallow
+            distances = TiledPair(*settings, *pair, by_output, by_target, self.mask, tile).run()
             for whole, made in ((self.by_output, by_output), (self.by_target, by_target)):
                 if whole is not None and made is not None:
                     whole[tile.image] += made
             return distances
         targets: dict[str, Tensor] = {}
-        head = TileHead(metric, self._indices, targets, self._wanted, tile)
+        head = MetricHead(weighed(self.metric, self.layers, self.mask, tile), self._indices, targets, self._wanted)
         tapes = self._forward(pair, holder(targets), head.meet)
         values = head.distances()
         self._backward(tile, pair, tapes, (head.by_output, head.by_target))

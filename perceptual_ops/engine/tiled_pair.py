@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .custom_op import Entry
-from .metric_head import MetricHead, TileHead
-from .metrics import Lpips, Metric
+from .masks import Mask, weighed
+from .metric_head import MetricHead
+from .metrics import Metric
 from .perceptual_head import LayerGradients
 from .registry import trunk_of
 from .stages import Tap
@@ -90,7 +91,8 @@ class TiledPair:
         output: (n, 3, H, W).
         target: (n or 1, 3, H, W).
         by_output, by_target: Where gradients (n, 3, H, W) are added; None where they are not wanted.
-        part_of: Which tile of larger images they are; None: they are whole.
+        mask: That of the pixels compared.
+        part_of: Which tile of larger images they are, whose mask it is; None: they are whole.
     """
 
     def __init__(
@@ -104,12 +106,13 @@ class TiledPair:
         target: Tensor,
         by_output: Tensor | None,
         by_target: Tensor | None,
+        mask: Mask | None = None,
         part_of: Tile | None = None,
     ) -> None:
         trunk = trunk_of(entry.trunk_key)
         assert isinstance(trunk, Trunk), "tiles are of chains"
-        assert isinstance(metric, Lpips), "a mean over pixels, whose shares add up"
         self._trunk, self._dtype, self._metric = trunk, entry.dtype, metric
+        self._layers, self._mask = layers, mask
         self._indices = {layer: i for i, layer in enumerate(layers)}
         names = [layer.name for layer in trunk.network.layers]
         self._shallow = trunk.network.layers[: names.index(cut) + 1]
@@ -135,7 +138,8 @@ class TiledPair:
         """The first layers of a tile: its share of their distances."""
         targets: dict[str, Tensor] = {}
         own = tile.within(self._part_of) if self._part_of else tile
-        head = TileHead(self._metric, self._indices, targets, self._wanted, own)
+        metric = weighed(self._metric, self._layers, self._mask, own)
+        head = MetricHead(metric, self._indices, targets, self._wanted)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [
             (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
@@ -154,8 +158,8 @@ class TiledPair:
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
         """The layers beyond the cut: their distances, and the way back."""
         targets: dict[str, Tensor] = {}
-        settings = self._metric, self._indices, targets, self._wanted
-        head = TileHead(*settings, self._part_of) if self._part_of else MetricHead(*settings)
+        metric = weighed(self._metric, self._layers, self._mask, self._part_of)
+        head = MetricHead(metric, self._indices, targets, self._wanted)
         sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
         tapes = self._trunk.forward_together(runs, self._far, self._dtype, after=self._cut)

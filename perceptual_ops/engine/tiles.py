@@ -40,15 +40,19 @@ class Span:
     lengths: Mapping[str, tuple[int, int]]
 
     def within(self, outer: Span) -> Span:
-        """The same of a tile that is cut from another: its part of each layer is what is also that of the other."""
-        part = {}
+        """The same of a tile that is cut from another: its part of each layer is what is also that of the other, and
+        lies in the layer's map of the other's whole image.
+        """
+        part, within = {}, {}
         for layer, whole in self.whole.items():
             first = min(max(whole.start, outer.part[layer].start), whole.stop)
             last = max(min(whole.stop, outer.part[layer].stop), first)
             shift = self.part[layer].start - whole.start
             part[layer] = slice(first + shift, last + shift)
+            shift = outer.whole[layer].start - outer.part[layer].start
+            within[layer] = slice(first + shift, last + shift)
         lengths = {layer: (outer.lengths[layer][0], length) for layer, (_, length) in self.lengths.items()}
-        return replace(self, part=part, lengths=lengths)
+        return replace(self, whole=within, part=part, lengths=lengths)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..engine.batching import auto_tile_side
 from ..engine.custom_op import Entry
 from ..engine.large_images import Readable, ReadByParts, Writable, WrittenByParts, start_of
+from ..engine.masks import Mask, Masks
 from ..engine.modes import by_hand
 from ..engine.tile_parts import tiles_through
 from ..engine.tiled_loss import TiledLoss
@@ -19,6 +21,7 @@ from ..engine.tiled_metric import TiledMetric
 from ..engine.tiles import Tile
 from .base import FrozenLoss
 from .lpips import LPIPS
+from .mask import check_numbers, guides_of
 from .metric import MetricLoss
 from .perceptual import PerceptualLoss
 
@@ -30,6 +33,7 @@ def gradient_of(
     output: Any,
     target: Any = None,
     *,
+    mask: Any = None,
     out: Any = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Any]:
@@ -46,6 +50,9 @@ def gradient_of(
         output: (3, H, W) or (1, 3, H, W), floating point, in the criterion's input_range.
         target: Of the same size; for a `PerceptualLoss` its content, by default that of `set_content`. No gradient is
             made by it. Style is what `set_style` was given.
+        mask: Of the pixels that are looked at, (1, H, W) or (1, 1, H, W) in [0, 1] of the output's size, a picture too,
+            or bool; see `PerceptualLoss.forward`. It is held as a whole, as are the masks of `set_style`. Not for a
+            `DISTS`.
         out: Where the gradient goes, fp32 or fp64, shaped like the output; overwritten. Default: a new tensor on the
             criterion's device.
         progress: Called with how many tiles are done, and of how many; style and DISTS go over them twice.
@@ -71,7 +78,8 @@ def gradient_of(
     elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
         raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
     made = WrittenByParts("out", out, picture.shape, device)
-    tiled = in_tiles(criterion, entry, side, picture, other, made, None)
+    pixels = None if mask is None else _mask(mask, picture, entry)
+    tiled = in_tiles(criterion, entry, side, picture, other, made, None, pixels)
     if progress is not None:
         tiled.progress = _counted(progress, tiled.passes, entry, picture, side)
     factor, _ = criterion.range_map()
@@ -113,6 +121,16 @@ def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> Re
     return found
 
 
+def _mask(mask: Any, output: ReadByParts, entry: Entry) -> Tensor:  # (1, 1, H, W)
+    if str(getattr(mask, "dtype", "")).endswith("bool"):
+        mask = torch.as_tensor(mask).float()
+    found = ReadByParts("mask", mask, entry.scale.device, entry.wide)
+    if found.shape != (1, 1, *output.shape[2:]):
+        height, width = output.shape[2:]
+        raise ValueError(f"mask: expected shape (1, {height}, {width}) for that output, got {tuple(found.shape[1:])}")
+    return check_numbers("mask", found[..., slice(None), slice(None)], entry.scale.device)
+
+
 def in_tiles(
     criterion: PerceptualLoss | MetricLoss,
     entry: Entry,
@@ -121,19 +139,28 @@ def in_tiles(
     target: Readable | None,
     by_output: Writable | None,
     by_target: Writable | None,
+    mask: Tensor | None = None,  # (1, 1, H, W)
 ) -> TiledLoss | TiledMetric:
     """The criterion in tiles, its targets checked; gradients are added where they are wanted."""
     if isinstance(criterion, MetricLoss):
         if target is None:
             raise ValueError("target: expected the picture that output is compared with, got None")
+        if mask is not None and not isinstance(criterion, LPIPS):
+            raise ValueError(f"mask: expected None for a {type(criterion).__name__}, which has none; got a mask")
         metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
-        return TiledMetric(entry, metric, criterion.layers, side, output, target, by_output, by_target)
+        tiled = TiledMetric(entry, metric, criterion.layers, side, output, target, by_output, by_target)
+        tiled.mask = None if mask is None else Mask(mask)
+        return tiled
     if target is not None and not criterion.content_layers:
         raise ValueError("target: expected None, since this loss has no content part; a style image is for set_style")
     shaped = torch.empty(output.shape, device="meta")
     contents = [] if target is not None else criterion._content_targets(shaped, None)[1]
     grams = criterion._style_targets(shaped, None)
-    return TiledLoss(entry, criterion.terms(), side, output, target, contents, grams, by_output, by_target)
+    regions, shares = criterion._regions(None)
+    terms = replace(criterion.terms(), shares=shares)
+    loss = TiledLoss(entry, terms, side, output, target, contents, grams, by_output, by_target)
+    loss.masks = Masks.of(mask, guides_of(mask, regions))
+    return loss
 
 
 def _counted(

@@ -17,6 +17,7 @@ from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
 from .arguments import normalized_shares
 from .base import FrozenLoss
+from .mask import checked_regions
 from .samples import Samples, as_batch, count_of, each_frame, first_of, frames_first, of_samples, pairs_of
 
 
@@ -39,6 +40,7 @@ class LossWithTargets(FrozenLoss):
     input_size: tuple[int, int] | None
     resize_mode: str
     _content_shape: torch.Size
+    _shares: tuple[float, ...] = (1.0,)  # of the kept regions
 
     @property
     def _network_size(self) -> tuple[int, int] | None:
@@ -66,7 +68,13 @@ class LossWithTargets(FrozenLoss):
             self._kept = {**self._kept, "content": [x.to(checks.accumulator_dtype(x)) for x in features]}
         self._content_shape = images.shape
 
-    def set_style(self, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None = None) -> None:
+    def set_style(
+        self,
+        images: Tensor | Sequence[Tensor],
+        weights: Sequence[float] | None = None,
+        *,
+        masks: Sequence[Tensor] | None = None,
+    ) -> None:
         """Keeps the style target for calls that give none.
 
         Args:
@@ -75,9 +83,17 @@ class LossWithTargets(FrozenLoss):
                 are one style. A list of such blends them: the target Gram is the weighted mean of theirs. Sizes may
                 differ from the output's and from each other's.
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
+            masks: Instead of a blend each of the list is the style of a region of the output: one mask for each,
+                (1, 1, H, W) in [0, 1], floating point or bool, of any size, so that they serve every size of the
+                output. The style part is then the weighted mean over the regions of the distances of guided Grams, as
+                with `mask` of a call (see `forward`), which the masks are multiplied by where both are given. They may
+                overlap, and need not cover the output; one that is empty at a layer adds nothing there.
         """
         with target_pass(self.device):
-            self._kept = {**self._kept, "style": self._style_grams("images", images, weights)}
+            grams, shares = self._style_grams("images", images, weights, as_regions=masks is not None)
+            regions = [] if masks is None else checked_regions(masks, len(shares), self.device)
+            self._kept = {**self._kept, "style": grams, "regions": regions}
+            self._shares = tuple(shares) if regions else (1.0,)
 
     def target_grams(
         self,
@@ -127,8 +143,11 @@ class LossWithTargets(FrozenLoss):
         return [grams.sum(1) if gram_normalize == "none" else grams.mean(1) for grams in of_frames]
 
     def kept_targets(self) -> dict[str, list[Tensor]]:
-        """What was kept of "content", each (N or 1, C, H', W'), and "style", each (N or 1, C, C); of clips with T."""
-        return {part: self._kept[part] for part in ("content", "style") if part in self._kept}
+        """What was kept of "content", each (N or 1, C, H', W'), and "style", each (N or 1, C, C); of clips with T.
+
+        And the masks of "regions" of style.
+        """
+        return {part: self._kept[part] for part in ("content", "style", "regions") if part in self._kept}
 
     def _size_of_call(self, images: Tensor) -> InputSize:
         """The size in which images, and those beside them, enter the network; a random crop is drawn."""
@@ -145,7 +164,10 @@ class LossWithTargets(FrozenLoss):
             self._forget_target(part)
 
     def _forget_target(self, part: str) -> None:
-        """A kept target is of the layers, and the Grams of the normalisation, that it was made with."""
+        """A kept target is of the layers, and the Grams of the normalisation, that it was made with.
+
+        Regions go with the style that is given next.
+        """
         self._kept = {name: tensors for name, tensors in self._kept.items() if name != part}
 
     def _content_targets(self, output: Samples, target: object) -> tuple[Samples | None, list[Tensor]]:
@@ -179,7 +201,7 @@ class LossWithTargets(FrozenLoss):
             return []
         if style is not None:
             with ops.grad_mode(False):
-                grams = self._style_grams("style", style, None)
+                grams, _ = self._style_grams("style", style, None)
         elif "style" in self._kept:
             grams = self._kept["style"]
         else:
@@ -207,10 +229,24 @@ class LossWithTargets(FrozenLoss):
                 )
         return grams
 
+    def _regions(self, style: object) -> tuple[list[Tensor], tuple[float, ...]]:
+        """The masks (1, 1, H, W) of the regions that the style of a call is compared in, and their shares."""
+        regions = self._kept.get("regions", []) if style is None and self.style_layers else []
+        wide = torch.float64 if self.network_dtype() == torch.float64 else torch.float32
+        return [region.to(wide) for region in regions], self._shares if regions else (1.0,)
+
     def _style_grams(
-        self, name: str, images: Tensor | Sequence[Tensor], weights: Sequence[float] | None
-    ) -> list[Tensor]:
-        """The blended Grams of style images, each (N or 1, C, C), or of clips by frame, (N or 1, T, C, C)."""
+        self,
+        name: str,
+        images: Tensor | Sequence[Tensor],
+        weights: Sequence[float] | None,
+        as_regions: bool = False,
+    ) -> tuple[list[Tensor], list[float]]:
+        """The blended Grams of style images, each (N or 1, C, C), or of clips by frame, (N or 1, T, C, C), and their
+        shares.
+
+        As regions those of each style, one after the other.
+        """
         if not self.style_layers:
             raise ValueError(
                 f"{name}: expected none, since this loss has no style part; give style_layers and style_weight when "
@@ -224,7 +260,7 @@ class LossWithTargets(FrozenLoss):
         shares = normalized_shares(weights, len(styles))
         # No generator with a default, which torch.compile cannot trace.
         batch = max([style.shape[0] if isinstance(style, Tensor) and style.dim() else 0 for style in styles])
-        blended: list[Tensor] = []
+        found: list[list[Tensor]] = []
         for i, (share, style) in enumerate(zip(shares, styles, strict=True)):
             argument = name if len(styles) == 1 else f"{name}[{i}]"
             style = self.checked_images(argument, style, self.style_layers, clips=True)
@@ -235,17 +271,19 @@ class LossWithTargets(FrozenLoss):
                 )
             by_frame = self.is_clip(style) and self.gram_over == "frame"
             grams = of_samples(self._grams, [style], [], by_frame, each_frame)
-            if blended and blended[0].shape[1:] != grams[0].shape[1:]:
+            if found and found[0][0].shape[1:] != grams[0].shape[1:]:
                 raise ValueError(
                     f"{argument}: expected images, or clips of one length, to blend with the others; got "
                     f"{tuple(style.shape)}"
                 )
-            blended = (
-                [share * gram for gram in grams]
-                if i == 0
-                else [a + share * b for a, b in zip(blended, grams, strict=True)]
-            )
-        return blended
+            if as_regions:
+                grams = [gram.expand(batch, *gram.shape[1:]) for gram in grams]
+            elif found:
+                grams = [a + share * b for a, b in zip(found.pop(), grams, strict=True)]
+            else:
+                grams = [share * gram for gram in grams]
+            found.append(grams)
+        return [gram for grams in found for gram in grams], shares
 
     def _content_features(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
         """An `OfImages` of targets."""

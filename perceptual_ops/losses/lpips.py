@@ -13,11 +13,14 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from .. import metric_ops
 from .._settings import fixed, setting
+from ..engine.batching import rows_of
+from ..engine.masks import at_layer
 from ..engine.metrics import Lpips
 from ..engine.tiled_maps import tiled_maps
 from ..networks import checked_network, load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
+from .mask import masks_of
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
 from .samples import values_of
@@ -115,6 +118,7 @@ class LPIPS(MetricLoss):
         return_layers: bool = False,
         frames: bool = False,
         sample_weight: Tensor | Sequence[float] | None = None,
+        mask: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 
@@ -127,6 +131,9 @@ class LPIPS(MetricLoss):
                 maps are of each frame anyway.
             sample_weight: (N,) numbers by which the distances are multiplied; pairs of weight 0 do not run. See
                 `PerceptualLoss.forward`, which says more of clips and lists, too.
+            mask: (N or 1, 1, H, W) in [0, 1]: which pixels are compared. Of each layer the distances of pixels are
+                averaged with the mask, brought to the layer, as their weight. See `PerceptualLoss.forward`; not for
+                spatial maps.
 
         Returns:
             (N,), (N, T) with frames, or a scalar for another reduction; (N, 1, H, W) for spatial, (N, 1, T, H, W) of
@@ -142,7 +149,10 @@ class LPIPS(MetricLoss):
             )
         of_images = partial(self._of_images, return_layers=return_layers)
         pair = self._pair(output, target)
-        total, *layers = values_of(self, of_images, pair, [], frames, sample_weight, are_maps=self.spatial)
+        masks = masks_of(self, mask, pair[0])
+        if masks and self.spatial:
+            raise ValueError("mask: expected None with spatial=True, whose maps you can weigh yourself; got a mask")
+        total, *layers = values_of(self, of_images, pair, masks, frames, sample_weight, are_maps=self.spatial)
         return (total, layers) if return_layers else total
 
     def no_tiles(self, wants_gradient: bool = True) -> str:
@@ -151,19 +161,23 @@ class LPIPS(MetricLoss):
             return "spatial=True gives a map, whose gradient takes the whole image, as compiled code does"
         return reason
 
-    def _of_images(self, images: list[Tensor], _beside: list[Tensor], return_layers: bool) -> list[Tensor]:
+    def _of_images(self, images: list[Tensor], masks: list[Tensor], return_layers: bool) -> list[Tensor]:
         """An `OfImages`: the distance (M), or maps (M, 1, H, W), and the layers' shares."""
         output, target = images
         lean = self.runs_lean(output=output, target=target)  # raises, too, where it is asked for and cannot be
         if self.spatial:
             return self._summed_maps(output, target, lean, return_layers)
         if lean and not return_layers:
-            return [self._lean_distance(output, target)]
+            return [self._lean_distance(output, target, *masks)]
         pairs = self._graph_pairs(output, target)
-        if not return_layers:
+        if masks:
+            of_chunks = self._masked_distances(pairs, masks[0])
+        elif return_layers:
+            of_chunks = [self._layer_distances(*maps) for maps in pairs]
+        else:
             return [torch.cat([self._distance(*maps) for maps in pairs])]
-        layers = [torch.cat(parts) for parts in zip(*(self._layer_distances(*maps) for maps in pairs), strict=True)]
-        return [torch.stack(layers).sum(0), *layers]
+        layers = [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
+        return [torch.stack(layers).sum(0), *(layers if return_layers else [])]
 
     def _summed_maps(self, output: Tensor, target: Tensor, lean: bool, return_layers: bool) -> list[Tensor]:
         """The sum of the layers' maps (M, 1, H, W) in the images' size, and the maps."""
@@ -212,3 +226,20 @@ class LPIPS(MetricLoss):
         """Each layer's map, with a graph of its own."""
         numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_maps(xs, ys, numbers, *self._eps_settings(), self.backend)
+
+    def _masked_distances(
+        self,
+        pairs: list[tuple[list[Tensor], list[Tensor]]],
+        mask: Tensor,  # (M or 1, 1, H, W)
+    ) -> list[list[Tensor]]:
+        """Each layer's distance (n) of chunks of pairs, over their masks."""
+        found, first = [], 0
+        for xs, ys in pairs:
+            rows = slice(first, first := first + xs[0].shape[0])
+            (own,) = rows_of([mask], rows)
+            weights = [
+                at_layer(own, layer, x.shape[2], x.shape[3]).shares for layer, x in zip(self.layers, xs, strict=True)
+            ]
+            maps = self._maps(xs, ys)
+            found.append([(pixels * shares).sum((1, 2, 3)) for pixels, shares in zip(maps, weights, strict=True)])
+        return found

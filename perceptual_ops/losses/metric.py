@@ -105,9 +105,9 @@ class MetricLoss(FrozenLoss):
         """What is compared, as the engine takes it; read at each call, since the attributes are the user's."""
         return MetricSettings(self.layers, self.metric, *self._eps_settings())
 
-    def _lean_distance(self, output: Tensor, target: Tensor) -> Tensor:  # (N)
+    def _lean_distance(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (N)
         """The distance, with its gradients made at once where they are wanted."""
-        return metric_loss(output, target, self._kept["numbers"], self.entry(output), self.metric_settings())
+        return metric_loss(output, target, self._kept["numbers"], self.entry(output), self.metric_settings(), mask)
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""

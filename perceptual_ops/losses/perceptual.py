@@ -28,6 +28,7 @@ from .arguments import (
     wanted_layers,
 )
 from .kept_targets import LossWithTargets
+from .mask import guides_of, masks_of
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
 from .samples import first_of, values_of
@@ -217,6 +218,7 @@ class PerceptualLoss(LossWithTargets):
         return_terms: bool = False,
         frames: bool = False,
         sample_weight: Tensor | Sequence[float] | None = None,
+        mask: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of images, of a list of them, or of clips.
 
@@ -245,6 +247,15 @@ class PerceptualLoss(LossWithTargets):
                 for a CUDA tensor the host waits for the device once. In compiled code, programs and CUDA graphs that
                 you capture the numbers of a tensor are not known, so all samples run; those of a list are constants,
                 compiled anew for others. All run, too, for weights that require grad, whose gradient is the values.
+            mask: Which pixels are looked at: (N or 1, 1, H, W) in [0, 1], of the output's size, floating point or bool;
+                of clips (N or 1, 1, T or 1, H, W); a list for a list. No gradient flows to it. It comes to the map of
+                each layer by area averages (`adaptive_avg_pool2d`); by `input_size` it is averaged, or cropped, first.
+                Content is the mean over the pixels with the mask as their weight ("sse" their sum). Style has guided
+                Grams (Gatys et al. 2017), those of features times the mask, whose number of pixels is the sum of the
+                mask's squares. So a mask that is the same everywhere changes nothing, but for "sse" and
+                gram_normalize="none". Where the mask of a sample is empty a part is 0, and so is its gradient. Total
+                variation is of the whole image. Features have to be maps (N, C, H', W') of images. That numbers are in
+                [0, 1] is checked on a CPU, outside of compiled code; a NaN makes a NaN.
 
         Returns:
             The loss: a scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64).
@@ -257,7 +268,9 @@ class PerceptualLoss(LossWithTargets):
         output = self.checked_samples("output", output, self.network_layers)
         target, contents = self._content_targets(output, target)
         grams = self._style_targets(output, style)
-        of_images = partial(self._of_images, return_terms=return_terms)
+        masks = masks_of(self, mask, output)
+        counts = len(contents), len(grams)
+        of_images = partial(self._of_images, style=style, counts=counts, return_terms=return_terms)
         images = [output] if target is None else [output, target]
         over_clips = self.gram_over == "clip" and bool(self.style_layers) and self.is_clip(first_of(output))
         if over_clips and checks.check_flag("frames", frames):
@@ -265,32 +278,50 @@ class PerceptualLoss(LossWithTargets):
                 'frames: expected False for gram_over="clip", whose style has no value for each frame; got True; set '
                 'gram_over="frame"'
             )
-        beside = [*contents, *grams]
+        if over_clips and (masks or self._regions(style)[0]):
+            raise ValueError(
+                'mask: expected None for gram_over="clip", and no masks of set_style, since such Grams are of all '
+                'pixels; set gram_over="frame"'
+            )
+        beside = [*contents, *grams, *masks]
         loss, *terms = values_of(self, of_images, images, beside, frames, sample_weight, takes_clips=over_clips)
         if not return_terms:
             return loss
         return loss, {name: value.detach() for name, value in zip(self.terms().names, terms, strict=True)}
 
-    def _of_images(self, images: list[Tensor], beside: list[Tensor], return_terms: bool) -> list[Tensor]:
+    def _of_images(
+        self,
+        images: list[Tensor],
+        beside: list[Tensor],
+        style: object,
+        counts: tuple[int, int],
+        return_terms: bool,
+    ) -> list[Tensor]:
         """An `OfImages`: the loss (M), and its terms, of output and target, or of output and kept targets.
 
-        Or of clips, whose Grams are over all frames.
+        Or of clips, whose Grams are over all frames. Beside them are features and Grams, by their counts, and the mask,
+        if there is one.
         """
         output, target = images if len(images) == 2 else (images[0], None)
-        kept = len(beside) - len(self.style_layers)
-        contents, grams = beside[:kept], beside[kept:]
-        terms, size = replace(self.terms(), of_clips=self.is_clip(output)), self._size_of_call(output)
+        contents, others = beside[: counts[0]], beside[counts[0] :]
+        grams, masks = others[: counts[1]], others[counts[1] :]
+        size, (regions, shares) = self._size_of_call(output), self._regions(style)
+        terms = replace(self.terms(), shares=shares, of_clips=self.is_clip(output))
+        mask = size.of_mask(masks[0], output) if masks else None
+        guides = guides_of(mask, [size.of_mask(region, output) for region in regions])
         if terms.variation and not terms.of_clips and output.dim() != 4:
             raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
         if self.runs_lean(output=output, target=target):
-            loss, values = perceptual_loss(output, target, contents, grams, self.entry(output, size), terms)
+            entry = self.entry(output, size)
+            loss, values = perceptual_loss(output, target, contents, grams, entry, terms, mask, guides)
         else:
             features = partial(self.features, input_size=size)
-            loss, values = graph_loss(terms, features, output, target, contents, grams, self._graph_chunk, self.backend)
+            settings = self._graph_chunk, self.backend, mask, guides
+            loss, values = graph_loss(terms, features, output, target, contents, grams, *settings)
         return [loss, *values.values()] if return_terms else [loss]
 
     def identity(self) -> dict[str, object]:
-        return super().identity() | {"gram_over": self.gram_over, **vars(self.terms())}
+        return super().identity() | {"gram_over": self.gram_over, **vars(self.terms()), "shares": self._shares}
 
     def terms(self) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""

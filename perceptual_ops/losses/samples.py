@@ -25,7 +25,7 @@ def values_of(
     loss: FrozenLoss,
     of_images: OfImages,
     images: Sequence[Samples],
-    beside: Sequence[Tensor],
+    beside: Sequence[Samples],
     frames: bool,
     sample_weight: Tensor | Sequence[float] | None,
     are_maps: bool = False,
@@ -52,7 +52,7 @@ def values_of(
 def of_samples(
     of_images: OfImages,
     images: Sequence[Samples],
-    beside: Sequence[Tensor],
+    beside: Sequence[Samples],
     is_clip: bool,
     join: Callable[[Tensor], Tensor],
     skipped: Sequence[bool] = (),
@@ -63,14 +63,16 @@ def of_samples(
         of_images: The loss.
         images: The output (N, C, H, W), and those that it is compared with (N or 1, C, H, W); of clips
             (N, C, T, H, W). Or lists of as many: those of one size run as a batch.
-        beside: What is kept for each sample, (N or 1, ...); of clips for each frame, (N or 1, T or 1, ...).
+        beside: What is kept for each sample, (N or 1, ...); of clips for each frame, (N or 1, T or 1, ...). A list
+            of N batches of 1 where they differ in size.
         is_clip: Whether samples are clips, whose frames `of_images` takes as images.
         join: What becomes of the values (N, T, ...) of a clip's frames.
         skipped: Whether each sample is left out, (N); its values are 0. Empty: none is.
     """
     output = images[0]
     if isinstance(output, Tensor) and not any(skipped):
-        return _of_batch(of_images, [x for x in images if isinstance(x, Tensor)], beside, is_clip, join)
+        batches, others = ([x for x in samples if isinstance(x, Tensor)] for samples in (images, beside))
+        return _of_batch(of_images, batches, others, is_clip, join)
     skipped = skipped or [False] * len(output)
     found: dict[int, list[Tensor]] = {}
     for rows in _alike(output):

@@ -1,0 +1,91 @@
+"""The Grams of what comes in parts: tiles of images, chunks of a clip's frames, bands of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .custom_op import Entry
+from .masks import ALL_PIXELS, Mask, Masks
+from .styles import GramSum, by_sums, gram_sums, no_sum
+from .terms import Terms
+from .tile_parts import Share, own_part
+from .tiles import Tile
+from .unit_map import UnitMap
+
+
+@dataclass
+class GramSums:
+    """The raw Grams of maps that come in tiles, fp64.
+
+    Attributes:
+        layers: Whose maps they are of.
+        is_unit: Whether features are brought to unit length first.
+        of_clip: Whether images are frames of one clip, whose Gram is over all of them.
+    """
+
+    layers: Sequence[str]
+    is_unit: bool
+    of_clip: bool = False
+    _sums: dict[str, list[GramSum]] = field(init=False, default_factory=dict)  # of each region, one of a clip
+
+    def add(self, entry: Entry, images: Tensor, tile: Tile | None = None, masks: Masks = ALL_PIXELS) -> None:
+        """Runs images (n, 3, h, w), or those of a tile, with the masks of the maps that are met."""
+
+        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            self.meet(layer, x, masks.guides)
+            return False
+
+        tap = own_part(tile, meet) if tile else meet
+        entry.forward([(entry.normalized(images), tap, False)], self.layers)
+
+    def meet(self, layer: str, x: Tensor, guides: Sequence[Mask]) -> None:  # (n, C, h, w)
+        """Adds a map's."""
+        found = [sum.wide() for sum in gram_sums(layer, UnitMap(x).map if self.is_unit else x, guides)]
+        found = [sum.of_clips(x.shape[0]) for sum in found] if self.of_clip else found
+        before = self._sums.get(layer)
+        self._sums[layer] = [a + b for a, b in zip(before, found, strict=True)] if before else found
+
+    def join(self, share: Share, samples: int, terms: Terms, targets: Sequence[Tensor], guides: Sequence[Mask]) -> None:
+        """Makes them those of the tiles of all processes.
+
+        Args:
+            samples: n, also where this process has no tile.
+            targets: Grams of the style layers, (n or 1, C, C), region by region.
+            guides: Of the regions, if there are some.
+        """
+        if share.gather is None:
+            return
+        none = {layer: [no_sum(gram, samples) for gram in grams] for layer, grams in terms.by_layer(targets).items()}
+        own = [sum for layer in self.layers for sum in self._sums.get(layer, none[layer])]
+        grams = share.summed([sum.gram for sum in own])
+        pixels = share.summed([sum.pixels_of(samples) for sum in own])
+        joined = iter(zip(grams, pixels, strict=True))
+        for layer in self.layers:
+            of_regions = [next(joined) for _ in none[layer]]
+            self._sums[layer] = [GramSum(gram, x if guides else int(x[0])) for gram, x in of_regions]
+
+    def of(self, layer: str, normalize: str) -> Tensor:
+        """The Gram (n, C, C) of all tiles, fp64, where there are no regions."""
+        (sum,) = self._sums[layer]
+        return sum.gram / sum.divisor(normalize)
+
+    def values(
+        self, terms: Terms, targets: Sequence[Tensor], wide: torch.dtype
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The style values (n) by their names, and the slopes of the loss by the raw Gram of each layer (`Measured`).
+
+        Args:
+            targets: S x (n or 1, C, C), Grams of the style layers, region by region.
+            wide: Of the values.
+        """
+        values, slopes = dict[str, Tensor](), dict[str, Tensor]()
+        for layer, of_layer in terms.by_layer([target.to(wide) for target in targets]).items():
+            measured = by_sums(terms, layer, self._sums[layer], of_layer)
+            values["style"] = values["style"] + measured.loss.double() if values else measured.loss.double()
+            values[f"style/{layer}"] = measured.values[layer].double()
+            slopes |= measured.slopes
+        return values, slopes
