@@ -37,6 +37,10 @@ def of_clips(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return loss(x, y, y.detach().flip(3))
 
 
+def of_masked(loss: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return loss(x, y, y.detach()[:1].flip(2), mask=x.detach()[:, :1])
+
+
 LOSSES: dict[str, tuple[Callable[..., nn.Module], Call]] = {
     "content": (lambda: make(style_layers=None), of_pair),
     "style of another size": (lambda: make(content_layers=["pool1"], tv_weight=0.1), of_terms),
@@ -55,6 +59,7 @@ LOSSES: dict[str, tuple[Callable[..., nn.Module], Call]] = {
     "module": (of_module, of_pair),
     "LPIPS": (lambda: metrics.make("alex", reduction="mean"), of_pair),
     "DISTS": (lambda: metrics.make("dists", reduction="mean"), of_pair),
+    "masked": (lambda: make(reduction="mean"), of_masked),
 }
 
 
@@ -124,6 +129,17 @@ def test_image_overwritten_unseen(graph_device: str) -> None:
         assert torch.equal(ours(x, y), plain(x, y))
         x.data.clamp_(0.2, 0.4)
         y.data.clamp_(0.3, 0.5)
+
+
+@pytest.mark.parametrize("made", [small, lambda **graphs: metrics.make("alex", reduction="mean", **graphs)])
+def test_mask_overwritten_unseen(made: Callable[..., nn.Module], graph_device: str) -> None:
+    ours, plain = (made(cuda_graphs=graphs).to(graph_device) for graphs in (True, False))
+    x, y = images(1, 33, device=graph_device), images(1, 33, 1, graph_device)
+    mask = images(1, 33, 2, graph_device)[:, :1].contiguous()
+    for _ in range(3):
+        assert torch.equal(ours(x, y, mask=mask), plain(x, y, mask=mask))
+        mask[:, :, 4:20].mul_(0.3)
+    assert sum(replays(ours)) == 3
 
 
 def test_new_targets_without_another_capture(graph_device: str) -> None:

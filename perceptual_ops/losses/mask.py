@@ -101,5 +101,6 @@ def _checked(loss: FrozenLoss, name: str, output: Tensor, mask: object) -> Tenso
         shape = f"({count}, 1, {f'{frames}, ' if is_clip else ''}{height}, {width})"
         raise ValueError(f"{name}: expected shape {shape} for that output, got {tuple(checked.shape)}")
     wide = torch.float64 if loss.network_dtype() == torch.float64 else torch.float32
-    found = checked.to(wide)
+    # A tensor of its own at each call, since a CUDA graph copies what is another one than the last time.
+    found = checked.to(wide).view_as(checked)
     return frames_first(found) if is_clip else found
