@@ -6,6 +6,7 @@
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # bench-engine  time losses over any frozen network, and steps with adaptive weights, against autograd
+# bench-sharded  losses of one image on 1, 2 and 4 processes: errors, bytes, memory, and how soon a death is known
 # bench-tiles  memory and time of large images in tiles (hours; ONLY="1024 2048" for some)
 # bench-photograph  the style gradient of a photograph of 8000 x 8000 pixels in capped memory (an hour)
 # bench-commits  time the losses against those of COMMIT, and compare their bits
@@ -37,7 +38,7 @@ RUN := $(VENV)/bin/python
 PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
 
 demo: build
 	$(RUN) examples/demo.py
@@ -96,6 +97,9 @@ bench-tiles: build
 
 bench-photograph: build
 	$(RUN) -m bench.large_photograph
+
+bench-sharded: build
+	$(RUN) -m bench.sharded
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)

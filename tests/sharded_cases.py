@@ -82,6 +82,13 @@ class TinyMetric(MetricLoss):
         return po._checks.reduce(distance, self.reduction)
 
 
+def with_content() -> Loss:
+    """Whose content is kept, of all samples."""
+    loss = perceptual(reduction="sum", content_layers=["4", "7"])
+    loss.set_content(images(2, 1, 3, 33, 27))
+    return loss
+
+
 def alex() -> Loss:
     return po.LPIPS("alexnet", weights="random", reduction="mean", tile_size=64).double()
 
@@ -94,13 +101,15 @@ class Case:
     bands: Sequence[int]
     width: int = 27
     samples: int = 1
-    has_target: bool = True
+    channels: int = 3
+    targets: int | None = None  # as many as samples
     settings: dict[str, Any] = field(default_factory=dict)
 
     def pair(self) -> list[Tensor]:
         """The whole output, and the target if there is one; leaves."""
-        shape = self.samples, 3, sum(self.bands), self.width
-        return [images(seed, *shape).requires_grad_() for seed in ((1, 2) if self.has_target else (1,))]
+        counts = self.samples, self.samples if self.targets is None else self.targets
+        shape = self.channels, sum(self.bands), self.width
+        return [images(seed, count, *shape).requires_grad_() for seed, count in enumerate(counts, start=1) if count]
 
     def rows(self, rank: int) -> slice:
         first = sum(self.bands[:rank])
@@ -114,9 +123,11 @@ CASES = {
     "one has all": Case(perceptual, (0, 23, 0, 0)),
     "a total variation beside content": Case(lambda: perceptual(style_layers=None, tv_weight=2.0), (5, 6, 7, 8)),
     "style alone, of unit features": Case(
-        lambda: perceptual(content_layers=None, tv_weight=0.0, normalize_features="channel"), (18, 17), has_target=False
+        lambda: perceptual(content_layers=None, tv_weight=0.0, normalize_features="channel"), (18, 17), targets=0
     ),
     "regions": Case(of_regions, (21, 0, 12, 8), samples=2),
+    "kept content": Case(with_content, (4, 10, 18, 1), samples=2, targets=0),
+    "grey, and one target for all": Case(perceptual, (15, 16), samples=3, channels=1, targets=1),
     "cosine": Case(lambda: perceptual(content_distance="cosine", style_layers=None), (11, 30)),
     "squares added up": Case(lambda: perceptual(content_distance="sse", style_distance="l1"), (14, 15, 16, 17)),
     "LPIPS": Case(lambda: TinyMetric("lpips"), (13, 2, 30, 1), samples=3, settings={"chunk_size": 2}),

@@ -120,6 +120,7 @@ REFUSED: dict[str, tuple[Call, str]] = {
         of_band(lambda rank: style_of(lambda rank: 1)(0) if rank else perceptual(style_weight=1.0), *SHAPE),
         "rank 1: expected style",
     ),
+    "an empty batch": (of_band(content, 0, 3, 20, 24), "rank 0: output: expected a batch of at least one, got"),
     "too small": (
         of_band(content, 1, 3, 20, 1),
         "output: expected at least .* pixels for Sequential, got 40 x 1",

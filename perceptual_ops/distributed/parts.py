@@ -31,6 +31,8 @@ class Parts:
         """Those of a call, checked."""
         part = _part("output", criterion, ranks, output)
         ranks.check_device(part.device)
+        if not part.shape[0]:
+            raise ValueError(f"output: expected a batch of at least one, got {tuple(part.shape)}")
         if part.dim() == 5 and not criterion.is_clip(part):
             raise ValueError(
                 f"output: expected a clip for a network that sees it frame by frame, got {tuple(part.shape)} for a "

@@ -33,9 +33,14 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
         loss = po.distributed.sharded(po.LPIPS("vgg16", reduction="mean").to(device))
         loss(band, target_band).backward()
 
-    The frozen network is on every rank. Bands go through it in tiles, whose memory and accuracy `tile_size` says: a
-    rank runs those whose feature pixels begin in its band (`engine.tiles.own_rows`), reads what their windows reach of
-    other bands, and gives the gradient by that back. Frames need no others; their values alone are added up.
+    The frozen network is on every rank. Bands go through it in tiles of `criterion.tile_size` (None is "auto"): a rank
+    runs those whose feature pixels begin in its band (`engine.tiles.own_rows`), reads what their windows reach of other
+    bands, and gives the gradient by that back. Frames need no others; their values alone are added up.
+
+    In a call with bands a rank sends the rows of output and target that others read (VGG16 to relu4_3: 48 rows above
+    their band and 42 below, of as many ranks as have them), N x 3 x W numbers each; as many of the gradient by the rows
+    that it has read itself; and to each other rank a kilobyte that says what it calls, and its sums, 8 bytes a number:
+    N x C x C of a layer of style (2.8 MB for four layers of VGG16), 6 x N x C of a layer of DISTS, N of a term.
 
     Args:
         criterion: A `PerceptualLoss`, an `LPIPS` or a `DISTS`, the same on every rank; of bands over a chain (VGG,
@@ -79,7 +84,8 @@ class Sharded(nn.Module):
         Raises:
             ValueError: An argument is not as described on one of the ranks, or ranks differ in what has to be the same:
                 on every rank.
-            RuntimeError: A rank did not answer within the timeout of the group.
+            RuntimeError: A rank has ended, failed amid the call or did not make it: on every other within the timeout
+                of the group. The group is of no use then.
         """
         ranks, criterion, failure = Ranks(self._group), self.criterion, None
         try:
