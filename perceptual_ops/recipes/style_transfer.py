@@ -102,9 +102,9 @@ def stylize(
 ) -> Optimized:
     """Paints the content in the manner of the style.
 
-    A picture that the loss takes in tiles needs the memory of one tile, of about eight pictures, and of what the
-    optimizer keeps: two pictures for "adam"; for "lbfgs" ten, and two for each past step that it remembers. These are
-    20, or as many as take 2 GiB (of pictures above 4.4 megapixels), at least 3.
+    A picture that the loss takes in tiles needs the memory of one tile and of six pictures with "adam"; with "lbfgs" of
+    eight, and of two for each past step that it remembers. These are 20, or as many as take 2 GiB (of pictures above
+    4.4 megapixels), at least 3.
 
     Args:
         content, style: Pictures (1, 3, H, W) in [0, 1], on one device; their sizes may differ.
