@@ -112,6 +112,10 @@ def gram_all(operators: Any, features: list[Tensor]) -> list[Tensor]:
     return [operators.gram_matrix(x) for x in features]
 
 
+def statistics_all(operators: Any, features: list[Tensor]) -> list[Tensor]:
+    return [operators.channel_statistics(x) for x in features]
+
+
 def head_loss(operators: Any, features: list[Tensor], grams: list[Tensor], content: Tensor) -> list[Tensor]:
     style = operators.style_loss(features, grams)
     tap = features[list(TAPS).index(CONTENT)]
@@ -150,6 +154,13 @@ def build_head(images: Images, draw: Draw) -> Problem:
     return Problem(head_loss, features, cost, (grams, content), [draw.scalar()])
 
 
+def build_statistics(images: Images, draw: Draw) -> Problem:
+    shapes = [images.tap(name) for name in TAPS]
+    upstream = [draw.normal(shape[0], 2, shape[1]) for shape in shapes]
+    features = [draw.features(shape).requires_grad_() for shape in shapes]
+    return Problem(statistics_all, features, roofline.channel_statistics(shapes, images.dtype), upstream=upstream)
+
+
 def build_variation(images: Images, draw: Draw) -> Problem:
     shape = (images.batch, 3, images.size, images.size)
     cost = roofline.total_variation(shape, images.dtype)
@@ -174,8 +185,12 @@ WORKLOADS = (
 # One tap at a time, at the first size only: relu1_2 is bound by memory, relu4_3 by its products.
 TAP_WORKLOADS = tuple(Workload(f"gram {tap} fwd+grad", partial(build_gram, taps=[tap], gradient=True)) for tap in TAPS)
 # As a trunk hands its maps over.
-METRIC_WORKLOADS = tuple(
-    Workload(f"{evaluate.__name__} fwd+grad", partial(build_metric, evaluate=evaluate)) for evaluate in (lpips, dists)
+METRIC_WORKLOADS = (
+    *(
+        Workload(f"{evaluate.__name__} fwd+grad", partial(build_metric, evaluate=evaluate))
+        for evaluate in (lpips, dists)
+    ),
+    Workload("statistics fwd+grad", build_statistics),
 )
 METRIC_IMAGES = {
     "cpu": tuple(Images(4, 256, dtype, torch.channels_last) for dtype in (torch.float32, torch.bfloat16)),

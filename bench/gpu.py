@@ -67,7 +67,7 @@ PARTS: dict[str, Sequence[Step]] = {
     "test": (SuiteStep("test", (*TEST, *device_tests()), 200),),
     "bench": (
         *ROWS,
-        timed("operators", 70, "bench", *BRIEF, "gram", "tv", "lpips", "dists", "4x256", "1x64"),
+        timed("operators", 70, "bench", *BRIEF, "gram", "tv", "lpips", "dists", "statistics", "4x256", "1x64"),
         timed("compiled head", 60, "bench", "--seconds=0.2", "--only", *COMPILED),
     ),
     "engine": (

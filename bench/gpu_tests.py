@@ -27,6 +27,7 @@ FIRST = (
     "test_activation.py",
     "test_loss_scale.py",
     "test_lpips_distance.py::test_accuracy",
+    "test_channel_statistics.py::test_accuracy",
     "test_dists_distance.py::test_accuracy",
     "test_l2_pool.py::test_accuracy",
     "test_operators.py::test_tiles_and_stages",

@@ -139,6 +139,7 @@ ROWS: list[Pipeline | Stream] = [
     Stream("lpips_kernel<*, 2>", needed=16 * 16, loops="passes"),
     Stream("dists_kernel<*", needed=6 * 16, loops="alternatives"),
     Stream("dists_backward_kernel<*, (Inputs)2>", needed=12 * 16, loops="alternatives"),
+    Stream("channel_statistics_kernel<*", needed=6 * 16, loops="alternatives"),
     # Four groups a thread in bf16, two in fp32; a byte of signs for each. Backward with all terms.
     Stream("bias_relu_kernel<__nv_bfloat16, 8>", needed=4 * (2 * 16 + 1)),
     Stream("bias_relu_kernel<float, 8>", needed=2 * (2 * 32 + 1)),

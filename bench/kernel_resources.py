@@ -88,6 +88,7 @@ TARGETS = {
     "lpips_kernel<*, 2>": Target(threads=256, blocks=1),
     "lpips_kernel<*": Target(threads=256, blocks=2),
     "dists_*kernel<*": Target(threads=256, blocks=2),
+    "channel_statistics_*kernel<*": Target(threads=256, blocks=2),
     "total_variation_kernel<*": Target(threads=256, blocks=2),
     "normalize_*": Target(threads=256, blocks=4),
     "bias_relu_kernel<*": Target(threads=256, blocks=4),

@@ -41,6 +41,8 @@ OPERATORS: dict[str, Sequence[str]] = {
     "loss_scale": ["launch_loss_scale"],
     "style_loss": ["launch_gram_sums", "launch_style_finish"],
     "style_loss_backward": ["launch_narrow", "launch_gram_gradient"],
+    "channel_statistics": [ZEROS, "launch_channel_statistics"],
+    "channel_statistics_backward": ["launch_channel_statistics_backward"],
     "lpips_distance": [ZEROS, "launch_lpips"],
     "lpips_map": [ZEROS, "launch_lpips"],
     "lpips_distance_with_gradient": [ZEROS, "launch_lpips"],

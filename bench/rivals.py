@@ -18,7 +18,10 @@ from .roofline import Cost
 
 Rival = Callable[[], list[Tensor]]
 
-OPERATORS = ("gram_matrix", "style_loss", "feature_loss", "total_variation", "lpips_distance", "dists_distance")
+OPERATORS = (
+    "gram_matrix", "channel_statistics", "style_loss", "feature_loss", "total_variation", "lpips_distance",
+    "dists_distance",
+)  # fmt: skip
 OURS = SimpleNamespace(**{name: partial(getattr(perceptual_ops, name), backend="native") for name in OPERATORS})
 VARIANTS = ("ours", "eager", "compiled")
 

@@ -76,6 +76,11 @@ def total_variation(shape: Shape, dtype: torch.dtype) -> Cost:
     return Cost(3 * prod(shape) * dtype.itemsize)
 
 
+def channel_statistics(shapes: Sequence[Shape], dtype: torch.dtype) -> Cost:
+    """X read for the statistics; X read and dX written for the gradient; no matrix product."""
+    return Cost(3 * sum(map(prod, shapes)) * dtype.itemsize)
+
+
 def metric(shapes: Sequence[Shape], dtype: torch.dtype) -> Cost:
     """LPIPS or DISTS: X and Y read for the value; X and Y read and dX written for the gradient by X."""
     return Cost(5 * sum(map(prod, shapes)) * dtype.itemsize)

@@ -26,6 +26,15 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   // Gradients of sum of grad * loss, with ones for no grad, each plus the gradient that a layer may have already
   m.def("style_loss_backward(Tensor? grad, Tensor[] features, Tensor[] slopes, Tensor?[] others) -> Tensor[]");
 
+  // -> L x (N, 2, C): mean and sqrt(variance + 1e-5) of every channel over the pixels
+  m.def("channel_statistics(Tensor[] features) -> Tensor[]");
+  // Gradients of sum of grad * loss, with ones for no grad, by the loss's slopes by statistics that are of `pixels`
+  // each, which may be more than the features', each plus the gradient that a layer may have already
+  m.def(
+      "channel_statistics_backward(Tensor? grad, Tensor[] features, Tensor[] statistics, Tensor[] slopes, int[] "
+      "pixels, "
+      "Tensor?[] others) -> Tensor[]");
+
   // -> loss (N), unweighted value of each layer (L, N)
   m.def(
       "feature_loss(Tensor[] features, Tensor[] targets, float[] weights, str distance, float parameter) "

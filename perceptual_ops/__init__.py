@@ -4,7 +4,7 @@ from . import _program, distributed, reference  # noqa: F401  # the first before
 from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
-from .ops import feature_loss, gram_matrix, style_loss, total_variation
+from .ops import channel_statistics, feature_loss, gram_matrix, style_loss, total_variation
 
 __version__ = "0.1.0"
 
@@ -12,6 +12,7 @@ __all__ = [
     "DISTS",
     "LPIPS",
     "PerceptualLoss",
+    "channel_statistics",
     "chunked",
     "distributed",
     "dists_distance",

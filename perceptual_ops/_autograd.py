@@ -46,6 +46,21 @@ def _gram_matrix_backward(ctx, grad):
     return library.gram_matrix_backward(grad, x, ctx.normalize), None
 
 
+def _channel_statistics_setup(ctx, inputs, output):
+    (features,) = inputs
+    ctx.save_for_backward(*features, *output)
+
+
+def _channel_statistics_backward(ctx, grads):
+    saved = ctx.saved_tensors  # once: checkpointing refuses a second look
+    layers = len(saved) // 2
+    features, statistics = list(saved[:layers]), list(saved[layers:])
+    if torch.is_grad_enabled():
+        return _through_reference(lambda xs: [reference.raw_channel_statistics(x) for x in xs], features, grads)
+    pixels = [x.shape[2] * x.shape[3] for x in features]
+    return library.channel_statistics_backward(None, features, statistics, grads, pixels, [None] * layers)
+
+
 def _style_loss_setup(ctx, inputs, output):
     features, target_grams, ctx.weights, ctx.normalize, ctx.distance, ctx.parameter = inputs
     _, per_layer, slopes = output
@@ -250,6 +265,7 @@ def register() -> None:
     register_fakes()
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
+        ("channel_statistics", _channel_statistics_setup, _channel_statistics_backward),
         ("total_variation", _total_variation_setup, _total_variation_backward),
         ("lpips_map", _lpips_map_setup, _lpips_map_backward),
         *((name, *functions) for name, functions in _LISTS.items()),

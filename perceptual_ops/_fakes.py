@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _checks as checks
 
 STATISTICS = 6  # of a channel in DISTS: the means of x, y and x - y, then their variances
+CHANNEL_STATISTICS = 2  # mean and standard deviation
 
 
 def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N)
@@ -32,6 +33,10 @@ def _gram_like(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
     return x.new_empty((x.shape[0], x.shape[1], x.shape[1]), dtype=checks.accumulator_dtype(x))
 
 
+def _statistics_like(features: list[Tensor], count: int) -> list[Tensor]:  # L x (N, count, C)
+    return [x.new_empty((x.shape[0], count, x.shape[1]), dtype=checks.accumulator_dtype(x)) for x in features]
+
+
 def register_fakes() -> None:
     """Attaches them to the loaded library; once a process."""
     fake = torch.library.register_fake
@@ -50,6 +55,14 @@ def register_fakes() -> None:
 
     @fake("perceptual_ops::style_loss_backward")
     def _(grad, features, slopes, others):
+        return [torch.empty_like(x) for x in features]
+
+    @fake("perceptual_ops::channel_statistics")
+    def _(features):
+        return _statistics_like(features, CHANNEL_STATISTICS)
+
+    @fake("perceptual_ops::channel_statistics_backward")
+    def _(grad, features, statistics, slopes, pixels, others):
         return [torch.empty_like(x) for x in features]
 
     @fake("perceptual_ops::feature_loss")
@@ -112,9 +125,7 @@ def _register_metrics() -> None:
 
     @fake("perceptual_ops::dists_distance")
     def _(features, targets, alpha, beta):
-        dtype = checks.accumulator_dtype(features[0])
-        statistics = [x.new_empty((x.shape[0], STATISTICS, x.shape[1]), dtype=dtype) for x in features]
-        return (*_losses_like(features), statistics)
+        return (*_losses_like(features), _statistics_like(features, STATISTICS))
 
     @fake("perceptual_ops::dists_distance_backward")
     def _(grad, features, targets, alpha, beta, statistics, by_features, by_targets):

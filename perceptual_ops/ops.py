@@ -86,6 +86,33 @@ def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> 
     return reference.raw_gram_matrix(x, normalize)
 
 
+def channel_statistics(x: Tensor, *, backend: str = "auto") -> Tensor:
+    """Mean and standard deviation of every channel of feature maps, over their pixels.
+
+    Their distance is the style of Li et al. 2017 ("Demystifying Neural Style Transfer"); they are what AdaIN sets.
+
+    Args:
+        x: Features (N, C, H, W).
+        backend: See the module.
+
+    Returns:
+        (N, 2, C), fp32 (fp64 for fp64): means, then sqrt(v + 1e-5) of the biased variances v. The 1e-5, that of batch
+        normalisation and AdaIN, gives channels that are constant a gradient, 0.
+
+    Raises:
+        TypeError, ValueError: An argument is not as described.
+        RuntimeError: backend="native" where the compiled operators cannot run.
+    """
+    checks.check_map("x", x)
+    return _statistics_of([x], backend)[0]
+
+
+def _statistics_of(features: list[Tensor], backend: str) -> list[Tensor]:  # L x (N, 2, C)
+    if use_native(features, backend):
+        return torch.ops.perceptual_ops.channel_statistics(features)
+    return [reference.raw_channel_statistics(x) for x in features]
+
+
 def style_terms(
     features: list[Tensor],
     target_grams: list[Tensor],

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import _checks as checks
 
 DISTS_EPS = 1e-6  # c1 and c2 of the paper
+DEVIATION_EPS = 1e-5  # added to a variance, as batch normalisation and AdaIN do: a root has a slope at 0
 L2_POOL_EPS = 1e-12
 
 
@@ -77,6 +78,26 @@ def style_terms(
         for x, gram in zip(features, target_grams, strict=True)
     ]
     return weighted_sum(values, weights)
+
+
+def raw_channel_statistics(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 2, C)
+    flat = _widened(x).flatten(2)
+    mean = flat.mean(2)
+    variance = (flat - mean.unsqueeze(2)).square().mean(2)
+    return torch.stack([mean, (variance + DEVIATION_EPS).sqrt()], 1)
+
+
+def statistics_terms(
+    statistics: list[Tensor],  # L x (N, 2, C)
+    targets: list[Tensor],  # L x (N or 1, 2, C)
+    weights: list[float],
+    distance: str,
+    parameter: float,
+) -> tuple[Tensor, Tensor]:  # (N), (L, N)
+    """Distance of the means plus that of the deviations, by channel statistics."""
+    errors = [found - target for found, target in zip(statistics, targets, strict=True)]
+    halves = [[sample_distances(half, distance, parameter) for half in error.unbind(1)] for error in errors]
+    return weighted_sum([of_means + of_deviations for of_means, of_deviations in halves], weights)
 
 
 def feature_terms(
@@ -166,6 +187,12 @@ def gram_matrix(x: Tensor, normalize: str = "chw") -> Tensor:
     checks.check_map("x", x)
     checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
     return raw_gram_matrix(x, normalize)
+
+
+def channel_statistics(x: Tensor) -> Tensor:
+    """See `perceptual_ops.channel_statistics`."""
+    checks.check_map("x", x)
+    return raw_channel_statistics(x)
 
 
 def style_loss(

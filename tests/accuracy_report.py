@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.nn.functional as F
-from host import cases_dists, cases_gram, cases_pointwise
+from host import cases_channel_statistics, cases_dists, cases_gram, cases_pointwise
 from host.build import ROOT, build
 from host.suite import LAYOUTS as HOST_LAYOUTS
 from host.suite import long_cases, small_cases, small_fp16_cases
@@ -80,7 +80,8 @@ def kernels() -> Iterator[tuple[Key, Errors]]:
         assert_accurate(ours, naive, exact)
         seen.append(errors(ours, naive, exact))
 
-    cases_dists.assert_accurate = cases_gram.assert_accurate = cases_pointwise.assert_accurate = record
+    for module in (cases_channel_statistics, cases_dists, cases_gram, cases_pointwise):
+        module.assert_accurate = record
     long = long_cases([torch.float32, torch.bfloat16, torch.float16], HOST_LAYOUTS[:2], 65536)
     for case in [*small_cases(), *small_fp16_cases(), *long]:
         launcher, dtype, *rest = case.name.split()

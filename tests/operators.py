@@ -90,6 +90,18 @@ def _gram(normalize: str) -> Operator:
     return Operator(f"gram-{normalize}", run, lambda maps: naive_gram(maps[0]) * factor(maps[0]))
 
 
+def naive_statistics(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 2, C)
+    mean = x.mean((2, 3), keepdim=True)
+    return torch.stack([mean.flatten(1), (((x - mean) ** 2).mean((2, 3)) + 1e-5).sqrt()], 1)
+
+
+def _statistics() -> Operator:
+    def run(module: ModuleType, maps: list[Tensor], **keywords: str) -> Tensor:
+        return module.channel_statistics(maps[0], **keywords)
+
+    return Operator("channel statistics", run, lambda maps: naive_statistics(maps[0]))
+
+
 def _style(distance: str) -> Operator:
     def run(module: ModuleType, maps: list[Tensor], **keywords: str) -> Tensor:
         grams = [target_gram(x, i) for i, x in enumerate(maps)]
@@ -193,6 +205,7 @@ def _dists() -> Operator:
 
 OPERATORS = [
     *(_gram(normalize) for normalize in ("none", "hw", "chw")),
+    _statistics(),
     *(_style(distance) for distance in DISTANCES),
     *(_feature(distance) for distance in DISTANCES),
     *(_variation(kind) for kind in ("l1", "l2_squared", "l2")),

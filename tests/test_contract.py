@@ -64,6 +64,7 @@ def test_first_gradient_is_the_same_with_a_graph(native: str, device: str) -> No
         grams = [random_map((1, 3, 3), torch.float64, device, 3)] * 4
         loss = po.style_loss(maps, grams, backend=native) + po.feature_loss(maps, targets, backend=native)
         loss = loss + po.gram_matrix(deeper, backend=native).square().sum()
+        loss = loss + po.channel_statistics(deeper, backend=native).square().sum()
         loss = loss + metrics(maps, targets, backend=native)
         return torch.autograd.grad(loss + po.total_variation(deeper, backend=native), x, create_graph=create_graph)[0]
 
@@ -77,7 +78,7 @@ def test_forward_mode_runs_the_reference(library: None, monkeypatch: pytest.Monk
 
     def loss(x: Tensor) -> Tensor:
         loss = po.feature_loss([x], [y]) + po.gram_matrix(x).square().sum() + po.total_variation(x)
-        return loss + metrics([x], [y])
+        return loss + po.channel_statistics(x).square().sum() + metrics([x], [y])
 
     with pytest.warns(RuntimeWarning, match="no forward-mode derivative"):
         _, derivative = torch.func.jvp(loss, (x,), (tangent,))
@@ -100,6 +101,15 @@ def operator_calls(device: str) -> dict[str, tuple]:
         "gram_matrix_backward": (gram, nhwc.detach(), "hw"),
         "style_loss": (maps, [gram, gram], [1.0, 0.5], "chw", "huber", 1.0),
         "style_loss_backward": (None, [x.detach(), nhwc.detach()], [gram, gram], [None, x.detach()]),
+        "channel_statistics": (maps,),
+        "channel_statistics_backward": (
+            upstream,
+            [x.detach(), nhwc.detach()],
+            [gram[:, :2].abs() + 1] * 2,
+            [gram[:, 1:]] * 2,
+            [20, 50],
+            [None, x.detach()],
+        ),
         "feature_loss": (maps, targets, [1.0, 0.5], "charbonnier", 0.1),
         "feature_loss_backward": (upstream, [nhwc.detach()], [y.detach()], [0.5], "l1", 0.0),
         "total_variation": (x, "l2_squared"),
@@ -126,6 +136,7 @@ def every_operator(x: Tensor, y: Tensor, gram: Tensor, backend: str = "auto") ->
     loss = po.style_loss([x], [gram], distance="charbonnier", backend=backend)
     loss = loss + po.feature_loss([x], [y], distance="huber", backend=backend)
     loss = loss + po.total_variation(x, "l2", backend=backend) + po.gram_matrix(x, backend=backend).square().sum()
+    loss = loss + po.channel_statistics(x, backend=backend).square().sum()
     return loss + metrics([x], [y], backend=backend)
 
 
@@ -181,6 +192,7 @@ def test_more_than_2_to_the_31_elements(native: str, device: str) -> None:
         lambda x: po.feature_loss([x], [y], reduction="none", backend=native),
         lambda x: po.lpips_distance([x], [y], weights, backend=native),
         lambda x: po.dists_distance([x], [y], weights, weights, backend=native),
+        lambda x: po.channel_statistics(x, backend=native)[:, 1, 0],
     ]
     for loss in losses:
         assert torch.equal(loss(x.expand(2**15 + 1, -1, -1, -1)), loss(x).expand(2**15 + 1))

@@ -32,6 +32,8 @@ BAD: list[tuple[str, type[Exception], Call, str]] = [
     ("integers", TypeError, lambda m: m.gram_matrix(maps().long()), "x: expected dtype .* got torch.int64"),
     ("three axes", ValueError, lambda m: m.total_variation(maps(3, 4, 5)), r"x: expected shape .* got \(3, 4, 5\)"),
     ("no pixels", ValueError, lambda m: m.gram_matrix(maps(1, 3, 0, 5)), r"at least one .* got shape \(1, 3, 0, 5\)"),
+    ("no tensor", TypeError, lambda m: m.channel_statistics(None), "x: expected a tensor, got NoneType"),
+    ("two axes", ValueError, lambda m: m.channel_statistics(maps(3, 4)), r"x: expected shape .* got \(3, 4\)"),
     ("normalize", ValueError, lambda m: m.gram_matrix(maps(), "c"), "normalize: expected one of .* got 'c'"),
     ("kind", ValueError, lambda m: m.total_variation(maps(), "l3"), "kind: expected one of .* got 'l3'"),
     ("reduction", ValueError, lambda m: m.total_variation(maps(), "l1", "max"), "reduction: .* got 'max'"),
@@ -210,6 +212,27 @@ def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
         ),
     }
     for message, call in calls.items():
+        with pytest.raises(RuntimeError, match=message):
+            call()
+
+
+def test_channel_statistics_check_what_memory_safety_needs(native: str) -> None:
+    library, x, numbers, grad = torch.ops.perceptual_ops, maps(), [torch.ones(2, 2, 3)], torch.ones(2)
+    backward = library.channel_statistics_backward
+    calls = [
+        ("features: expected .* dimensions", lambda: library.channel_statistics([maps(3, 4, 5)])),
+        ("features: expected the batch", lambda: library.channel_statistics([x, maps(1, 3, 4, 5)])),
+        ("features: expected dtype", lambda: library.channel_statistics([x.long()])),
+        ("statistics: expected 1", lambda: backward(None, [x], [], numbers, [20], [None])),
+        (r"statistics\[0\]: expected \(2, 2, 3\)", lambda: backward(None, [x], [grams()], numbers, [20], [None])),
+        (r"slopes\[0\]: expected \(2, 2, 3\)", lambda: backward(None, [x], numbers, [grams()], [20], [None])),
+        (r"slopes\[0\]: expected float32", lambda: backward(None, [x], numbers, [numbers[0].half()], [20], [None])),
+        ("pixels: expected 1, got 2", lambda: backward(None, [x], numbers, numbers, [20, 20], [None])),
+        ("pixels: expected at least 1, got 0", lambda: backward(None, [x], numbers, numbers, [0], [None])),
+        (r"others\[0\]: expected the shape", lambda: backward(None, [x], numbers, numbers, [20], [maps(2, 3, 4, 4)])),
+        ("grad: expected float32", lambda: backward(grad.half(), [x], numbers, numbers, [20], [None])),
+    ]
+    for message, call in calls:
         with pytest.raises(RuntimeError, match=message):
             call()
 

@@ -80,6 +80,8 @@ EXPECTED = [
     Expected("dists_kernel<*", anywhere=("LDG.128", "STG")),
     Expected("dists_backward_kernel<__*", loop=("LDG.128", "STG.128")),
     Expected("dists_backward_kernel<*", anywhere=("LDG.128", "STG.128")),
+    Expected("channel_statistics_kernel<*", anywhere=("LDG.128", "STG")),
+    Expected("channel_statistics_backward_kernel<*", anywhere=("LDG.128", "STG.128")),
     Expected("total_variation_kernel<*", anywhere=("LDG", "STG")),
     Expected("normalize_*kernel<*", anywhere=("LDG", "STG")),
     # Activations by groups of eight channels, and by single elements.

@@ -27,12 +27,6 @@ struct DistsLayer {
   void* dy;           // (N, ...) likewise: the gradient of each sample, also where one y stands for all
 };
 
-// How large what the value leaves between its blocks is, over all layers.
-struct DistsSizes {
-  int64_t partial;  // statistics of pixel ranges
-  int64_t groups;   // of channels, of every layer and sample
-};
-
 // Where the values go.
 struct DistsValues {
   void* partial;      // (sizes.partial) Acc, scratch
@@ -42,7 +36,7 @@ struct DistsValues {
   void* loss;         // (N) Acc
 };
 
-DistsSizes dists_sizes(Element element, const std::vector<DistsLayer>& layers, int64_t batch);
+MomentSizes dists_sizes(Element element, const std::vector<DistsLayer>& layers, int64_t batch);
 
 // Statistics of every layer; values[l, n] = sum over c of alpha_c me^2 / (mx^2 + my^2 + 1e-6) + beta_c ve / (vx + vy +
 // 1e-6) with the means m and variances v of x, y and e = x - y; loss[n] = sum of values[l, n]. One launch for every

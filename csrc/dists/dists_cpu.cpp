@@ -163,7 +163,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cpu(
   for (int64_t l = 0; l < layers; ++l) {
     const Layer layer(features[l], targets[l], alpha[l], beta[l]);
     const int64_t channels = layer.x.map.channels;
-    const std::vector<double> statistics = channel_statistics(layer.x, layer.y, layer.layout);
+    const std::vector<double> statistics = channel_moments(layer.x, layer.y, layer.layout);
     for (int64_t n = 0; n < batch; ++n) {
       for (int64_t c = 0; c < channels; ++c) {
         values[l * batch + n] += channel_at(statistics, layer.alpha, layer.beta, n, c).value();
@@ -185,7 +185,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> dists_distance_backward_cpu
     bool by_features, bool by_targets) {
   check_dists(features, targets, alpha, beta);
   check_upstream(grad, features[0]);
-  check_statistics(statistics, features);
+  check_statistics(statistics, features, kDistsStatistics, "statistics");
   const std::vector<double> upstream = to_doubles(grad);
   std::vector<Tensor> dx, dy;
   for (size_t l = 0; l < features.size(); ++l) {

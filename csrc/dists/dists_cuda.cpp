@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cuda(
   }
   const Tensor loss = accumulators({batch}), values = accumulators({count, batch});
   if (batch > 0) {
-    const DistsSizes sizes = dists_sizes(element, dense.layers, batch);
+    const MomentSizes sizes = dists_sizes(element, dense.layers, batch);
     const Tensor partial = accumulators({sizes.partial}), of_groups = accumulators({sizes.groups});
     const Tensor arrived = torch::stable::new_zeros(first, {{batch + sizes.groups}}, ScalarType::Int);
     check_launch(launch_dists(element, dense.layers, batch,
@@ -92,7 +92,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> dists_distance_backward_cud
     bool by_features, bool by_targets) {
   check_dists(features, targets, alpha, beta);
   check_upstream(grad, features[0]);
-  check_statistics(statistics, features);
+  check_statistics(statistics, features, kDistsStatistics, "statistics");
   const Tensor& first = features[0];
   const CudaScope cuda(first);
   const Element element = element_of(first, "features");

@@ -24,7 +24,7 @@ constexpr bool kWantsY = kInputs != Inputs::kX;
 // mean y)).
 template <class Acc>
 struct ChannelSlope {
-  Acc mean[kTriple];
+  Acc mean[kObserved<2>];
   Acc base_x, base_y;  // through the means
   Acc by_error;        // through the variances
   Acc ratio;           // of the error's variance to the others'
@@ -41,11 +41,11 @@ struct ChannelSlope {
 template <class T>
 struct BlockSlopes {
   using Acc = DeviceAccumulator<T>;
-  ChannelNumbers<T> mean[kTriple], base_x, base_y, by_error, ratio;
+  ChannelNumbers<T> mean[kObserved<2>], base_x, base_y, by_error, ratio;
 
   __device__ __forceinline__ void set(int channel, const ChannelSlope<Acc>& slope) {
 #pragma unroll
-    for (int z = 0; z < kTriple; ++z) mean[z][channel] = slope.mean[z];
+    for (int z = 0; z < kObserved<2>; ++z) mean[z][channel] = slope.mean[z];
     base_x[channel] = slope.base_x;
     base_y[channel] = slope.base_y;
     by_error[channel] = slope.by_error;
@@ -56,7 +56,7 @@ struct BlockSlopes {
   template <int kChannels>
   __device__ __forceinline__ void load(int column, ChannelSlope<Acc> (&slopes)[kChannels]) const {
 #pragma unroll
-    for (int z = 0; z < kTriple; ++z) {
+    for (int z = 0; z < kObserved<2>; ++z) {
       mean[z].template load<kChannels>(column, [&](int k, Acc number) { slopes[k].mean[z] = number; });
     }
     base_x.template load<kChannels>(column, [&](int k, Acc number) { slopes[k].base_x = number; });
@@ -78,15 +78,15 @@ __device__ __forceinline__ ChannelSlope<DeviceAccumulator<T>> channel_slope(cons
   };
   ChannelSlope<Acc> slope;
 #pragma unroll
-  for (int z = 0; z < kTriple; ++z) slope.mean[z] = at(z);
+  for (int z = 0; z < kObserved<2>; ++z) slope.mean[z] = at(z);
   const Acc x = slope.mean[kX], y = slope.mean[kY], eps = Acc(kDistsEps);
   const Acc of_means = slope.mean[kError] / (x * x + y * y + eps);
   const Acc twice_alpha = factor * Acc(2) * layer.alpha[channel];
   slope.base_x = twice_alpha * of_means * (Acc(1) - x * of_means);
   slope.base_y = -twice_alpha * of_means * (Acc(1) + y * of_means);
-  const Acc variances = at(kTriple + kX) + at(kTriple + kY) + eps;
+  const Acc variances = at(kObserved<2> + kX) + at(kObserved<2> + kY) + eps;
   slope.by_error = factor * Acc(2) * layer.beta[channel] / variances;
-  slope.ratio = at(kTriple + kError) / variances;
+  slope.ratio = at(kObserved<2> + kError) / variances;
   return slope;
 }
 
@@ -104,17 +104,17 @@ __device__ __forceinline__ void slope_walk(const DistsEntry<T>& layer, const Dis
   ChannelSlope<Acc> slope[kChannels];
   slopes.load(walk.column, slope);
 
-  for (int i = 0; i < walk.packs; i += kDistsLoads) {
-    Pack<T, kWidth> xs[kDistsLoads], ys[kDistsLoads];
+  for (int i = 0; i < walk.packs; i += kLoads<2>) {
+    Pack<T, kWidth> xs[kLoads<2>], ys[kLoads<2>];
 #pragma unroll
-    for (int j = 0; j < kDistsLoads; ++j) {
+    for (int j = 0; j < kLoads<2>; ++j) {
       // Past the end, the last pack again: without branches all loads start together.
       const int64_t at = min(i + j, walk.packs - 1) * walk.step;
       xs[j] = load_pack<T, kWidth>(x + at);
       ys[j] = load_pack<T, kWidth>(y + at);
     }
 #pragma unroll
-    for (int j = 0; j < kDistsLoads; ++j) {
+    for (int j = 0; j < kLoads<2>; ++j) {
       if (i + j >= walk.packs) break;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
     slopes.set(i, channel_slope(layer, place.n, channel % layer.channels, factor));
   }
   __syncthreads();  // the block's numbers are there
-  dispatch_walk(layer, [&](auto width, auto nhwc) {
+  dispatch_walk<T>(layer, [&](auto width, auto nhwc) {
     slope_walk<decltype(width)::value, decltype(nhwc)::value, kInputs>(layer, place, slopes);
   });
 }

@@ -1,4 +1,4 @@
-// The statistics that DISTS compares, of one layer on the CPU.
+// The moments of the channels of one layer on the CPU.
 #pragma once
 
 #include "../common/cpu.h"
@@ -28,9 +28,12 @@ struct ServedMap {
   }
 };
 
-// -> (N, 6, C). Right for means much larger than deviations, and for x and y that hardly differ.
-std::vector<double> channel_statistics(const ServedMap& x,  // (N, C, H, W)
-                                       const ServedMap& y,  // (N or 1, C, H, W)
-                                       Layout layout);
+// Means and variances of the channels of x, -> (N, 2, C), or of x, y and x - y, -> (N, 6, C): means first. Right for
+// means much larger than deviations, and for x and y that hardly differ.
+std::vector<double> channel_moments(const ServedMap& x,  // (N, C, H, W)
+                                    Layout layout);
+std::vector<double> channel_moments(const ServedMap& x,  // (N, C, H, W)
+                                    const ServedMap& y,  // (N or 1, C, H, W)
+                                    Layout layout);
 
 }  // namespace perceptual_ops

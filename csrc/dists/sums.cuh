@@ -1,25 +1,10 @@
-// Sums over the pixels of a block, by channel: of x, y and e = x - y, as distances from an origin of each channel.
+// Numbers of the channels of a block, and their sums over its threads, in shared memory.
 #pragma once
 
 #include "../common/shared.cuh"
 #include "walk.cuh"
 
 namespace perceptual_ops {
-
-constexpr int kX = 0, kY = 1, kError = 2, kTriple = 3;
-
-// A pixel of a channel.
-template <class Acc>
-struct Triple {
-  Acc values[kTriple];
-
-  static __device__ __forceinline__ Triple of(Acc x, Acc y) { return {{x, y, x - y}}; }
-};
-
-template <class Acc, class T, int kWidth>
-__device__ __forceinline__ Triple<Acc> triple(const Pack<T, kWidth>& xs, const Pack<T, kWidth>& ys, int k) {
-  return Triple<Acc>::of(widen(xs.values[k]), widen(ys.values[k]));
-}
 
 // A number for each of a block's channels in memory, in shared memory. Threads take single channels, or those of their
 // pack by 16 bytes. Where a pack has 32 bytes of numbers, threads four apart would share banks: in every other 128
@@ -68,17 +53,16 @@ struct ChannelNumbers {
   alignas(16) Acc values[kDistsSpan<T>];
 };
 
-// Sums of parts of a block's threads for each of its channels in memory, in shared memory.
-template <class T>
+// Sums of parts of a block's threads, at most kMost numbers for each of its channels in memory, in shared memory.
+template <class T, int kMost>
 struct ChannelSums {
   using Acc = DeviceAccumulator<T>;
-  ChannelNumbers<T> parts[kDistsWarps][kDistsStatistics];
+  ChannelNumbers<T> parts[kDistsWarps][kMost];
 
   // Adds up the numbers of the lanes that have the same channels. Called by all threads of a block. NHWC: each warp
   // leaves a part. NCHW: a warp has a channel of its own, of which its lanes are all.
   template <bool kNhwc, int kChannels, int kNumbers>
-  __device__ __forceinline__ void add_lanes(const DistsEntry<T>& layer, int column,
-                                            Acc (&numbers)[kChannels][kNumbers]) {
+  __device__ __forceinline__ void add_lanes(const LayerWalk& layer, int column, Acc (&numbers)[kChannels][kNumbers]) {
     const int lane = threadIdx.x % kWarp, lanes = kNhwc ? layer.columns : 1;
     for (int distance = lanes; distance < kWarp; distance *= 2) {
 #pragma unroll
@@ -95,7 +79,7 @@ struct ChannelSums {
   }
 
   // Number i of a channel of the group, over the first `used` parts in their order and the pixels that are folded.
-  __device__ __forceinline__ Acc total(const DistsEntry<T>& layer, int used, int i, int channel) const {
+  __device__ __forceinline__ Acc total(const LayerWalk& layer, int used, int i, int channel) const {
     Acc sum = 0;
     for (uint32_t folded = channel; folded < layer.memory_channels; folded += layer.channels) {
       for (int part = 0; part < used; ++part) sum += parts[part][i][folded];

@@ -1,4 +1,4 @@
-// How the kernels of DISTS walk two maps by channel: all layers in one launch, a block takes a range of pixels of a
+// How the kernels of this room walk maps by channel: all layers in one launch, a block takes a range of pixels of a
 // group of channels of one sample, a thread packs of them.
 //
 // NHWC: a pack is kWidth channels of one pixel; threads stand in `columns` packs of a pixel and as many rows of pixels
@@ -10,15 +10,18 @@
 #include "../common/cuda_element.cuh"
 #include "../common/reduce.cuh"
 #include "../common/vec.cuh"
-#include "dists.h"
 
 namespace perceptual_ops {
 
 constexpr int kDistsThreads = 256;
 constexpr int kDistsWarps = kDistsThreads / kWarp;
 constexpr int kDistsBlocks = 2;  // an SM
-constexpr int kDistsLoads = 3;   // of x, and as many of y, under way in a thread
+constexpr int kDistsLoads = 6;   // of packs, under way in a thread
 constexpr int kDistsLayers = 16;
+
+// Of each of the maps that are read.
+template <int kMaps>
+constexpr int kLoads = kDistsLoads / kMaps;
 
 // Packs of a pixel, and single channels, that stand side by side in a block.
 constexpr int kPackColumns = 16;
@@ -29,18 +32,8 @@ constexpr int kDistsSpan = kPackColumns * kPackWidth<T>;
 static_assert(kSingleColumns <= kDistsSpan<double> && kDistsWarps <= kDistsSpan<double>, "a block holds its channels");
 static_assert(kSingleColumns <= kWarp, "lanes a multiple of the columns apart have the same channels");
 
-template <class T>
-struct DistsEntry {
-  using Acc = DeviceAccumulator<T>;
-  const T* x;                // (N, E), E = C * P
-  const T* y;                // (N or 1, E)
-  T* dx;                     // (N, E), or null
-  T* dy;                     // (N, E), or null
-  const Acc* alpha;          // (C)
-  const Acc* beta;           // (C)
-  Acc* statistics;           // (N, 6, C)
-  int64_t stride_x;          // elements from sample to sample
-  int64_t stride_y;          // elements; 0 where one sample stands for all
+// One layer as its blocks walk it.
+struct LayerWalk {
   int64_t pixels;            // P
   int64_t line;              // elements from pack to pack along the pixels
   int64_t across;            // elements from channel to channel
@@ -57,22 +50,13 @@ struct DistsEntry {
   bool nhwc, packed;
 };
 
-// A kernel parameter: the constant bank serves all threads of a block at once.
-template <class T>
-struct DistsTable {
-  using Acc = DeviceAccumulator<T>;
-  DistsEntry<T> layers[kDistsLayers];
-  uint32_t count, batch;
-  uint32_t first_layer;  // layers in earlier launches
-  uint32_t groups;       // of a sample, up to the last layer of this launch
-  Acc* partial;          // (sizes.partial)
-  Acc* of_groups;        // (sizes.groups)
-  uint32_t* arrived;     // (N + sizes.groups)
-  Acc* values;           // (L, N)
-  Acc* loss;             // (N)
-  const Acc* grad;       // (N)
+// The layers of a launch, each a LayerWalk with its pointers. A kernel parameter: the constant bank serves all threads
+// of a block at once.
+template <class Layer>
+struct LayerTable {
+  Layer layers[kDistsLayers];
+  uint32_t count;
 };
-static_assert(sizeof(DistsTable<double>) <= 4096, "a kernel has 4 KB of parameters");
 
 // Which part of which layer a block takes.
 struct DistsPlace {
@@ -81,11 +65,11 @@ struct DistsPlace {
 
 // Grid: the layers one after the other, N * groups * chunks blocks each, chunks innermost; under 2^31 (dists.cu
 // checks): a 64-bit division would be a call that spills.
-template <class T>
-__device__ __forceinline__ DistsPlace dists_place(const DistsTable<T>& table) {
+template <class Layer>
+__device__ __forceinline__ DistsPlace dists_place(const LayerTable<Layer>& table) {
   uint32_t l = 0;
   while (l + 1 < table.count && table.layers[l + 1].first_block <= blockIdx.x) ++l;
-  const DistsEntry<T>& layer = table.layers[l];
+  const LayerWalk& layer = table.layers[l];
   const uint32_t block = blockIdx.x - layer.first_block, group = block / layer.chunks;
   return {l, group / layer.groups, group % layer.groups, block % layer.chunks};
 }
@@ -100,8 +84,8 @@ struct ThreadWalk {
   int64_t step;    // elements from pack to pack
 };
 
-template <int kChannels, bool kNhwc, class T>
-__device__ __forceinline__ ThreadWalk thread_walk(const DistsEntry<T>& layer, const DistsPlace& place) {
+template <int kChannels, bool kNhwc>
+__device__ __forceinline__ ThreadWalk thread_walk(const LayerWalk& layer, const DistsPlace& place) {
   const uint32_t columns = layer.columns, rows = kDistsThreads / columns;
   const uint32_t column = kNhwc ? threadIdx.x % columns : threadIdx.x / rows;
   const uint32_t row = kNhwc ? threadIdx.x / columns : threadIdx.x % rows;
@@ -118,9 +102,14 @@ __device__ __forceinline__ ThreadWalk thread_walk(const DistsEntry<T>& layer, co
           rows * layer.line};
 }
 
+// Channels of a place's group.
+__device__ __forceinline__ int group_channels(const LayerWalk& layer, const DistsPlace& place) {
+  return static_cast<int>(min(layer.span, layer.channels - place.group * layer.span));
+}
+
 // Calls f(kWidth, kNhwc) as constants.
 template <class T, class F>
-__device__ __forceinline__ void dispatch_walk(const DistsEntry<T>& layer, F&& f) {
+__device__ __forceinline__ void dispatch_walk(const LayerWalk& layer, F&& f) {
   using Packs = std::integral_constant<int, kPackWidth<T>>;
   using Singles = std::integral_constant<int, 1>;
   if (layer.nhwc) {

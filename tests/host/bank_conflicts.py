@@ -89,7 +89,11 @@ Patterns = dict[Place, Pattern]
 def launches() -> list[Launch]:
     """Of every kernel with shared memory; of DISTS, whose threads stand by channels, also those of VGG16's taps."""
     small = [case.make()[0] for case in small_cases() if not LEFT_OUT & set(case.name.split())]
-    dists = [row for row in ROWS if row.launcher.startswith("dists") and "nhwc" in row.layouts and HEAD in row.taps]
+    dists = [
+        row
+        for row in ROWS
+        if row.launcher.startswith(("dists", "channel_statistics")) and "nhwc" in row.layouts and HEAD in row.taps
+    ]
     taps = [SMALL[tap] for tap in HEAD]
     return [*small, *(row.launch(dtype, "nhwc", taps) for row in dists for dtype in row.dtypes)]
 

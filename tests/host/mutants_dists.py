@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from host.mutants import GUARD, MISALIGNED, ORDER, VALUES, Mutant
 
-DISTS, SUMS, WALK, GRADIENT = (f"dists/{name}.cuh" for name in ("dists", "sums", "walk", "gradient"))
-LAUNCH, POOL, POOL_LAUNCH = "dists/dists.cu", "activation/l2_pool.cuh", "activation/l2_pool.cu"
+DISTS, MOMENTS, SUMS, WALK, GRADIENT = (
+    f"dists/{name}.cuh" for name in ("dists", "moments", "sums", "walk", "gradient")
+)
+CUT, POOL, POOL_LAUNCH = "dists/cut.cuh", "activation/l2_pool.cuh", "activation/l2_pool.cu"
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
     # statistics and values
-    Mutant("dists: distances from zero", "dists", DISTS,
+    Mutant("dists: distances from zero", "dists", MOMENTS,
            "widen(narrow<T>(sums.total(layer, kPartsOfBlock, z, channel) * share))", "Acc(0)", VALUES),
-    Mutant("dists: origins before their sums are read", "dists", DISTS,
+    Mutant("dists: origins before their sums are read", "dists", MOMENTS,
            "«__syncthreads();»  // the origins are there, and their sums no longer needed", "",
            f"{ORDER}|{VALUES}"),
-    Mutant("dists: the last packs left out", "dists", DISTS, "«left > 0»;", "left > 1", VALUES),
+    Mutant("dists: the last packs left out", "dists", MOMENTS, "«left > 0»;", "left > 1", VALUES),
     Mutant("dists: one target is a batch", "dists", DISTS, "place.n * layer.stride_y", "place.n * layer.stride_x",
            f"{MISALIGNED}|{VALUES}"),
     Mutant("dists: folded pixels forgotten", "dists", SUMS,
@@ -29,16 +31,16 @@ MUTANTS = [
            case="bfloat16 2 nhwc64"),
     Mutant("dists: chunks run over the end", "dists", WALK, "min(layer.units - begin, layer.chunk)", "layer.chunk",
            f"{VALUES}|{MISALIGNED}"),
-    Mutant("dists: one slot too few", "dists", DISTS, "«chunk < layer.chunks»;", "chunk + 1 < layer.chunks", VALUES),
+    Mutant("dists: one slot too few", "dists", MOMENTS, "«chunk < layer.chunks»;", "chunk + 1 < layer.chunks", VALUES),
     Mutant("dists: slots of the first sample", "dists", DISTS,
            "int64_t(group) * layer.chunks", "int64_t(place.group) * layer.chunks", f"{VALUES}|{ORDER}"),
     Mutant("dists: loss before all groups are there", "dists", DISTS,
            "table.arrived + place.n, «table.groups»)", "1", f"{VALUES}|{ORDER}"),
     Mutant("dists: earlier launches forgotten", "dists", DISTS,
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
-    Mutant("dists: NaN has no variance", "dists", DISTS,
+    Mutant("dists: NaN has no variance", "dists", MOMENTS,
            "found < Acc(0) ? Acc(0) : found", "found > Acc(0) ? found : Acc(0)", VALUES, case="nhwc nan"),
-    Mutant("dists: packs wherever maps begin", "dists", LAUNCH,
+    Mutant("dists: packs wherever maps begin", "dists", CUT,
            "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0", "true", MISALIGNED),
     # gradient
     Mutant("dists backward: numbers of folded channels", "dists_backward", GRADIENT,

@@ -14,6 +14,7 @@ from host.cases import DISTANCES, Case, named
 from host.cases_loss_scale import loss_scale_cases
 from host.cases_pointwise import WANTED, Layer
 from host.suite_activation import activation_cases, small_activation_cases
+from host.suite_channel_statistics import small_statistics_cases, statistics_cases
 from host.suite_dists import dists_cases, l2_pool_cases, small_dists_cases, small_l2_pool_cases
 from host.suite_lpips import lpips_cases, small_lpips_cases
 
@@ -101,6 +102,7 @@ def all_cases() -> list[Case]:
         *activation_cases(),
         *lpips_cases(),
         *dists_cases(),
+        *statistics_cases(),
         *l2_pool_cases(),
         *loss_scale_cases(),
     ]
@@ -123,6 +125,7 @@ def small_cases() -> list[Case]:
         *small_activation_cases(),
         *small_lpips_cases(),
         *small_dists_cases(),
+        *small_statistics_cases(),
         *small_l2_pool_cases(),
         *loss_scale_cases(),
     ]

@@ -8,7 +8,15 @@ from types import ModuleType
 import torch
 from maps import LAYOUTS, random_map
 
-from host import cases_activation, cases_gram, cases_loss_scale, cases_pointwise, traffic_dists, traffic_lpips
+from host import (
+    cases_activation,
+    cases_gram,
+    cases_loss_scale,
+    cases_pointwise,
+    traffic_channel_statistics,
+    traffic_dists,
+    traffic_lpips,
+)
 from host.cases_activation import Window
 from host.memory import element
 from host.traffic import HEAD, Bytes, Row, Shapes
@@ -321,4 +329,5 @@ ROWS = [
     ),
     *traffic_lpips.ROWS,
     *traffic_dists.ROWS,
+    *traffic_channel_statistics.ROWS,
 ]

@@ -106,6 +106,40 @@ def _style_backward(
     ]
 
 
+# Channel statistics
+
+
+def _channel_statistics(features: list[Tensor]) -> list[Tensor]:  # L x (N, 2, C)
+    return [reference.raw_channel_statistics(x) for x in features]
+
+
+def _channel_statistics_backward_arguments(data: Data) -> Iterator[Any]:
+    """Of maps, and of parts of larger ones."""
+    maps = _layers(data)
+    slopes = [data.numbers(8 + i, x.shape[0], 2, x.shape[1]) for i, x in enumerate(maps)]
+    statistics, pixels = _channel_statistics(maps), [x[0, 0].numel() for x in maps]
+    first, *rest = maps
+    yield _upstream(data), maps, statistics, slopes, pixels, [None] * len(maps)
+    yield None, maps, statistics, slopes, [2 * count for count in pixels], [first.flip(0), *[None] * len(rest)]
+
+
+def _channel_statistics_backward(
+    grad: Tensor | None,
+    features: list[Tensor],
+    statistics: list[Tensor],
+    slopes: list[Tensor],
+    pixels: list[int],
+    others: list[Tensor | None],
+) -> list[Tensor]:
+    found = []
+    for x, numbers, by_numbers, count, other in zip(features, statistics, slopes, pixels, others, strict=True):
+        (mean, deviation), (by_mean, by_deviation) = (z[..., None, None].unbind(1) for z in (numbers, by_numbers))
+        gradient = (by_mean + by_deviation / deviation * (x.to(mean.dtype) - mean)) / count
+        gradient = gradient if grad is None else grad.view(-1, 1, 1, 1) * gradient
+        found.append((gradient if other is None else gradient + other).to(x.dtype))
+    return found
+
+
 # Features
 
 
@@ -241,6 +275,8 @@ MAPS: dict[str, Cases] = {
         ("gram_matrix_backward", _gram_backward_arguments, _gram_backward),
         ("style_loss", _style_arguments, _style),
         ("style_loss_backward", _style_backward_arguments, _style_backward),
+        ("channel_statistics", lambda data: [(_layers(data),)], _channel_statistics),
+        ("channel_statistics_backward", _channel_statistics_backward_arguments, _channel_statistics_backward),
         ("feature_loss", _feature_arguments, reference.feature_terms),
         ("feature_loss_backward", _feature_backward_arguments, _feature_backward),
         ("feature_loss_with_gradient", _feature_both_arguments, _feature_both),

@@ -1,7 +1,8 @@
-// The launchers of DISTS for numpy, with the allocations of csrc/dists/dists_cuda.cpp.
+// The launchers of DISTS and of channel statistics for numpy, with the allocations of csrc/dists.
 #include "dists/dists.h"
 
 #include "arguments.h"
+#include "dists/channel_statistics.h"
 
 using namespace perceptual_ops;
 
@@ -60,7 +61,7 @@ py::tuple dists(const std::string& element, int64_t batch, const std::vector<py:
     layers.push_back(inputs_of(memory, layer_of(one)));
     layers.back().statistics = memory.accumulators("statistics", batch * kDistsStatistics * layers.back().channels);
   }
-  const DistsSizes sizes = dists_sizes(memory.element(), layers, batch);
+  const MomentSizes sizes = dists_sizes(memory.element(), layers, batch);
   const DistsValues values{memory.accumulators("partial", sizes.partial),
                            memory.accumulators("of_groups", sizes.groups),
                            memory.counters("arrived", batch + sizes.groups),
@@ -98,6 +99,63 @@ py::tuple dists_backward(const std::string& element, int64_t batch, const std::v
   return py::tuple(outputs);
 }
 
+// A layer of channel statistics, with the map alone.
+StatisticsLayer statistics_layer(Arguments& memory, const py::dict& given) {
+  StatisticsLayer layer{};
+  layer.layout = given["layout"].cast<std::string>() == "nhwc" ? Layout::kNHWC : Layout::kNCHW;
+  layer.channels = given["channels"].cast<int64_t>();
+  layer.pixels = given["pixels"].cast<int64_t>();
+  const auto x = given["x"].cast<Samples>();
+  layer.x = memory.at(memory.input("x", std::get<0>(x)), std::get<1>(x));
+  layer.stride_x = std::get<2>(x);
+  return layer;
+}
+
+// -> the statistics of every layer
+py::tuple channel_statistics(const std::string& element, int64_t batch, const std::vector<py::dict>& given,
+                             uint64_t seed) {
+  Arguments memory(element, seed);
+  std::vector<StatisticsLayer> layers;
+  for (const py::dict& one : given) {
+    layers.push_back(statistics_layer(memory, one));
+    layers.back().statistics = memory.accumulators("statistics", batch * kChannelStatistics * layers.back().channels);
+  }
+  const MomentSizes sizes = statistics_sizes(memory.element(), layers, batch);
+  void* partial = memory.accumulators("partial", sizes.partial);
+  uint32_t* arrived = memory.counters("arrived", sizes.groups);
+  memory.check(launch_channel_statistics(memory.element(), layers, batch, partial, arrived, nullptr));
+  py::list outputs;
+  for (const StatisticsLayer& layer : layers) outputs.append(memory.result(layer.statistics));
+  return py::tuple(outputs);
+}
+
+// -> dx of every layer
+py::tuple channel_statistics_backward(const std::string& element, int64_t batch, const std::vector<py::dict>& given,
+                                      const std::optional<py::array>& grad, uint64_t seed) {
+  Arguments memory(element, seed);
+  std::vector<StatisticsLayer> layers;
+  std::vector<void*> gradients;
+  for (const py::dict& one : given) {
+    StatisticsLayer layer = statistics_layer(memory, one);
+    layer.statistics = const_cast<void*>(memory.input("statistics", one["statistics"].cast<py::array>()));
+    layer.slopes = memory.input("slopes", one["slopes"].cast<py::array>());
+    layer.of_pixels = one["of_pixels"].cast<int64_t>();
+    if (const auto other = one["other"].cast<std::optional<Samples>>()) {
+      layer.other = memory.at(memory.input("other", std::get<0>(*other)), std::get<1>(*other));
+      layer.stride_other = std::get<2>(*other);
+    }
+    const auto dx = one["dx"].cast<Samples>();
+    gradients.push_back(memory.changed("dx", std::get<0>(dx)));
+    layer.dx = memory.at(gradients.back(), std::get<1>(dx));
+    layers.push_back(layer);
+  }
+  const void* upstream = grad ? memory.input("grad", *grad) : nullptr;
+  memory.check(launch_channel_statistics_backward(memory.element(), layers, batch, upstream, nullptr));
+  py::list outputs;
+  for (const void* gradient : gradients) outputs.append(memory.result(gradient));
+  return py::tuple(outputs);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(dists, m) {
@@ -112,10 +170,29 @@ PYBIND11_MODULE(dists, m) {
           layers.push_back({nhwc ? Layout::kNHWC : Layout::kNCHW, channels, pixels, nullptr, nullptr, size, size,
                             nullptr, nullptr, nullptr, nullptr, nullptr});
         }
-        const DistsSizes sizes = dists_sizes(Arguments(element, 0).element(), layers, batch);
+        const MomentSizes sizes = dists_sizes(Arguments(element, 0).element(), layers, batch);
         return py::make_tuple(sizes.partial, sizes.groups);
       },
       "element"_a, "shapes"_a, "batch"_a);
+  m.def(
+      "statistics_sizes",
+      [](const std::string& element, const std::vector<std::tuple<bool, int64_t, int64_t>>& shapes, int64_t batch) {
+        std::vector<StatisticsLayer> layers;
+        for (const auto& [nhwc, channels, pixels] : shapes) {
+          StatisticsLayer layer{};
+          layer.layout = nhwc ? Layout::kNHWC : Layout::kNCHW;
+          layer.channels = channels;
+          layer.pixels = pixels;
+          layer.stride_x = channels * pixels;
+          layers.push_back(layer);
+        }
+        const MomentSizes sizes = statistics_sizes(Arguments(element, 0).element(), layers, batch);
+        return py::make_tuple(sizes.partial, sizes.groups);
+      },
+      "element"_a, "shapes"_a, "batch"_a);
+  m.def("channel_statistics", &channel_statistics, "element"_a, "batch"_a, "layers"_a, "seed"_a);
+  m.def("channel_statistics_backward", &channel_statistics_backward, "element"_a, "batch"_a, "layers"_a, "grad"_a,
+        "seed"_a);
   m.def("dists", &dists, "element"_a, "batch"_a, "layers"_a, "seed"_a);
   m.def("dists_backward", &dists_backward, "element"_a, "batch"_a, "layers"_a, "statistics"_a, "grad"_a, "seed"_a);
 }
