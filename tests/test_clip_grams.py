@@ -281,7 +281,7 @@ def test_the_operator_keeps_its_contract(chunk_size: int, library: None) -> None
     loss.set_style(y[:1])
     entry, terms = loss.entry(x).encoded(), replace(loss.terms(), of_clips=True).encoded()
     for output in (x, x.to(memory_format=torch.channels_last_3d)):
-        given = output.requires_grad_(), y.clone().requires_grad_(), [], loss._kept["style"]
+        given = output.requires_grad_(), y.clone().requires_grad_(), [], loss._kept["style"], None, []
         torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, (*given, *entry, *terms, True, True))
 
 
