@@ -16,7 +16,7 @@ import perceptual_ops as po
 from perceptual_ops import ops
 
 RANKS = 4
-ROUNDED, ROUNDINGS = ("all terms", "LPIPS", "DISTS"), (torch.float32, torch.bfloat16)
+ROUNDED, ROUNDINGS = ("all terms", "LPIPS", "DISTS"), (torch.float32, torch.bfloat16, torch.float16)
 
 
 def on_each(rank: int) -> list[dict[Any, list[Tensor]]]:
