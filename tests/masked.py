@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import perceptual
 import torch
@@ -70,10 +70,13 @@ def content(x: Tensor, y: Tensor, m: Tensor, distance: str = "mse") -> Tensor:  
     return (m * of_pixels).sum((1, 2, 3)) / m.sum((1, 2, 3))
 
 
-def guided_gram(x: Tensor, m: Tensor, normalize: str = "chw") -> Tensor:  # (N, C, H, W) -> (N, C, C)
+def guided_gram(x: Tensor, m: Tensor, normalize: str = "chw", clips: int = 0) -> Tensor:  # (N, C, H, W) -> (N, C, C)
+    """Of frames of so many clips theirs over all frames."""
     m = area(m, *x.shape[2:])
-    masked = (x * m).flatten(2)
-    size = (m**2).sum((1, 2, 3)).view(-1, 1, 1)
+    masked, m = x * m, m.expand(len(x), -1, -1, -1)
+    if clips:
+        masked, m = (z.unflatten(0, (clips, -1)).transpose(1, 2) for z in (masked, m))
+    masked, size = masked.flatten(2), (m**2).flatten(1).sum(1).view(-1, 1, 1)
     return masked @ masked.mT / {"none": 1, "hw": size, "chw": x.shape[1] * size}[normalize]
 
 
@@ -88,24 +91,26 @@ def perceptual_loss(
     style_distance: str = "mse",
     gram_normalize: str = "chw",
     normalize_features: str = "none",
-    layers: tuple[Mapping[str, float], Mapping[str, float]] = (perceptual.CONTENT, perceptual.STYLE),
+    clips: int = 0,
 ) -> dict[str, Tensor]:  # (N) each
-    """The terms."""
+    """The terms; of x and y that are frames of so many clips (N)."""
     images = {"x": x, "y": y} | {f"style {k}": style for k, style in enumerate(styles)}
     maps = {name: vgg11(image) for name, image in images.items()}
     if normalize_features == "channel":
         maps = {name: {layer: unit(z) for layer, z in of.items()} for name, of in maps.items()}
     terms = {}
-    for layer in layers[0]:
+    for layer in perceptual.CONTENT:
         terms[f"content/{layer}"] = content(maps["x"][layer], maps["y"][layer], of_content, content_distance)
-    for layer in layers[1]:
-        terms[f"style/{layer}"] = x.new_zeros(len(x))
+        if clips:
+            terms[f"content/{layer}"] = terms[f"content/{layer}"].view(clips, -1).mean(1)
+    for layer in perceptual.STYLE:
+        terms[f"style/{layer}"] = x.new_zeros(clips or len(x))
         for k, (share, guide) in enumerate(zip(shares, guides, strict=True)):
             target = guided_gram(z := maps[f"style {k}"][layer], torch.ones_like(z[:, :1]), gram_normalize)
-            error = guided_gram(maps["x"][layer], guide, gram_normalize) - target
+            error = guided_gram(maps["x"][layer], guide, gram_normalize, clips) - target
             terms[f"style/{layer}"] = terms[f"style/{layer}"] + share * LOSSES[style_distance](error).mean((1, 2))
-    terms["content"] = sum(weight * terms[f"content/{layer}"] for layer, weight in layers[0].items())
-    terms["style"] = STYLE_WEIGHT * sum(weight * terms[f"style/{layer}"] for layer, weight in layers[1].items())
+    terms["content"] = sum(weight * terms[f"content/{layer}"] for layer, weight in perceptual.CONTENT.items())
+    terms["style"] = STYLE_WEIGHT * sum(weight * terms[f"style/{layer}"] for layer, weight in perceptual.STYLE.items())
     return terms
 
 

@@ -144,6 +144,43 @@ def test_regions_of_clips_and_lists(engine: str) -> None:
     torch.testing.assert_close(loss(pair), torch.cat([loss(z) for z in pair]))
 
 
+@engines
+@pytest.mark.parametrize(
+    "settings", [{}, {"chunk_size": 2}, {"normalize_features": "channel"}, {"gram_normalize": "none"}]
+)
+def test_grams_over_clips(settings: dict[str, object], engine: str) -> None:
+    """Of what the masks leave of all frames."""
+    x, y = (images(6, seed).unflatten(0, (2, 3)).transpose(1, 2).requires_grad_() for seed in (0, 1))
+    frames, targets = (z.transpose(1, 2).flatten(0, 1) for z in (x, y))
+    loss = plain(engine, gram_over="clip", **settings)
+    names = {name: value for name, value in settings.items() if name != "chunk_size"}
+    for shape in ((2, 1, 3), (1, 1, 3), (2, 1, 1), (1, 1, 1)):
+        m = mask(*shape, H, W)
+        each = m.expand(2, 1, 3, H, W).transpose(1, 2).flatten(0, 1)
+        loss.set_style(styles()[0])
+        wanted = masked.perceptual_loss(frames, targets, styles()[:1], each, [each], clips=2, **names)
+        assert_alike(loss(x, y, mask=m), wanted["content"] + wanted["style"], x, y)
+    loss.set_style(styles(), weights=[1, 3], masks=masks())
+    guides = [masked.area(guide.double(), H, W) * each for guide in masks()]
+    wanted = masked.perceptual_loss(frames, targets, styles(), each, guides, SHARES, clips=2, **names)
+    found, terms = loss(x, y, mask=m, return_terms=True)
+    assert_alike(found, wanted["content"] + wanted["style"], x, y)
+    for term, value in wanted.items():
+        torch.testing.assert_close(terms[term], value.detach())
+
+
+def test_grams_over_clips_in_tiles(library: None) -> None:
+    x, y = (images(3, seed, 99).unsqueeze(0).transpose(1, 2).requires_grad_() for seed in (0, 1))
+    loss, results = plain(gram_over="clip", chunk_size=2), []
+    loss.set_style(styles(), weights=[1, 3], masks=masks())
+    for tile_size in (None, 64):
+        loss.tile_size = tile_size
+        value = loss(x, y, mask=mask(1, 1, 3, 99, 102))
+        results.append([value, *torch.autograd.grad(value.sum(), (x, y))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a / b.abs().max(), b / b.abs().max(), rtol=1e-10, atol=1e-10)
+
+
 WRONG: dict[str, tuple[Callable[[list[Tensor]], object], str]] = {
     "a tensor": (lambda m: m[0], "masks: expected a list of 2, one for each style image; got Tensor"),
     "count": (lambda m: m[:1], "masks: expected a list of 2, one for each style image; got 1"),

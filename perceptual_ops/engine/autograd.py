@@ -13,7 +13,7 @@ from ..reference import distance_map, sample_distances, unit_features, weighted_
 from .batching import chunks, rows_of
 from .frames import for_clips, frames_of
 from .masks import at_layer
-from .styles import masked_divisor, masked_features, only_there
+from .styles import GramSum, masked_features, only_there
 from .terms import Part, Terms
 from .unit_map import EPS
 
@@ -46,14 +46,15 @@ def graph_loss(
         mask, guides: See `perceptual_op.perceptual_loss`.
     """
     if terms.of_clips:
-        return _clip_loss(terms, features_of, output, target, contents, grams, chunk_size, backend)
+        masks = mask, guides
+        return _clip_loss(terms, features_of, output, target, contents, grams, chunk_size, backend, masks)
     rows_of_chunks = chunks(output.shape[0], chunk_size)
     if target is not None and target.shape[0] == 1:
         contents, target = _target_features(features_of, target, terms), None
     found = []
     for rows in rows_of_chunks:
         own = rows_of(contents, rows) if target is None else _target_features(features_of, target[rows], terms)
-        masks = None if mask is None else rows_of([mask], rows)[0], rows_of(guides, rows)
+        masks = _rows_of_masks(mask, guides, rows)
         found.append(_chunk_terms(terms, features_of, output[rows], own, rows_of(grams, rows), backend, *masks))
     values = {name: torch.cat([chunk[name] for chunk in found]) for name in terms.names}
     return _total(values), values
@@ -68,6 +69,7 @@ def _clip_loss(
     grams: list[Tensor],  # S x (N or 1, C, C)
     chunk_size: int | None,
     backend: str,
+    masks: tuple[Tensor | None, Sequence[Tensor]],  # of the frames (N * T or 1, 1, H, W)
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same of clips, by the Grams of their frames."""
     count, length, part = output.shape[0], output.shape[2], terms.style
@@ -75,10 +77,19 @@ def _clip_loss(
     contents, found = [for_clips(x, count) for x in contents], []
     for rows in chunks(frames.shape[0], chunk_size):
         own = rows_of(contents, rows) if targets is None else _target_features(features_of, targets[rows], terms)
-        found.append(_chunk_terms(terms, features_of, frames[rows], own, [], backend))
+        of_chunk = _rows_of_masks(*masks, rows)
+        found.append(_chunk_terms(terms, features_of, frames[rows], own, [], backend, *of_chunk))
     values = {name: torch.cat([chunk[name] for chunk in found]).unflatten(0, (count, length)) for name in found[0]}
-    of_frames = [values.pop(f"gram/{layer}") for layer in part.layers]
+    guides = masks[1]
+    names = [f"{layer}/{k}" for layer in part.layers for k in range(len(guides))] if guides else part.layers
+    of_frames = [values.pop(f"gram/{name}") for name in names]
+    pixels = [values.pop(f"pixels/{name}") for name in names if guides]
     values = {name: value.mean(1) for name, value in values.items()}
+    if guides:
+        sums = [GramSum(gram.sum(1), squares.sum(1)) for gram, squares in zip(of_frames, pixels, strict=True)]
+        values["style"], of_layers = _guided_style(terms, sums, grams)
+        values |= {f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)}
+        return _total(values), {name: values[name] for name in terms.names}
     # As maps (N, 1, C, C), whose distance is the same.
     maps = [(x.sum(1) if terms.gram_normalize == "none" else x.mean(1)).unsqueeze(1) for x in of_frames]
     wanted = [gram.to(x.dtype).unsqueeze(1) for gram, x in zip(grams, maps, strict=True)]
@@ -128,7 +139,11 @@ def _chunk_terms(
         else:
             found["content"], values = _masked_content(part, maps, targets, mask, backend)
         found |= {f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
-    if terms.of_clips:
+    if terms.of_clips and guides:
+        for layer in terms.style.layers:
+            for k, sum in enumerate(_guided_sums(layer, features[layer], guides, backend)):
+                found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(len(sum.gram))
+    elif terms.of_clips:
         found |= {
             f"gram/{layer}": ops.gram_matrix(features[layer], terms.gram_normalize, backend=backend)
             for layer in terms.style.layers
@@ -136,15 +151,15 @@ def _chunk_terms(
     elif terms.style.layers:
         part = terms.style
         maps = [features[layer] for layer in part.layers]
-        regions = [
-            checks.check_target_grams([gram.to(checks.accumulator_dtype(maps[0])) for gram in of_region], maps)
-            for of_region in zip(*terms.by_layer(grams).values(), strict=True)
-        ]
+        targets = [gram.to(checks.accumulator_dtype(maps[0])) for gram in grams]
+        for first in range(0, len(targets), len(maps)):
+            checks.check_target_grams(targets[first : first + len(maps)], maps)
         if guides:
-            found["style"], values = _guided_style(terms, maps, regions, guides, backend)
+            sums = [sum for layer in part.layers for sum in _guided_sums(layer, features[layer], guides, backend)]
+            found["style"], values = _guided_style(terms, sums, targets)
         else:
             of_part = list(part.weights), terms.gram_normalize, part.distance, part.parameter
-            found["style"], values = ops.style_terms(maps, regions[0], *of_part, backend)
+            found["style"], values = ops.style_terms(maps, targets, *of_part, backend)
         found |= {f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
     if terms.variation:
         variation = ops.total_variation(images, "l2_squared", "none", backend=backend)
@@ -175,22 +190,31 @@ def _masked_content(
     return loss, per_layer.detach()
 
 
+def _guided_sums(layer: str, x: Tensor, guides: Sequence[Tensor], backend: str) -> list[GramSum]:
+    """As `styles.gram_sums`, of a map (n, C, H, W) and guides (n or 1, 1, H', W')."""
+    masks = [at_layer(guide, layer, x.shape[2], x.shape[3]) for guide in guides]
+    return [GramSum(ops.gram_matrix(masked_features(x, m), "none", backend=backend), m.squares) for m in masks]
+
+
 def _guided_style(
     terms: Terms,
-    maps: list[Tensor],  # S x (n, C, H, W)
-    regions: list[list[Tensor]],  # K x S x (n or 1, C, C)
-    guides: Sequence[Tensor],  # K x (n or 1, 1, H, W)
-    backend: str,
+    sums: Sequence[GramSum],  # of each region of each style layer
+    grams: Sequence[Tensor],  # (n or 1, C, C), those of each region one after the other
 ) -> tuple[Tensor, Tensor]:  # (n), (S, n)
     """As `ops.style_terms`, with `styles.GuidedStyle`'s Grams."""
-    part, values = terms.style, []
-    for i, (layer, x) in enumerate(zip(part.layers, maps, strict=True)):
+    part, values, of_all = terms.style, [], iter(sums)
+    for targets in terms.by_layer(grams).values():
         of_regions = []
-        for share, guide, targets in zip(terms.shares, guides, regions, strict=True):
-            at = at_layer(guide, layer, x.shape[2], x.shape[3])
-            gram = ops.gram_matrix(masked_features(x, at), "none", backend=backend)
-            error = gram / masked_divisor(terms.gram_normalize, x.shape[1], at.squares) - targets[i]
-            of_regions.append(share * only_there(at.squares, sample_distances(error, part.distance, part.parameter)))
+        for share, target in zip(terms.shares, targets, strict=True):
+            sum = next(of_all)
+            value = sample_distances(
+                sum.gram / sum.divisor(terms.gram_normalize) - target, part.distance, part.parameter
+            )
+            of_regions.append(share * only_there(sum.pixels_of(len(value)), value))
         values.append(torch.stack(of_regions).sum(0))
     loss, per_layer = weighted_sum(values, list(part.weights))
     return loss, per_layer.detach()
+
+
+def _rows_of_masks(mask: Tensor | None, guides: Sequence[Tensor], rows: slice) -> tuple[Tensor | None, list[Tensor]]:
+    return None if mask is None else rows_of([mask], rows)[0], rows_of(guides, rows)

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .batching import chunks, rows_of
 from .custom_op import Entry, joined
-from .frames import clips_of, for_clips, for_frames, frames_of
+from .frames import clips_of, for_clips, frames_of
 from .gram_sums import GramSums
+from .masks import ALL_PIXELS, Masks
 from .perceptual_chunk import PerceptualChunk
 from .perceptual_head import summed
+from .styles import slopes_of_frames
 from .terms import NO_PART, Terms
 from .tile_parts import tiles_through
 from .tiled_loss import TiledLoss
@@ -31,6 +33,7 @@ def clip_losses(
     contents: Sequence[Tensor],
     grams: Sequence[Tensor],
     gradients: tuple[Tensor, Tensor],
+    masks: Masks,
 ) -> tuple[Tensor, Tensor]:
     """The loss (N) and its terms (K, N).
 
@@ -40,6 +43,7 @@ def clip_losses(
         contents: (N or 1, T, C, H', W') of each content layer, in place of the target.
         grams: (N or 1, C, C) of each style layer.
         gradients: By both; filled, or empty where they are not wanted.
+        masks: Of the frames, (N * T or 1, 1, H, W).
     """
     output, target = images
     frames = frames_of(output[:1], 1)
@@ -50,12 +54,13 @@ def clip_losses(
         for gradient in gradients:
             gradient.zero_()
     for rows in chunks(output.shape[0], max(at_once, 1)):
-        count = output[rows].shape[0]
+        count, first = output[rows].shape[0], rows.start * length
+        by_output, by_target = (gradient[rows] if gradient.numel() else None for gradient in gradients)
         clips = _Clips(
             entry, terms.of_frames(length), length, frames_of(output[rows], count),
             None if target is None else frames_of(rows_of([target], rows)[0], count),
             [for_clips(x, count) for x in rows_of(contents, rows)], rows_of(grams, rows),
-            *(gradient[rows] if gradient.numel() else None for gradient in gradients),
+            by_output, by_target, masks.rows(slice(first, first + count * length)),
         )  # fmt: skip
         found.append(summed(clips.at_once() if at_once else clips.in_parts(side), terms))
     losses, values = zip(*found, strict=True)
@@ -81,14 +86,16 @@ def _sums(
     layers: Sequence[str],
     side: int | None,
     is_unit: bool,
+    masks: Masks = ALL_PIXELS,
 ) -> GramSums:
     sums = GramSums(layers, is_unit, of_clip=True)
     for rows in entry.chunks(frames):
+        own = masks.rows(rows)
         if not side:
-            sums.add(entry, frames[rows])
+            sums.add(entry, frames[rows], masks=own)
             continue
         for tile in tiles_through(entry.trunk_key, layers, frames.shape, side):
-            sums.add(entry, frames[rows][tile.image], tile)
+            sums.add(entry, frames[rows][tile.image], tile, own.in_tile(tile))
     return sums
 
 
@@ -100,6 +107,7 @@ class _Clips:
         terms: Those of each frame, see `Terms.of_frames`.
         length: How many frames a clip has.
         by_output, by_target: Where gradients go: written, or added up by tiles; None where they are not wanted.
+        masks: Of the frames.
     """
 
     entry: Entry
@@ -111,12 +119,13 @@ class _Clips:
     grams: list[Tensor]  # (n or 1, C, C)
     by_output: Tensor | None  # (n, 3, T, H, W)
     by_target: Tensor | None  # (n, 3, T, H, W)
+    masks: Masks
 
     def at_once(self) -> dict[str, Tensor]:
         """The terms by name, each (n), in one pass."""
         wanted = self.by_output is not None, self.by_target is not None
         chunk = PerceptualChunk(self.entry, self.terms, self.output, self.target, *wanted, frames=self.length)
-        found, *made = chunk.run(self.contents, self.grams)
+        found, *made = chunk.run(self.contents, self.grams, self.masks)
         _write(made, (self.by_output, self.by_target))
         return self._of_clips(found)
 
@@ -127,7 +136,7 @@ class _Clips:
             side: Of the tiles in which each chunk goes; None: whole.
         """
         entry, terms = self.entry, self.terms
-        sums = _sums(self.output, entry, terms.style.layers, side, terms.is_of_unit_features)
+        sums = _sums(self.output, entry, terms.style.layers, side, terms.is_of_unit_features, self.masks)
         style, slopes = sums.values(terms, self.grams, entry.wide)
         parts = [self._part(rows, side, slopes) for rows in entry.chunks(self.output)]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -139,14 +148,15 @@ class _Clips:
         target = None if self.target is None else self.target[rows]
         gradients = [clip if clip is None else clip[:, :, rows] for clip in (self.by_output, self.by_target)]
         wants_output, wants_target = (clip is not None for clip in gradients)
-        slopes = {layer: for_frames(x, output.shape[0]) for layer, x in slopes.items()} if wants_output else {}
+        slopes = {layer: slopes_of_frames(x, output.shape[0]) for layer, x in slopes.items()} if wants_output else {}
         if side:
             by_output, by_target = (clip if clip is None else frames_of(clip, 1) for clip in gradients)
             tiled = TiledLoss(self.entry, self.terms, side, output, target, contents, [], by_output, by_target, slopes)
+            tiled.masks = self.masks.rows(rows)
             return tiled.run()
         terms = self.terms if slopes else replace(self.terms, style=NO_PART)
         chunk = PerceptualChunk(self.entry, terms, output, target, wants_output, wants_target, slopes=slopes)
-        found, *made = chunk.run(contents, [])
+        found, *made = chunk.run(contents, [], self.masks.rows(rows))
         _write(made, gradients)
         return found
 

@@ -182,10 +182,12 @@ def _loss_and_gradients(
     losses: list[Tensor] = []
     values: list[Tensor] = []
     with by_hand(output):
+        masks = Masks.of(mask, guides)
         if terms.of_clips:
-            loss, of_terms = clip_losses(entry, terms, (output, target), contents, grams, (by_output, by_target))
+            images, made = (output, target), (by_output, by_target)
+            loss, of_terms = clip_losses(entry, terms, images, contents, grams, made, masks)
             return loss, of_terms, by_output, by_target
-        side, masks = entry.tile_side(output), Masks.of(mask, guides)
+        side = entry.tile_side(output)
         if side:
             loss, of_terms = tiled_losses(
                 entry, terms, side, (output, target), contents, grams, (by_output, by_target), masks

@@ -41,14 +41,19 @@ class GramSum:
         return GramSum(self.gram.double(), pixels)
 
     def pixels_of(self, samples: int) -> Tensor:  # (n, 1, 1)
-        """The pixels as a tensor, fp64, of each sample."""
-        pixels = self.gram.new_tensor(self.pixels) if isinstance(self.pixels, int) else self.pixels
-        return pixels.double().expand(samples, 1, 1)
+        """The pixels of each sample as a tensor."""
+        if isinstance(self.pixels, Tensor):
+            return self.pixels.expand(samples, 1, 1)
+        return self.gram.new_full((samples, 1, 1), self.pixels)
 
     def of_clips(self, length: int) -> GramSum:
         """Of frames (n * T, C, C) that of their clips, over all pixels."""
-        assert isinstance(self.pixels, int), "clips have no masks"
-        return GramSum(self.gram.unflatten(0, (-1, length)).sum(1), length * self.pixels)
+        pixels = self.pixels
+        if isinstance(pixels, Tensor):
+            pixels = pixels.expand(self.gram.shape[0], 1, 1).unflatten(0, (-1, length)).sum(1)
+        else:
+            pixels = length * pixels
+        return GramSum(self.gram.unflatten(0, (-1, length)).sum(1), pixels)
 
     def divisor(self, normalize: str) -> Tensor | int:  # (n or 1, 1, 1)
         """What the Gram is divided by, `reference.gram_divisor`; 1 for an empty mask."""
@@ -97,7 +102,7 @@ class WholeStyle:
     """That of all pixels.
 
     Attributes:
-        frames: How many maps in turn are of one clip, whose Gram is over all of them.
+        frames: See `style_of`.
     """
 
     terms: Terms
@@ -109,7 +114,7 @@ class WholeStyle:
             [as_one_map(x, self.frames) for x in maps.values()], [targets[layer][0] for layer in maps],
             [part.weight_of(layer) for layer in maps], self.terms.gram_normalize, part.distance, part.parameter,
         )  # fmt: skip
-        of_frames = [for_frames(slope, self.frames) for slope in slopes]
+        of_frames = [slopes_of_frames(slope, self.frames) for slope in slopes]
         return Measured(loss, dict(zip(maps, values, strict=True)), dict(zip(maps, of_frames, strict=True)))
 
     def gradients(
@@ -131,20 +136,23 @@ class GuidedStyle:
     Attributes:
         terms: What the loss is made of, and the share of each region.
         guides: The masks of the regions.
+        frames: See `style_of`.
     """
 
     terms: Terms
     guides: Sequence[Mask]
+    frames: int
 
     def measured(self, maps: Mapping[str, Tensor], targets: Mapping[str, Targets]) -> Measured:
-        found = [
-            by_sums(self.terms, layer, gram_sums(layer, x, self.guides), targets[layer]) for layer, x in maps.items()
-        ]
+        found = []
+        for layer, x in maps.items():
+            sums = [sum.of_clips(self.frames) for sum in gram_sums(layer, x, self.guides)]
+            found.append(by_sums(self.terms, layer, sums, targets[layer]))
         values: dict[str, Tensor] = {}
         slopes: dict[str, Tensor] = {}
         for of_layer in found:
             values |= of_layer.values
-            slopes |= of_layer.slopes
+            slopes |= {layer: slopes_of_frames(x, self.frames) for layer, x in of_layer.slopes.items()}
         return Measured(torch.stack([of_layer.loss for of_layer in found]).sum(0), values, slopes)
 
     def gradients(
@@ -172,8 +180,18 @@ class GuidedStyle:
         return slopes.abs().sum(0)
 
 
-def style_of(terms: Terms, masks: Masks, frames: int = 1) -> Style:
-    return GuidedStyle(terms, masks.guides) if masks.guides else WholeStyle(terms, frames)
+def style_of(terms: Terms, masks: Masks, frames: int) -> Style:
+    """That of maps with such masks.
+
+    Args:
+        frames: How many maps in turn are of one clip, whose Gram is over all of them.
+    """
+    return GuidedStyle(terms, masks.guides, frames) if masks.guides else WholeStyle(terms, frames)
+
+
+def slopes_of_frames(slopes: Tensor, length: int) -> Tensor:  # (n, C, C) or (K, n, C, C)
+    """Those of clips for each of their frames."""
+    return for_frames(slopes.movedim(-3, 0), length).movedim(0, -3)
 
 
 def gram_sums(layer: str, x: Tensor, guides: Sequence[Mask]) -> list[GramSum]:

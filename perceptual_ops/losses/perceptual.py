@@ -31,7 +31,7 @@ from .kept_targets import LossWithTargets
 from .mask import guides_of, masks_of
 from .options import EngineOptions, takes_engine_options
 from .presets import PRESETS
-from .samples import first_of, values_of
+from .samples import as_batch, first_of, values_of
 
 GRAMS_OVER = ("frame", "clip")
 
@@ -248,11 +248,11 @@ class PerceptualLoss(LossWithTargets):
                 you capture the numbers of a tensor are not known, so all samples run; those of a list are constants,
                 compiled anew for others. All run, too, for weights that require grad, whose gradient is the values.
             mask: Which pixels are looked at: (N or 1, 1, H, W) in [0, 1], of the output's size, floating point or bool;
-                of clips (N or 1, 1, T or 1, H, W); a list for a list. No gradient flows to it. It comes to the map of
-                each layer by area averages (`adaptive_avg_pool2d`); by `input_size` it is averaged, or cropped, first.
-                Content is the mean over the pixels with the mask as their weight ("sse" their sum). Style has guided
-                Grams (Gatys et al. 2017), those of features times the mask, whose number of pixels is the sum of the
-                mask's squares. So a mask that is the same everywhere changes nothing, but for "sse" and
+                of clips (N or 1, 1, T or 1, H, W), one of each frame; a list for a list. No gradient flows to it. It
+                comes to the map of each layer by area averages (`adaptive_avg_pool2d`); by `input_size` it is averaged,
+                or cropped, first. Content is the mean over the pixels with the mask as their weight ("sse" their sum).
+                Style has guided Grams (Gatys et al. 2017), those of features times the mask, whose number of pixels is
+                the sum of the mask's squares. So a mask that is the same everywhere changes nothing, but for "sse" and
                 gram_normalize="none". Where the mask of a sample is empty a part is 0, and so is its gradient. Total
                 variation is of the whole image. Features have to be maps (N, C, H', W') of images. That numbers are in
                 [0, 1] is checked on a CPU, outside of compiled code; a NaN makes a NaN.
@@ -278,11 +278,6 @@ class PerceptualLoss(LossWithTargets):
                 'frames: expected False for gram_over="clip", whose style has no value for each frame; got True; set '
                 'gram_over="frame"'
             )
-        if over_clips and (masks or self._regions(style)[0]):
-            raise ValueError(
-                'mask: expected None for gram_over="clip", and no masks of set_style, since such Grams are of all '
-                'pixels; set gram_over="frame"'
-            )
         beside = [*contents, *grams, *masks]
         loss, *terms = values_of(self, of_images, images, beside, frames, sample_weight, takes_clips=over_clips)
         if not return_terms:
@@ -307,6 +302,8 @@ class PerceptualLoss(LossWithTargets):
         grams, masks = others[: counts[1]], others[counts[1] :]
         size, (regions, shares) = self._size_of_call(output), self._regions(style)
         terms = replace(self.terms(), shares=shares, of_clips=self.is_clip(output))
+        if terms.of_clips:
+            masks = [as_batch(mask, output.shape[0], output.shape[2]) for mask in masks]  # of all frames
         mask = size.of_mask(masks[0], output) if masks else None
         guides = guides_of(mask, [size.of_mask(region, output) for region in regions])
         if terms.variation and not terms.of_clips and output.dim() != 4:
