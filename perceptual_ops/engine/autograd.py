@@ -142,7 +142,7 @@ def _chunk_terms(
     if terms.of_clips and guides:
         for layer in terms.style.layers:
             for k, sum in enumerate(_guided_sums(layer, features[layer], guides, backend)):
-                found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(len(sum.gram))
+                found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(sum.gram.shape[0])
     elif terms.of_clips:
         found |= {
             f"gram/{layer}": ops.gram_matrix(features[layer], terms.gram_normalize, backend=backend)
@@ -210,7 +210,7 @@ def _guided_style(
             value = sample_distances(
                 sum.gram / sum.divisor(terms.gram_normalize) - target, part.distance, part.parameter
             )
-            of_regions.append(share * only_there(sum.pixels_of(len(value)), value))
+            of_regions.append(share * only_there(sum.pixels_of(value.shape[0]), value))
         values.append(torch.stack(of_regions).sum(0))
     loss, per_layer = weighted_sum(values, list(part.weights))
     return loss, per_layer.detach()
