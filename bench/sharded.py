@@ -42,7 +42,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "DISTS": lambda: DISTS(weights="random", reduction="mean"),
 }
 RANKS = (1, 2, 4)
-EXACT, LARGE = (200, 120), (768, 384)  # height and width of images for errors, and for bytes and memory
+EXACT, LARGE = (136, 80), (512, 256)  # height and width of images for errors, and for bytes and memory
 TILE = 128
 TIMEOUT, GUARD = timedelta(seconds=60), 3600.0  # of the group; of a rank that failed, seconds
 COLUMNS = (
@@ -183,21 +183,32 @@ def of_one(name: str) -> list[np.ndarray]:
     return [x.detach().numpy() for x in (value, *torch.autograd.grad(value, output))]
 
 
-def row(machine: report.Machine, name: str, count: int) -> dict[str, str]:
-    """A row of the CSV."""
-    exact, large = (
-        on_ranks(count, call, name, size, dtype) for size, dtype in ((EXACT, torch.float64), (LARGE, torch.float32))
-    )
-    whole = exact[0].value, np.concatenate([found.gradient for found in exact], axis=2)
-    errors = [abs(x - y).max() / abs(y).max() for x, y in zip(whole, of_one(name), strict=True)]
+def calls(rank: int) -> dict[str, tuple[Found, Found]]:
+    """Of each loss: of the small image in fp64, and of the large one in fp32."""
+    return {name: (call(rank, name, EXACT, torch.float64), call(rank, name, LARGE, torch.float32)) for name in LOSSES}
+
+
+def row(
+    machine: report.Machine, name: str, found: Sequence[tuple[Found, Found]], one: Sequence[np.ndarray], killed: str
+) -> dict[str, str]:
+    """A row of the CSV.
+
+    Args:
+        found: By rank, see `calls`.
+        one: See `of_one`.
+        killed: Seconds, see `delay`.
+    """
+    exact, large = zip(*found, strict=True)
+    whole = exact[0].value, np.concatenate([part.gradient for part in exact], axis=2)
+    errors = [abs(x - y).max() / abs(y).max() for x, y in zip(whole, one, strict=True)]
     return {
         **{key: str(value) for key, value in vars(machine).items()},
-        **{"loss": name, "ranks": str(count), "size": "x".join(map(str, LARGE))},
+        **{"loss": name, "ranks": str(len(found)), "size": "x".join(map(str, LARGE))},
         **{"value_error": f"{errors[0]:.1e}", "gradient_error": f"{errors[1]:.1e}"},
-        "rows_kb": f"{max(found.sent.rows for found in large) / 1e3:.4g}",
-        "sums_kb": f"{max(found.sent.sums for found in large) / 1e3:.4g}",
-        "allocated_mb": f"{max(found.allocated for found in large) / 1e6:.4g}",
-        "killed_s": f"{delay(name, count):.2f}" if count > 1 else "",
+        "rows_kb": f"{max(part.sent.rows for part in large) / 1e3:.4g}",
+        "sums_kb": f"{max(part.sent.sums for part in large) / 1e3:.4g}",
+        "allocated_mb": f"{max(part.allocated for part in large) / 1e6:.4g}",
+        "killed_s": killed,
     }
 
 
@@ -208,8 +219,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     machine = report.this_machine(torch.device("cpu"))
     known = [(name, str(count)) for name in LOSSES for count in RANKS]
-    rows = [row(machine, name, count) for name in LOSSES for count in RANKS]
-    report.write_csv(options.out / f"{machine.slug}-sharded.csv", rows, known, COLUMNS, KEYS)
+    path, rows, one = options.out / f"{machine.slug}-sharded.csv", [], {name: of_one(name) for name in LOSSES}
+    for count in RANKS:
+        print(f"{count} ranks ...", file=sys.stderr, flush=True)
+        found = on_ranks(count, calls)
+        killed = f"{delay(next(iter(LOSSES)), count):.2f}" if count > 1 else ""
+        rows += [row(machine, name, [by_loss[name] for by_loss in found], one[name], killed) for name in LOSSES]
+        report.write_csv(path, rows, known, COLUMNS, KEYS)
     print("\n".join(report.aligned([PRINTED, *(tuple(each[key] for key in PRINTED) for each in rows)], left=1)))
     return 0
 

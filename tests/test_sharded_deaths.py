@@ -19,7 +19,7 @@ from torch import Tensor
 import perceptual_ops as po
 from perceptual_ops.distributed.ranks import Ranks
 
-TIMEOUT = timedelta(seconds=10)  # of the groups: none answers earlier where a rank is alive and silent
+TIMEOUT = timedelta(seconds=20)  # of the groups: none answers earlier where a rank is alive and silent
 # Where a rank dies, by its number: it has said what it has, but sends no rows; or it has sent rows, but no sums.
 DEATHS = {2: "exchanged", 3: "gathered"}
 
