@@ -85,6 +85,20 @@ def test_tiles_give_what_the_whole_gives(name, size):
     assert [done for done, _ in seen] == sorted({done for done, _ in seen}) and seen[-1] == (total, total)
 
 
+class InPlace(nn.Module):
+    """Writes into its images, and reads their neighbours."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(x.mul_(0.5).add_(0.2), 5, 1, 2)
+
+
+def test_a_network_that_writes_into_its_images():
+    model, images = Model("style", 1, 1, InPlace()), cloudy(64, 90)
+    before = images.clone()
+    torch.testing.assert_close(model(images, 20), model(images), rtol=0, atol=1e-6)
+    assert torch.equal(images, before)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tiles_that_bring_less_show(name, monkeypatch):
     """The test above can fail: without what they read of their neighbours, borders of tiles are seen."""

@@ -74,19 +74,17 @@ class Model:
                 f"(--size) or tiles (--tile)"
             )
         bottom, right = (side_taken(side, self.multiple) - side for side in (height, width))
-        padded = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
         side = None if tile_size is None else self.tile_side(tile_size)
-        if side is None or max(round(height / side), round(width / side)) <= 1:
-            result = self.network(padded)
-        else:
-            result = self._tiled(padded, side, progress)
+        whole = side is None or max(round(height / side), round(width / side)) <= 1
+        result = self.network(padded.clone()) if side is None or whole else self._tiled(padded, side, progress)
         result = result[..., : self.scale * height, : self.scale * width]
-        if not result.isfinite().all():  # clamped, it would be a black or white picture
+        if not all(x.isfinite() for x in result.aminmax()):  # clamped, it would be a black or white picture
             raise ValueError(
                 f"expected numbers from {self.name}, got NaN or infinity; its weights are too large for such images, "
                 f"train it anew"
             )
-        return result.clamp(0, 1)
+        return result.clamp(0, 1) if whole else result.clamp_(0, 1)  # a network may give back what it was given
 
     def tile_side(self, tile_size: int | str) -> int:
         """The side of a tile in pixels, see `__call__`.

@@ -79,7 +79,7 @@ class TiledNetwork:
         """The result of a tile, or what the first normalisation sees whose statistics are not known yet."""
         self._normalizations.calls = 0
         try:
-            return self._network(images)
+            return self._network(images.clone())  # into which a network may write
         except _NotKnown as reached:
             return reached.x
 
@@ -120,7 +120,7 @@ def _reach(network: nn.Module, multiple: int) -> tuple[Reach, Reach]:
     @torch.no_grad()
     def maps_of(images: Tensor) -> list[Tensor]:
         normalizations.calls, normalizations.seen = 0, []
-        result = probed(images)
+        result = probed(images.clone())
         return [*normalizations.seen, result]
 
     return reach_of(maps_of, multiple)
