@@ -104,13 +104,26 @@ def channel_statistics(x: Tensor, *, backend: str = "auto") -> Tensor:
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_map("x", x)
-    return _statistics_of([x], backend)[0]
+    return statistics_of([x], backend)[0]
 
 
-def _statistics_of(features: list[Tensor], backend: str) -> list[Tensor]:  # L x (N, 2, C)
+def statistics_of(features: list[Tensor], backend: str) -> list[Tensor]:  # L x (N, 2, C)
+    """`channel_statistics` of several maps at once, which are checked."""
     if use_native(features, backend):
         return torch.ops.perceptual_ops.channel_statistics(features)
     return [reference.raw_channel_statistics(x) for x in features]
+
+
+def statistics_terms(
+    statistics: list[Tensor],  # L x (N, 2, C)
+    targets: list[Tensor],  # L x (N or 1, 2, C)
+    weights: list[float],
+    distance: str,
+    parameter: float,
+) -> tuple[Tensor, Tensor]:
+    """Distance of means plus that of deviations (N), and its unweighted, detached layer values (L, N)."""
+    loss, per_layer = reference.statistics_terms(statistics, targets, weights, distance, parameter)
+    return loss, per_layer.detach()
 
 
 def style_terms(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import perceptual_ops as po
 
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+MEAN, STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)
 CONTENT = {"pool1": 0.5, "conv2_1": 2.0}
 STYLE = {"relu1_1": 3.0, "relu2_1": 1.5}
 
@@ -25,7 +25,7 @@ def make(backend: str = "auto", device: str = "cpu", **settings: object) -> po.P
 
 def features(x: Tensor, layers: Sequence[str]) -> list[Tensor]:
     """Features of images in [0, 1] by the network alone."""
-    network = po.load_network("vgg11", "random", layers=layers).to(x.device)
+    network = po.load_network("vgg11", "random", layers=layers).to(x.device, x.dtype)
     normalized = (x - MEAN.view(3, 1, 1).to(x)) / STD.view(3, 1, 1).to(x)
     found = network.features(normalized, layers)
     return [found[layer] for layer in layers]

@@ -128,6 +128,8 @@ CASES = {
     "regions": Case(of_regions, (21, 0, 12, 8), samples=2),
     "kept content": Case(with_content, (4, 10, 18, 1), samples=2, targets=0),
     "grey, and one target for all": Case(perceptual, (15, 16), samples=3, channels=1, targets=1),
+    "means, deviations and Grams": Case(lambda: perceptual(style_statistics="both"), (0, 23, 9, 0), samples=2),
+    "means and deviations": Case(lambda: perceptual(style_statistics="mean_std", style_distance="sse"), (11, 30)),
     "cosine": Case(lambda: perceptual(content_distance="cosine", style_layers=None), (11, 30)),
     "squares added up": Case(lambda: perceptual(content_distance="sse", style_distance="l1"), (14, 15, 16, 17)),
     "LPIPS": Case(lambda: TinyMetric("lpips"), (13, 2, 30, 1), samples=3, settings={"chunk_size": 2}),

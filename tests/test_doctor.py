@@ -152,7 +152,7 @@ def test_a_wrong_bit_is_noticed(name: str) -> None:
         assert doctor_checks.row(name, torch.bfloat16, CPU).problem.startswith("off")
 
 
-@pytest.mark.parametrize("name", ["metric_loss", "perceptual_loss", "trunk_grams"])
+@pytest.mark.parametrize("name", ["metric_loss", "perceptual_loss", "trunk_styles"])
 def test_tiles_are_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
 
@@ -164,7 +164,7 @@ def test_tiles_are_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for case in doctor_checks.CASES[name](torch.float32, CPU):
         counts.clear()
         case.run()
-        assert set(counts) == ({2 * 3} if name == "trunk_grams" or "in tiles" in case.where else set()), case.where
+        assert set(counts) == ({2 * 3} if name == "trunk_styles" or "in tiles" in case.where else set()), case.where
 
 
 def test_head(grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ BAD_SETTINGS = {
     "reduction: .*'max'": {"reduction": "max"},
     "content_distance: .*'l2'": {"content_distance": "l2"},
     "gram_normalize: .*'chwn'": {"gram_normalize": "chwn"},
+    "style_statistics: expected one of .* got 'std'": {"style_statistics": "std"},
     "input_range: expected low < high": {"input_range": (1.0, 0.0)},
     "input_range: expected two numbers": {"input_range": 1.0},
     "input_range: .*inf": {"input_range": (0.0, float("inf"))},

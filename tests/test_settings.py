@@ -58,6 +58,8 @@ SETTINGS: dict[Callable[..., nn.Module], dict[str, object]] = {
         "content_distance": "l1",
         "style_distance": "huber",
         "gram_normalize": "none",
+        "gram_over": "clip",
+        "style_statistics": "mean_std",
         "normalize_features": "channel",
         "input_size": (20, 24),
         "resize_mode": "bicubic",
@@ -96,6 +98,8 @@ NONSENSE: dict[str, list[object]] = {
     "content_distance": ["l3"],
     "style_distance": [2],
     "gram_normalize": ["chwn"],
+    "gram_over": ["clips", 1],
+    "style_statistics": ["std", None],
     "normalize_features": ["layer", True],
     "input_size": [0, (3,), "24", 2.5],
     "resize_mode": ["nearest", 1],
@@ -172,7 +176,13 @@ def test_a_part_that_the_loss_was_made_without() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"gram_normalize": "hw"}, {"normalize_features": "channel"}, {"input_size": 24}, {"style_layers": ["conv1_1"]}],
+    [
+        {"gram_normalize": "hw"},
+        {"style_statistics": "both"},
+        {"normalize_features": "channel"},
+        {"input_size": 24},
+        {"style_layers": ["conv1_1"]},
+    ],
 )
 def test_kept_grams_are_of_the_settings_they_were_made_with(change: dict[str, object]) -> None:
     loss, x, y = perceptual(), images(2), images(2, seed=1)

@@ -43,6 +43,8 @@ LOSSES: dict[str, Callable[[], FrozenLoss]] = {
     "style": perceptual(content_layers=None, style_layers=STYLE, style_weight=1e3),
     "style, huber and hw": perceptual(style_layers=STYLE, style_distance="huber", gram_normalize="hw"),
     "style, none": perceptual(content_layers=None, style_layers=["relu2_1"], gram_normalize="none"),
+    "style, mean_std": perceptual(style_layers=STYLE, style_statistics="mean_std", style_distance="sse"),
+    "style, both": perceptual(content_layers=None, style_layers=STYLE, style_weight=1e3, style_statistics="both"),
     "unit features": perceptual(style_layers=STYLE, style_weight=1e3, normalize_features="channel"),
     "variation": perceptual(tv_weight=0.1),
     "LPIPS, vgg16": lambda: LPIPS("vgg16", weights="random", reduction="none").double(),
@@ -114,11 +116,12 @@ def test_terms_and_kept_targets() -> None:
         torch.testing.assert_close(made, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("style_statistics", ["gram", "both"])
 @pytest.mark.parametrize("normalize_features", ["none", "channel"])
-def test_grams_of_large_style_images(normalize_features: str) -> None:
+def test_targets_of_large_style_images(normalize_features: str, style_statistics: str) -> None:
     loss = PerceptualLoss(
         "vgg11", weights="random", content_layers=None, style_layers=["relu1_1", "relu3_1"], chunk_size=1,
-        normalize_features=normalize_features,
+        normalize_features=normalize_features, style_statistics=style_statistics,
     ).double()  # fmt: skip
     output, style = images((67, 99))
     found = []

@@ -15,11 +15,11 @@ from torch import Tensor
 from bench.metric_cases import own_metric
 from perceptual_ops import _checks as checks
 from perceptual_ops import ops, reference
-from perceptual_ops.engine import distances, metric_op, stages, styles, tiles
+from perceptual_ops.engine import distances, metric_op, stages, style_parts, tiles
 from perceptual_ops.engine.autograd import graph_loss
 from perceptual_ops.engine.masks import at_layer
 from perceptual_ops.engine.perceptual_head import PerceptualHead
-from perceptual_ops.engine.terms import Part, Terms
+from perceptual_ops.engine.terms import Part, Terms, compared
 from perceptual_ops.engine.trunk import Trunk
 from perceptual_ops.networks import Conv, FeatureNetwork, Pool, Relu, layers
 from perceptual_ops.networks import feature_network as networks
@@ -186,11 +186,12 @@ OTHERS: dict[str, tuple[str, Place]] = {
         "normalize_features: expected .*'layer'",
         lambda: graph_loss(terms_of("content", "layer"), lambda x, _: [x], X, None, [X], [], None, "reference"),
     ),
+    "style": ("style_statistics: expected .*'max'", lambda: compared("max")),
     "Gram": ("normalize: expected .*'c'", lambda: reference.raw_gram_matrix(X, "c")),
     "Gram's operator": ("normalize: expected .*c", lambda: torch.ops.perceptual_ops.gram_matrix(X, "c")),
     "Gram of masked features": (
         "normalize: expected .*'c'",
-        lambda: styles.masked_divisor("c", 4, X[:, :1, :1, 0]),
+        lambda: style_parts.masked_divisor("c", 4, X[:, :1, :1, 0]),
     ),
     "variation": ("kind: expected .*l3", lambda: reference.variation(X, "l3")),
     "variation's operator": ("kind: expected .*l3", lambda: torch.ops.perceptual_ops.total_variation(X, "l3")),

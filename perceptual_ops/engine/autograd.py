@@ -13,8 +13,9 @@ from ..reference import distance_map, sample_distances, unit_features, weighted_
 from .batching import chunks, rows_of
 from .frames import for_clips, frames_of
 from .masks import at_layer
-from .styles import GramSum, masked_features, only_there
-from .terms import Part, Terms
+from .style_layout import plain_style, split_style, style_over_frames
+from .style_parts import StyleSum, masked_features, only_there
+from .terms import Part, Terms, compared
 from .unit_map import EPS
 
 FeaturesOf = Callable[[Tensor, Sequence[str]], list[Tensor]]  # images (N, 3, H, W) and layers -> features
@@ -40,7 +41,7 @@ def graph_loss(
         output: (N, 3, H, W).
         target: Content images (N or 1, 3, H, W), or None for `contents`.
         contents: Features of the content layers, K x (N or 1, C, H', W').
-        grams: Target Grams of the style layers, S x (N or 1, C, C).
+        grams: Targets of the style layers, S x (N or 1, R, C), see style_layout.py.
         chunk_size: Samples, or frames of clips, that go through the network at a time; None: all.
         backend: See `perceptual_ops.ops`.
         mask, guides: See `perceptual_op.perceptual_loss`.
@@ -66,12 +67,12 @@ def _clip_loss(
     output: Tensor,  # (N, 3, T, H, W)
     target: Tensor | None,  # (N or 1, 3, T, H, W)
     contents: list[Tensor],  # K x (N or 1, T, C, H', W')
-    grams: list[Tensor],  # S x (N or 1, C, C)
+    grams: list[Tensor],  # S x (N or 1, R, C)
     chunk_size: int | None,
     backend: str,
     masks: tuple[Tensor | None, Sequence[Tensor]],  # of the frames (N * T or 1, 1, H, W)
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same of clips, by the Grams of their frames."""
+    """The same of clips, by the styles of their frames."""
     count, length, part = output.shape[0], output.shape[2], terms.style
     frames, targets = frames_of(output, count), None if target is None else frames_of(target, count)
     contents, found = [for_clips(x, count) for x in contents], []
@@ -86,15 +87,12 @@ def _clip_loss(
     pixels = [values.pop(f"pixels/{name}") for name in names if guides]
     values = {name: value.mean(1) for name, value in values.items()}
     if guides:
-        sums = [GramSum(gram.sum(1), squares.sum(1)) for gram, squares in zip(of_frames, pixels, strict=True)]
+        sums = [StyleSum.of_gram(gram.sum(1), squares.sum(1)) for gram, squares in zip(of_frames, pixels, strict=True)]
         values["style"], of_layers = _guided_style(terms, sums, grams)
         values |= {f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)}
         return _total(values), {name: values[name] for name in terms.names}
-    # As maps (N, 1, C, C), whose distance is the same.
-    maps = [(x.sum(1) if terms.gram_normalize == "none" else x.mean(1)).unsqueeze(1) for x in of_frames]
-    wanted = [gram.to(x.dtype).unsqueeze(1) for gram, x in zip(grams, maps, strict=True)]
-    weights, distance = list(part.weights), (part.distance, part.parameter, backend)
-    values["style"], of_layers = ops.feature_terms(maps, wanted, weights, *distance)
+    styles = [style_over_frames(x, terms.gram_normalize, terms.style_statistics) for x in of_frames]
+    values["style"], of_layers = _clip_style(terms, styles, grams, backend)
     values |= {f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)}
     return _total(values), {name: values[name] for name in terms.names}
 
@@ -145,21 +143,20 @@ def _chunk_terms(
                 found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(sum.gram.shape[0])
     elif terms.of_clips:
         found |= {
-            f"gram/{layer}": ops.gram_matrix(features[layer], terms.gram_normalize, backend=backend)
+            f"gram/{layer}": plain_style(features[layer], terms.gram_normalize, terms.style_statistics, backend)
             for layer in terms.style.layers
         }
     elif terms.style.layers:
         part = terms.style
         maps = [features[layer] for layer in part.layers]
         targets = [gram.to(checks.accumulator_dtype(maps[0])) for gram in grams]
-        for first in range(0, len(targets), len(maps)):
-            checks.check_target_grams(targets[first : first + len(maps)], maps)
         if guides:
+            for first in range(0, len(targets), len(maps)):
+                checks.check_target_grams(targets[first : first + len(maps)], maps)
             sums = [sum for layer in part.layers for sum in _guided_sums(layer, features[layer], guides, backend)]
             found["style"], values = _guided_style(terms, sums, targets)
         else:
-            of_part = list(part.weights), terms.gram_normalize, part.distance, part.parameter
-            found["style"], values = ops.style_terms(maps, targets, *of_part, backend)
+            found["style"], values = _style(terms, maps, targets, backend)
         found |= {f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
     if terms.variation:
         variation = ops.total_variation(images, "l2_squared", "none", backend=backend)
@@ -190,15 +187,15 @@ def _masked_content(
     return loss, per_layer.detach()
 
 
-def _guided_sums(layer: str, x: Tensor, guides: Sequence[Tensor], backend: str) -> list[GramSum]:
-    """As `styles.gram_sums`, of a map (n, C, H, W) and guides (n or 1, 1, H', W')."""
+def _guided_sums(layer: str, x: Tensor, guides: Sequence[Tensor], backend: str) -> list[StyleSum]:
+    """As `style_parts.style_sums`, of a map (n, C, H, W) and guides (n or 1, 1, H', W')."""
     masks = [at_layer(guide, layer, x.shape[2], x.shape[3]) for guide in guides]
-    return [GramSum(ops.gram_matrix(masked_features(x, m), "none", backend=backend), m.squares) for m in masks]
+    return [StyleSum.of_gram(ops.gram_matrix(masked_features(x, m), "none", backend=backend), m.squares) for m in masks]
 
 
 def _guided_style(
     terms: Terms,
-    sums: Sequence[GramSum],  # of each region of each style layer
+    sums: Sequence[StyleSum],  # of each region of each style layer
     grams: Sequence[Tensor],  # (n or 1, C, C), those of each region one after the other
 ) -> tuple[Tensor, Tensor]:  # (n), (S, n)
     """As `ops.style_terms`, with `styles.GuidedStyle`'s Grams."""
@@ -218,3 +215,56 @@ def _guided_style(
 
 def _rows_of_masks(mask: Tensor | None, guides: Sequence[Tensor], rows: slice) -> tuple[Tensor | None, list[Tensor]]:
     return None if mask is None else rows_of([mask], rows)[0], rows_of(guides, rows)
+
+
+def _style(
+    terms: Terms,
+    maps: list[Tensor],  # S x (n, C, H, W)
+    targets: list[Tensor],  # S x (n or 1, R, C)
+    backend: str,
+) -> tuple[Tensor, Tensor]:  # (n), (S, n)
+    """The weighted style loss and the layers' values."""
+    part, found = terms.style, []
+    pairs = [split_style(target, terms.style_statistics) for target in targets]
+    grams, statistics = compared(terms.style_statistics)
+    if grams:
+        wanted = checks.check_target_grams([gram for gram, _ in pairs], maps)
+        settings = terms.gram_normalize, part.distance, part.parameter, backend
+        found.append(ops.style_terms(maps, wanted, list(part.weights), *settings))
+    if statistics:
+        numbers, of_targets = ops.statistics_of(maps, backend), [own for _, own in pairs]
+        found.append(ops.statistics_terms(numbers, of_targets, *_distance(part)))
+    return _added(found)
+
+
+def _clip_style(
+    terms: Terms,
+    styles: list[Tensor],  # S x (n, R, C)
+    targets: list[Tensor],  # S x (n or 1, R, C)
+    backend: str,
+) -> tuple[Tensor, Tensor]:  # (n), (S, n)
+    """The same by the styles of clips."""
+    part, found = terms.style, []
+    (grams, statistics), (of_grams, of_statistics) = (
+        zip(*(split_style(style.to(styles[0].dtype), terms.style_statistics) for style in side), strict=True)
+        for side in (styles, targets)
+    )
+    by_grams, by_statistics = compared(terms.style_statistics)
+    if by_grams:
+        # As maps (N, 1, C, C), whose distance is the same.
+        maps, wanted = ([gram.unsqueeze(1) for gram in side] for side in (grams, of_grams))
+        found.append(ops.feature_terms(maps, wanted, *_distance(part), backend))
+    if by_statistics:
+        found.append(ops.statistics_terms(list(statistics), list(of_statistics), *_distance(part)))
+    return _added(found)
+
+
+def _distance(part: Part) -> tuple[list[float], str, float]:
+    return list(part.weights), part.distance, part.parameter
+
+
+def _added(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    (loss, values), *rest = found
+    for other, of_layers in rest:
+        loss, values = loss + other, values + of_layers
+    return loss, values

@@ -16,10 +16,10 @@ from torch import Tensor
 from .batching import chunks, rows_of
 from .custom_op import Entry, joined
 from .frames import clips_of, for_clips, frames_of
-from .gram_sums import GramSums
 from .masks import ALL_PIXELS, Masks
 from .perceptual_chunk import PerceptualChunk
 from .perceptual_head import summed
+from .style_sums import StyleSums
 from .styles import slopes_of_frames
 from .terms import NO_PART, Terms
 from .tile_parts import tiles_through
@@ -41,7 +41,7 @@ def clip_losses(
         entry, terms: Of the call.
         images: Output (N, 3, T, H, W) and target (N or 1, 3, T, H, W).
         contents: (N or 1, T, C, H', W') of each content layer, in place of the target.
-        grams: (N or 1, C, C) of each style layer.
+        grams: (N or 1, R, C) of each style layer, see style_layout.py.
         gradients: By both; filled, or empty where they are not wanted.
         masks: Of the frames, (N * T or 1, 1, H, W).
     """
@@ -67,16 +67,17 @@ def clip_losses(
     return joined(list(losses)), joined(list(values), dim=1)
 
 
-def clip_grams(
+def clip_styles(
     clip: Tensor,  # (1, 3, T, H, W)
     entry: Entry,
     layers: Sequence[str],
     normalize: str,
     is_unit: bool,
+    style_statistics: str,
 ) -> list[Tensor]:
-    """The Grams (1, C, C) of a clip over all frames, see `Terms`."""
+    """The styles (1, R, C) of a clip over all frames, see `Terms`."""
     frames = frames_of(clip, 1)
-    sums = _sums(frames, entry, layers, entry.tile_side(frames), is_unit)
+    sums = _sums(frames, entry, layers, entry.tile_side(frames), is_unit, style_statistics)
     return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
 
 
@@ -86,9 +87,10 @@ def _sums(
     layers: Sequence[str],
     side: int | None,
     is_unit: bool,
+    style_statistics: str,
     masks: Masks = ALL_PIXELS,
-) -> GramSums:
-    sums = GramSums(layers, is_unit, of_clip=True)
+) -> StyleSums:
+    sums = StyleSums(layers, is_unit, style_statistics, of_clip=True)
     for rows in entry.chunks(frames):
         own = masks.rows(rows)
         if not side:
@@ -116,7 +118,7 @@ class _Clips:
     output: Tensor  # (n * T, 3, H, W)
     target: Tensor | None  # (n * T, 3, H, W)
     contents: list[Tensor]  # (n * T, C, H', W'), in place of the target
-    grams: list[Tensor]  # (n or 1, C, C)
+    grams: list[Tensor]  # (n or 1, R, C)
     by_output: Tensor | None  # (n, 3, T, H, W)
     by_target: Tensor | None  # (n, 3, T, H, W)
     masks: Masks
@@ -136,7 +138,8 @@ class _Clips:
             side: Of the tiles in which each chunk goes; None: whole.
         """
         entry, terms = self.entry, self.terms
-        sums = _sums(self.output, entry, terms.style.layers, side, terms.is_of_unit_features, self.masks)
+        settings = terms.is_of_unit_features, terms.style_statistics
+        sums = _sums(self.output, entry, terms.style.layers, side, *settings, self.masks)
         style, slopes = sums.values(terms, self.grams, entry.wide)
         parts = [self._part(rows, side, slopes) for rows in entry.chunks(self.output)]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

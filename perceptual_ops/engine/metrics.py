@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..reference import DISTS_EPS
+from .channel_moments import merged
 
 operators = torch.ops.perceptual_ops
 
@@ -192,30 +193,23 @@ class DistsOfTile(Dists):
 
 @dataclass
 class DistsSums:
-    """The statistics of an image by those of its parts: Chan, Golub and LeVeque 1983, in fp64.
+    """The statistics of an image by those of its parts, in fp64.
 
     Attributes:
         pixels: How many are in.
-        means, variances: (n, 3, C), of x, y and x - y.
+        moments: (n, 6, C): means of x, y and x - y, then their variances.
     """
 
     pixels: int = 0
-    means: Tensor | None = None
-    variances: Tensor | None = None
+    moments: Tensor | None = None
 
     def add(self, statistics: Tensor, pixels: int) -> None:  # (n, 6, C)
         """Takes a part in."""
-        means, variances = statistics.double().split(3, 1)
-        if self.means is None or self.variances is None:
-            self.pixels, self.means, self.variances = pixels, means, variances
-            return
-        total = self.pixels + pixels
-        part, step = pixels / total, means - self.means
-        self.variances = torch.lerp(self.variances, variances, part) + step.square() * (part * (1 - part))
-        self.means = self.means + step * part
-        self.pixels = total
+        wide = statistics.double()
+        self.pixels += pixels
+        self.moments = wide if self.moments is None else merged(self.moments, wide, pixels / self.pixels)
 
     def statistics(self, dtype: torch.dtype) -> Tensor:  # (n, 6, C)
         """Those of all parts."""
-        assert self.means is not None and self.variances is not None, "there is a part"
-        return torch.cat([self.means, self.variances], 1).to(dtype)
+        assert self.moments is not None, "there is a part"
+        return self.moments.to(dtype)

@@ -41,7 +41,7 @@ class PerceptualChunk:
 
         Args:
             contents: K x (n or 1, C, H', W'), in place of the target; taken over.
-            grams: S x (n or 1, C, C).
+            grams: S x (n or 1, R, C), see style_layout.py.
             masks: Of the chunk.
         """
         entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None

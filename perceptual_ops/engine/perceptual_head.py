@@ -79,11 +79,11 @@ class PerceptualHead:
         terms: What the loss is made of.
         wide: The accumulation dtype.
         contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
-        grams: Target Grams of the style layers, (n or 1, C, C), those of each region one after the other; none beside
-            slopes.
+        grams: Targets of the style layers, (n or 1, R, C), see style_layout.py, those of each region one after the
+            other; none beside slopes.
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
-        slopes: Of the loss by the style layers' raw Grams (n, C, C), where they are of more than these maps: style then
-            has a gradient here and no value. With guides (K, n, C, C), as of `styles.GuidedStyle`.
+        slopes: Of the loss by the style layers, as of `style_parts.Measured`, where they are of more than these maps:
+            style then has a gradient here and no value.
         frames: How many samples in turn are the frames of a clip, whose Gram is over all of them.
         masks: Of the chunk's images.
 
@@ -181,7 +181,12 @@ class PerceptualHead:
             slopes = by_layer[layer]
             torch.linalg.vector_norm(slopes, 1, dim=2, out=row[:, : slopes.shape[1]])
             torch.linalg.vector_norm(self._styled[layer], torch.inf, (1, 2, 3), dtype=torch.float32, out=value)
-        return dict(zip(self._styled, rows.amax(2).mul_(values), strict=True))
+        bounds = dict(zip(self._styled, rows.amax(2).mul_(values), strict=True))
+        for layer, bound in bounds.items():
+            offset = self._style.offset(self._slopes[layer])
+            if offset is not None:
+                bound.add_(offset)
+        return bounds
 
     def _add_style_gradient(self, layer: str, scale: Tensor | None) -> None:
         """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batching import rows_of
-from .clip_loss import clip_grams, clip_losses
+from .clip_loss import clip_losses, clip_styles
 from .custom_op import (
     Entry,
     empty_results,
@@ -31,8 +31,9 @@ from .operator_settings import layer_names
 from .perceptual_chunk import PerceptualChunk
 from .perceptual_head import summed
 from .registry import trunk_of
+from .style_layout import style_rows
 from .terms import Terms
-from .tiled_loss import tiled_features, tiled_grams, tiled_losses
+from .tiled_loss import tiled_features, tiled_losses, tiled_styles
 from .trunk import Trunk
 
 operators = torch.ops.perceptual_ops
@@ -76,51 +77,54 @@ def _(images, *settings):
     ]
 
 
-def trunk_grams(
+def trunk_styles(
     images: Tensor,  # (N, 3, H, W), (N, 3, T, H, W)
     entry: Entry,
     layers: Sequence[str],
     gram_normalize: str,
     is_unit: bool,
+    style_statistics: str = "gram",
 ) -> list[Tensor]:
-    """Grams (N, C, C) at layers of a chain, of images that go through it in tiles, or of clips, over all frames."""
-    return _trunk_grams(images, *entry.encoded(), "\n".join(layers), gram_normalize, is_unit)
+    """Styles (N, R, C), see style_layout.py, at layers of a chain: of images that go in tiles, or of clips."""
+    return _trunk_styles(images, *entry.encoded(), "\n".join(layers), gram_normalize, is_unit, style_statistics)
 
 
 @torch.library.custom_op(
-    "perceptual_ops::trunk_grams", mutates_args=(),
-    schema=f"(Tensor images, {Entry.schema()}, str layers, str gram_normalize, bool is_unit) -> Tensor[]",
+    "perceptual_ops::trunk_styles", mutates_args=(),
+    schema=f"(Tensor images, {Entry.schema()}, str layers, str gram_normalize, bool is_unit, str style_statistics) "
+    "-> Tensor[]",
 )  # fmt: skip
-def _trunk_grams(images: Tensor, *settings: Any) -> list[Tensor]:
+def _trunk_styles(images: Tensor, *settings: Any) -> list[Tensor]:
     values = iter(settings)
     entry, (layers, *rest) = Entry.decoded(values), values
     with by_hand(images):
         if images.dim() == 5:
-            parts = [clip_grams(clip, entry, layer_names(layers), *rest) for clip in images.split(1)]
+            parts = [clip_styles(clip, entry, layer_names(layers), *rest) for clip in images.split(1)]
         else:
             side = entry.tile_side(images)
             assert side, "whoever asks knows that there are tiles"
             rows = entry.chunks(images)
-            parts = [tiled_grams(images[own], entry, layer_names(layers), side, *rest) for own in rows]
-    return [joined(list(grams)) for grams in zip(*parts, strict=True)]
+            parts = [tiled_styles(images[own], entry, layer_names(layers), side, *rest) for own in rows]
+    return [joined(list(styles)) for styles in zip(*parts, strict=True)]
 
 
-@_trunk_grams.register_fake
+@_trunk_styles.register_fake
 def _(images, *settings):
     values = iter(settings)
-    entry, (layers, *_) = Entry.decoded(values), values
+    entry, (layers, *_, style_statistics) = Entry.decoded(values), values
     chain = trunk_of(entry.trunk_key)
     assert isinstance(chain, Trunk), "tiles are of chains"
     sizes = chain.sizes(*images.shape[-2:])
     counts = [sizes[name][0] for name in layer_names(layers)]
-    return [images.new_empty((images.shape[0], count, count), dtype=entry.wide) for count in counts]
+    shapes = [(images.shape[0], style_rows(style_statistics, count), count) for count in counts]
+    return [images.new_empty(shape, dtype=entry.wide) for shape in shapes]
 
 
 def perceptual_loss(
     output: Tensor,  # (N, 3, H, W), (N, 3, T, H, W) of clips (`Terms.of_clips`)
     target: Tensor | None,  # (N or 1, 3, H, W), (N or 1, 3, T, H, W)
     contents: list[Tensor],  # K x (N or 1, C, H', W'), (N or 1, T, C, H', W'), in place of the target
-    grams: list[Tensor],  # S x (N or 1, C, C)
+    grams: list[Tensor],  # S x (N or 1, R, C), see style_layout.py
     entry: Entry,
     terms: Terms,
     mask: Tensor | None = None,  # (N or 1, 1, H, W), in the size in which images enter

@@ -1,4 +1,4 @@
-"""The style of maps, by their Grams or by guided ones: values, slopes and gradients."""
+"""The style of maps, by their Grams, by guided ones, or by statistics of channels: values, slopes and gradients."""
 
 from __future__ import annotations
 
@@ -9,77 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .. import _checks as checks
-from ..reference import gram_divisor
+from .channel_moments import STATISTICS, compare_statistics, gradients_by, slope_rows
 from .frames import as_one_map, for_frames
-from .masks import LayerMask, Mask, Masks
-from .terms import Part, Terms
+from .masks import Mask, Masks
+from .style_layout import split_style
+from .style_parts import Measured, Targets, by_sums, style_sums
+from .terms import Terms, compared
 
 operators = torch.ops.perceptual_ops
-
-Targets = Sequence[Tensor]  # target Grams (n or 1, C, C) of a layer, one for each region
-
-
-@dataclass(frozen=True)
-class GramSum:
-    """A raw Gram and what it is over.
-
-    Attributes:
-        gram: (n, C, C).
-        pixels: How many; of masked features the sum of the mask's squares, (n or 1, 1, 1).
-    """
-
-    gram: Tensor
-    pixels: Tensor | int
-
-    def __add__(self, other: GramSum) -> GramSum:
-        return GramSum(self.gram + other.gram, self.pixels + other.pixels)
-
-    def wide(self) -> GramSum:
-        """In fp64, to be added up."""
-        pixels = self.pixels.double() if isinstance(self.pixels, Tensor) else self.pixels
-        return GramSum(self.gram.double(), pixels)
-
-    def pixels_of(self, samples: int) -> Tensor:  # (n, 1, 1)
-        """The pixels of each sample as a tensor."""
-        if isinstance(self.pixels, Tensor):
-            return self.pixels.expand(samples, 1, 1)
-        return self.gram.new_full((samples, 1, 1), self.pixels)
-
-    def of_clips(self, length: int) -> GramSum:
-        """Of frames (n * T, C, C) that of their clips, over all pixels."""
-        pixels = self.pixels
-        if isinstance(pixels, Tensor):
-            pixels = pixels.expand(self.gram.shape[0], 1, 1).unflatten(0, (-1, length)).sum(1)
-        else:
-            pixels = length * pixels
-        return GramSum(self.gram.unflatten(0, (-1, length)).sum(1), pixels)
-
-    def divisor(self, normalize: str) -> Tensor | int:  # (n or 1, 1, 1)
-        """What the Gram is divided by, `reference.gram_divisor`; 1 for an empty mask."""
-        if isinstance(self.pixels, int):
-            return gram_divisor(normalize, self.gram.shape[1], self.pixels, 1)
-        return masked_divisor(normalize, self.gram.shape[1], self.pixels)
-
-
-def no_sum(target: Tensor, samples: int) -> GramSum:  # (n or 1, C, C)
-    """Of no pixels."""
-    return GramSum(target.new_zeros((samples, *target.shape[1:]), dtype=torch.float64), 0)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The style of some layers.
-
-    Attributes:
-        loss: (n).
-        values: Of each layer (n), unweighted.
-        slopes: Of the loss by each layer's raw Gram, symmetrised: (n, C, C), or (K, n, C, C) of K regions.
-    """
-
-    loss: Tensor
-    values: Mapping[str, Tensor]
-    slopes: Mapping[str, Tensor]
 
 
 class Style(Protocol):
@@ -93,8 +30,11 @@ class Style(Protocol):
     ) -> list[Tensor]:
         """The gradients of scale (n) times the loss by maps or parts of them, each plus another of its shape."""
 
-    def magnitude(self, slopes: Tensor) -> Tensor:  # (n, C, C)
-        """Whose sums over a row bound the gradient where no feature is above 1."""
+    def magnitude(self, slopes: Tensor) -> Tensor:  # (n, C, C or more)
+        """Whose sums over a row bound the gradient where no feature is above 1, but for the offset."""
+
+    def offset(self, slopes: Tensor) -> Tensor | None:  # (n)
+        """The largest part of the gradient that does not depend on the features; None for 0."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +65,59 @@ class WholeStyle:
     def magnitude(self, slopes: Tensor) -> Tensor:
         return slopes
 
+    def offset(self, slopes: Tensor) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True)
+class StatisticsStyle(WholeStyle):
+    """That of all pixels by the means and deviations of channels, beside the Grams or in their place."""
+
+    def measured(self, maps: Mapping[str, Tensor], targets: Mapping[str, Targets]) -> Measured:
+        features = [as_one_map(x, self.frames) for x in maps.values()]
+        part, kind = self.terms.style, self.terms.style_statistics
+        pairs = [split_style(targets[layer][0], kind) for layer in maps]
+        found = operators.channel_statistics(features)
+        weights = [part.weight_of(layer) for layer in maps]
+        loss, values, slopes = compare_statistics(found, [own for _, own in pairs], weights, part)
+        rows = [
+            slope_rows(own, slope, x.shape[2] * x.shape[3])
+            for own, slope, x in zip(found, slopes, features, strict=True)
+        ]
+        by_layer = {layer: slopes_of_frames(own, self.frames) for layer, own in zip(maps, rows, strict=True)}
+        if not compared(kind)[0]:
+            return Measured(loss, dict(zip(maps, values, strict=True)), by_layer)
+        grams = super().measured(maps, {layer: [gram] for layer, (gram, _) in zip(maps, pairs, strict=True)})
+        return Measured(
+            loss + grams.loss,
+            {layer: value + grams.values[layer] for layer, value in zip(maps, values, strict=True)},
+            {layer: torch.cat([grams.slopes[layer], own], 1) for layer, own in by_layer.items()},
+        )
+
+    def gradients(
+        self, scale: Tensor | None, maps: Mapping[str, Tensor], slopes: Sequence[Tensor], others: list[Tensor | None]
+    ) -> list[Tensor]:
+        pairs = [split_slopes(of_layer) for of_layer in slopes]
+        found = others
+        if compared(self.terms.style_statistics)[0]:
+            found = [*super().gradients(scale, maps, [gram for gram, _ in pairs], others)]
+        return gradients_by(scale, list(maps.values()), [rows for _, rows in pairs], found)
+
+    def magnitude(self, slopes: Tensor) -> Tensor:
+        gram, rows = split_slopes(slopes)
+        # A feature's distance from the mean is at most twice the largest feature.
+        by_deviation = 2 * rows[:, 3] / rows[:, 1]
+        return torch.cat([gram, by_deviation[:, None]], 1).mT
+
+    def offset(self, slopes: Tensor) -> Tensor | None:
+        return split_slopes(slopes)[1][:, 2].abs().amax(1)
+
+
+def split_slopes(slopes: Tensor) -> tuple[Tensor, Tensor]:  # (n, C + 4, C) or (n, 4, C)
+    """Those by the Gram, if it is compared, and the rows of the statistics."""
+    rows = slopes.shape[1] - 2 * STATISTICS
+    return slopes[:, :rows], slopes[:, rows:]
+
 
 @dataclass(frozen=True)
 class GuidedStyle:
@@ -146,7 +139,7 @@ class GuidedStyle:
     def measured(self, maps: Mapping[str, Tensor], targets: Mapping[str, Targets]) -> Measured:
         found = []
         for layer, x in maps.items():
-            sums = [sum.of_clips(self.frames) for sum in gram_sums(layer, x, self.guides)]
+            sums = [sum.of_clips(self.frames) for sum in style_sums(layer, x, self.guides, "gram")]
             found.append(by_sums(self.terms, layer, sums, targets[layer]))
         values: dict[str, Tensor] = {}
         slopes: dict[str, Tensor] = {}
@@ -179,71 +172,21 @@ class GuidedStyle:
     def magnitude(self, slopes: Tensor) -> Tensor:
         return slopes.abs().sum(0)
 
+    def offset(self, slopes: Tensor) -> Tensor | None:
+        return None
+
 
 def style_of(terms: Terms, masks: Masks, frames: int) -> Style:
     """That of maps with such masks.
 
     Args:
-        frames: How many maps in turn are of one clip, whose Gram is over all of them.
+        frames: How many maps in turn are of one clip, whose style is over all of them.
     """
-    return GuidedStyle(terms, masks.guides, frames) if masks.guides else WholeStyle(terms, frames)
+    if masks.guides:
+        return GuidedStyle(terms, masks.guides, frames)
+    return (StatisticsStyle if compared(terms.style_statistics)[1] else WholeStyle)(terms, frames)
 
 
 def slopes_of_frames(slopes: Tensor, length: int) -> Tensor:  # (n, C, C) or (K, n, C, C)
     """Those of clips for each of their frames."""
     return for_frames(slopes.movedim(-3, 0), length).movedim(0, -3)
-
-
-def gram_sums(layer: str, x: Tensor, guides: Sequence[Mask]) -> list[GramSum]:
-    """The raw Gram of a map (n, C, h, w) or a part of it, or one for each guide."""
-    if not guides:
-        return [GramSum(operators.gram_matrix(x, "none"), x.shape[2] * x.shape[3])]
-    masks = [guide.of(layer, x) for guide in guides]
-    return [GramSum(operators.gram_matrix(masked_features(x, mask), "none"), mask.squares) for mask in masks]
-
-
-def masked_features(x: Tensor, mask: LayerMask) -> Tensor:  # (n, C, h, w)
-    return (x * mask.pixels).to(x.dtype)
-
-
-def masked_divisor(normalize: str, channels: int, squares: Tensor) -> Tensor:  # (n or 1, 1, 1)
-    """As `reference.gram_divisor`, with a mask's sum of squares for the number of pixels; 1 for an empty mask."""
-    sizes = {"none": torch.ones_like(squares), "hw": squares, "chw": channels * squares}
-    if normalize not in sizes:
-        raise checks.unknown("normalize", normalize, checks.NORMALIZATIONS)
-    return torch.where(squares == 0, 1, sizes[normalize])
-
-
-def only_there(squares: Tensor, x: Tensor) -> Tensor:  # (n or 1, 1, 1), (n, ...)
-    """0 for samples whose mask is empty."""
-    return torch.where(squares.view(-1, *[1] * (x.dim() - 1)) == 0, 0, x)
-
-
-def by_sums(terms: Terms, layer: str, sums: Sequence[GramSum], targets: Targets) -> Measured:
-    """The style of a layer by the raw Grams of its whole map; of regions where they have masks."""
-    found = []
-    for share, sum, target in zip(terms.shares, sums, targets, strict=True):
-        loss, value, slope = _by_gram(
-            sum, terms.gram_normalize, target, share * terms.style.weight_of(layer), terms.style
-        )
-        measured = loss, share * value, slope
-        found.append([only_there(sum.pixels, x) if isinstance(sum.pixels, Tensor) else x for x in measured])
-    losses, values, slopes = (torch.stack(kind) for kind in zip(*found, strict=True))
-    has_regions = isinstance(sums[0].pixels, Tensor)
-    return Measured(losses.sum(0), {layer: values.sum(0)}, {layer: slopes if has_regions else slopes[0]})
-
-
-def _by_gram(
-    sum: GramSum,
-    normalize: str,
-    target: Tensor,  # (n or 1, C, C)
-    weight: float,
-    part: Part,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss (n) by a Gram, its unweighted value (n), and its slope by the raw Gram (n, C, C)."""
-    divisor = sum.divisor(normalize)
-    gram = (sum.gram / divisor).to(target.dtype).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
-    arguments = [gram], [target.unsqueeze(1)], [weight], part.distance, part.parameter
-    loss, (value,), (slope,) = operators.feature_loss_with_gradient(*arguments)
-    slope = slope.squeeze(1)
-    return loss, value, ((slope + slope.mT) / divisor).to(target.dtype)

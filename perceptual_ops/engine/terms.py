@@ -11,6 +11,7 @@ from .. import _checks as checks
 from .operator_settings import OperatorSettings
 
 FEATURE_NORMALIZATIONS = ("none", "channel")
+STYLE_STATISTICS = ("gram", "mean_std", "both")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Terms(OperatorSettings):
             Content and variation are means over frames.
         variation: Weight of the total variation of the images as they come.
         shares: Of the regions that style is compared in, each with a target of its own.
+        style_statistics: What styles are compared by: "gram", "mean_std", means and deviations of the channels, "both".
     """
 
     content: Part
@@ -57,6 +59,7 @@ class Terms(OperatorSettings):
     normalize_features: str = "none"
     of_clips: bool = False
     shares: tuple[float, ...] = (1.0,)
+    style_statistics: str = "gram"
 
     @property
     def is_of_unit_features(self) -> bool:
@@ -91,3 +94,11 @@ class Terms(OperatorSettings):
             *(style if self.style.layers else ()),
             *(("tv",) if self.variation else ()),
         )
+
+
+def compared(style_statistics: str) -> tuple[bool, bool]:
+    """Whether styles are compared by their Grams, and whether by means and deviations."""
+    known = {"gram": (True, False), "mean_std": (False, True), "both": (True, True)}
+    if style_statistics not in known:
+        raise checks.unknown("style_statistics", style_statistics, STYLE_STATISTICS)
+    return known[style_statistics]

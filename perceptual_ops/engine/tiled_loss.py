@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .batching import rows_of
 from .custom_op import Entry, chunks_in_parts, joined
-from .gram_sums import GramSums
 from .large_images import BAND, Readable, Writable
 from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead, summed
+from .style_sums import StyleSums
 from .terms import NO_PART, Part, Terms
 from .tile_parts import WHOLE, PartGradients, Share, own_part, rows_read, share_of, tiles_through
 from .tiles import Region, Tile
@@ -49,16 +49,17 @@ def tiled_features(
     return [found[layer] for layer in layers]
 
 
-def tiled_grams(
+def tiled_styles(
     images: Tensor,  # (n, 3, H, W)
     entry: Entry,
     layers: Sequence[str],
     side: int,
     normalize: str,
     is_unit: bool,
+    style_statistics: str,
 ) -> list[Tensor]:
-    """The Grams (n, C, C) of the layers of a chunk of images, see `Terms`."""
-    sums = GramSums(layers, is_unit)
+    """The styles (n, R, C) of the layers of a chunk of images, see `Terms`."""
+    sums = StyleSums(layers, is_unit, style_statistics)
     for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
         sums.add(entry, images[tile.image], tile)
     return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
@@ -81,8 +82,8 @@ class TiledLoss:
 
     Attributes:
         by_output, by_target: Where gradients are added; None where they are not wanted.
-        slopes: Of the loss by the style layers' raw Grams (n, C, C), where these are of more than the images: style
-            then has gradients here and no value.
+        slopes: Of the loss by the style layers, as of `style_parts.Measured`, where these are of more than the images:
+            style then has gradients here and no value.
         masks: Of the images.
         progress: Called with each tile that is done.
         share: Whose tiles these are.
@@ -95,7 +96,7 @@ class TiledLoss:
     output: Readable  # (n, 3, H, W)
     target: Readable | None  # (n or 1, 3, H, W)
     contents: Sequence[Tensor]  # K x (n or 1, C, H', W'), in place of the target
-    grams: Sequence[Tensor]  # S x (n or 1, C, C)
+    grams: Sequence[Tensor]  # S x (n or 1, R, C), targets of the style layers, see style_layout.py
     by_output: Writable | None  # (n, 3, H, W)
     by_target: Writable | None  # (n, 3, H, W)
     slopes: dict[str, Tensor] | None = None
@@ -140,12 +141,12 @@ class TiledLoss:
         return slice(min(band.start, rows.start), max(last, rows.stop))
 
     def _style(self) -> tuple[dict[str, Tensor], _Run | None]:
-        """The style values; where a gradient is wanted, the slopes by the raw Grams (`Measured`), and the last tile.
+        """The style values; where a gradient is wanted, the slopes of the loss (`Measured`), and the last tile.
 
         Features of unit length do not wait for slopes, so they need to be run again.
         """
         sums, run, tiles = (
-            GramSums(self.terms.style.layers, self.terms.is_of_unit_features),
+            StyleSums(self.terms.style.layers, self.terms.is_of_unit_features, self.terms.style_statistics),
             None,
             self._cut(self.passes[0]),
         )
@@ -177,7 +178,7 @@ class TiledLoss:
             self._backward(self._forward(tile, terms, slopes))
             self.progress(tile)
 
-    def _forward(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor], sums: GramSums | None = None) -> _Run:
+    def _forward(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor], sums: StyleSums | None = None) -> _Run:
         """Runs a tile, whose style maps are added to the sums where there are any."""
         entry, images = self.entry, self.output[tile.image]
         wanted = self.by_output is not None, self.by_target is not None

@@ -11,7 +11,8 @@ from .. import _checks as checks
 from .. import ops
 from ..engine.batching import check_partner, chunks, target_pass
 from ..engine.input_size import InputSize
-from ..engine.perceptual_op import trunk_grams
+from ..engine.perceptual_op import trunk_styles
+from ..engine.style_layout import plain_style, style_over_frames
 from ..engine.trunk import Trunk
 from ..engine.unit_map import EPS as UNIT_EPS
 from ..reference import unit_features
@@ -29,13 +30,14 @@ class LossWithTargets(FrozenLoss):
     Attributes:
         content_layers, style_layers: Names of the layers of each part; empty where there is none.
         gram_normalize: As of `gram_matrix`.
-        gram_over, normalize_features, input_size, resize_mode: See `PerceptualLoss`.
+        gram_over, style_statistics, normalize_features, input_size, resize_mode: See `PerceptualLoss`.
     """
 
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     gram_normalize: str
     gram_over: str
+    style_statistics: str
     normalize_features: str
     input_size: tuple[int, int] | None
     resize_mode: str
@@ -80,8 +82,8 @@ class LossWithTargets(FrozenLoss):
         Args:
             images: (1, 3, H, W) for every sample, or (N, 3, H, W) with one each; for clips such an image is the style
                 of every frame, and the frames of a clip (N or 1, 3, T, H, W) are one each; for gram_over="clip" both
-                are one style. A list of such blends them: the target Gram is the weighted mean of theirs. Sizes may
-                differ from the output's and from each other's.
+                are one style. A list of such blends them: the target Gram is the weighted mean of theirs, as are
+                target means and deviations. Sizes may differ from the output's and from each other's.
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
             masks: Instead of a blend each of the list is the style of a region of the output: one mask for each,
                 (1, 1, H, W) in [0, 1], floating point or bool, of any size, so that they serve every size of the
@@ -102,6 +104,7 @@ class LossWithTargets(FrozenLoss):
         gram_normalize: str,
         is_unit: bool = False,
         input_size: InputSize | None = None,
+        style_statistics: str = "gram",
     ) -> list[Tensor]:
         """Grams of targets through which no gradient flows; of those in tiles no map is held whole.
 
@@ -111,24 +114,32 @@ class LossWithTargets(FrozenLoss):
             gram_normalize: As of `gram_matrix`.
             is_unit: Whether the channels of each pixel are divided by their length first.
             input_size: As of `entry`.
+            style_statistics: As of `PerceptualLoss`: what is wanted in place of Grams, or below them.
 
         Returns:
-            Each (N, C, C), fp32 (fp64 for a network in fp64).
+            Each (N, C, C), fp32 (fp64 for a network in fp64); (N, 2, C) for "mean_std", (N, C + 2, C) for "both".
         """
         with ops.grad_mode(False):
             if self.runs_lean(images=images) and isinstance(self._trunk, Trunk):
                 entry = self.entry(images, input_size)
                 if self.is_clip(images) or entry.tile_side_of_chain(images):
-                    return trunk_grams(images, entry, layers, gram_normalize, is_unit)
+                    return trunk_styles(images, entry, layers, gram_normalize, is_unit, style_statistics)
             if self.is_clip(images):
-                return self._grams_by_frames(images, layers, gram_normalize, is_unit, input_size)
+                settings = gram_normalize, is_unit, input_size, style_statistics
+                return self._grams_by_frames(images, layers, *settings)
             maps = self.target_features(images, layers, input_size)
             if is_unit:
                 maps = [unit_features(x, UNIT_EPS, False) for x in maps]
-            return [ops.gram_matrix(x, gram_normalize, backend=self.backend) for x in maps]
+            return [plain_style(x, gram_normalize, style_statistics, self.backend) for x in maps]
 
     def _grams_by_frames(
-        self, clips: Tensor, layers: Sequence[str], gram_normalize: str, is_unit: bool, input_size: InputSize | None
+        self,
+        clips: Tensor,
+        layers: Sequence[str],
+        gram_normalize: str,
+        is_unit: bool,
+        input_size: InputSize | None,
+        style_statistics: str,
     ) -> list[Tensor]:
         """`target_grams` of clips (N, 3, T, H, W), a chunk of frames at a time."""
         batch, length = clips.shape[0], clips.shape[2]
@@ -136,11 +147,11 @@ class LossWithTargets(FrozenLoss):
         is_lean = self.runs_lean(images=frames)
         size = self.entry(frames, input_size).samples_at_a_time(frames) if is_lean else self._graph_chunk
         parts = [
-            self.target_grams(frames[rows], layers, gram_normalize, is_unit, input_size)
+            self.target_grams(frames[rows], layers, gram_normalize, is_unit, input_size, style_statistics)
             for rows in chunks(frames.shape[0], size)
         ]
         of_frames = [torch.cat(grams).unflatten(0, (batch, length)) for grams in zip(*parts, strict=True)]
-        return [grams.sum(1) if gram_normalize == "none" else grams.mean(1) for grams in of_frames]
+        return [style_over_frames(styles, gram_normalize, style_statistics) for styles in of_frames]
 
     def kept_targets(self) -> dict[str, list[Tensor]]:
         """What was kept of "content", each (N or 1, C, H', W'), and "style", each (N or 1, C, C); of clips with T.
@@ -292,4 +303,5 @@ class LossWithTargets(FrozenLoss):
     def _grams(self, images: list[Tensor], _beside: list[Tensor]) -> list[Tensor]:
         """An `OfImages` of style images, or of clips for Grams over all frames: the Grams of each, not blended."""
         is_unit, size = self.normalize_features == "channel", self._size_of_call(images[0])
-        return self.target_grams(images[0], self.style_layers, self.gram_normalize, is_unit, size)
+        settings = self.gram_normalize, is_unit, size, self.style_statistics
+        return self.target_grams(images[0], self.style_layers, *settings)

@@ -15,7 +15,7 @@ from .._settings import fixed, setting
 from ..engine.autograd import graph_loss
 from ..engine.input_size import RESIZE_MODES
 from ..engine.perceptual_op import perceptual_loss
-from ..engine.terms import FEATURE_NORMALIZATIONS, Part, Terms
+from ..engine.terms import FEATURE_NORMALIZATIONS, STYLE_STATISTICS, Part, Terms
 from ..networks.weights import WeightSource
 from .arguments import (
     LayerWeights,
@@ -45,9 +45,9 @@ class PerceptualLoss(LossWithTargets):
 
     What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
     mean, std and drop_tokens, which are fixed. New layers drop the kept target of their part, another gram_normalize,
-    gram_over or normalize_features that of style, another input_size or resize_mode both. Under torch.compile
-    every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it. torch.export and
-    torch.jit.trace write programs that hold the weights and run where this library is not.
+    gram_over, style_statistics or normalize_features that of style, another input_size or resize_mode both. Under
+    torch.compile every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it.
+    torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
@@ -72,6 +72,10 @@ class PerceptualLoss(LossWithTargets):
             W, with T * H * W in place of H * W in gram_normalize, as in NVIDIA's Cosmos tokenizer. Content and total
             variation are means over frames in both. A clip longer than `chunk_size` then goes through the network
             twice. A style that is a clip has one Gram too, and may have another length. Of images nothing changes.
+        style_statistics: What styles are compared by: "gram" (Gatys et al.); "mean_std", a layer's distance being that
+            of the means of its channels plus that of their standard deviations (Li et al. 2017; see
+            `channel_statistics`); "both", the sum of the two (Galerne et al. 2022). gram_over is of all of them; with
+            a `mask`, or masks of styles, it has to be "gram".
         normalize_features: "channel": the channels of each pixel, or of each token, are divided by their length before
             both parts, as LPIPS does; "none".
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
@@ -113,6 +117,11 @@ class PerceptualLoss(LossWithTargets):
         partial(checks.check_choice, choices=GRAMS_OVER),
         changed=lambda loss: loss._forget_target("style"),
     )
+    style_statistics = setting(
+        "style_statistics",
+        partial(checks.check_choice, choices=STYLE_STATISTICS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
     normalize_features = setting(
         "normalize_features",
         partial(checks.check_choice, choices=FEATURE_NORMALIZATIONS),
@@ -143,6 +152,7 @@ class PerceptualLoss(LossWithTargets):
         style_distance: str = "mse",
         gram_normalize: str = "chw",
         gram_over: str = "frame",
+        style_statistics: str = "gram",
         normalize_features: str = "none",
         input_size: int | tuple[int, int] | None = None,
         resize_mode: str = "bilinear",
@@ -176,6 +186,7 @@ class PerceptualLoss(LossWithTargets):
         self.content_distance = content_distance
         self.style_distance = style_distance
         self.gram_normalize, self.gram_over = gram_normalize, gram_over
+        self.style_statistics = style_statistics
         self.normalize_features = normalize_features
         self.input_size, self.resize_mode = input_size, resize_mode
         self.reduction = reduction
@@ -278,6 +289,11 @@ class PerceptualLoss(LossWithTargets):
                 'frames: expected False for gram_over="clip", whose style has no value for each frame; got True; set '
                 'gram_over="frame"'
             )
+        if self.style_statistics != "gram" and self.style_layers and (masks or self._regions(style)[0]):
+            raise ValueError(
+                "mask: expected None, and no masks of set_style, for a style of means and deviations; set "
+                f'style_statistics="gram", which is {self.style_statistics!r}'
+            )
         beside = [*contents, *grams, *masks]
         loss, *terms = values_of(self, of_images, images, beside, frames, sample_weight, takes_clips=over_clips)
         if not return_terms:
@@ -331,4 +347,5 @@ class PerceptualLoss(LossWithTargets):
             self.gram_normalize,
             self.tv_weight / (high - low) ** 2,
             self.normalize_features,
+            style_statistics=self.style_statistics,
         )

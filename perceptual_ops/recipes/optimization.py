@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from ..engine.perceptual_op import trunk_grams
+from ..engine.perceptual_op import trunk_styles
 from ..engine.tiled_maps import tiled_maps
 from ..losses import PerceptualLoss
 from ..ops import gram_matrix
@@ -168,7 +168,7 @@ def _squares(loss: PerceptualLoss, picture: Tensor, layers: Sequence[str], part:
     side, entry = loss.tile_side(picture), loss.entry(picture)
     if part == "style":
         if side:
-            grams = trunk_grams(picture, entry, layers, loss.gram_normalize, False)
+            grams = trunk_styles(picture, entry, layers, loss.gram_normalize, False)
         else:
             grams = [gram_matrix(x, loss.gram_normalize) for x in loss.target_features(picture, layers)]
         return [gram.square() for gram in grams]

@@ -20,7 +20,7 @@ from ...engine.batching import WHERE_LARGE
 from ...engine.custom_op import Entry
 from ...engine.metric_op import MetricSettings, metric_loss
 from ...engine.pair import IMAGE
-from ...engine.perceptual_op import perceptual_loss, trunk_features, trunk_grams
+from ...engine.perceptual_op import perceptual_loss, trunk_features, trunk_styles
 from ...engine.terms import Part, Terms
 from ...engine.trunk import Trunk
 from ...losses import chunked
@@ -114,18 +114,18 @@ def _trunk_features(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     return map(case, ENTRIES)
 
 
-def _trunk_grams(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
+def _trunk_styles(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     bench = Bench(dtype, device)
 
     def plain(images: Tensor, exact: bool) -> list[Tensor]:
         maps = bench.features(images.double() if exact else images, STYLE.layers, exact)
-        return [reference.raw_gram_matrix(x, "chw") for x in maps]
+        return [torch.cat([reference.raw_gram_matrix(x, "chw"), reference.raw_channel_statistics(x)], 1) for x in maps]
 
     def case(layout: str) -> Case:
         images = bench.images(layout, 11)
         return Case(
             layout,
-            lambda: trunk_grams(images, bench.entry(TILE), STYLE.layers, "chw", False),
+            lambda: trunk_styles(images, bench.entry(TILE), STYLE.layers, "chw", False, "both"),
             lambda exact: plain(images, exact),
         )
 
@@ -242,7 +242,7 @@ def _check_ranges(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
 
 NETWORKS: dict[str, Cases] = {
     "trunk_features": _trunk_features,
-    "trunk_grams": _trunk_grams,
+    "trunk_styles": _trunk_styles,
     "perceptual_loss": _perceptual_loss,
     "metric_loss": _metric_loss,
     "chunked": _chunked,

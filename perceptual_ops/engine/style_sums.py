@@ -1,16 +1,18 @@
-"""The Grams of what comes in parts: tiles of images, chunks of a clip's frames, bands of several processes."""
+"""The styles of what comes in parts: tiles of images, chunks of a clip's frames, bands of several processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
 
 from .custom_op import Entry
 from .masks import ALL_PIXELS, Mask, Masks
-from .styles import GramSum, by_sums, gram_sums, no_sum
+from .style_parts import StyleSum, by_sums, no_sum, style_sums
 from .terms import Terms
 from .tile_parts import Share, own_part
 from .tiles import Tile
@@ -18,19 +20,21 @@ from .unit_map import UnitMap
 
 
 @dataclass
-class GramSums:
-    """The raw Grams of maps that come in tiles, fp64.
+class StyleSums:
+    """The raw Grams, and the moments of channels, of maps that come in tiles, fp64.
 
     Attributes:
         layers: Whose maps they are of.
         is_unit: Whether features are brought to unit length first.
-        of_clip: Whether images are frames of one clip, whose Gram is over all of them.
+        style_statistics: See `Terms`.
+        of_clip: Whether images are frames of one clip, whose style is over all of them.
     """
 
     layers: Sequence[str]
     is_unit: bool
+    style_statistics: str
     of_clip: bool = False
-    _sums: dict[str, list[GramSum]] = field(init=False, default_factory=dict)  # of each region, one of a clip
+    _sums: dict[str, list[StyleSum]] = field(init=False, default_factory=dict)  # of each region, one of a clip
 
     def add(self, entry: Entry, images: Tensor, tile: Tile | None = None, masks: Masks = ALL_PIXELS) -> None:
         """Runs images (n, 3, h, w), or those of a tile, with the masks of the maps that are met."""
@@ -44,7 +48,8 @@ class GramSums:
 
     def meet(self, layer: str, x: Tensor, guides: Sequence[Mask]) -> None:  # (n, C, h, w)
         """Adds a map's."""
-        found = [sum.wide() for sum in gram_sums(layer, UnitMap(x).map if self.is_unit else x, guides)]
+        own = UnitMap(x).map if self.is_unit else x
+        found = [sum.wide() for sum in style_sums(layer, own, guides, self.style_statistics)]
         found = [sum.of_clips(x.shape[0]) for sum in found] if self.of_clip else found
         before = self._sums.get(layer)
         self._sums[layer] = [a + b for a, b in zip(before, found, strict=True)] if before else found
@@ -54,32 +59,34 @@ class GramSums:
 
         Args:
             samples: n, also where this process has no tile.
-            targets: Grams of the style layers, (n or 1, C, C), region by region.
+            targets: Of the style layers, (n or 1, R, C), region by region.
             guides: Of the regions, if there are some.
         """
         if share.gather is None:
             return
-        none = {layer: [no_sum(gram, samples) for gram in grams] for layer, grams in terms.by_layer(targets).items()}
+        none = {
+            layer: [no_sum(style, samples, self.style_statistics) for style in styles]
+            for layer, styles in terms.by_layer(targets).items()
+        }
         own = [sum for layer in self.layers for sum in self._sums.get(layer, none[layer])]
-        grams = share.summed([sum.gram for sum in own])
-        pixels = share.summed([sum.pixels_of(samples) for sum in own])
-        joined = iter(zip(grams, pixels, strict=True))
+        of_all = share.gathered([x for sum in own for x in (sum.gram, sum.pixels_of(samples), sum.moments)])
+        parts = [_sums_of(tensors, bool(guides)) for tensors in of_all]
+        joined = iter([reduce(add, sums) for sums in zip(*parts, strict=True)])
         for layer in self.layers:
-            of_regions = [next(joined) for _ in none[layer]]
-            self._sums[layer] = [GramSum(gram, x if guides else int(x[0])) for gram, x in of_regions]
+            self._sums[layer] = [next(joined) for _ in none[layer]]
 
     def of(self, layer: str, normalize: str) -> Tensor:
-        """The Gram (n, C, C) of all tiles, fp64, where there are no regions."""
+        """The style (n, R, C) of all tiles, fp64, where there are no regions."""
         (sum,) = self._sums[layer]
-        return sum.gram / sum.divisor(normalize)
+        return sum.style(normalize)
 
     def values(
         self, terms: Terms, targets: Sequence[Tensor], wide: torch.dtype
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The style values (n) by their names, and the slopes of the loss by the raw Gram of each layer (`Measured`).
+        """The style values (n) by their names, and the slopes of the loss by each layer (`Measured`).
 
         Args:
-            targets: S x (n or 1, C, C), Grams of the style layers, region by region.
+            targets: S x (n or 1, R, C), of the style layers, region by region.
             wide: Of the values.
         """
         values, slopes = dict[str, Tensor](), dict[str, Tensor]()
@@ -89,3 +96,9 @@ class GramSums:
             values[f"style/{layer}"] = measured.values[layer].double()
             slopes |= measured.slopes
         return values, slopes
+
+
+def _sums_of(tensors: Sequence[Tensor], is_guided: bool) -> list[StyleSum]:
+    """Those of a process by their Grams, pixels and moments in turn."""
+    triples = zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True)
+    return [StyleSum(gram, x if is_guided else int(x[0]), moments) for gram, x, moments in triples]
