@@ -85,6 +85,11 @@ def test_gradient_of_masked_pictures(name: str, kind: str, library: None) -> Non
 
 def test_gradients_of_masks_that_are_refused(library: None) -> None:
     output, target = picture(1), picture(2)
+    loss = loss_of("perceptual")
+    loss.style_statistics = "mean_std"
+    loss.set_style(picture(3)[None])
+    sentence = "mask: expected None, and no masks of set_style, for a style of means and deviations"
+    assert sentence in refused(lambda: po.gradient_of(loss, output, target, mask=torch.ones(1, 99, 71)))
     for name, given, sentence in (
         ("lpips", torch.rand(1, 99, 70), "mask: expected shape (1, 99, 71) for that output, got (1, 99, 70)"),
         ("lpips", 2 * torch.ones(1, 99, 71), "mask: expected numbers in [0, 1], got 2 to 2"),

@@ -160,6 +160,7 @@ def in_tiles(
     terms = replace(criterion.terms(), shares=shares)
     loss = TiledLoss(entry, terms, side, output, target, contents, grams, by_output, by_target)
     loss.masks = Masks.of(mask, guides_of(mask, regions))
+    criterion.check_guides(loss.masks.guides)
     return loss
 
 

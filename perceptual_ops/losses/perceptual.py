@@ -289,11 +289,7 @@ class PerceptualLoss(LossWithTargets):
                 'frames: expected False for gram_over="clip", whose style has no value for each frame; got True; set '
                 'gram_over="frame"'
             )
-        if self.style_statistics != "gram" and self.style_layers and (masks or self._regions(style)[0]):
-            raise ValueError(
-                "mask: expected None, and no masks of set_style, for a style of means and deviations; set "
-                f'style_statistics="gram", which is {self.style_statistics!r}'
-            )
+        self.check_guides([*masks, *self._regions(style)[0]])
         beside = [*contents, *grams, *masks]
         loss, *terms = values_of(self, of_images, images, beside, frames, sample_weight, takes_clips=over_clips)
         if not return_terms:
@@ -332,6 +328,14 @@ class PerceptualLoss(LossWithTargets):
             settings = self._graph_chunk, self.backend, mask, guides
             loss, values = graph_loss(terms, features, output, target, contents, grams, *settings)
         return [loss, *values.values()] if return_terms else [loss]
+
+    def check_guides(self, guides: Sequence[object]) -> None:
+        """Refuses masks, of a call or of regions, that the style part cannot have."""
+        if self.style_statistics != "gram" and self.style_layers and guides:
+            raise ValueError(
+                "mask: expected None, and no masks of set_style, for a style of means and deviations; set "
+                f'style_statistics="gram", which is {self.style_statistics!r}'
+            )
 
     def identity(self) -> dict[str, object]:
         return super().identity() | {"gram_over": self.gram_over, **vars(self.terms()), "shares": self._shares}
