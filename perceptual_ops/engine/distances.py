@@ -56,16 +56,16 @@ class OfErrors:
         return (loss, values[0]), gradient if by_x else None, -gradient if by_y else None
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:
-        return abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:])) * self._steepest(x, y)
+        return self._steepest(x, y, abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:])))
 
-    def _steepest(self, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """A bound of the slope of d."""
+    def _steepest(self, x: Tensor, y: Tensor, share: float) -> Tensor:  # (n)
+        """A bound of the slope of share * d."""
         if self.name in ("mse", "sse"):
-            return 2 * (largest(x) + largest(y))
+            return 2 * share * (largest(x) + largest(y))
         steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}
         if self.name not in steepest:
             raise checks.unknown("distance", self.name, checks.DISTANCES)
-        return x.new_full(x.shape[:1], steepest[self.name], dtype=torch.float32)
+        return x.new_full(x.shape[:1], share * steepest[self.name], dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class OfMaskedErrors(OfErrors):
         return (self.weight * value, value), gradient if by_x else None, -gradient if by_y else None
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:
-        return abs(self.weight) * self._weights(x).amax((1, 2, 3)).float() * self._steepest(x, y)
+        return self._weights(x).amax((1, 2, 3)).float() * self._steepest(x, y, abs(self.weight))
 
     def _error(self, x: Tensor, y: Tensor) -> Tensor:  # (n, C, H, W)
         wide = checks.accumulator_dtype(x)

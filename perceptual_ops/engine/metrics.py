@@ -57,10 +57,10 @@ class Lpips:
         return operators.lpips_map([x], [y], [self.channel_weights[i]], self.eps, self.eps_inside)[0]
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
-        return self.pixel_bounds(i, x, y).amax((1, 2, 3)) / (x.shape[2] * x.shape[3])
+        return self.pixel_bounds(i, x, y).amax((1, 2, 3)).mul_(4 / (x.shape[2] * x.shape[3]))
 
     def pixel_bounds(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
-        """At least the largest magnitude of each pixel's gradient with respect to x, by its distance alone."""
+        """At least a quarter of the largest magnitude of each pixel's gradient with respect to x, by its distance alone."""
         # With e the error of unit vectors, neither |w_c e_c| nor |sum of w e x / length| is more than the root of the
         # sum of w^2 e^2, and the gradient is at most the sum of the two, twice, over the length.
         squares = self.channel_weights[i].square()
@@ -69,7 +69,7 @@ class Lpips:
         if self.eps_inside:
             length = length.square_().add_(self.eps).sqrt_()
         torch.threshold_(length, 0, torch.inf)  # a pixel without features has no gradient
-        return pulls.sqrt_().div_(length).mul_(4)
+        return pulls.sqrt_().div_(length)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class LpipsOfPixels(Lpips):
         return values, *operators.lpips_map_backward(upstream, x, y, *self._settings(layers), by_x, by_y)
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:
-        return (self.pixel_bounds(i, x, y) * self.weights_of(i, x)).amax((1, 2, 3))
+        return (self.pixel_bounds(i, x, y) * self.weights_of(i, x)).amax((1, 2, 3)).mul_(4)
 
     def _weights(self, layers: Sequence[int], x: list[Tensor]) -> list[Tensor]:
         return [self.weights_of(i, z) for i, z in zip(layers, x, strict=True)]
