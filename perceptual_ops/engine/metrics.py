@@ -60,7 +60,7 @@ class Lpips:
         return self.pixel_bounds(i, x, y).amax((1, 2, 3)).mul_(4 / (x.shape[2] * x.shape[3]))
 
     def pixel_bounds(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
-        """At least a quarter of the largest magnitude of each pixel's gradient with respect to x, by its distance alone."""
+        """At least a quarter of the largest magnitude of each pixel's gradient by x, by its distance alone."""
         # With e the error of unit vectors, neither |w_c e_c| nor |sum of w e x / length| is more than the root of the
         # sum of w^2 e^2, and the gradient is at most the sum of the two, twice, over the length.
         squares = self.channel_weights[i].square()
