@@ -160,8 +160,7 @@ void bias_relu_backward_cuda(const Tensor grad,                     // (N, C, H,
 
 std::tuple<Tensor, Tensor> bias_relu_pool_cuda(const Tensor x,                    // (N, C, H, W)
                                                const std::optional<Tensor> bias,  // (C)
-                                               bool relu, const std::string kind, int64_t kernel, int64_t stride,
-                                               bool codes) {
+                                               bool relu, const Name kind, int64_t kernel, int64_t stride, bool codes) {
   check_map(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
   const CudaScope cuda(x);
@@ -184,7 +183,7 @@ std::tuple<Tensor, Tensor> bias_relu_pool_cuda(const Tensor x,                  
 
 std::tuple<Tensor, Tensor, Tensor> bias_relu_pool_in_place_cuda(const Tensor x,                    // (N, C, H, W)
                                                                 const std::optional<Tensor> bias,  // (C)
-                                                                const std::string kind, int64_t kernel, int64_t stride,
+                                                                const Name kind, int64_t kernel, int64_t stride,
                                                                 bool keep) {
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);
@@ -213,7 +212,7 @@ void bias_relu_pool_backward_cuda(const Tensor x,                     // (N, C, 
                                   bool tap,
                                   const std::optional<Tensor> below,   // (N, C, H, W)
                                   const std::optional<Tensor> factor,  // (N)
-                                  const std::string kind, int64_t kernel, int64_t stride,
+                                  const Name kind, int64_t kernel, int64_t stride,
                                   const std::optional<Tensor> maxima) {  // (N)
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);

@@ -165,7 +165,7 @@ void bias_relu_pool_backward_cpu(const Tensor x,                     // (N, C, H
                                  bool tap,
                                  const std::optional<Tensor> below,   // (N, C, H, W)
                                  const std::optional<Tensor> factor,  // (N)
-                                 const std::string kind, int64_t kernel, int64_t stride,
+                                 const Name kind, int64_t kernel, int64_t stride,
                                  const std::optional<Tensor> maxima) {  // (N)
   check_written(x, "x");
   const Pooling pooling = checked_pooling(x, kind, kernel, stride);

@@ -250,8 +250,7 @@ void pooled_band(const Sample<T>& sample, const Filter& filter, int64_t begin, i
 
 std::tuple<Tensor, Tensor> bias_relu_pool_cpu(const Tensor x,                    // (N, C, H, W)
                                               const std::optional<Tensor> bias,  // (C)
-                                              bool relu, const std::string kind, int64_t kernel, int64_t stride,
-                                              bool codes) {
+                                              bool relu, const Name kind, int64_t kernel, int64_t stride, bool codes) {
   check_map(x, "x");
   check_float(x, "x");
   if (bias) check_channels(*bias, "bias", x);

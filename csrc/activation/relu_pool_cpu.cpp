@@ -10,11 +10,11 @@ namespace perceptual_ops {
 
 Tensor bias_relu_cpu(const Tensor x, const std::optional<Tensor> bias, bool signs);
 std::tuple<Tensor, Tensor> bias_relu_pool_cpu(const Tensor x, const std::optional<Tensor> bias, bool relu,
-                                              const std::string kind, int64_t kernel, int64_t stride, bool codes);
+                                              const Name kind, int64_t kernel, int64_t stride, bool codes);
 
 std::tuple<Tensor, Tensor, Tensor> bias_relu_pool_in_place_cpu(const Tensor x,                    // (N, C, H, W)
                                                                const std::optional<Tensor> bias,  // (C)
-                                                               const std::string kind, int64_t kernel, int64_t stride,
+                                                               const Name kind, int64_t kernel, int64_t stride,
                                                                bool keep) {
   check_written(x, "x");
   checked_pooling(x, kind, kernel, stride);  // before anything is written

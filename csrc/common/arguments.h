@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "distance.h"
+#include "name.h"
 
 namespace perceptual_ops {
 

@@ -117,7 +117,7 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
 std::tuple<Tensor, Tensor> feature_loss_cpu(const std::vector<Tensor> features,  // L x (N, C, H, W)
                                             const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                             const std::vector<double> weights,   // (L)
-                                            const std::string distance, double parameter) {
+                                            const Name distance, double parameter) {
   const Result result = run(features, targets, weights, distance, parameter, std::nullopt, Wanted::kValue);
   return weighted_losses(features[0], result.values, weights);
 }
@@ -126,7 +126,7 @@ std::vector<Tensor> feature_loss_backward_cpu(const Tensor grad,                
                                               const std::vector<Tensor> features,  // L x (N, C, H, W)
                                               const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                               const std::vector<double> weights,   // (L)
-                                              const std::string distance, double parameter) {
+                                              const Name distance, double parameter) {
   return run(features, targets, weights, distance, parameter, grad, Wanted::kGradient).gradients;
 }
 
@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> feature_loss_with_gradient_cpu(
     const std::vector<Tensor> features,  // L x (N, C, H, W)
     const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
     const std::vector<double> weights,   // (L)
-    const std::string distance, double parameter,
+    const Name distance, double parameter,
     const std::optional<Tensor> grad) {  // (N)
   const Result result = run(features, targets, weights, distance, parameter, grad, Wanted::kBoth);
   const auto [loss, values] = weighted_losses(features[0], result.values, weights);

@@ -86,7 +86,7 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
 std::tuple<Tensor, Tensor> feature_loss_cuda(const std::vector<Tensor> features,  // L x (N, C, H, W)
                                              const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                              const std::vector<double> weights,   // (L)
-                                             const std::string distance, double parameter) {
+                                             const Name distance, double parameter) {
   const Result result = run(features, targets, weights, distance, parameter, std::nullopt, Wanted::kValue);
   return {*result.loss, *result.values};
 }
@@ -95,7 +95,7 @@ std::vector<Tensor> feature_loss_backward_cuda(const Tensor grad,               
                                                const std::vector<Tensor> features,  // L x (N, C, H, W)
                                                const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
                                                const std::vector<double> weights,   // (L)
-                                               const std::string distance, double parameter) {
+                                               const Name distance, double parameter) {
   return run(features, targets, weights, distance, parameter, grad, Wanted::kGradient).gradients;
 }
 
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> feature_loss_with_gradient_cuda(
     const std::vector<Tensor> features,  // L x (N, C, H, W)
     const std::vector<Tensor> targets,   // L x (N or 1, C, H, W)
     const std::vector<double> weights,   // (L)
-    const std::string distance, double parameter,
+    const Name distance, double parameter,
     const std::optional<Tensor> grad) {  // (N)
   const Result result = run(features, targets, weights, distance, parameter, grad, Wanted::kBoth);
   return {*result.loss, *result.values, result.gradients};

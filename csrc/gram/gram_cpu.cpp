@@ -7,7 +7,7 @@
 
 namespace perceptual_ops {
 Tensor gram_matrix_cpu(const Tensor x,  // (N, C, H, W)
-                       const std::string normalize) {
+                       const Name normalize) {
   check_map(x, "x");
   const double scale = gram_scale(normalize, x.size(1), x.size(2) * x.size(3));
   Tensor gram = gram_products(x);
@@ -17,7 +17,7 @@ Tensor gram_matrix_cpu(const Tensor x,  // (N, C, H, W)
 
 Tensor gram_matrix_backward_cpu(const Tensor grad,  // (N, C, C)
                                 const Tensor x,     // (N, C, H, W)
-                                const std::string normalize) {
+                                const Name normalize) {
   check_map(x, "x");
   check(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == x.size(1),
         "grad: expected (", x.size(0), ", ", x.size(1), ", ", x.size(1), ")");
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cpu(
     const std::vector<Tensor> features,      // L x (N, C, H, W)
     const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
     const std::vector<double> weights,       // (L)
-    const std::string normalize, const std::string distance, double parameter) {
+    const Name normalize, const Name distance, double parameter) {
   check_features(features, weights);
   check_gram_pairs(features, target_grams, "target_grams");
   const DistanceKind kind = distance_kind(distance);

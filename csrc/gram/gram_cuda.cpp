@@ -175,7 +175,7 @@ std::vector<Tensor> gram_gradients(const std::vector<Tensor>& slopes,           
 }  // namespace
 
 Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
-                        const std::string normalize) {
+                        const Name normalize) {
   check_map(x, "x");
   const CudaScope cuda(x);
   const double scale = gram_scale(normalize, x.size(1), x.size(2) * x.size(3));
@@ -186,7 +186,7 @@ Tensor gram_matrix_cuda(const Tensor x,  // (N, C, H, W)
 
 Tensor gram_matrix_backward_cuda(const Tensor grad,  // (N, C, C)
                                  const Tensor x,     // (N, C, H, W)
-                                 const std::string normalize) {
+                                 const Name normalize) {
   check_map(x, "x");
   check(grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == x.size(1),
         "grad: expected (", x.size(0), ", ", x.size(1), ", ", x.size(1), ")");
@@ -208,7 +208,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> style_loss_cuda(
     const std::vector<Tensor> features,      // L x (N, C, H, W)
     const std::vector<Tensor> target_grams,  // L x (N or 1, C, C)
     const std::vector<double> weights,       // (L)
-    const std::string normalize, const std::string distance, double parameter) {
+    const Name normalize, const Name distance, double parameter) {
   check_features(features, weights);
   check_gram_pairs(features, target_grams, "target_grams");
   return style_values(features, target_grams, weights, normalize, distance, parameter, CudaScope(features[0]));

@@ -164,7 +164,7 @@ std::vector<double> ones(int64_t count) { return std::vector<double>(count, 1.0)
 }  // namespace
 
 Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
-                           const std::string kind) {
+                           const Name kind) {
   check_map(x, "x");
   const int64_t batch = x.size(0);
   return from_doubles(x, run(x, layout_of(x), kind, ones(batch), Wanted::kValue, nullptr), {batch});  // (N)
@@ -172,7 +172,7 @@ Tensor total_variation_cpu(const Tensor x,  // (N, C, H, W)
 
 Tensor total_variation_backward_cpu(const Tensor grad,  // (N)
                                     const Tensor x,     // (N, C, H, W)
-                                    const std::string kind) {
+                                    const Name kind) {
   check_map(x, "x");
   check_upstream(grad, x);
   const Layout layout = layout_of(x);
@@ -180,7 +180,7 @@ Tensor total_variation_backward_cpu(const Tensor grad,  // (N)
 }
 
 std::tuple<Tensor, Tensor> total_variation_with_gradient_cpu(const Tensor x,  // (N, C, H, W)
-                                                             const std::string kind,
+                                                             const Name kind,
                                                              const std::optional<Tensor> grad) {  // (N)
   check_map(x, "x");
   if (grad) check_upstream(*grad, x);

@@ -62,18 +62,18 @@ Result run(const Tensor& x,  // (N, C, H, W)
 }  // namespace
 
 Tensor total_variation_cuda(const Tensor x,  // (N, C, H, W)
-                            const std::string kind) {
+                            const Name kind) {
   return *run(x, kind, std::nullopt, Wanted::kValue).values;
 }
 
 Tensor total_variation_backward_cuda(const Tensor grad,  // (N)
                                      const Tensor x,     // (N, C, H, W)
-                                     const std::string kind) {
+                                     const Name kind) {
   return *run(x, kind, grad, Wanted::kGradient).gradient;
 }
 
 std::tuple<Tensor, Tensor> total_variation_with_gradient_cuda(const Tensor x,  // (N, C, H, W)
-                                                              const std::string kind,
+                                                              const Name kind,
                                                               const std::optional<Tensor> grad) {  // (N)
   const Result result = run(x, kind, grad, Wanted::kBoth);
   return {*result.values, *result.gradient};
