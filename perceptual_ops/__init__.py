@@ -1,6 +1,9 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
-from . import _program, distributed, reference  # noqa: F401  # the first before torch, which reference imports
+import importlib
+from types import ModuleType
+
+from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
 from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
 from .metric_ops import dists_distance, lpips_distance
 from .networks import load_network
@@ -25,3 +28,10 @@ __all__ = [
     "style_loss",
     "total_variation",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`distributed`, when it is asked for: it imports torch.compile, which takes as long as all the rest."""
+    if name != "distributed":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(".distributed", __name__)

@@ -49,6 +49,52 @@ def test_a_constant_is_marked_as_torch_marks_it() -> None:
     assert vars(_native.constant_when_compiled(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}
 
 
+class HeapStatistics(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keep",
+        )
+    ]
+
+
+@needs_library
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc >= 2.33")
+def test_names_among_arguments_are_freed() -> None:
+    """torch's own conversion of a string keeps it: 32 bytes and more a call, for as long as a training lasts."""
+    heap = ctypes.CDLL(None).mallinfo2
+    heap.restype = HeapStatistics
+    library, x, calls = (
+        torch.ops.perceptual_ops,
+        torch.rand(1, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        2000,
+    )
+
+    def call() -> None:
+        library.gram_matrix(x, "chw")
+        library.total_variation(x, "l1")
+        library.feature_loss([x], [x], [1.0], "mse", 0.0)
+        library.bias_relu_pool(x, None, True, "max", 2, 2, True)
+
+    for _ in range(10):
+        call()
+    before = heap().uordblks
+    for _ in range(calls):
+        call()
+    assert heap().uordblks - before < 4 * calls
+
+
 @needs_library
 @pytest.mark.skipif(not shutil.which("nm") or not shutil.which("g++"), reason="needs nm and g++")
 def test_only_stable_symbols() -> None:
