@@ -227,3 +227,10 @@ def test_one_pair_has_no_deviation(folders, capsys):
     assert run(folders, *LPIPS, "--skip-unpaired", output="A", target="B") == 0
     out = capsys.readouterr().out
     assert out.endswith(" std 0\n") and not math.isnan(float(out.split()[-3]))
+
+
+def test_tiles_that_a_network_cannot_have_are_refused_once(folders, capsys):
+    options = "--network", "squeeze", "--weights", "random", "--tile", "64"
+    assert run(folders, *options, output="A", target="B") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("perceptual-ops: tile_size: expected None, since squeezenet1_1 is no chain")

@@ -88,6 +88,8 @@ def comparison(
     named = "" if source == "imagenet" or metric == "stlpips" else f" {Path(source).name}"
     if metric in ("lpips", "stlpips"):
         loss = LPIPS(network, weights=source, input_range=(0.0, 1.0), tile_size=tile_size).to(device)
+        if tile_size is not None and (why := loss.no_tiles(wants_gradient=False)):  # once, not with each pair
+            raise ValueError(f"tile_size: expected None, since {why}; got {tile_size!r}")
         return _lpips(f"{metric} {network}{' 0.1' if metric == 'lpips' else ''}{named}", loss)
     if metric == "dists":
         return Comparison(f"dists{named}", DISTS(weights=source, tile_size=tile_size).to(device))
