@@ -46,7 +46,7 @@ def of_regions(engine: str = "lean", **settings: object) -> po.PerceptualLoss:
 @pytest.mark.parametrize("name", ["mse", "l1, hw", "sse, none", "unit features"])
 def test_the_style_of_each_region(name: str, engine: str) -> None:
     x, y = images(2).requires_grad_(), images(2, 1).requires_grad_()
-    guides, everywhere = [m.double() for m in masks()], torch.ones_like(x[:, :1])
+    guides, everywhere = [masked.area(m.double(), H, W) for m in masks()], torch.ones_like(x[:, :1])
     loss = of_regions(engine, **SETTINGS[name])
     found, terms = loss(x, y, return_terms=True)
     wanted = masked.perceptual_loss(x, y, styles(), everywhere, guides, SHARES, **SETTINGS[name])
@@ -68,10 +68,30 @@ def test_one_set_of_masks_serves_every_size(engine: str) -> None:
     loss = of_regions(engine, content_layers=None)
     for size in (16, 31, 45):
         x = images(1, 3, size).requires_grad_()
-        wanted = masked.perceptual_loss(
-            x, x, styles(), torch.ones_like(x[:, :1]), [m.double() for m in masks()], SHARES
-        )
+        everywhere, guides = torch.ones_like(x[:, :1]), [masked.area(m.double(), *x.shape[2:]) for m in masks()]
+        wanted = masked.perceptual_loss(x, x, styles(), everywhere, guides, SHARES)
         assert_alike(loss(x), wanted["style"], x)
+        torch.testing.assert_close(loss(x, mask=everywhere), loss(x))
+
+
+@engines
+def test_regions_of_other_proportions(engine: str) -> None:
+    """Small masks of a panorama, and of one upright."""
+    loss, wide = of_regions(engine, content_layers=None), images(1, 3, 96)[:, :, :16]
+    for x in (wide, wide.mT):
+        x = x.clone().requires_grad_()
+        everywhere, guides = torch.ones_like(x[:, :1]), [masked.area(m.double(), *x.shape[2:]) for m in masks()]
+        wanted = masked.perceptual_loss(x, x, styles(), everywhere, guides, SHARES)
+        assert_alike(loss(x), wanted["style"], x)
+
+
+def test_regions_of_other_proportions_in_tiles(library: None) -> None:
+    x = images(1, 3, 96)[:, :, :16]
+    loss = of_regions(content_layers=None, reduction="mean", tile_size=64)
+    value, gradient = po.gradient_of(loss, x)
+    loss.tile_size = None
+    leaf = x.clone().requires_grad_()
+    assert_alike(loss(leaf), value + (gradient * (leaf - x)).sum(), leaf)
 
 
 @engines

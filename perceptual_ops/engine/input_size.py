@@ -79,12 +79,11 @@ class InputSize(OperatorSettings):
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))
 
     def of_mask(self, mask: Tensor, images: Tensor) -> Tensor:  # (N or 1, 1, H, W) -> (N or 1, 1, height, width)
-        """A mask of images (N, C, H', W') or clips, which goes the same way: by area averages, or cropped."""
-        if not self.is_given:
-            return mask
-        if self.mode in INTERPOLATIONS:
+        """A mask of any size of images (N, C, H', W') or clips, as these enter: by area averages, or cropped."""
+        if self.is_given and self.mode in INTERPOLATIONS:
             return area_average(mask, self.height, self.width)
-        return self(area_average(mask, images.shape[-2], images.shape[-1]))
+        of_images = area_average(mask, images.shape[-2], images.shape[-1])
+        return self(of_images) if self.is_given else of_images
 
     def backward(self, images: Tensor, gradient_of: Callable[[Tensor], Tensor]) -> Tensor:  # (n, C, H, W)
         """The gradient with respect to images (n, C, H, W), whose dtype it has.

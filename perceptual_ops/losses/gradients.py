@@ -156,10 +156,10 @@ def in_tiles(
     shaped = torch.empty(output.shape, device="meta")
     contents = [] if target is not None else criterion._content_targets(shaped, None)[1]
     grams = criterion._style_targets(shaped, None)
-    regions, shares = criterion._regions(None)
+    size, (regions, shares) = criterion._size_of_call(shaped), criterion._regions(None)
     terms = replace(criterion.terms(), shares=shares)
     loss = TiledLoss(entry, terms, side, output, target, contents, grams, by_output, by_target)
-    loss.masks = Masks.of(mask, guides_of(mask, regions))
+    loss.masks = Masks.of(mask, guides_of(mask, [size.of_mask(region, shaped) for region in regions]))
     criterion.check_guides(loss.masks.guides)
     return loss
 

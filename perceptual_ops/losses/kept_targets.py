@@ -87,9 +87,10 @@ class LossWithTargets(FrozenLoss):
             weights: One number for each of the list, not negative; normalised to sum 1. Default: equal.
             masks: Instead of a blend each of the list is the style of a region of the output: one mask for each,
                 (1, 1, H, W) in [0, 1], floating point or bool, of any size, so that they serve every size of the
-                output. The style part is then the weighted mean over the regions of the distances of guided Grams, as
-                with `mask` of a call (see `forward`), which the masks are multiplied by where both are given. They may
-                overlap, and need not cover the output; one that is empty at a layer adds nothing there.
+                output, to which they come by area averages. The style part is then the weighted mean over the regions
+                of the distances of guided Grams, as with `mask` of a call (see `forward`), which the masks are
+                multiplied by where both are given. They may overlap, and need not cover the output; one that is empty
+                at a layer adds nothing there.
         """
         with target_pass(self.device):
             grams, shares = self._style_grams("images", images, weights, as_regions=masks is not None)

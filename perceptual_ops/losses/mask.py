@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
-from ..engine.antialiasing import area_average
 from .samples import Samples, frames_first, pairs_of
 
 if TYPE_CHECKING:
@@ -58,10 +57,10 @@ def checked_regions(masks: object, count: int, device: torch.device) -> list[Ten
 
 
 def guides_of(mask: Tensor | None, regions: Sequence[Tensor]) -> list[Tensor]:
-    """What guides the style part: the regions, each (1, 1, H, W), within the mask (N or 1, 1, H', W')."""
+    """What guides the style part: the regions, each (1, 1, H, W), within the mask (N or 1, 1, H, W)."""
     if mask is None:
         return list(regions)
-    return [area_average(region, mask.shape[2], mask.shape[3]) * mask for region in regions] if regions else [mask]
+    return [region * mask for region in regions] if regions else [mask]
 
 
 def check_numbers(name: str, mask: object, device: torch.device) -> Tensor:
