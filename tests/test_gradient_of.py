@@ -222,6 +222,17 @@ def test_a_tile_of_a_pair_is_read_once_a_pass() -> None:
             r"out: expected a tensor that can be written, got a",
         ),
         ({"out": (shared := torch.rand(3, 99, 71)), "output": shared}, ValueError, r"out: expected memory of its own"),
+        (
+            {"out": (buffer := torch.rand(3, 100, 71))[:, 1:], "output": buffer[:, :99]},
+            ValueError,
+            r"out: expected memory",
+        ),
+        (
+            {"out": (array := np.zeros((3, 99, 71), np.float32)), "target": array[:, ::-1]},
+            ValueError,
+            r"out: expected memory of its own",
+        ),
+        ({"mask": torch.ones(1, 99, 71, requires_grad=True)}, ValueError, r"mask: expected no requires_grad"),
         ({"progress": 3}, TypeError, r"progress: expected a function of two numbers, got int"),
         ({"criterion": torch.nn.MSELoss()}, TypeError, r"criterion: expected a PerceptualLoss, an LPIPS or a DISTS"),
     ],

@@ -192,7 +192,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], object], str]] = {
 NUMBERS: dict[str, tuple[float, str]] = {
     "above 1": (1.5, "mask: expected numbers in [0, 1], got 0"),
     "below 0": (-0.25, "mask: expected numbers in [0, 1], got -0.25 to "),
-    "NaN": (torch.nan, "mask: expected numbers in [0, 1], got nan to nan"),
+    "NaN": (torch.nan, "mask: expected numbers in [0, 1], got NaN among them"),
 }
 
 

@@ -135,12 +135,19 @@ class WrittenByParts:
             yield (*self._before, slice(first, first + BAND))
 
 
-def start_of(picture: Any) -> int | None:
-    """The address of a tensor's or an array's first number; None of anything else."""
+def memory_of(picture: Any) -> range:
+    """The addresses from a tensor's or an array's first byte to its last; none of anything else, or of none."""
     if isinstance(picture, Tensor):
-        return picture.data_ptr()
-    interface = getattr(picture, "__array_interface__", None)
-    return interface["data"][0] if interface else None
+        size = picture.element_size()
+        start, strides = picture.data_ptr(), [stride * size for stride in picture.stride()]
+    elif interface := getattr(picture, "__array_interface__", None):
+        start, strides, size = interface["data"][0], picture.strides, picture.itemsize
+    else:
+        return range(0)
+    if 0 in picture.shape:
+        return range(0)
+    ends = [(length - 1) * stride for length, stride in zip(picture.shape, strides, strict=True)]
+    return range(start + sum(end for end in ends if end < 0), start + sum(end for end in ends if end > 0) + size)
 
 
 def _tensor_of(part: Any) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from ..engine.batching import auto_tile_side
 from ..engine.custom_op import Entry
-from ..engine.large_images import Readable, ReadByParts, Writable, WrittenByParts, start_of
+from ..engine.large_images import Readable, ReadByParts, Writable, WrittenByParts, memory_of
 from ..engine.masks import Mask, Masks
 from ..engine.modes import by_hand
 from ..engine.tile_parts import tiles_through
@@ -75,8 +76,10 @@ def gradient_of(
         raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
     if out is None:
         out = torch.empty(picture.shape, dtype=entry.wide, device=device)
-    elif start_of(out) is not None and start_of(out) in (start_of(output), start_of(target)):
-        raise ValueError("out: expected memory of its own, got that of output or target, which are still read")
+    elif any(_overlap(out, read) for read in (output, target) if read is not None):
+        raise ValueError(
+            "out: expected memory of its own, got some that output or target, still read, reach into; pass another"
+        )
     made = WrittenByParts("out", out, picture.shape, device)
     pixels = None if mask is None else _mask(mask, picture, entry)
     tiled = in_tiles(criterion, entry, side, picture, other, made, None, pixels)
@@ -89,6 +92,12 @@ def gradient_of(
     if factor != 1:
         made.multiply(factor)
     return loss.squeeze(0), out
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """Whether the memory of two pictures, from first byte to last, has some in common."""
+    first, second = memory_of(a), memory_of(b)
+    return max(first.start, second.start) < min(first.stop, second.stop)
 
 
 def check_criterion(criterion: object) -> None:
@@ -122,6 +131,8 @@ def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> Re
 
 
 def _mask(mask: Any, output: ReadByParts, entry: Entry) -> Tensor:  # (1, 1, H, W)
+    if isinstance(mask, Tensor):
+        checks.refuse_gradient("mask", mask)
     if str(getattr(mask, "dtype", "")).endswith("bool"):
         mask = torch.as_tensor(mask).float()
     found = ReadByParts("mask", mask, entry.scale.device, entry.wide)

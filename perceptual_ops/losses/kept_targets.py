@@ -92,6 +92,11 @@ class LossWithTargets(FrozenLoss):
                 multiplied by where both are given. They may overlap, and need not cover the output; one that is empty
                 at a layer adds nothing there.
         """
+        if masks is not None and self.style_statistics != "gram":
+            raise ValueError(
+                'masks: expected None for a style of means and deviations; set style_statistics="gram", which is '
+                f"{self.style_statistics!r}, first"
+            )
         with target_pass(self.device):
             grams, shares = self._style_grams("images", images, weights, as_regions=masks is not None)
             regions = [] if masks is None else checked_regions(masks, len(shares), self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ def check_numbers(name: str, mask: object, device: torch.device) -> Tensor:
     if is_known and mask.dtype != torch.bool and mask.numel():
         least, most = (end.item() for end in torch.aminmax(mask))
         if not (least >= 0 and most <= 1):
-            raise ValueError(f"{name}: expected numbers in [0, 1], got {least:.6g} to {most:.6g}; clamp or scale them")
+            came = "NaN among them" if math.isnan(least) else f"{least:.6g} to {most:.6g}"
+            raise ValueError(f"{name}: expected numbers in [0, 1], got {came}; clamp or scale them")
     return mask
 
 
