@@ -5,7 +5,6 @@
 #include <string>
 
 #include "../common/layers.h"
-#include "../common/name.h"
 #include "l2_pooling.h"
 #include "pooling.h"
 

@@ -6,7 +6,6 @@
 
 #include "check.h"
 #include "distance.h"
-#include "name.h"
 
 namespace perceptual_ops {
 

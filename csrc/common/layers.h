@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "name.h"
 #include "tensor_view.h"
 
 namespace perceptual_ops {
