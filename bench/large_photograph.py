@@ -1,6 +1,6 @@
 """`make bench-photograph`: the style gradient of a photograph of 8000 x 8000 pixels in capped memory.
 
-A photograph of scikit-learn is enlarged and lies in a file of 8-bit numbers, of which the loss reads one rectangle
+A photograph of scikit-image is enlarged and lies in a file of 8-bit numbers, of which the loss reads one rectangle
 after another; the gradient goes to another file. What is capped is the private memory of the process (RLIMIT_DATA),
 that of Python, torch and weights with it, but not the pages of both files. The same at 1024 pixels is compared with the
 gradient of the whole image.
@@ -66,14 +66,14 @@ def enlarge(path: Path, side: int) -> None:
     """Writes a square photograph (side, side, 3) of 8-bit numbers as .npy."""
     from PIL import Image
 
-    picture = Image.open(photograph("temple")).convert("RGB")
+    picture = Image.open(photograph("astronaut")).convert("RGB")
     least = min(picture.size)
     np.save(path, np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS, box=(0, 0, least, least))))
 
 
 def style_loss(weights: str) -> PerceptualLoss:
     loss = PerceptualLoss("vgg16", weights=weights, content_layers=None, style_layers=STYLE, style_weight=1e5)
-    loss.set_style(read_image(photograph("flower"), 512))
+    loss.set_style(read_image(photograph("tissue"), 512))
     return loss
 
 

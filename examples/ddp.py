@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -49,12 +49,17 @@ def join() -> torch.device:
 
 
 def train(
-    criterion: PerceptualLoss, device: torch.device, steps: int, batch: int = 8, size: int = 64
-) -> DistributedDataParallel:
-    """Trains on crops of `size` pixels, `batch` a step over all processes."""
+    criterion: PerceptualLoss,
+    device: torch.device,
+    steps: int,
+    batch: int = 8,
+    size: int = 64,
+    spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel,
+) -> nn.Module:
+    """Trains on crops of `size` pixels, `batch` a step over all processes; `spread` takes the model to all of them."""
     rank, count = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
-    model = DistributedDataParallel(SuperResolution().to(device))
+    model = spread(SuperResolution().to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     crops = RandomCrops(training_photographs(), size)
     for step in range(steps):
@@ -71,14 +76,16 @@ def train(
     return model
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(
+    arguments: Sequence[str] | None = None, spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel
+) -> None:
+    parser = argparse.ArgumentParser(description="Trains a small network on several processes.")
     parser.add_argument("--weights", default="stlpips", help="of VGG16: imagenet, stlpips, random, or a file")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args(arguments)
     device = join()
     criterion = PerceptualLoss("vgg16", weights=options.weights, content_layers=["relu2_2"]).to(device)
-    train(criterion, device, options.steps)
+    train(criterion, device, options.steps, spread=spread)
     dist.destroy_process_group()
 
 

@@ -1,89 +1,28 @@
-"""Trains a small network to double the resolution of photographs, its parameters sharded over processes by FSDP2.
+"""Trains the small network of ddp.py with its parameters sharded over processes by FSDP2.
 
-    torchrun --nproc-per-node 2 examples/fsdp2.py   # a GPU for each process, or the CPU
+    torchrun --nproc-per-node 2 -m examples.fsdp2   # a GPU for each process, or the CPU
 
-The part to copy is `train`. The loss is frozen and whole on every process: it has no parameters, so nothing of it is
-sharded or gathered, whether it is beside the model or part of it.
+The part to copy is `sharded`, in place of DistributedDataParallel. The loss is frozen and whole on every process: it
+has no parameters, so nothing of it is sharded or gathered, whether it is beside the model or part of it.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Sequence
-
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn.functional import interpolate
 
-from perceptual_ops import PerceptualLoss
-from perceptual_ops.recipes.crops import RandomCrops
-from perceptual_ops.recipes.photographs import training_photographs
+from .ddp import main
 
 
-class SuperResolution(nn.Module):
-    """(N, 3, H, W) -> (N, 3, 2H, 2W): an enlargement, and what two convolutions add to it."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, width, 3, padding=1)
-        self.pixels = nn.Conv2d(width, 3 * 4, 3, padding=1)
-
-    def forward(self, small: Tensor) -> Tensor:
-        large = interpolate(small, scale_factor=2, mode="bilinear")
-        return large + nn.functional.pixel_shuffle(self.pixels(self.features(small).relu()), 2)
-
-
-def join() -> torch.device:
-    """Joins the group of the processes that torchrun started; the device of this one."""
-    if not torch.cuda.is_available():
-        dist.init_process_group("gloo")
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    dist.init_process_group("nccl")
-    return device
-
-
-def train(
-    criterion: PerceptualLoss, device: torch.device, steps: int, batch: int = 8, size: int = 64
-) -> SuperResolution:
-    """Trains on crops of `size` pixels, `batch` a step over all processes."""
-    rank, count = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)
-    model = SuperResolution().to(device)
-    mesh = init_device_mesh(device.type, (count,))
-    for part in (model.features, model.pixels, model):  # each is gathered when it runs, and the root last
+def sharded(model: nn.Module) -> nn.Module:
+    """The model with its parameters spread over all processes."""
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    for part in (*model.children(), model):  # each is gathered when it runs, and the root last
         fully_shard(part, mesh=mesh)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    crops = RandomCrops(training_photographs(), size)
-    for step in range(steps):
-        # This process's share; the gradients of all are averaged, so shares have to be of one size.
-        images = torch.stack([crops[step * batch + i] for i in range(rank, batch, count)]).to(device)
-        output = model(interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True))
-        loss = criterion(output, images)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        dist.all_reduce(mean := loss.detach() / count)
-        if rank == 0:
-            print(f"step {step:4}   loss {mean.item():.5f}")
     return model
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="stlpips", help="of VGG16: imagenet, stlpips, random, or a file")
-    parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args(arguments)
-    device = join()
-    criterion = PerceptualLoss("vgg16", weights=options.weights, content_layers=["relu2_2"]).to(device)
-    train(criterion, device, options.steps)
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main()
+    main(spread=sharded)

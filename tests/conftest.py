@@ -87,7 +87,7 @@ def native(device: str) -> str:
     return "native"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def library() -> None:
     """Skips a test of the compiled operators, on the CPU, where they are left out."""
     if ops.native.reason:

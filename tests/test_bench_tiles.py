@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -45,8 +44,6 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
 
 
 def test_a_photograph_in_a_file(tmp_path, capsys, monkeypatch):
-    if find_spec("sklearn") is None:
-        pytest.skip("scikit-learn, whose photograph is used, is not installed")
     limits = []
     monkeypatch.setattr(large_photograph, "COMPARED", 40)
     monkeypatch.setattr(large_photograph, "in_fresh_process", in_this_process)

@@ -20,7 +20,7 @@ import perceptual_ops as po
 from examples import ddp, fsdp2
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = {"ddp": ddp, "fsdp2": fsdp2}
+EXAMPLES = {"ddp": DistributedDataParallel, "fsdp2": fsdp2.sharded}
 CPU = torch.device("cpu")
 
 
@@ -40,7 +40,7 @@ def trained(rank: int, name: str, steps: int = 2) -> tuple[dict[str, Tensor], di
     """The gradients of the last step, and the weights after it."""
     criterion = po.PerceptualLoss(tiny(), content_layers=["4"]).float()
     before = {key: (x.data_ptr(), x.clone()) for key, x in criterion.frozen_network.named_parameters()}
-    model = EXAMPLES[name].train(criterion, CPU, steps, batch=4, size=32)
+    model = ddp.train(criterion, CPU, steps, batch=4, size=32, spread=EXAMPLES[name])
     for key, x in criterion.frozen_network.named_parameters():
         assert type(x) is nn.Parameter and x.data_ptr() == before[key][0] and torch.equal(x, before[key][1])
     assert not list(criterion.parameters()) and not list(criterion.buffers())
@@ -102,6 +102,6 @@ def test_torchrun() -> None:
 def test_one_process_of_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
-    fsdp2.main(["--weights", "random", "--steps", "2"])
+    ddp.main(["--weights", "random", "--steps", "2"], spread=fsdp2.sharded)
     first, second = losses_of(capsys.readouterr().out)
     assert first > 0 < second != first

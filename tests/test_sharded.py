@@ -13,7 +13,6 @@ from sharded_cases import CASES, Case, of_all, of_one, of_rank, results
 from torch import Tensor
 
 import perceptual_ops as po
-from perceptual_ops import ops
 
 RANKS = 4
 ROUNDED, ROUNDINGS = ("all terms", "LPIPS", "DISTS"), (torch.float32, torch.bfloat16, torch.float16)
@@ -34,9 +33,7 @@ def on_each(rank: int) -> list[dict[Any, list[Tensor]]]:
 
 
 @pytest.fixture(scope="module")
-def everyones(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, list[Tensor]]]:
-    if ops.native.reason:
-        pytest.skip(ops.native.reason)
+def everyones(library: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, list[Tensor]]]:
     return on_processes(RANKS, tmp_path_factory.mktemp("ranks") / "store", on_each)
 
 

@@ -13,7 +13,6 @@ from sharded_cases import Loss, TinyMetric, images, of_all, perceptual
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops import ops
 
 Call = Callable[[int], Any]  # by rank
 RANKS = 2
@@ -158,9 +157,7 @@ def on_each(rank: int) -> list[dict[str, tuple[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def everyones(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, str]]]:
-    if ops.native.reason:
-        pytest.skip(ops.native.reason)
+def everyones(library: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, str]]]:
     return on_processes(RANKS, tmp_path_factory.mktemp("ranks") / "store", on_each)
 
 

@@ -1,0 +1,93 @@
+"""The settings of a perceptual loss: attributes that are checked when set, and what the engines take of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from .. import _checks as checks
+from .._settings import fixed, setting
+from ..engine.input_size import RESIZE_MODES
+from ..engine.terms import FEATURE_NORMALIZATIONS, STYLE_STATISTICS, Part, Terms
+from .arguments import checked_size, part_layers, part_weight, part_weights
+from .kept_targets import LossWithTargets
+
+GRAMS_OVER = ("frame", "clip")
+
+
+class PerceptualSettings(LossWithTargets):
+    """Those that `PerceptualLoss` describes; a new value of some drops the targets that it does not fit."""
+
+    _content_layers: dict[str, float]
+    _style_layers: dict[str, float]
+    content_layers = part_layers("content", changed=lambda loss: loss._forget_target("content"))
+    style_layers = part_layers("style", changed=lambda loss: loss._forget_target("style"))
+    content_weights, style_weights = part_weights("content"), part_weights("style")
+    content_weight, style_weight = part_weight("content"), part_weight("style")
+    tv_weight = setting("tv_weight", checks.check_number)
+    content_distance = setting("content_distance", partial(checks.check_choice, choices=checks.CONTENT_DISTANCES))
+    style_distance = setting("style_distance", partial(checks.check_choice, choices=checks.DISTANCES))
+    gram_normalize = setting(
+        "gram_normalize",
+        partial(checks.check_choice, choices=checks.NORMALIZATIONS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    gram_over = setting(
+        "gram_over",
+        partial(checks.check_choice, choices=GRAMS_OVER),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    style_statistics = setting(
+        "style_statistics",
+        partial(checks.check_choice, choices=STYLE_STATISTICS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    normalize_features = setting(
+        "normalize_features",
+        partial(checks.check_choice, choices=FEATURE_NORMALIZATIONS),
+        changed=lambda loss: loss._forget_target("style"),
+    )
+    input_size = setting("input_size", checked_size, changed=lambda loss: loss._forget_targets())
+    resize_mode = setting(
+        "resize_mode",
+        partial(checks.check_choice, choices=RESIZE_MODES),
+        changed=lambda loss: loss._forget_targets(),
+    )
+    drop_tokens = fixed("drop_tokens", read=lambda loss: getattr(loss._network, "drop_tokens", 0))
+    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
+
+    @property
+    def network_layers(self) -> list[str]:
+        return list(dict.fromkeys([*self._content_layers, *self._style_layers]))
+
+    def extra_repr(self) -> str:
+        content = dict(zip(self.content_layers, self.content_weights, strict=True))
+        style = dict(zip(self.style_layers, self.style_weights, strict=True))
+        parts = f"content={content}, style={style}, tv={self.tv_weight}"
+        return f"{super().extra_repr()}, {parts}, reduction={self.reduction!r}"
+
+    def check_guides(self, guides: Sequence[object]) -> None:
+        """Refuses masks, of a call or of regions, that the style part cannot have."""
+        if self.style_statistics != "gram" and self.style_layers and guides:
+            raise ValueError(
+                "mask: expected None, and no masks of set_style, for a style of means and deviations; set "
+                f'style_statistics="gram", which is {self.style_statistics!r}'
+            )
+
+    def identity(self) -> dict[str, object]:
+        return super().identity() | {"gram_over": self.gram_over, **vars(self.terms()), "shares": self._shares}
+
+    def terms(self) -> Terms:
+        """The settings as the engines take them; read at each call, since the attributes are the user's."""
+        low, high = self.input_range
+        content = checks.check_distance(self.content_distance, self.eps, self.delta, checks.CONTENT_DISTANCES)
+        style = checks.check_distance(self.style_distance, self.eps, self.delta)
+        return Terms(
+            Part(self.content_layers, self.content_weights, self.content_distance, content),
+            Part(self.style_layers, self.style_weights, self.style_distance, style),
+            self.gram_normalize,
+            self.tv_weight / (high - low) ** 2,
+            self.normalize_features,
+            style_statistics=self.style_statistics,
+        )
