@@ -136,6 +136,14 @@ REFUSED: dict[str, tuple[Call, str]] = {
         of_band(lambda rank: po.LPIPS("squeezenet1_1", weights="random").double(), *SHAPE),
         "rank 0: criterion: expected one that runs in tiles, but squeezenet1_1 is no chain",
     ),
+    "a mask": (
+        lambda rank: po.distributed.sharded(content())(*[images(0, *SHAPE)] * 2, **({"mask": None} if rank else {})),
+        "rank 1: mask: expected output and target alone, .*, and call the criterion itself for masks",
+    ),
+    "weights and frames": (
+        lambda rank: po.distributed.sharded(content())(images(0, *SHAPE), sample_weight=[1.0], frames=True),
+        "rank 0: sample_weight, frames: expected output and target alone, .*; multiply what reduction=.none. gives",
+    ),
     "autograd": (
         of_band(lambda rank: other(content(), engine="autograd"), *SHAPE),
         'rank 0: criterion: expected one that runs in tiles, but engine="autograd" keeps',

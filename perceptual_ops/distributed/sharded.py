@@ -68,7 +68,7 @@ class Sharded(nn.Module):
         self._kept = KeptLengths()
 
     @torch.compiler.disable
-    def forward(self, output: Tensor, target: Tensor | None = None) -> Tensor:
+    def forward(self, output: Tensor, target: Tensor | None = None, **others: object) -> Tensor:
         """The loss of the whole.
 
         Args:
@@ -76,6 +76,7 @@ class Sharded(nn.Module):
                 gradient is a DTensor, too. The gradient flows to it.
             target: The same rows or frames, with the same batch or one of 1. None: what `set_content` kept. The
                 gradient flows to it if it requires one.
+            others: None; what the criterion takes beside them is refused, on every rank.
 
         Returns:
             As the criterion: a scalar, or (N,) for reduction="none"; of a DTensor a replicated DTensor. Its upstream
@@ -89,6 +90,12 @@ class Sharded(nn.Module):
         """
         ranks, criterion, failure = Ranks(self._group), self.criterion, None
         try:
+            if others:
+                raise ValueError(
+                    f"{', '.join(others)}: expected output and target alone, got more; multiply what "
+                    'reduction="none" gives by weights of samples, give styles to set_style, and call the criterion '
+                    "itself for masks, frames and terms"
+                )
             parts = Parts.of(criterion, ranks, output, target)
             own = loss_of_frames(criterion, parts) if parts.are_frames else entry_in_tiles(criterion)
             report = parts.report(criterion, self._kept)

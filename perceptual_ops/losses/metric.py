@@ -15,6 +15,7 @@ from .._settings import fixed, setting
 from ..engine.batching import chunks, same_size
 from ..engine.metric_op import MetricSettings, metric_loss
 from ..engine.pair import IMAGE
+from ..engine.registry import hash_of
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .options import EngineOptions, takes_engine_options
@@ -69,7 +70,7 @@ class MetricLoss(FrozenLoss):
         of_network = super().identity()
         return of_network | {
             "architecture": (of_network["architecture"], self._network.pooling, self.layers),
-            "learned numbers": [number.tolist() for number in self.exact_numbers()],
+            "learned numbers": hash_of("", enumerate(self.exact_numbers())),
             "settings": (of_network["settings"], self._eps_settings()),
         }
 
