@@ -5,6 +5,7 @@ The file holds no Python and only the stable ABI of torch 2.10, so one wheel ser
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ except ImportError:
     sys.exit("perceptual_ops is packaged by setuptools >= 77: run `pip install -U setuptools`")
 
 ROOT = Path(__file__).parent
+REPOSITORY = "https://github.com/OWNER/perceptual_ops"  # OWNER is to be replaced, here alone, before a release
+VERSION = re.findall(r'^__version__ = "(.+)"', (ROOT / "perceptual_ops" / "__init__.py").read_text(), re.MULTILINE)[0]
 
 
 def torch_folder() -> Path:
@@ -77,7 +80,25 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def readme_of_the_index() -> str:
+    """README, whose pictures and files have addresses at this version's tag: a package index has no files beside it."""
+
+    def absolute(link: re.Match[str]) -> str:
+        picture, text, file = link.groups()
+        return f"{picture}[{text}]({REPOSITORY}/{'raw' if picture else 'blob'}/v{VERSION}/{file})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^()]+)\)", absolute, (ROOT / "README.md").read_text("utf-8"))
+
+
 setup(
+    version=VERSION,
+    long_description=readme_of_the_index(),
+    long_description_content_type="text/markdown",
+    project_urls={
+        "Source": REPOSITORY,
+        "Issues": f"{REPOSITORY}/issues",
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+    },
     ext_modules=[Extension("perceptual_ops._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel, "dist_info": StopWithoutTorch},
 )
