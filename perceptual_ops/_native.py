@@ -12,9 +12,13 @@ from typing import TypeVar
 
 import torch
 
+from . import _failures
+from ._library_file import explained, fault_of, find_library
+
 F = TypeVar("F", bound=Callable[..., object])
 
 LIBRARY = Path(__file__).with_name("_C.so")
+LEAST_CAPABILITY = 8, 0  # of a GPU, which cp.async asks for
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class NativeLibrary:
         reason: Why there are no compiled operators; empty where they are loaded.
         cuda_reason: Why they do not serve CUDA tensors; empty where they do.
         build_info: What the library says of its build: version, compiler, CUDA toolkit and architectures.
+        file: The library, beside the code or in an installed copy.
     """
 
     reason: str
     cuda_reason: str
     build_info: dict[str, str] = field(default_factory=dict)
+    file: Path = LIBRARY
 
     @property
     def loaded(self) -> bool:
@@ -67,6 +73,9 @@ def _gpu_lacks(toolkit: str, architectures: str, index: int) -> str:
     if torch.version.hip:
         return "the compiled operators are built for CUDA, not for ROCm"
     major, minor = torch.cuda.get_device_capability(index)
+    if (major, minor) < LEAST_CAPABILITY:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        return f"the kernels need a GPU of capability {least} or newer, cuda:{index} is of capability {major}.{minor}"
     driver, needed = driver_version(), tuple(map(int, toolkit.split(".")))
     # A driver runs machine code of every toolkit of its major and of older ones, but PTX of none newer than itself.
     if driver[0] < needed[0]:
@@ -100,22 +109,26 @@ def driver_version() -> tuple[int, int]:
 
 
 def _load() -> NativeLibrary:
-    if not LIBRARY.exists():
-        reason = f"{LIBRARY.name} is not built: run `pip install --no-build-isolation .` where torch is installed"
+    library, reason = find_library(LIBRARY)
+    if library is None:
         return NativeLibrary(reason, reason)
-    try:
-        torch.ops.load_library(str(LIBRARY))
-    except OSError as error:
-        reason = (
-            f"{LIBRARY.name} does not load with torch {torch.__version__} (it needs torch >= 2.10 for Linux "
-            f"on this kind of processor): {error}"
-        )
+    if fault := fault_of(library) or _loaders_error(library):
+        reason = f"{library.name if library == LIBRARY else library} does not load: {fault}"
         return NativeLibrary(reason, reason)
     info = dict(line.split("=", 1) for line in torch.ops.perceptual_ops.build_info().splitlines())
     cuda_reason = ""
     if not info["cuda"]:
         cuda_reason = f"{LIBRARY.name} has no CUDA part: {info['cuda_reason']}"
-    return NativeLibrary("", cuda_reason, info)
+    return NativeLibrary("", cuda_reason, info, library)
+
+
+def _loaders_error(library: Path) -> str:
+    """Loads it; why that fails, or nothing."""
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return explained(_failures.reason(error.__cause__ or error), torch.__version__)
+    return ""
 
 
 native = _load()

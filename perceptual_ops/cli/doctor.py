@@ -75,7 +75,7 @@ def _print_versions() -> None:
     _line("perceptual_ops", f"{__version__}, commit {commit}" if commit else __version__)
     _line("torch", f"{torch.__version__}, built {_torch_cuda()}")
     _line("Python", f"{platform.python_version()} on {platform.platform()}")
-    _line("library", f"{LIBRARY.name} is loaded" if native.loaded else native.reason)
+    _line("library", f"{native.file} is loaded" if native.loaded else native.reason)
     if native.loaded:
         _line("  built by", f"{native.build_info['compiler']}, for torch >= {native.build_info['torch_target']}")
         _line("  CUDA part", _cuda_part())

@@ -1,0 +1,99 @@
+"""The file of the compiled library: where it lies, and why it does not load, with the remedy.
+
+The system's loader says that in its own terms, of a file for another processor wrongly ("No such file"), and of one
+that is cut short not at all: it ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
+HEADER = 64  # bytes of a 64-bit ELF file
+PROCESSORS = {3: "x86", 21: "ppc64", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
+BUILD = "run `pip install --no-build-isolation .` in a checkout"
+
+
+def find_library(own: Path) -> tuple[Path | None, str]:
+    """The library to load, or why there is none: that beside the code, or that of an installed copy of the same code.
+
+    Python started in a checkout imports the checkout's folder, whose library `pip install .` puts elsewhere. A library
+    of other code may lack operators or take other arguments, so it is left alone.
+    """
+    if own.exists():
+        return own, ""
+    here = own.parent
+    root = here.parent
+    build = f"{BUILD if not (root / 'setup.py').is_file() else BUILD.replace('a checkout', str(root))}, where torch is"
+    installed = _installed_copy(own)
+    if installed is None:
+        return None, f"{own.name} is not built: {build}"
+    different = next((file for file in _code(here) if not _is_same(here / file, installed.parent / file)), None)
+    if different is None:
+        return installed, ""
+    return None, (
+        f"{here}, which Python imports, has no {own.name}, and {installed} is for other code ({different} differs): "
+        f"start Python in another folder, or again {build}"
+    )
+
+
+def _installed_copy(own: Path) -> Path | None:
+    """The library of the next copy of the package on Python's path, if it has one."""
+    for entry in sys.path:
+        package = Path(entry or os.curdir, own.parent.name).absolute()
+        if (package / "__init__.py").is_file() and not package.samefile(own.parent):
+            return package / own.name if (package / own.name).is_file() else None
+    return None
+
+
+def _code(package: Path) -> list[Path]:
+    return sorted(path.relative_to(package) for path in package.rglob("*.py"))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def fault_of(library: Path) -> str:
+    """What is wrong with a file that must not be given to the loader; empty where it may."""
+    try:
+        with open(library, "rb") as file:
+            header, size = file.read(HEADER), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        return f"it cannot be read ({error.strerror}): make it readable, or {BUILD}"
+    if len(header) < HEADER or not header.startswith(b"\x7fELF"):
+        return f"it is damaged, no library of Linux: delete it and {BUILD}"
+    if not sys.platform.startswith("linux"):
+        return f"it is for Linux, this is {sys.platform}: {BUILD}"
+    with open("/proc/self/exe", "rb") as file:
+        running = file.read(HEADER)
+    if _processor(header) != _processor(running):
+        return f"it is for {_processor(header)}, this Python for {_processor(running)}: {BUILD}"
+    (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
+    if size < sections + entry * count:  # the table of sections, at its end
+        return f"it is cut short, at {size:,} bytes: delete it and {BUILD}"
+    return ""
+
+
+def _processor(header: bytes) -> str:
+    order, name = ("<", "little") if header[5] == 1 else (">", "big")
+    (number,) = struct.unpack_from(f"{order}H", header, 18)
+    return f"{32 * header[4]}-bit {name}-endian {PROCESSORS.get(number, f'processor {number}')}"
+
+
+def explained(said: str, torch_version: str) -> str:
+    """The cause and the remedy of what the loader said."""
+    if version := re.search(r"version [`'](GLIBC_[\d.]+)'", said):
+        return f"it needs {version[1]}, this system has {os.confstr('CS_GNU_LIBC_VERSION')}: {BUILD}"
+    if version := re.search(r"(\S+): version [`'](\S+)'", said):
+        return f"it needs {version[2]}, which {version[1]} lacks: update that library, or {BUILD}"
+    if symbol := re.search(r"undefined symbol: (\w+)", said):
+        if re.match(r"(aoti_)?torch_", symbol[1]):
+            return f"it needs {symbol[1]}, which torch {torch_version} lacks: update torch, or {BUILD}"
+        return f"it needs {symbol[1]}, which no library here has: {BUILD}"
+    if missing := re.match(r"([^/\s]+\.so\S*): cannot open shared object file", said):
+        return f"it needs {missing[1]}, which is not installed: install it, or {BUILD}"
+    return f"{said}; {BUILD}"
