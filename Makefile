@@ -22,8 +22,9 @@
 # check-wheel  install the wheel into an environment without compiler and run a loss
 # check-compilers  a user's build by every compiler that is at hand, and by the CUDA toolkit on PyPI, as a table
 # gpu    on a machine whose python3 has a CUDA torch: PARTS="build test bench", in 9 minutes; PARTS=quick, in 4
-# clean  remove what the build made
-# All but gpu make .venv with pinned packages; gpu uses python3 as it is and needs no network.
+# clean  remove all that make made, but for .venv and the measurements of gpu
+# All but gpu make .venv with pinned packages, of python3 or of PYTHON=python3.13 (3.10 to 3.14); gpu uses python3 as it
+# is and needs no network.
 
 PYTHON ?= python3
 PARTS ?= build test bench
@@ -34,11 +35,14 @@ EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversi
 export PERCEPTUAL_OPS_STRICT ?= 1
 VENV := .venv
 RUN := $(VENV)/bin/python
+# A Python that is asked for by name is that of .venv; else whichever .venv has will do.
+ANOTHER_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(shell \
+    [ "$$($(PYTHON) -V)" = "$$($(RUN) -V 2>/dev/null)" ] || echo another-python))
 # Two files of tests at a time; threads that wait leave their core to the other process. Skips are listed with reasons.
-PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(RUN) -m pytest -rfEs -n 2 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist loadfile
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean another-python
 
 demo: build
 	$(RUN) examples/demo.py
@@ -65,15 +69,15 @@ test-cpu: $(VENV)/.installed
 	rm -rf build/cpu && mkdir -p build/cpu
 	cp -r CMakeLists.txt cmake csrc perceptual_ops pyproject.toml setup.py README.md LICENSE tests build/cpu
 	cd build/cpu && rm -f perceptual_ops/_C.so && \
-	    PERCEPTUAL_OPS_CUDA_ARCHS=none $(CURDIR)/$(RUN) setup.py -q build_ext --inplace > build.log 2>&1 || \
+	    PERCEPTUAL_OPS_CUDA_ARCHS=none "$(CURDIR)/$(RUN)" setup.py -q build_ext --inplace > build.log 2>&1 || \
 	    { cat build.log; exit 1; }
 	cd build/cpu && $(PYTEST) tests/test_operators.py tests/test_native_library.py \
 	    tests/test_perceptual_loss.py tests/test_perceptual_settings.py tests/test_activation*.py tests/test_lean_guest.py
 
 lint: $(VENV)/.installed
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
 
 bench: build
@@ -151,14 +155,18 @@ gpu:
 
 # Ninja compiles what changed; the rest is a few seconds of pip.
 build: $(VENV)/.installed
-	$(VENV)/bin/pip install -q --no-build-isolation --no-deps -e .
+	$(RUN) -m pip install -q --no-build-isolation --no-deps -e .
 	@$(RUN) -c "from perceptual_ops._native import native; print(native.cuda_reason or 'built for CPU and CUDA')"
 
-$(VENV)/.installed: requirements-dev.txt requirements-data.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -r requirements-dev.txt
-	$(VENV)/bin/pip install -q --no-deps -r requirements-data.txt
+# From nothing where the last attempt did not end, or with another Python; else only what changed is installed.
+$(VENV)/.installed: requirements-dev.txt requirements-data.txt $(ANOTHER_PYTHON)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and \
+	    'expected Python >= 3.10, got ' + sys.version.split()[0] + ': name another one, as make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(if $(ANOTHER_PYTHON)$(if $(wildcard $@),,none),--clear) $(VENV)
+	$(RUN) -m pip install -q -r requirements-dev.txt
+	$(RUN) -m pip install -q --no-deps -r requirements-data.txt
 	touch $@
 
 clean:
-	rm -rf build dist demo *.egg-info perceptual_ops/_C.so
+	rm -rf build dist demo *.egg-info perceptual_ops/_C.so .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
