@@ -1,4 +1,4 @@
-"""A map of distances as colours over the picture it belongs to; needs Pillow, the extra [cli]."""
+"""A map of distances as colours over the picture it belongs to; needs Pillow and matplotlib, the extra [cli]."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .images import BAND, drawable, to_picture
+from .images import BAND, check_matplotlib, drawable, to_picture
 
 if TYPE_CHECKING:
+    from matplotlib.cm import ScalarMappable
     from PIL import Image
 
-# From navy to yellow in steps that look equal (CIEDE2000). Lightness rises all the way, in the eyes of the colour-blind
-# and in print too, and the chroma is held back until that is so.
-COLOURS = (
-    "#082866", "#3A298E", "#702A94", "#9F2990", "#C42D83", "#DF3D73", "#F15365", "#F96D59", "#FB8854", "#FCA04F",
-    "#FDBA53", "#FCD456", "#F5F069",
-)  # fmt: skip
+COLOURS = "plasma"  # steps look equal, and lightness rises all the way, for the colour-blind and in print too
 # The same for every distance: at each pixel a larger distance is then a lighter colour, whatever the picture is there.
 OPACITY = 0.65
-LUMA = (0.299, 0.587, 0.114)
-NARROWEST = 200  # pixels, for the numbers of the legend
+NARROWEST = 200  # pixels, for the numbers of the scale
 INK = "#222222"
+POINTS = 72  # an inch; figures are drawn with as many pixels
 
 
 def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption: str = "") -> Image.Image:
@@ -33,58 +29,64 @@ def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption
         image: (1, 3, H, W) in [0, 1].
         distances: (1, 1, H, W), not negative.
         top: Where the scale ends, above 0; larger distances have its last colour. None: the largest distance, rounded
-            up to two digits.
-        caption: Below the middle of the scale, where it is wide enough.
+            up to two digits, whose quarters are round, too.
+        caption: Below the scale, where it is wide enough.
 
     Returns:
         RGB, as large as the image and the scale below it.
+
+    Raises:
+        ModuleNotFoundError: Pillow or matplotlib is not installed.
     """
-    peak = distances.max().item()
-    top = _rounded_up(peak) if top is None else top
-    width, height = image.shape[3], image.shape[2]
-    legend = _legend(max(width, NARROWEST), f"{top:.3g}{' or more' if peak > top else ''}", caption)
+    check_matplotlib("the map")
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from PIL import Image
 
-    sheet = Image.new("RGB", (legend.width, height + legend.height), "white")
+    peak = distances.max().item()
+    colours = ScalarMappable(Normalize(0, _rounded_up(peak) if top is None else top), COLOURS)
+    width, height = image.shape[3], image.shape[2]
+    scale = _scale(max(width, NARROWEST), colours, peak, caption)
+    sheet = Image.new("RGB", (scale.width, height + scale.height), "white")
     for first in range(0, height, BAND):  # what lies between numbers and colours is many times the picture
         rows = slice(first, first + BAND)
-        grey = (image[0, :, rows].cpu().float() * torch.tensor(LUMA).view(3, 1, 1)).sum(0)  # (h, W)
-        sheet.paste(to_picture(_coloured(distances[0, 0, rows].cpu().float() / top, grey)), (0, first))
-    sheet.paste(legend, (0, height))
+        grey = to_picture(image[:, :, rows]).convert("L").convert("RGB")
+        coloured = Image.fromarray(colours.to_rgba(distances[0, 0, rows].cpu().float().numpy(), bytes=True))
+        sheet.paste(Image.blend(grey, coloured.convert("RGB"), OPACITY), (0, first))
+    sheet.paste(scale, (0, height))
     return sheet
 
 
-def _coloured(values: Tensor, grey: Tensor) -> Tensor:
-    """Values (H, W), from 0 to 1 of the scale, as colours over grey (H, W): (3, H, W)."""
-    colours = torch.tensor([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in COLOURS])  # (K, 3)
-    place = values.clamp(0, 1) * (len(COLOURS) - 1)
-    below = place.floor().long().clamp(max=len(COLOURS) - 2)
-    mixed = torch.lerp(colours[below], colours[below + 1], (place - below).unsqueeze(-1))  # (H, W, 3)
-    return torch.lerp(grey.unsqueeze(0), mixed.permute(2, 0, 1), OPACITY)
+def _scale(width: int, colours: ScalarMappable, peak: float, caption: str) -> Image.Image:
+    """The colours as a bar with numbers on white, which ends in an arrow if the peak lies beyond."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure  # not pyplot, which would touch the caller's backend and figures
+    from PIL import Image
 
-
-def _legend(width: int, top: str, caption: str) -> Image.Image:
-    """The scale as a bar on white, with 0 at its left end and `top` at its right."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    caption, size = drawable(caption), min(max(width // 32, 12), 48)
-    gap, font = size // 2, ImageFont.load_default(size)
-    legend = Image.new("RGB", (width, 2 * gap + 2 * size + gap), "white")
-    length = width - 2 * gap
+    size = min(max(width // 32, 12), 48)  # of the letters, in pixels
+    figure = Figure((width / POINTS, 5 * size / POINTS), POINTS, facecolor="white")
+    axes = figure.add_axes((1.5 * size / width, 0.68, 1 - 3 * size / width, 0.2))
+    top = colours.norm.vmax
     # Over the middle grey: the colours are then those that lie on the picture, not purer ones.
-    bar = to_picture(_coloured(torch.linspace(0, 1, length).expand(size, -1), torch.full((size, length), 0.5)))
-    legend.paste(bar, (gap, gap))
-    draw, line = ImageDraw.Draw(legend), gap + size + gap // 2
-    draw.text((gap, line), "0", fill=INK, font=font)
-    draw.text((width - gap, line), top, fill=INK, font=font, anchor="ra")
-    if draw.textlength(caption, font) < length - 2 * draw.textlength(f"{top}  ", font):
-        draw.text((width / 2, line), caption, fill=INK, font=font, anchor="ma")
-    return legend
+    muted = OPACITY * colours.cmap(np.arange(colours.cmap.N))[:, :3] + (1 - OPACITY) * 0.5  # (K, 3)
+    shown = ScalarMappable(colours.norm, ListedColormap(muted))
+    bar = figure.colorbar(shown, axes, orientation="horizontal", extend="max" if peak > top else "neither")
+    ticks = torch.linspace(0, top, 3 if width < 30 * size else 5).tolist()
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], fontsize=size, color=INK)
+    canvas = FigureCanvasAgg(figure)
+    label = figure.text(0.5, 0.08, drawable(caption), fontsize=size, color=INK, ha="center", parse_math=False)
+    if label.get_window_extent(canvas.get_renderer()).width > width:
+        label.remove()
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
 
 def _rounded_up(value: float) -> float:
-    """The next number of two digits; 1 for 0, whose picture has the first colour anyway."""
+    """The next number of two digits that four divides; 1 for 0, whose picture has the first colour anyway."""
     if not value > 0:
         return 1.0
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    unit = 4 * 10.0 ** (math.floor(math.log10(value)) - 1)
     return math.ceil(value / unit) * unit

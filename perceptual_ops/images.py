@@ -290,3 +290,9 @@ def check_installed() -> None:
         raise ModuleNotFoundError(
             "pictures need Pillow and numpy, which are not both installed: pip install 'perceptual_ops[cli]'"
         )
+
+
+def check_matplotlib(what: str) -> None:
+    """ModuleNotFoundError without matplotlib, which `what` is drawn by."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(f"{what} needs matplotlib, which is not installed: pip install 'perceptual_ops[cli]'")

@@ -1,5 +1,6 @@
 """The command `compare` on two pictures: its numbers, its maps, and what it refuses."""
 
+import sys
 import urllib.error
 
 import numpy as np
@@ -121,6 +122,18 @@ def test_the_map_adds_up_to_the_distance(folder):
             pixels, distance = measure.pixels(*pair), measure.distance(*pair)
         assert pixels.shape == (1, 1, 64, 96)
         assert pixels.mean().item() == pytest.approx(distance.item(), rel=0.1)  # but for the resizing
+
+
+def test_a_map_in_colours_takes_matplotlib(folder, capsys, monkeypatch):
+    """Which is asked for before anything is computed; numbers do without."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(compare, "comparison", None)
+    assert run(folder, *LPIPS, "--map", folder / "map.png") == 2
+    sentence = "--map needs matplotlib, which is not installed: pip install 'perceptual_ops[cli]'"
+    assert sentence in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(folder, *LPIPS, "--map", folder / "map.npy") == 0
 
 
 def test_maps_of_one_scale_compare(folder, capsys):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import math
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -157,6 +160,32 @@ def test_imagenet_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert "Name or service not known" in message
     assert f"put the file at {cache / 'vgg16-397923af.pth'}, or pass weights=<a path>" in message
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\nsome"])
+def test_imagenet_from_a_server_that_falls_silent(
+    sent: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is given up: without a limit of its own torch.hub waits for ever."""
+    monkeypatch.setattr(weights_module, "SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(600)
+        monkeypatch.setattr(weights_module, "IMAGENET_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "*")
+
+        def answer() -> socket.socket:
+            connection, _ = server.accept()
+            with contextlib.suppress(OSError):  # it was given up before
+                connection.sendall(sent)
+            return connection
+
+        with ThreadPoolExecutor(1) as threads:
+            connection = threads.submit(answer)
+            message = failure(OSError, "imagenet")
+            connection.result().close()
+    assert "timed out" in message and "; put the file at" in message
+    assert list(cache.iterdir()) == []
+    assert socket.getdefaulttimeout() is None
 
 
 # ---- stlpips ----

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..files import append_whole, check_apart, check_writable_file, is_taken, make_folder, write_whole
 from ..heat_map import heat_map
-from ..images import read_image, save_picture
+from ..images import check_matplotlib, read_image, save_picture
 from ..picture_outputs import check_writable, check_writable_below
 from ..recipes.comparison import METRICS, WITH_LAYERS, WITH_PIXELS, Comparison, comparison, default_layers
 from . import numbers
@@ -148,6 +148,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--map: expected --metric {' or '.join(WITH_PIXELS)}, {arguments.metric} is no sum over pixels"
         )
+    if arguments.map and not _is_array(arguments):
+        check_matplotlib("--map")
 
 
 def _check_places(arguments: argparse.Namespace, pairs: Sequence[PicturePair], of_folder: bool) -> None:

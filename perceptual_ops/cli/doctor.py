@@ -22,8 +22,8 @@ from ..networks.weights import available
 from .terminal import checked_device, default_device
 
 EXTRAS = {
-    "cli": ("numpy", "pillow", "safetensors", "tqdm"),
-    "demo": ("matplotlib", "scikit-image"),
+    "cli": ("matplotlib", "numpy", "pillow", "safetensors", "tqdm"),
+    "demo": ("scikit-image",),
     "networks": ("torchvision", "timm", "transformers"),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..images import SOFTWARE, PathLike, drawable, save_picture, to_picture
+from ..images import SOFTWARE, PathLike, check_matplotlib, drawable, save_picture, to_picture
 
 Row = Sequence[tuple[str, Tensor]]
 
@@ -93,12 +93,8 @@ def curve_picture(
     software: str = SOFTWARE,
 ) -> None:
     """Writes curves, (colour, dashes) each, on a logarithmic scale. Raises as `loss_curve`."""
-    try:
-        from matplotlib.figure import Figure  # not pyplot, which would touch the caller's backend and figures
-    except ImportError:
-        raise ModuleNotFoundError(
-            "the curve needs matplotlib, which is not installed: pip install 'perceptual_ops[demo]'"
-        ) from None
+    check_matplotlib("the curve")
+    from matplotlib.figure import Figure  # not pyplot, which would touch the caller's backend and figures
     from PIL import Image
 
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
