@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from skimage import data
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from perceptual_ops.cli.progress import step_bar
 from perceptual_ops.images import write_image
@@ -26,13 +27,10 @@ STEPS = 150
 PROGRESS = (0, 5, 15, 50)  # most happens early
 
 
-def square(pixels, size: int) -> Tensor:
+def square(pixels: np.ndarray, size: int) -> Tensor:
     """The middle of a picture, uint8 (H, W, 3), as (1, 3, size, size) in [0, 1]."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    image = torch.tensor(pixels[top : top + side, left : left + side]).permute(2, 0, 1).unsqueeze(0) / 255
-    return interpolate(image, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    middle = ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(middle)).permute(2, 0, 1).unsqueeze(0) / 255
 
 
 def main() -> int:

@@ -44,9 +44,10 @@ def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption
     from PIL import Image
 
     peak = distances.max().item()
-    colours = ScalarMappable(Normalize(0, _rounded_up(peak) if top is None else top), COLOURS)
+    top = _rounded_up(peak) if top is None else top
+    colours = ScalarMappable(Normalize(0, top), COLOURS)
     width, height = image.shape[3], image.shape[2]
-    scale = _scale(max(width, NARROWEST), colours, peak, caption)
+    scale = _scale(max(width, NARROWEST), colours, top, peak > top, caption)
     sheet = Image.new("RGB", (scale.width, height + scale.height), "white")
     for first in range(0, height, BAND):  # what lies between numbers and colours is many times the picture
         rows = slice(first, first + BAND)
@@ -57,8 +58,8 @@ def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption
     return sheet
 
 
-def _scale(width: int, colours: ScalarMappable, peak: float, caption: str) -> Image.Image:
-    """The colours as a bar with numbers on white, which ends in an arrow if the peak lies beyond."""
+def _scale(width: int, colours: ScalarMappable, top: float, goes_on: bool, caption: str) -> Image.Image:
+    """The colours as a bar with numbers on white, which ends in an arrow if distances go on."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -69,11 +70,10 @@ def _scale(width: int, colours: ScalarMappable, peak: float, caption: str) -> Im
     size = min(max(width // 32, 12), 48)  # of the letters, in pixels
     figure = Figure((width / POINTS, 5 * size / POINTS), POINTS, facecolor="white")
     axes = figure.add_axes((1.5 * size / width, 0.68, 1 - 3 * size / width, 0.2))
-    top = colours.norm.vmax
     # Over the middle grey: the colours are then those that lie on the picture, not purer ones.
     muted = OPACITY * colours.cmap(np.arange(colours.cmap.N))[:, :3] + (1 - OPACITY) * 0.5  # (K, 3)
     shown = ScalarMappable(colours.norm, ListedColormap(muted))
-    bar = figure.colorbar(shown, axes, orientation="horizontal", extend="max" if peak > top else "neither")
+    bar = figure.colorbar(shown, axes, orientation="horizontal", extend="max" if goes_on else "neither")
     ticks = torch.linspace(0, top, 3 if width < 30 * size else 5).tolist()
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], fontsize=size, color=INK)
     canvas = FigureCanvasAgg(figure)

@@ -108,7 +108,7 @@ def minimize_with_adam(objective: Objective, image: Tensor, steps: int, lr: floa
         raise ValueError(f"lr: expected at most 1, the range of a picture's values, got {lr!r}")
     optimizer = torch.optim.Adam([image], lr=lr)
     # Adam moves every pixel by about lr, however small its gradient: without the decay that stays visible as grain.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         objective()
         optimizer.step()
