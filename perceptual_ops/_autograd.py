@@ -7,6 +7,7 @@ themselves, and torch would pass zeros on where they stand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,11 @@ def _summed_like(gradients: list[Tensor], targets: list[Tensor]) -> list[Tensor 
 
 
 def _pair_gradients(
-    features: list[Tensor], targets: list[Tensor], backward: Callable, value: Callable, grad: Tensor | list[Tensor]
+    features: list[Tensor],
+    targets: list[Tensor],
+    backward: Callable[..., Any],
+    value: Callable[..., Any],
+    grad: Tensor | list[Tensor],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Gradients of a metric by both of its lists, each made only where one of the list wants it."""
     layers = len(features)
@@ -222,7 +227,7 @@ def _in_thirds(saved: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:
     return tuple(list(saved[i * layers : (i + 1) * layers]) for i in range(3))
 
 
-_LISTS = {
+_LISTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "style_loss": (_style_loss_setup, _style_loss_backward),
     "feature_loss": (_feature_loss_setup, _feature_loss_backward),
     "lpips_distance": (_lpips_distance_setup, _lpips_distance_backward),
@@ -257,7 +262,7 @@ def layer_loss(
     """One of the operators over lists by name, the shorter way where nothing is traced."""
     if torch.compiler.is_compiling():
         return getattr(library, name)(features, targets, *settings)[:2]
-    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
+    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]  # type: ignore[no-untyped-call]
 
 
 def register() -> None:

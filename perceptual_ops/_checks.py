@@ -9,19 +9,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
+
+Choice = TypeVar("Choice", bound=str)
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-DISTANCES = ("mse", "l1", "charbonnier", "huber", "sse")
-CONTENT_DISTANCES = (*DISTANCES, "cosine")  # of features alone: of two Grams' channels nobody asks for the angle
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+CONTENT_DISTANCES: tuple[FeatureDistance, ...] = get_args(FeatureDistance)
 COSINE_EPS = 1e-10  # beside the length of a vector, as in LPIPS
-NORMALIZATIONS = ("none", "hw", "chw")
-REDUCTIONS = ("mean", "sum", "none")
-VARIATIONS = ("l1", "l2_squared", "l2")
+NORMALIZATIONS: tuple[GramNormalization, ...] = get_args(GramNormalization)
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+VARIATIONS: tuple[Variation, ...] = get_args(Variation)
 MAX_SEED = 2**64 - 1  # that torch's generators take
-BACKENDS = ("auto", "native", "reference")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 def accumulator_dtype(x: Tensor) -> torch.dtype:
@@ -29,10 +34,10 @@ def accumulator_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+def check_choice(name: str, value: object, choices: Sequence[Choice]) -> Choice:
     if not isinstance(value, str) or value not in choices:
         raise unknown(name, value, choices)
-    return value
+    return value  # type: ignore[return-value]  # it is one of them
 
 
 def unknown(name: str, value: object, known: Iterable[str]) -> ValueError:

@@ -6,12 +6,29 @@ A plain attribute of a module takes any value, and counts only where the forward
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
+from typing_extensions import Never
+
+from ._module import Module
+
+Held = TypeVar("Held", covariant=True)
+Given = TypeVar("Given", contravariant=True)
 
 
-class ModuleWithSettings(nn.Module):
+class Converted(Protocol[Held, Given]):
+    """The type of a setting that is read as another type than it is set as; others have that of their values."""
+
+    def __get__(self, module: nn.Module, kind: type | None = None) -> Held: ...
+
+    def __set__(self, module: nn.Module, value: Given) -> None: ...
+
+
+Fixed = Converted[Held, Never]  # an attribute that is only read
+
+
+class ModuleWithSettings(Module):
     """A module whose `setting` and `fixed` attributes see every value, a module or a parameter as well."""
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -21,7 +21,8 @@ def packed(values: Tensor, bits: int) -> Tensor:
     count = 8 // bits
     padded = F.pad(flat(values.to(torch.int64) & (2**bits - 1)), (0, -flat(values).shape[1] % count))
     shifts = bits * torch.arange(count, device=values.device)
-    return (padded.unflatten(1, (-1, count)) << shifts).sum(-1).to(torch.uint8)
+    groups: Tensor = padded.unflatten(1, (-1, count))
+    return (groups << shifts).sum(-1).to(torch.uint8)
 
 
 def unpacked(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:
@@ -29,7 +30,8 @@ def unpacked(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:
     shifts = bits * torch.arange(8 // bits, device=numbers.device)
     values = (numbers.unsqueeze(-1).to(torch.int64) >> shifts & 2**bits - 1).flatten(1)
     channels, height, width = shape
-    return values[:, : channels * height * width].unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+    pixels: Tensor = values[:, : channels * height * width].unflatten(1, (height, width, channels))
+    return pixels.permute(0, 3, 1, 2)
 
 
 def code_bits(kernel: int) -> int:

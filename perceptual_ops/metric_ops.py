@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from . import _checks as checks
 from . import reference
 from ._autograd import layer_loss
+from .names import Backend, Reduction
 from .ops import use_native
 
 
@@ -54,16 +56,37 @@ def dists_terms(
     return loss, per_layer.detach()
 
 
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Reduction = ..., *, spatial: Literal[False] = ..., backend: Backend = ...,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Literal["none"] = ..., *, spatial: Literal[True], backend: Backend = ...,
+) -> list[Tensor]: ...  # fmt: skip
+
+
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Reduction = ..., *, spatial: bool, backend: Backend = ...,
+) -> Tensor | list[Tensor]: ...  # fmt: skip
+
+
 def lpips_distance(
     features: Sequence[Tensor],
     targets: Sequence[Tensor],
     channel_weights: Sequence[Tensor],
     eps: float = 1e-10,
     eps_inside: bool = False,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     *,
     spatial: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor | list[Tensor]:
     """The LPIPS distance of feature maps, all layers at once (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
@@ -106,9 +129,9 @@ def dists_distance(
     targets: Sequence[Tensor],
     alpha: Sequence[Tensor],
     beta: Sequence[Tensor],
-    reduction: str = "none",
+    reduction: Reduction = "none",
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """The DISTS distance of feature maps, all layers at once (Ding et al. 2020, arXiv 2004.07728, eq. 8).
 

@@ -25,6 +25,7 @@ from . import _checks as checks
 from . import reference
 from ._autograd import layer_loss, register
 from ._native import fall_back, native
+from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 if native.loaded:
     register()
@@ -51,10 +52,10 @@ def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = Fals
 
 def makes_program() -> bool:
     """Whether torch.export or torch.jit.trace is at work, whose programs are to run where this library is not."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def grad_mode(enabled: bool) -> AbstractContextManager:
+def grad_mode(enabled: bool) -> AbstractContextManager[object]:
     """torch.set_grad_enabled; nothing in a program, where whoever runs it decides."""
     return contextlib.nullcontext() if makes_program() else torch.set_grad_enabled(enabled)
 
@@ -63,7 +64,7 @@ def has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> Tensor:
+def gram_matrix(x: Tensor, normalize: GramNormalization = "chw", *, backend: Backend = "auto") -> Tensor:
     """Gram matrices of feature maps: G[n, i, j] = s * sum over pixels of x[n, i] * x[n, j].
 
     Args:
@@ -86,7 +87,7 @@ def gram_matrix(x: Tensor, normalize: str = "chw", *, backend: str = "auto") -> 
     return reference.raw_gram_matrix(x, normalize)
 
 
-def channel_statistics(x: Tensor, *, backend: str = "auto") -> Tensor:
+def channel_statistics(x: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Mean and standard deviation of every channel of feature maps, over their pixels.
 
     Their distance is the style of Li et al. 2017 ("Demystifying Neural Style Transfer"); they are what AdaIN sets.
@@ -167,13 +168,13 @@ def style_loss(
     features: Sequence[Tensor],
     target_grams: Sequence[Tensor],
     weights: Sequence[float] | None = None,
-    normalize: str = "chw",
-    distance: str = "mse",
-    reduction: str = "mean",
+    normalize: GramNormalization = "chw",
+    distance: Distance = "mse",
+    reduction: Reduction = "mean",
     *,
     eps: float = 1e-6,
     delta: float = 1.0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Distance of Gram matrices to target Grams, all layers at once (Gatys et al. 2016; Johnson et al. 2016, eq. 4).
 
@@ -212,12 +213,12 @@ def feature_loss(
     features: Sequence[Tensor],
     targets: Sequence[Tensor],
     weights: Sequence[float] | None = None,
-    distance: str = "mse",
-    reduction: str = "mean",
+    distance: FeatureDistance = "mse",
+    reduction: Reduction = "mean",
     *,
     eps: float = 1e-6,
     delta: float = 1.0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Distance of feature maps, all layers at once (Johnson et al. 2016, eq. 2).
 
@@ -248,7 +249,9 @@ def feature_loss(
     return checks.reduce(loss, reduction)
 
 
-def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean", *, backend: str = "auto") -> Tensor:
+def total_variation(
+    x: Tensor, kind: Variation = "l2_squared", reduction: Reduction = "mean", *, backend: Backend = "auto"
+) -> Tensor:
     """Total variation of images, summed over channels and over pixel pairs to the right and down.
 
     Args:

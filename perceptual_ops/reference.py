@@ -7,12 +7,14 @@ often as torch is, and sums in fp32 (fp64 for fp64) whatever the dtype of the fe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks as checks
+from .names import Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 DISTS_EPS = 1e-6  # c1 and c2 of the paper
 DEVIATION_EPS = 1e-5  # added to a variance, as batch normalisation and AdaIN do: a root has a slope at 0
@@ -182,7 +184,7 @@ def l2_pool(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H', W')
     return (squares + L2_POOL_EPS).sqrt().to(x.dtype)
 
 
-def gram_matrix(x: Tensor, normalize: str = "chw") -> Tensor:
+def gram_matrix(x: Tensor, normalize: GramNormalization = "chw") -> Tensor:
     """See `perceptual_ops.gram_matrix`."""
     checks.check_map("x", x)
     checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
@@ -199,9 +201,9 @@ def style_loss(
     features: Sequence[Tensor],
     target_grams: Sequence[Tensor],
     weights: Sequence[float] | None = None,
-    normalize: str = "chw",
-    distance: str = "mse",
-    reduction: str = "mean",
+    normalize: GramNormalization = "chw",
+    distance: Distance = "mse",
+    reduction: Reduction = "mean",
     *,
     eps: float = 1e-6,
     delta: float = 1.0,
@@ -220,8 +222,8 @@ def feature_loss(
     features: Sequence[Tensor],
     targets: Sequence[Tensor],
     weights: Sequence[float] | None = None,
-    distance: str = "mse",
-    reduction: str = "mean",
+    distance: FeatureDistance = "mse",
+    reduction: Reduction = "mean",
     *,
     eps: float = 1e-6,
     delta: float = 1.0,
@@ -235,7 +237,7 @@ def feature_loss(
     return checks.reduce(loss, reduction)
 
 
-def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean") -> Tensor:
+def total_variation(x: Tensor, kind: Variation = "l2_squared", reduction: Reduction = "mean") -> Tensor:
     """See `perceptual_ops.total_variation`."""
     checks.check_map("x", x)
     checks.check_choice("kind", kind, checks.VARIATIONS)
@@ -244,13 +246,34 @@ def total_variation(x: Tensor, kind: str = "l2_squared", reduction: str = "mean"
     return checks.reduce(value, reduction)
 
 
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Reduction = ..., *, spatial: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Literal["none"] = ..., *, spatial: Literal[True],
+) -> list[Tensor]: ...  # fmt: skip
+
+
+@overload
+def lpips_distance(
+    features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
+    eps_inside: bool = ..., reduction: Reduction = ..., *, spatial: bool,
+) -> Tensor | list[Tensor]: ...  # fmt: skip
+
+
 def lpips_distance(
     features: Sequence[Tensor],
     targets: Sequence[Tensor],
     channel_weights: Sequence[Tensor],
     eps: float = 1e-10,
     eps_inside: bool = False,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     *,
     spatial: bool = False,
 ) -> Tensor | list[Tensor]:
@@ -269,7 +292,7 @@ def dists_distance(
     targets: Sequence[Tensor],
     alpha: Sequence[Tensor],
     beta: Sequence[Tensor],
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Tensor:
     """See `perceptual_ops.dists_distance`."""
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)

@@ -16,7 +16,8 @@ from ..files import make_folder
 from ..images import read_image, write_image
 from ..picture_folder import pictures_in
 from ..picture_outputs import check_writable, check_writable_below
-from ..recipes.models import MAX_BATCH, load_model
+from ..recipes.model_file import MAX_BATCH
+from ..recipes.models import load_model
 from . import numbers
 from .progress import add_progress, progress_bar
 from .skipping import STRICT_HELP, Skipped, namesake

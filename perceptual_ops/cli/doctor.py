@@ -134,7 +134,7 @@ def _commit() -> str:
         origin = importlib.metadata.distribution("perceptual_ops").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         return ""
-    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", "")
+    return str(json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", ""))
 
 
 def _driver() -> str:

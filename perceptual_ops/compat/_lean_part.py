@@ -7,6 +7,7 @@ from torch import Tensor
 from ..engine.perceptual_op import perceptual_loss
 from ..engine.terms import Part, Terms
 from ..losses import PerceptualLoss
+from ..names import GramNormalization
 
 _NO_PART = Part((), (), "mse", 0.0)
 
@@ -16,7 +17,9 @@ def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tens
     return perceptual_loss(x, y, [], [], loss.entry(x), Terms(part, _NO_PART, "none", 0.0))[0]
 
 
-def lean_style(loss: PerceptualLoss, part: Part, gram_normalize: str, x: Tensor, y: Tensor) -> Tensor:  # -> (N)
+def lean_style(
+    loss: PerceptualLoss, part: Part, gram_normalize: GramNormalization, x: Tensor, y: Tensor
+) -> Tensor:  # -> (N)
     """The style loss of x and the Grams of y, to which no gradient flows."""
     grams = loss.target_grams(y, part.layers, gram_normalize)
     return perceptual_loss(x, None, [], grams, loss.entry(x), Terms(_NO_PART, part, gram_normalize, 0.0))[0]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Never
 
-from .._settings import ModuleWithSettings, fixed
+from .._module import Module
+from .._settings import Fixed, ModuleWithSettings, fixed
 from ..losses import LPIPS
 from ..networks import FeatureNetwork
 from ..networks.metric_weights import linear_weights
@@ -21,7 +23,8 @@ from ._peer_weights import dtype_of, has_no_numbers, refuse_others, take_numbers
 
 # The normalisation of images in [-1, 1], as lpips rounds it, and the networks as its files and maps are called.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-NETWORKS = ("alex", "vgg", "squeeze")
+Net = Literal["alex", "vgg", "squeeze"]
+NETWORKS: tuple[Net, ...] = get_args(Net)
 
 
 def _linear_layer(index: int) -> Any:
@@ -48,13 +51,24 @@ class LpipsModule(DropsPeerState, HasEngineOptions):
         r"scaling_layer\.(shift|scale)|net\.slice\d+\.[\w.]+\.(weight|bias)|lin(s\.)?\d+\.model\.[01]\.weight"
     )
 
-    weights, linear = fixed("weights"), fixed("linear")
-    chns = fixed("chns", read=lambda self: [len(numbers) for numbers in self._linear_numbers()])
-    L = fixed("L", read=lambda self: len(self.chns))
-    net = fixed("net", read=lambda self: Maps(self._loss))
-    scaling_layer = fixed("scaling_layer", read=lambda self: ScalingLayer(self._loss.device, self._dtype()))
-    lins = fixed("lins", read=lambda self: nn.ModuleList(map(NetLinLayer, self._linear_numbers())))
-    lin0, lin1, lin2, lin3, lin4, lin5, lin6 = map(_linear_layer, range(7))
+    weights: Fixed[Never] = fixed("weights")
+    linear: Fixed[Never] = fixed("linear")
+    chns: Fixed[list[int]] = fixed("chns", read=lambda self: [len(numbers) for numbers in self._linear_numbers()])
+    L: Fixed[int] = fixed("L", read=lambda self: len(self.chns))
+    net: Fixed[Maps] = fixed("net", read=lambda self: Maps(self._loss))
+    scaling_layer: Fixed[ScalingLayer] = fixed(
+        "scaling_layer", read=lambda self: ScalingLayer(self._loss.device, self._dtype())
+    )
+    lins: Fixed[nn.ModuleList] = fixed(
+        "lins", read=lambda self: nn.ModuleList(map(NetLinLayer, self._linear_numbers()))
+    )
+    lin0: Fixed[NetLinLayer] = _linear_layer(0)
+    lin1: Fixed[NetLinLayer] = _linear_layer(1)
+    lin2: Fixed[NetLinLayer] = _linear_layer(2)
+    lin3: Fixed[NetLinLayer] = _linear_layer(3)
+    lin4: Fixed[NetLinLayer] = _linear_layer(4)
+    lin5: Fixed[NetLinLayer] = _linear_layer(5)
+    lin6: Fixed[NetLinLayer] = _linear_layer(6)
 
     def __init__(self, loss: LPIPS) -> None:
         super().__init__()
@@ -95,7 +109,7 @@ def pair_of(loss: LPIPS, **images: object) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-class Maps(nn.Module):
+class Maps(Module):
     """lpips' `net`: the maps of a frozen network that LPIPS compares, by autograd."""
 
     _network: FeatureNetwork
@@ -106,7 +120,7 @@ class Maps(nn.Module):
         self._layers = loss.layers
         names = loss.layers if "_" in loss.layers[0] else [f"relu{i}" for i in range(1, len(loss.layers) + 1)]
         self._named = _named(names)
-        self.N_slices = len(names)
+        self.N_slices: int = len(names)
 
     def forward(self, X: Tensor) -> Any:
         """Normalised images (N, 3, H, W) -> a named tuple of maps (N, C, H', W')."""
@@ -120,7 +134,8 @@ def _named(names: Sequence[str]) -> Callable[..., Any]:
 class ScalingLayer(ModuleWithSettings):
     """lpips' `scaling_layer`: the normalisation of images in [-1, 1]."""
 
-    shift, scale = fixed("shift"), fixed("scale")
+    shift: Fixed[Tensor] = fixed("shift")
+    scale: Fixed[Tensor] = fixed("scale")
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -133,15 +148,17 @@ class ScalingLayer(ModuleWithSettings):
         return (inp - self.shift) / self.scale
 
 
-class NetLinLayer(nn.Module):
+class NetLinLayer(Module):
     """lpips' `lin0`, ...: one number a channel, (C), as a 1x1 convolution (N, C, H, W) -> (N, 1, H, W)."""
 
     def __init__(self, numbers: Tensor) -> None:
         super().__init__()
-        self.model = nn.Sequential(nn.Dropout(), nn.utils.skip_init(nn.Conv2d, len(numbers), 1, 1, bias=False))
-        self.model[1].weight = nn.Parameter(numbers.detach().clone().view(1, -1, 1, 1), requires_grad=False)
+        conv: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, len(numbers), 1, 1, bias=False)
+        conv.weight = nn.Parameter(numbers.detach().clone().view(1, -1, 1, 1), requires_grad=False)
+        self.model: nn.Sequential = nn.Sequential(nn.Dropout(), conv)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 1, H, W)."""
-        return self.model(x)
+        maps: Tensor = self.model(x)
+        return maps

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..losses.metric import MetricLoss
 from ..networks.layers import convolutions_of
-from ..networks.load import ARCHITECTURES, BLURRED_ARCHITECTURES
+from ..networks.load import ARCHITECTURES, BLURRED_ARCHITECTURES, checked_network
 from ..networks.state_dicts import convolution_weights
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def trunk_weights(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) ->
             f'{origin}: expected the network that it was written with, got a loss of weights="stlpips"; make the loss '
             f"without, or leave the network's keys out"
         )
-    forms = ARCHITECTURES[network.name], BLURRED_ARCHITECTURES[network.name]
+    name = checked_network("network", network.name, ARCHITECTURES)
+    forms = ARCHITECTURES[name], BLURRED_ARCHITECTURES[name]
     return convolution_weights(state, network.name, forms, convolutions_of(network.layers), origin)
 
 

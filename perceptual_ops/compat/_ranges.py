@@ -33,5 +33,5 @@ def check_ranges(img1: Tensor, img2: Tensor, normalize: bool) -> Tensor:  # (N, 
 
 
 @check_ranges.register_fake
-def _(img1, img2, normalize):
+def _(img1: Tensor, img2: Tensor, normalize: bool) -> Tensor:
     return img1.new_empty((), dtype=torch.float32)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import _checks as checks
-from .._settings import fixed
+from .._settings import Fixed, fixed
 from ..losses import DISTS as _DISTS
 from ..losses.options import EngineOptions, takes_engine_options
 from ..networks import DISTS_CHANNELS, IMAGENET_MEAN, IMAGENET_STD
@@ -67,11 +67,14 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     peer_keys = re.compile(r"alpha|beta|mean|std|stage\d+\.\d+\.(weight|bias|filter)")
     missing: ClassVar[Mapping[str, str]] = {f"stage{number}": _STAGE for number in range(1, 6)}
 
-    alpha, beta = _learned("alpha"), _learned("beta")
-    mean = fixed("mean", read=lambda self: self._per_channel(IMAGENET_MEAN))
-    std = fixed("std", read=lambda self: self._per_channel(IMAGENET_STD))
-    load_weights, weights, alpha_beta = fixed("load_weights"), fixed("weights"), fixed("alpha_beta")
-    chns = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
+    alpha: Tensor = _learned("alpha")
+    beta: Tensor = _learned("beta")
+    mean: Fixed[Tensor] = fixed("mean", read=lambda self: self._per_channel(IMAGENET_MEAN))
+    std: Fixed[Tensor] = fixed("std", read=lambda self: self._per_channel(IMAGENET_STD))
+    load_weights: Fixed[bool] = fixed("load_weights")
+    weights: Fixed[Never] = fixed("weights")
+    alpha_beta: Fixed[Never] = fixed("alpha_beta")
+    chns: Fixed[list[int]] = fixed("chns", read=lambda dists: list(DISTS_CHANNELS))
 
     @takes_engine_options
     def __init__(

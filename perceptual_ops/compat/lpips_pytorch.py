@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Any, Literal, get_args
 
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import _checks as checks
-from .._settings import fixed
+from .._settings import Fixed, fixed
 from ..losses import LPIPS as _LPIPS
 from ..losses.options import EngineOptions, takes_engine_options
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._kept import kept_network
-from ._lpips import NETWORKS, pair_of
+from ._lpips import NETWORKS, Net, pair_of
 from ._options import HasEngineOptions
 
-VERSIONS = ("0.1",)
+Version = Literal["0.1"]
+VERSIONS: tuple[Version, ...] = get_args(Version)
 
 
 class LPIPS(DropsPeerState, HasEngineOptions):
@@ -38,13 +40,15 @@ class LPIPS(DropsPeerState, HasEngineOptions):
 
     peer_keys = re.compile(r"net\.(mean|std)|net\.layers\.[\w.]+\.(weight|bias)|lin\.\d+\.1\.weight")
 
-    net_type, version, weights = fixed("net_type"), fixed("version", "_linear_version"), fixed("weights")
+    net_type: Fixed[Net] = fixed("net_type")
+    version: Fixed[Version] = fixed("version", "_linear_version")
+    weights: Fixed[Never] = fixed("weights")
 
     @takes_engine_options
     def __init__(
         self,
-        net_type: str = "alex",
-        version: str = "0.1",
+        net_type: Net = "alex",
+        version: Version = "0.1",
         *,
         weights: WeightSource = "imagenet",
         **options: Unpack[EngineOptions],
@@ -66,7 +70,7 @@ class LPIPS(DropsPeerState, HasEngineOptions):
 
 
 def lpips(
-    x: Tensor, y: Tensor, net_type: str = "alex", version: str = "0.1", *, weights: WeightSource = "imagenet"
+    x: Tensor, y: Tensor, net_type: Net = "alex", version: Version = "0.1", *, weights: WeightSource = "imagenet"
 ) -> Tensor:
     """lpips_pytorch's function, (1, 1, 1, 1); the network is kept for the next call unless weights is a state dict.
 
@@ -75,8 +79,9 @@ def lpips(
         net_type, version, weights: As of `LPIPS`.
     """
     checks.check_choice("version", version, VERSIONS)
-    return kept_network(_make, net_type, weights, x)(x, y)
+    loss: LPIPS = kept_network(_make, net_type, weights, x)
+    return loss(x, y)
 
 
-def _make(net_type: str, weights: WeightSource) -> LPIPS:
+def _make(net_type: Any, weights: WeightSource) -> LPIPS:
     return LPIPS(net_type, weights=weights)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import _checks as checks
-from .._settings import fixed, passed_on
+from .._settings import Fixed, fixed, passed_on
 from ..losses import LPIPS as _LPIPS
 from ..losses.options import EngineOptions, takes_engine_options
+from ..names import Reduction
 from ..networks.weights import WeightSource
 from ._checkpoint import DropsPeerState
 from ._images import check_images
-from ._lpips import NETWORKS
+from ._lpips import NETWORKS, Net
 from ._options import HasEngineOptions
 
 
@@ -38,15 +39,17 @@ class LPIPS(DropsPeerState, HasEngineOptions):
 
     peer_keys = re.compile(r"normalize\.(shift|scale)|net\.blocks\.[\w.]+\.(weight|bias)|weights\.\d+")
 
-    epsilon, reduction = passed_on("epsilon", known_as="eps"), passed_on("reduction")
-    network, weights = fixed("network"), fixed("weights")
+    epsilon: float = passed_on("epsilon", known_as="eps")
+    reduction: Reduction = passed_on("reduction")
+    network: Fixed[Net] = fixed("network")
+    weights: Fixed[Never] = fixed("weights")
 
     @takes_engine_options
     def __init__(
         self,
-        network: str = "alex",
+        network: Net = "alex",
         epsilon: float = 1e-10,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         *,
         weights: WeightSource = "imagenet",
         **options: Unpack[EngineOptions],

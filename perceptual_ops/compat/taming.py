@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import Unpack
 
-from .._settings import fixed
+from .._settings import Fixed, fixed
 from ..losses import LPIPS as _LPIPS
 from ..losses.options import EngineOptions, takes_engine_options
 from ..networks.metric_weights import LinearSource
@@ -31,7 +31,7 @@ class LPIPS(LpipsModule):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
 
-    use_dropout = fixed("use_dropout")
+    use_dropout: Fixed[bool] = fixed("use_dropout")
 
     @takes_engine_options
     def __init__(

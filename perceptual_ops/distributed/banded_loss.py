@@ -53,7 +53,8 @@ def loss_of_bands(
         size = entry.chunk_size or default_chunk_size(shape[2], shape[3], entry.dtype, output.device.type)
         losses = [_of_samples(plan, samples, *images, *made).loss() for samples in chunks(shape[0], size)]
         gradients = [None if gradient is None else bands.returned(gradient) for gradient in made]
-    return _MadeInForward.apply(output, target, torch.cat(losses), *gradients)
+    loss: Tensor = _MadeInForward.apply(output, target, torch.cat(losses), *gradients)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def _rows_of(reports: Sequence[Report]) -> list[slice]:

@@ -68,7 +68,7 @@ class Bands:
     @property
     def height(self) -> int:
         """Of the image."""
-        return max(rows.stop for rows in self.rows)
+        return max(int(rows.stop) for rows in self.rows)
 
     @property
     def own(self) -> slice:

@@ -40,7 +40,9 @@ def joined_frames(loss: Tensor, ranks: Ranks, reports: Sequence[Report]) -> Tens
     count = sum(report.length for report in reports)
     if not count:
         raise ValueError("output: expected a clip of at least one frame, got none on any rank")
-    return _SumOverRanks.apply(loss * (reports[ranks.rank].length / count), ranks)
+    part = loss * (reports[ranks.rank].length / count)
+    total: Tensor = _SumOverRanks.apply(part, ranks)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _SumOverRanks(torch.autograd.Function):

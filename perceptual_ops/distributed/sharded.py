@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks as checks
+from .._module import Module
 from ..losses.gradients import check_criterion, entry_in_tiles
 from ..losses.metric import MetricLoss
 from ..losses.perceptual import PerceptualLoss
@@ -58,16 +59,20 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
     return Sharded(criterion, group)
 
 
-class Sharded(nn.Module):
+class Sharded(Module):
     """What `sharded` returns."""
 
     def __init__(self, criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None) -> None:
         super().__init__()
-        self.criterion = criterion
+        self.criterion: PerceptualLoss | MetricLoss = criterion
         self._group = group
         self._kept = KeptLengths()
 
-    @torch.compiler.disable
+    if TYPE_CHECKING:  # the decorator of forward hides its type
+
+        def __call__(self, output: Tensor, target: Tensor | None = None) -> Tensor: ...
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, output: Tensor, target: Tensor | None = None, **others: object) -> Tensor:
         """The loss of the whole.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from ..names import Interpolation
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
 def resized(images: Tensor, height: int, width: int, mode: str) -> Tensor:  # (N, C, H, W) -> (N, C, height, width)

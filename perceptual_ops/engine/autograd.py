@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import metric_ops, ops
+from ..names import Backend
 from ..reference import distance_map, sample_distances, unit_features, weighted_sum
 from .batching import chunks, rows_of
 from .frames import for_clips, frames_of
@@ -29,7 +30,7 @@ def graph_loss(
     contents: list[Tensor],
     grams: list[Tensor],
     chunk_size: int | None,
-    backend: str,
+    backend: Backend,
     mask: Tensor | None = None,
     guides: Sequence[Tensor] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -69,7 +70,7 @@ def _clip_loss(
     contents: list[Tensor],  # K x (N or 1, T, C, H', W')
     grams: list[Tensor],  # S x (N or 1, R, C)
     chunk_size: int | None,
-    backend: str,
+    backend: Backend,
     masks: tuple[Tensor | None, Sequence[Tensor]],  # of the frames (N * T or 1, 1, H, W)
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same of clips, by the styles of their frames."""
@@ -113,7 +114,7 @@ def _chunk_terms(
     images: Tensor,
     contents: list[Tensor],
     grams: list[Tensor],
-    backend: str,
+    backend: Backend,
     mask: Tensor | None = None,
     guides: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
@@ -170,7 +171,7 @@ def _masked_content(
     maps: list[Tensor],  # K x (n, C, H, W)
     targets: list[Tensor],  # K x (n or 1, C, H, W)
     mask: Tensor,  # (n or 1, 1, H, W)
-    backend: str,
+    backend: Backend,
 ) -> tuple[Tensor, Tensor]:  # (n), (K, n)
     """As `ops.feature_terms`."""
     values = []
@@ -187,7 +188,7 @@ def _masked_content(
     return loss, per_layer.detach()
 
 
-def _guided_sums(layer: str, x: Tensor, guides: Sequence[Tensor], backend: str) -> list[StyleSum]:
+def _guided_sums(layer: str, x: Tensor, guides: Sequence[Tensor], backend: Backend) -> list[StyleSum]:
     """As `style_parts.style_sums`, of a map (n, C, H, W) and guides (n or 1, 1, H', W')."""
     masks = [at_layer(guide, layer, x.shape[2], x.shape[3]) for guide in guides]
     return [StyleSum.of_gram(ops.gram_matrix(masked_features(x, m), "none", backend=backend), m.squares) for m in masks]
@@ -221,7 +222,7 @@ def _style(
     terms: Terms,
     maps: list[Tensor],  # S x (n, C, H, W)
     targets: list[Tensor],  # S x (n or 1, R, C)
-    backend: str,
+    backend: Backend,
 ) -> tuple[Tensor, Tensor]:  # (n), (S, n)
     """The weighted style loss and the layers' values."""
     part, found = terms.style, []
@@ -241,7 +242,7 @@ def _clip_style(
     terms: Terms,
     styles: list[Tensor],  # S x (n, R, C)
     targets: list[Tensor],  # S x (n or 1, R, C)
-    backend: str,
+    backend: Backend,
 ) -> tuple[Tensor, Tensor]:  # (n), (S, n)
     """The same by the styles of clips."""
     part, found = terms.style, []

@@ -9,6 +9,7 @@ import itertools
 import uuid
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,19 +83,19 @@ def chunked(
 
 
 @chunked.register_fake
-def _(output, others, key, chunk_size, autocast, grad_enabled, output_gradient):
+def _(output: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     wide = checks.accumulator_dtype(output)
-    return output.new_empty(output.shape[0], dtype=wide), gradient_like(output, wide, output_gradient)
+    return output.new_empty(output.shape[0], dtype=wide), gradient_like(output, wide, settings[-1])
 
 
-def _keep_gradient(ctx, inputs, output):
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.dtype, ctx.others, ctx.wanted = inputs[0].dtype, no_gradients(inputs[1:]), inputs[-1]
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
 
-def _multiply_gradient(ctx, grad, _non_differentiable):
+def _multiply_gradient(ctx: Any, grad: Tensor | None, _non_differentiable: object) -> tuple[Any, ...]:
     if grad is None or not ctx.wanted:
         return None, *ctx.others
     refuse_second_derivative("call fn itself, outside of chunked,")

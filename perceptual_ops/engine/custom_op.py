@@ -198,7 +198,7 @@ def refuse_second_derivative(remedy: str) -> None:
         )
 
 
-def keep_gradients(ctx, inputs, output):
+def keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     images, target = inputs[:2]
     by_output, by_target = output[2:]
     ctx.dtypes = images.dtype, None if target is None else target.dtype
@@ -209,7 +209,7 @@ def keep_gradients(ctx, inputs, output):
     ctx.save_for_backward(by_output, by_target)
 
 
-def multiply_gradients(ctx, grad, *_non_differentiable):
+def multiply_gradients(ctx: Any, grad: Tensor | None, *_non_differentiable: object) -> tuple[Any, ...]:
     if grad is None:
         return None, None, *ctx.others
     refuse_second_derivative('make the loss with engine="autograd"')

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
+from ..names import ResizeMode
 from .antialiasing import INTERPOLATIONS, area_average, resized
 from .modes import under_autograd
 from .operator_settings import OperatorSettings
@@ -17,7 +18,7 @@ from .operator_settings import OperatorSettings
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-RESIZE_MODES = (*INTERPOLATIONS, "center_crop", "random_crop")
+RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
 
 @dataclass(frozen=True)

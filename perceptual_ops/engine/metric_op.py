@@ -143,8 +143,8 @@ def _distance_and_gradients(
 
 
 @_metric_loss.register_fake
-def _(output, target, numbers, mask, *settings):
-    values = iter(settings)
+def _(output: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    values = iter(others[2:])
     entry, chosen = Entry.decoded(values), MetricSettings.decoded(values)
     return empty_results(output, target, len(chosen.layers), entry.wide, values)
 

@@ -128,7 +128,7 @@ class ModuleTrunk(FrozenTrunk):
             self._passes_fp16[key] = dtype != torch.float64 and passes_fp16(nodes_behind(maps.values()))
         return self._passes_fp16[key]
 
-    def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
         """The weights' own arithmetic, or autocast's."""
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != self._dtype)
 

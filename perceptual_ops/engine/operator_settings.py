@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class OperatorSettings:
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls)
-        cls._types = {field: hints[field] for field in cls.__annotations__}
+        cls._types = {field: _argument_type(hints[field]) for field in cls.__annotations__}
         cls._names = frozenset(field for field, kind in cls._types.items() if kind == tuple[str, ...])
 
     @classmethod
@@ -69,6 +69,10 @@ class OperatorSettings:
                 value = layer_names(value)
             values.append(tuple(value) if isinstance(value, list) else value)
         return cls(*values)
+
+
+def _argument_type(kind: Any) -> Any:
+    return str if get_origin(kind) is Literal else kind
 
 
 def _is_settings(kind: Any) -> bool:

@@ -63,7 +63,7 @@ def _trunk_features(images: Tensor, *settings: Any) -> list[Tensor]:
 
 
 @_trunk_features.register_fake
-def _(images, *settings):
+def _(images: Tensor, *settings: Any) -> list[Tensor]:
     values = iter(settings)
     entry, (layers,) = Entry.decoded(values), values
     chain = trunk_of(entry.trunk_key)
@@ -109,7 +109,7 @@ def _trunk_styles(images: Tensor, *settings: Any) -> list[Tensor]:
 
 
 @_trunk_styles.register_fake
-def _(images, *settings):
+def _(images: Tensor, *settings: Any) -> list[Tensor]:
     values = iter(settings)
     entry, (layers, *_, style_statistics) = Entry.decoded(values), values
     chain = trunk_of(entry.trunk_key)
@@ -214,8 +214,8 @@ def _loss_and_gradients(
 
 
 @_perceptual_loss.register_fake
-def _(output, target, contents, grams, mask, guides, *settings):
-    values = iter(settings)
+def _(output: Tensor, target: Tensor | None, *others: Any) -> tuple[Tensor, ...]:
+    values = iter(others[4:])
     entry, terms = Entry.decoded(values), Terms.decoded(values)
     return empty_results(output, output if target is None else target, len(terms.names), entry.wide, values)
 

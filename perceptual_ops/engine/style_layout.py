@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..names import Backend, GramNormalization
 from .channel_moments import STATISTICS, moments_over_frames, statistics_by
 from .terms import compared
 
 
-def plain_style(x: Tensor, gram_normalize: str, style_statistics: str, backend: str) -> Tensor:  # (N, C, H, W)
+def plain_style(
+    x: Tensor,  # (N, C, H, W)
+    gram_normalize: GramNormalization,
+    style_statistics: str,
+    backend: Backend,
+) -> Tensor:
     """The style (N, R, C) of maps."""
     grams, statistics = compared(style_statistics)
     found = [ops.gram_matrix(x, gram_normalize, backend=backend)] if grams else []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from torch import Tensor
 
 from .. import _checks as checks
+from ..names import FeatureNormalization, GramNormalization, StyleStatistics
 from .operator_settings import OperatorSettings
 
-FEATURE_NORMALIZATIONS = ("none", "channel")
-STYLE_STATISTICS = ("gram", "mean_std", "both")
+FEATURE_NORMALIZATIONS: tuple[FeatureNormalization, ...] = get_args(FeatureNormalization)
+STYLE_STATISTICS: tuple[StyleStatistics, ...] = get_args(StyleStatistics)
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ class Terms(OperatorSettings):
 
     content: Part
     style: Part
-    gram_normalize: str
+    gram_normalize: GramNormalization
     variation: float
-    normalize_features: str = "none"
+    normalize_features: FeatureNormalization = "none"
     of_clips: bool = False
     shares: tuple[float, ...] = (1.0,)
-    style_statistics: str = "gram"
+    style_statistics: StyleStatistics = "gram"
 
     @property
     def is_of_unit_features(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from ..names import Architecture, PublishedName
 from ..networks import (
     ARCHITECTURES,
     IMAGENET_MEAN,
@@ -27,11 +28,11 @@ from ..networks.weights import WeightSource
 
 LayerWeights = Mapping[str, float] | Sequence[str]
 
-NETWORK_NAMES = (*ARCHITECTURES, *PUBLISHED)
+NETWORK_NAMES: tuple[Architecture | PublishedName, ...] = (*ARCHITECTURES, *PUBLISHED)
 
 # A layer of each of the first four blocks: for VGG16 those of Johnson et al. 2016, for others what corresponds to them.
 # The third is the content layer of a loss that is not told another.
-DEFAULT_LAYERS = {
+DEFAULT_LAYERS: dict[str, tuple[str, ...]] = {
     "vgg11": ("relu1_1", "relu2_1", "relu3_2", "relu4_2"),
     "vgg13": ("relu1_2", "relu2_2", "relu3_2", "relu4_2"),
     "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
@@ -171,7 +172,7 @@ def network_of(
         raise ValueError(f"drop_tokens: expected 0 for a network whose features are maps, got {drop_tokens!r}")
     taps = list(dict.fromkeys(layer for names in layers.values() for layer in names))
     if isinstance(network, str):
-        name = checked_network("network", network, NETWORK_NAMES)
+        name: Any = checked_network("network", network, NETWORK_NAMES)
         if name in PUBLISHED:
             return _published(name, weights, taps, drop_tokens)
         known = dict.fromkeys(layer.name for form in (ARCHITECTURES, BLURRED_ARCHITECTURES) for layer in form[name])
@@ -192,7 +193,7 @@ def network_of(
     return chain or ModuleFeatures(network, taps, drop_tokens)
 
 
-def _published(name: str, weights: WeightSource, layers: list[str], drop_tokens: int) -> ModuleFeatures:
+def _published(name: PublishedName, weights: WeightSource, layers: list[str], drop_tokens: int) -> ModuleFeatures:
     trunk = ModuleFeatures(PUBLISHED[name].build(weights), layers, drop_tokens)
     trunk.mean, trunk.std, trunk.is_image_network = IMAGENET_MEAN, IMAGENET_STD, True
     return trunk

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import ops
-from .._settings import fixed, setting
+from .._settings import Fixed, fixed, setting
 from ..engine.batching import AUTO, WHERE_LARGE, chunks
 from ..engine.cuda_graph import may_capture
 from ..engine.custom_op import Entry
@@ -21,6 +21,7 @@ from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
 from ..engine.registry import kind_of, prepared
 from ..engine.trunk import Trunk
+from ..names import Reduction
 from ..networks import FeatureNetwork, ModuleFeatures
 from .image_input import channels_of, check_images, checked_numbers, checked_range, for_each_channel, input_map
 from .options import EngineOptions, EngineSettings, takes_engine_options
@@ -50,13 +51,17 @@ class FrozenLoss(EngineSettings):
     """
 
     _network: FeatureNetwork | ModuleFeatures
-    reduction: str
+    reduction: Reduction
 
-    input_range = setting("input_range", checked_range, changed=lambda loss: loss._keep_input_map())
-    network = fixed("network", "_given_network")  # not to be read: weights changed in place would go unnoticed
-    weights = fixed("weights")
-    mean = fixed("mean")
-    std = fixed("std")
+    input_range: tuple[float, float] = setting(
+        "input_range", checked_range, changed=lambda loss: loss._keep_input_map()
+    )
+    network: Fixed[Never] = fixed(
+        "network", "_given_network"
+    )  # not to be read: weights changed in place would go unnoticed
+    weights: Fixed[Never] = fixed("weights")
+    mean: Fixed[list[float]] = fixed("mean")
+    std: Fixed[list[float]] = fixed("std")
 
     @takes_engine_options
     def __init__(
@@ -109,7 +114,7 @@ class FrozenLoss(EngineSettings):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
             changed = False
 
             def noted(x: Tensor) -> Tensor:
@@ -118,7 +123,7 @@ class FrozenLoss(EngineSettings):
                 changed = changed or result is not x
                 return result
 
-            self._network._apply(noted)
+            self._network._apply(noted)  # type: ignore[no-untyped-call]
             if changed:
                 self._trunk.forget()
             device = fn(self._kept["input"][0]).device
@@ -257,7 +262,7 @@ class FrozenLoss(EngineSettings):
         scale, shift = self._kept["input"]
         size = InputSize.of_images() if input_size is None else input_size
         graphs = self.cuda_graphs and may_capture(images)
-        tile_size = {None: WHERE_LARGE, "auto": AUTO}.get(self.tile_size, self.tile_size)
+        tile_size = WHERE_LARGE if self.tile_size is None else AUTO if self.tile_size == "auto" else self.tile_size
         return Entry(
             prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size, graphs, tile_size
         )
@@ -306,7 +311,7 @@ class FrozenLoss(EngineSettings):
         """Samples of a chunk for ordinary autograd; a program is for any batch, which chunks would fix."""
         return None if ops.makes_program() else self.chunk_size
 
-    def _precision(self, device_type: str) -> contextlib.AbstractContextManager:
+    def _precision(self, device_type: str) -> contextlib.AbstractContextManager[object]:
         if self.compute_dtype is None:
             return contextlib.nullcontext()
         if self.compute_dtype == torch.float32:

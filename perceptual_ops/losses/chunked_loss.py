@@ -69,7 +69,9 @@ class Chunked:
                 checks.refuse_gradient(f"others[{i}]", other)
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         wanted = grad_enabled and output.requires_grad
-        return chunked_op(output, list(others), self._key, self._chunk_size, autocast, grad_enabled, wanted)[0]
+        loss: Tensor
+        loss, _ = chunked_op(output, list(others), self._key, self._chunk_size, autocast, grad_enabled, wanted)
+        return loss
 
 
 def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:

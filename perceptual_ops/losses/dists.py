@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import _checks as checks
 from .. import metric_ops
-from .._settings import fixed
+from .._settings import Fixed, fixed
 from ..engine.pair import IMAGE
+from ..names import Reduction
 from ..networks import load_network
 from ..networks.metric_weights import DistsSource, dists_weights
 from ..networks.weights import WeightSource
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
-from .samples import values_of
+from .sample_weight import Numbers
+from .samples import Images, values_of
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
@@ -46,9 +48,10 @@ class DISTS(MetricLoss):
         OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
     """
 
-    metric = "dists"
+    metric: str = "dists"
 
-    alpha_beta, normalize_weights = fixed("alpha_beta"), fixed("normalize_weights")
+    alpha_beta: Fixed[Never] = fixed("alpha_beta")
+    normalize_weights: Fixed[Never] = fixed("normalize_weights")
 
     @takes_engine_options
     def __init__(
@@ -58,7 +61,7 @@ class DISTS(MetricLoss):
         alpha_beta: DistsSource = None,
         normalize_weights: bool = True,
         input_range: tuple[float, float] = (0.0, 1.0),
-        reduction: str = "none",
+        reduction: Reduction = "none",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **options: Unpack[EngineOptions],
@@ -90,11 +93,11 @@ class DISTS(MetricLoss):
 
     def forward(
         self,
-        output: Tensor | Sequence[Tensor],
-        target: Tensor | Sequence[Tensor],
+        output: Images,
+        target: Images,
         *,
         frames: bool = False,
-        sample_weight: Tensor | Sequence[float] | None = None,
+        sample_weight: Numbers | None = None,
     ) -> Tensor:
         """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 

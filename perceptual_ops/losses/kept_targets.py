@@ -9,14 +9,16 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from .._settings import Converted
 from ..engine.batching import check_partner, chunks, target_pass
 from ..engine.input_size import InputSize
 from ..engine.perceptual_op import trunk_styles
 from ..engine.style_layout import plain_style, style_over_frames
 from ..engine.trunk import Trunk
 from ..engine.unit_map import EPS as UNIT_EPS
+from ..names import FeatureNormalization, GramNormalization, GramSpan, ResizeMode, StyleStatistics
 from ..reference import unit_features
-from .arguments import normalized_shares
+from .arguments import LayerWeights, normalized_shares
 from .base import FrozenLoss
 from .mask import checked_regions
 from .samples import Samples, as_batch, count_of, each_frame, first_of, frames_first, of_samples, pairs_of
@@ -33,14 +35,14 @@ class LossWithTargets(FrozenLoss):
         gram_over, style_statistics, normalize_features, input_size, resize_mode: See `PerceptualLoss`.
     """
 
-    content_layers: tuple[str, ...]
-    style_layers: tuple[str, ...]
-    gram_normalize: str
-    gram_over: str
-    style_statistics: str
-    normalize_features: str
-    input_size: tuple[int, int] | None
-    resize_mode: str
+    content_layers: Converted[tuple[str, ...], LayerWeights | None]
+    style_layers: Converted[tuple[str, ...], LayerWeights | None]
+    gram_normalize: GramNormalization
+    gram_over: GramSpan
+    style_statistics: StyleStatistics
+    normalize_features: FeatureNormalization
+    input_size: Converted[tuple[int, int] | None, int | Sequence[int] | None]
+    resize_mode: ResizeMode
     _content_shape: torch.Size
     _shares: tuple[float, ...] = (1.0,)  # of the kept regions
 
@@ -107,10 +109,10 @@ class LossWithTargets(FrozenLoss):
         self,
         images: Tensor,
         layers: Sequence[str],
-        gram_normalize: str,
+        gram_normalize: GramNormalization,
         is_unit: bool = False,
         input_size: InputSize | None = None,
-        style_statistics: str = "gram",
+        style_statistics: StyleStatistics = "gram",
     ) -> list[Tensor]:
         """Grams of targets through which no gradient flows; of those in tiles no map is held whole.
 
@@ -142,10 +144,10 @@ class LossWithTargets(FrozenLoss):
         self,
         clips: Tensor,
         layers: Sequence[str],
-        gram_normalize: str,
+        gram_normalize: GramNormalization,
         is_unit: bool,
         input_size: InputSize | None,
-        style_statistics: str,
+        style_statistics: StyleStatistics,
     ) -> list[Tensor]:
         """`target_grams` of clips (N, 3, T, H, W), a chunk of frames at a time."""
         batch, length = clips.shape[0], clips.shape[2]

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from .. import _checks as checks
 from .. import metric_ops
-from .._settings import fixed, setting
+from .._settings import Fixed, fixed, setting
 from ..engine.batching import rows_of
 from ..engine.masks import at_layer
 from ..engine.metrics import Lpips
 from ..engine.tiled_maps import tiled_maps
+from ..names import LpipsName, LpipsTrunk, LpipsVersion, Reduction
 from ..networks import checked_network, load_network
 from ..networks.metric_weights import LPIPS_VERSIONS, LinearSource, linear_weights
 from ..networks.weights import WeightSource
 from .mask import masks_of
 from .metric import MetricLoss
 from .options import EngineOptions, takes_engine_options
-from .samples import values_of
+from .sample_weight import Numbers
+from .samples import CallOptions, Images, values_of
 
 # The layers of each network with their channels, as in the package lpips.
-LAYERS: dict[str, dict[str, int]] = {
+LAYERS: dict[LpipsTrunk, dict[str, int]] = {
     "alexnet": {"relu1": 64, "relu2": 192, "relu3": 384, "relu4": 256, "relu5": 256},
     "vgg16": {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512, "relu5_3": 512},
     "squeezenet1_1": {
@@ -65,23 +68,25 @@ class LPIPS(MetricLoss):
         OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
     """
 
-    metric = "lpips"
+    metric: str = "lpips"
 
-    spatial = setting("spatial", checks.check_flag)
-    eps, eps_inside = setting("eps", checks.check_positive), setting("eps_inside", checks.check_flag)
-    version, linear = fixed("version", "_linear_version"), fixed("linear")
+    spatial: bool = setting("spatial", checks.check_flag)
+    eps: float = setting("eps", checks.check_positive)
+    eps_inside: bool = setting("eps_inside", checks.check_flag)
+    version: Fixed[LpipsVersion] = fixed("version", "_linear_version")
+    linear: Fixed[Never] = fixed("linear")
 
     @takes_engine_options
     def __init__(
         self,
-        network: str = "alex",
+        network: LpipsName = "alex",
         *,
         weights: WeightSource = "imagenet",
-        version: str = "0.1",
+        version: LpipsVersion = "0.1",
         linear: LinearSource = True,
         spatial: bool = False,
         input_range: tuple[float, float] = (-1.0, 1.0),
-        reduction: str = "none",
+        reduction: Reduction = "none",
         eps: float = 1e-10,
         eps_inside: bool = False,
         mean: Sequence[float] | None = None,
@@ -110,15 +115,35 @@ class LPIPS(MetricLoss):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, spatial={self.spatial}, reduction={self.reduction!r}"
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images, *, return_layers: Literal[False] = False,
+            **others: Unpack[CallOptions],
+        ) -> Tensor: ...  # fmt: skip
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images, *, return_layers: Literal[True], **others: Unpack[CallOptions]
+        ) -> tuple[Tensor, list[Tensor]]: ...
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images, *, return_layers: bool = False, **others: Unpack[CallOptions]
+        ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def forward(
         self,
-        output: Tensor | Sequence[Tensor],
-        target: Tensor | Sequence[Tensor],
+        output: Images,
+        target: Images,
         *,
         return_layers: bool = False,
         frames: bool = False,
-        sample_weight: Tensor | Sequence[float] | None = None,
-        mask: Tensor | Sequence[Tensor] | None = None,
+        sample_weight: Numbers | None = None,
+        mask: Images | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
 

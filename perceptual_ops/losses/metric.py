@@ -11,11 +11,12 @@ from typing_extensions import Unpack
 
 from .. import _checks as checks
 from .. import ops
-from .._settings import fixed, setting
+from .._settings import Fixed, fixed, setting
 from ..engine.batching import chunks, same_size
 from ..engine.metric_op import MetricSettings, metric_loss
 from ..engine.pair import IMAGE
 from ..engine.registry import hash_of
+from ..names import Reduction
 from ..networks import FeatureNetwork
 from .base import FrozenLoss
 from .options import EngineOptions, takes_engine_options
@@ -34,8 +35,8 @@ class MetricLoss(FrozenLoss):
 
     _network: FeatureNetwork
     metric: str  # as of `MetricSettings`
-    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
-    layers = fixed("layers")
+    reduction: Reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    layers: Fixed[tuple[str, ...]] = fixed("layers")
 
     @takes_engine_options
     def __init__(
@@ -46,7 +47,7 @@ class MetricLoss(FrozenLoss):
         mean: Sequence[float],
         std: Sequence[float],
         input_range: tuple[float, float],
-        reduction: str,
+        reduction: Reduction,
         **options: Unpack[EngineOptions],
     ) -> None:
         super().__init__(network, mean, std, input_range, **options)

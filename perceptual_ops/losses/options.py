@@ -6,18 +6,19 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ParamSpec, TypedDict, cast, get_type_hints
+from typing import Any, ParamSpec, TypedDict, cast, get_args, get_type_hints
 
 import torch
 from typing_extensions import Unpack
 
 from .. import _checks as checks
-from .._settings import ModuleWithSettings, setting
+from .._settings import Converted, ModuleWithSettings, setting
+from ..names import Backend, ComputeDtype, Engine, TileSize
 
 P = ParamSpec("P")
 
-ENGINES = ("lean", "autograd")
-COMPUTE_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in checks.DTYPES[:3]}
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+COMPUTE_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(ComputeDtype)}
 
 
 class EngineOptions(TypedDict, total=False):
@@ -59,11 +60,11 @@ class EngineOptions(TypedDict, total=False):
             TorchDispatchMode or a transform of torch.func.
     """
 
-    compute_dtype: torch.dtype | str | None
+    compute_dtype: torch.dtype | ComputeDtype | None
     chunk_size: int | None
-    tile_size: int | str | None
-    engine: str
-    backend: str
+    tile_size: TileSize | None
+    engine: Engine
+    backend: Backend
     cuda_graphs: bool
 
 
@@ -86,7 +87,7 @@ def _checked_chunk_size(name: str, size: int | None) -> int | None:
     return size
 
 
-def _checked_tile_size(name: str, size: int | str | None) -> int | str | None:
+def _checked_tile_size(name: str, size: TileSize | None) -> TileSize | None:
     if size is not None and size != "auto" and (type(size) is not int or size < 1):
         raise ValueError(f'{name}: expected None, "auto" or a whole number of pixels above 0, got {size!r}')
     return size
@@ -95,12 +96,14 @@ def _checked_tile_size(name: str, size: int | str | None) -> int | str | None:
 class EngineSettings(ModuleWithSettings):
     """A module that holds the options of the engine."""
 
-    compute_dtype = setting("compute_dtype", _checked_dtype)
-    chunk_size = setting("chunk_size", _checked_chunk_size)
-    tile_size = setting("tile_size", _checked_tile_size)
-    engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
-    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
-    cuda_graphs = setting("cuda_graphs", checks.check_flag, changed=lambda loss: loss._trunk.drop_graphs())
+    compute_dtype: Converted[torch.dtype | None, torch.dtype | ComputeDtype | None] = setting(
+        "compute_dtype", _checked_dtype
+    )
+    chunk_size: int | None = setting("chunk_size", _checked_chunk_size)
+    tile_size: TileSize | None = setting("tile_size", _checked_tile_size)
+    engine: Engine = setting("engine", partial(checks.check_choice, choices=ENGINES))
+    backend: Backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+    cuda_graphs: bool = setting("cuda_graphs", checks.check_flag, changed=lambda loss: loss._trunk.drop_graphs())
 
     def __init__(self, **options: Unpack[EngineOptions]) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -13,13 +13,26 @@ from typing_extensions import Unpack
 from .. import _checks as checks
 from ..engine.autograd import graph_loss
 from ..engine.perceptual_op import perceptual_loss
+from ..names import (
+    Distance,
+    FeatureDistance,
+    FeatureNormalization,
+    GramNormalization,
+    GramSpan,
+    NetworkName,
+    Preset,
+    Reduction,
+    ResizeMode,
+    StyleStatistics,
+)
 from ..networks.weights import WeightSource
 from .arguments import LayerWeights, content_or_default, network_of, wanted_layers
 from .mask import guides_of, masks_of
 from .options import EngineOptions, takes_engine_options
 from .perceptual_settings import PerceptualSettings
 from .presets import PRESETS
-from .samples import as_batch, first_of, values_of
+from .sample_weight import Numbers
+from .samples import CallOptions, Images, as_batch, first_of, values_of
 
 
 class PerceptualLoss(PerceptualSettings):
@@ -87,25 +100,25 @@ class PerceptualLoss(PerceptualSettings):
     @takes_engine_options
     def __init__(
         self,
-        network: str | nn.Module = "vgg16",
+        network: NetworkName | nn.Module = "vgg16",
         *,
         weights: WeightSource = "imagenet",
-        content_layers: LayerWeights | str | None = "default",
+        content_layers: LayerWeights | Literal["default"] | None = "default",
         style_layers: LayerWeights | None = None,
         content_weight: float = 1.0,
         style_weight: float = 1.0,
         tv_weight: float = 0.0,
-        content_distance: str = "mse",
-        style_distance: str = "mse",
-        gram_normalize: str = "chw",
-        gram_over: str = "frame",
-        style_statistics: str = "gram",
-        normalize_features: str = "none",
+        content_distance: FeatureDistance = "mse",
+        style_distance: Distance = "mse",
+        gram_normalize: GramNormalization = "chw",
+        gram_over: GramSpan = "frame",
+        style_statistics: StyleStatistics = "gram",
+        normalize_features: FeatureNormalization = "none",
         input_size: int | tuple[int, int] | None = None,
-        resize_mode: str = "bilinear",
+        resize_mode: ResizeMode = "bilinear",
         drop_tokens: int = 0,
         input_range: tuple[float, float] = (0.0, 1.0),
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         eps: float = 1e-6,
@@ -139,7 +152,7 @@ class PerceptualLoss(PerceptualSettings):
         self.reduction = reduction
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> PerceptualLoss:
+    def preset(cls, name: Preset, **overrides: Any) -> PerceptualLoss:
         """The loss of a published system; any argument of the constructor may be overridden.
 
         Args:
@@ -157,16 +170,38 @@ class PerceptualLoss(PerceptualSettings):
         checks.check_choice("name", name, tuple(PRESETS))
         return cls(**{**PRESETS[name], **overrides})
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images | None = None, style: Images | None = None, *,
+            return_terms: Literal[False] = False, **others: Unpack[CallOptions],
+        ) -> Tensor: ...  # fmt: skip
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images | None = None, style: Images | None = None, *,
+            return_terms: Literal[True], **others: Unpack[CallOptions],
+        ) -> tuple[Tensor, dict[str, Tensor]]: ...  # fmt: skip
+
+        @overload
+        def __call__(
+            self, output: Images, target: Images | None = None, style: Images | None = None, *,
+            return_terms: bool = False, **others: Unpack[CallOptions],
+        ) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...  # fmt: skip
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def forward(
         self,
-        output: Tensor | Sequence[Tensor],
-        target: Tensor | Sequence[Tensor] | None = None,
-        style: Tensor | Sequence[Tensor] | None = None,
+        output: Images,
+        target: Images | None = None,
+        style: Images | None = None,
         *,
         return_terms: bool = False,
         frames: bool = False,
-        sample_weight: Tensor | Sequence[float] | None = None,
-        mask: Tensor | Sequence[Tensor] | None = None,
+        sample_weight: Numbers | None = None,
+        mask: Images | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of images, of a list of them, or of clips.
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import get_args
 
 from .. import _checks as checks
-from .._settings import fixed, setting
+from .._settings import Converted, Fixed, fixed, setting
 from ..engine.input_size import RESIZE_MODES
 from ..engine.terms import FEATURE_NORMALIZATIONS, STYLE_STATISTICS, Part, Terms
-from .arguments import checked_size, part_layers, part_weight, part_weights
+from ..names import (
+    Distance,
+    FeatureDistance,
+    FeatureNormalization,
+    GramNormalization,
+    GramSpan,
+    Reduction,
+    ResizeMode,
+    StyleStatistics,
+)
+from .arguments import LayerWeights, checked_size, part_layers, part_weight, part_weights
 from .kept_targets import LossWithTargets
 
-GRAMS_OVER = ("frame", "clip")
+GRAMS_OVER: tuple[GramSpan, ...] = get_args(GramSpan)
 
 
 class PerceptualSettings(LossWithTargets):
@@ -20,42 +31,53 @@ class PerceptualSettings(LossWithTargets):
 
     _content_layers: dict[str, float]
     _style_layers: dict[str, float]
-    content_layers = part_layers("content", changed=lambda loss: loss._forget_target("content"))
-    style_layers = part_layers("style", changed=lambda loss: loss._forget_target("style"))
-    content_weights, style_weights = part_weights("content"), part_weights("style")
-    content_weight, style_weight = part_weight("content"), part_weight("style")
-    tv_weight = setting("tv_weight", checks.check_number)
-    content_distance = setting("content_distance", partial(checks.check_choice, choices=checks.CONTENT_DISTANCES))
-    style_distance = setting("style_distance", partial(checks.check_choice, choices=checks.DISTANCES))
-    gram_normalize = setting(
+    content_layers: Converted[tuple[str, ...], LayerWeights | None] = part_layers(
+        "content", changed=lambda loss: loss._forget_target("content")
+    )
+    style_layers: Converted[tuple[str, ...], LayerWeights | None] = part_layers(
+        "style", changed=lambda loss: loss._forget_target("style")
+    )
+    content_weights: Converted[tuple[float, ...], Sequence[float]] = part_weights("content")
+    style_weights: Converted[tuple[float, ...], Sequence[float]] = part_weights("style")
+    content_weight: float = part_weight("content")
+    style_weight: float = part_weight("style")
+    tv_weight: float = setting("tv_weight", checks.check_number)
+    content_distance: FeatureDistance = setting(
+        "content_distance", partial(checks.check_choice, choices=checks.CONTENT_DISTANCES)
+    )
+    style_distance: Distance = setting("style_distance", partial(checks.check_choice, choices=checks.DISTANCES))
+    gram_normalize: GramNormalization = setting(
         "gram_normalize",
         partial(checks.check_choice, choices=checks.NORMALIZATIONS),
         changed=lambda loss: loss._forget_target("style"),
     )
-    gram_over = setting(
+    gram_over: GramSpan = setting(
         "gram_over",
         partial(checks.check_choice, choices=GRAMS_OVER),
         changed=lambda loss: loss._forget_target("style"),
     )
-    style_statistics = setting(
+    style_statistics: StyleStatistics = setting(
         "style_statistics",
         partial(checks.check_choice, choices=STYLE_STATISTICS),
         changed=lambda loss: loss._forget_target("style"),
     )
-    normalize_features = setting(
+    normalize_features: FeatureNormalization = setting(
         "normalize_features",
         partial(checks.check_choice, choices=FEATURE_NORMALIZATIONS),
         changed=lambda loss: loss._forget_target("style"),
     )
-    input_size = setting("input_size", checked_size, changed=lambda loss: loss._forget_targets())
-    resize_mode = setting(
+    input_size: Converted[tuple[int, int] | None, int | Sequence[int] | None] = setting(
+        "input_size", checked_size, changed=lambda loss: loss._forget_targets()
+    )
+    resize_mode: ResizeMode = setting(
         "resize_mode",
         partial(checks.check_choice, choices=RESIZE_MODES),
         changed=lambda loss: loss._forget_targets(),
     )
-    drop_tokens = fixed("drop_tokens", read=lambda loss: getattr(loss._network, "drop_tokens", 0))
-    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
-    eps, delta = setting("eps", checks.check_positive), setting("delta", checks.check_positive)
+    drop_tokens: Fixed[int] = fixed("drop_tokens", read=lambda loss: getattr(loss._network, "drop_tokens", 0))
+    reduction: Reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    eps: float = setting("eps", checks.check_positive)
+    delta: float = setting("delta", checks.check_positive)
 
     @property
     def network_layers(self) -> list[str]:

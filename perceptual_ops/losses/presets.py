@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {
+from ..names import Preset
+
+PRESETS: dict[Preset, dict[str, Any]] = {
     # pytorch/examples, fast_neural_style: MSE on relu2_2 and on Grams / (C H W).
     "johnson-style": {
         "network": "vgg16",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ from ..engine.cuda_graph import is_capturing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class Array(Protocol):
+    """One of NumPy, or what becomes one."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+Numbers = Tensor | Sequence[float] | Sequence[Tensor] | Array  # (N,)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class SampleWeight:
     skipped: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, weight: Tensor | Sequence[float] | None, count: int, device: torch.device, dtype: torch.dtype) -> Self:
+    def of(cls, weight: Numbers | None, count: int, device: torch.device, dtype: torch.dtype) -> Self:
         """By a call's argument `sample_weight` for `count` samples.
 
         Numbers of a list and of a tensor are looked at, for which a CUDA tensor makes the host wait once. Those of a

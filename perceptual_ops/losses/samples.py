@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .sample_weight import SampleWeight
+from .sample_weight import Numbers, SampleWeight
 
 if TYPE_CHECKING:
     from .base import FrozenLoss
 
 # A batch (N, ...), or a list of N batches of 1, whose sizes may differ.
 Samples = Tensor | list[Tensor]
+# The same as users write it.
+Images = Tensor | Sequence[Tensor]
+
+
+class CallOptions(TypedDict, total=False):
+    """What calls take by keyword; see `PerceptualLoss.forward`."""
+
+    frames: bool
+    sample_weight: Numbers | None
+    mask: Images | None
+
 
 # M images, with what is beside them: images (M or 1, C, H, W) and kept targets (M or 1, ...) -> values, each (M, ...).
 OfImages = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
@@ -27,7 +38,7 @@ def values_of(
     images: Sequence[Samples],
     beside: Sequence[Samples],
     frames: bool,
-    sample_weight: Tensor | Sequence[float] | None,
+    sample_weight: Numbers | None,
     are_maps: bool = False,
     takes_clips: bool = False,
 ) -> list[Tensor]:

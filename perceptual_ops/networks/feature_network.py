@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from .._module import Module
+from ..names import Pooling
 from ..reference import l2_pool
 from .checkpoint_files import check_finite
 from .hooks import is_altered
@@ -21,7 +23,6 @@ from .layers import (
     Fire,
     Layer,
     Pool,
-    Pooling,
     Relu,
     is_chained,
     smallest_sizes,
@@ -36,7 +37,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(Module):
     """Images in, features by layer name out: `network(images)["relu3_3"]` is (N, C, H', W') in the network's dtype.
 
     A tap gives what its name says: `conv1_1` the convolution before its ReLU, `relu1_1` after it, `pool1` the pooled
@@ -71,19 +72,19 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         if pooling is not None:
             checks.check_choice("pooling", pooling, POOLINGS)
-        self.name = name
-        self.pooling = pooling
-        self.mean = _three_floats("mean", mean)
-        self.std = _three_floats("std", std)
+        self.name: str = name
+        self.pooling: Pooling | None = pooling
+        self.mean: tuple[float, ...] = _three_floats("mean", mean)
+        self.std: tuple[float, ...] = _three_floats("std", std)
         if min(self.std) <= 0:
             raise ValueError(f"std: expected three numbers above 0, got {self.std}")
 
         self._depths = {layer.name: depth for depth, layer in enumerate(architecture, start=1)}
-        self.taps = self._known(taps)
+        self.taps: tuple[str, ...] = self._known(taps)
         built = architecture[: self._depth(self.taps)]
         if pooling is not None:
             built = [replace(layer, kind=pooling) if isinstance(layer, Pool) else layer for layer in built]
-        self.layers = tuple(built)
+        self.layers: tuple[Layer, ...] = tuple(built)
         self._smallest_sizes = smallest_sizes(self.layers)
         for layer in self.layers:
             if not isinstance(layer, Relu):
@@ -165,7 +166,8 @@ class FeatureNetwork(nn.Module):
         if isinstance(layer, Relu):
             return F.relu(x, inplace=overwrite)
         if isinstance(layer, (Conv, Pool, Fire)):
-            return self.module_of(layer)(x)
+            result: Tensor = self.module_of(layer)(x)
+            return result
         raise unknown_layer(layer)
 
     def _normalize(self, images: Tensor) -> Tensor:
@@ -224,7 +226,7 @@ class FeatureNetwork(nn.Module):
             )
 
 
-class FireModule(nn.Module):
+class FireModule(Module):
     """The convolutions of a `Fire` and their ReLUs."""
 
     squeeze: nn.Conv2d
@@ -242,7 +244,7 @@ class FireModule(nn.Module):
         return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1), inplace=True)
 
 
-class L2Pool(nn.Module):
+class L2Pool(Module):
     """DISTS's pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ class L2Pool(nn.Module):
         return l2_pool(x)
 
 
-class BlurPool(nn.Module):
+class BlurPool(Module):
     """Max-pooling at stride 1, reflection padding, and a binomial 3x3 filter at the layer's stride, per channel."""
 
     kernel: Tensor  # (3, 3), follows the network's device and dtype; its sixteenths are exact in every one
@@ -287,7 +289,7 @@ def _module(layer: Conv | Pool | Fire) -> nn.Module:
 def _conv(layer: Conv) -> nn.Conv2d:
     # skip_init, because the usual initialisation would draw from the caller's random numbers. fp32 on the CPU, whatever
     # the caller's defaults are: weights are moved and cast by the network's owner.
-    conv = nn.utils.skip_init(
+    conv: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=layer.padding,
         dtype=torch.float32, device="cpu",
     )  # fmt: skip

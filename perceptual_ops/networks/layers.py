@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from .. import _checks as checks
+from ..names import Pooling
 
-Pooling = Literal["max", "average", "blur", "l2"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 BLUR_KERNEL = 3

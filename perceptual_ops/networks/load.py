@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
+from ..names import Architecture, ChainName, LpipsTrunk, Pooling
 from .alexnet import ALEXNET, BLURRED_ALEXNET
 from .feature_network import IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork
-from .layers import Layer, Pooling, convolutions_of
+from .layers import Layer, convolutions_of
 from .squeezenet import SQUEEZENET
 from .state_dicts import convolution_weights
 from .vgg import VGG
 from .weights import WeightSource, random_weights, read_weights
 
-ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**VGG, "alexnet": ALEXNET, "squeezenet1_1": SQUEEZENET}
+ARCHITECTURES: dict[Architecture, tuple[Layer, ...]] = {
+    **{name: VGG[name] for name in VGG},
+    "alexnet": ALEXNET,
+    "squeezenet1_1": SQUEEZENET,
+}
 # Those of pooling "blur", where it changes more than the poolings.
-BLURRED_ARCHITECTURES: dict[str, tuple[Layer, ...]] = {**ARCHITECTURES, "alexnet": BLURRED_ALEXNET}
+BLURRED_ARCHITECTURES: dict[Architecture, tuple[Layer, ...]] = {**ARCHITECTURES, "alexnet": BLURRED_ALEXNET}
 # What others call some of them, lpips above all.
-ALIASES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
+ALIASES: Mapping[str, LpipsTrunk] = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
+
+Name = TypeVar("Name", bound=str)
 
 
 def full_name(name: str) -> str:
@@ -24,17 +32,17 @@ def full_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def checked_network(argument: str, name: object, known: Iterable[str] = ARCHITECTURES) -> str:
+def checked_network(argument: str, name: object, known: Iterable[Name]) -> Name:
     """The full name of a network that is among those known; ValueError for another."""
     names = tuple(known)
     if not isinstance(name, str) or full_name(name) not in names:
         short = ", ".join(f"{alias!r} for {full}" for alias, full in ALIASES.items() if full in names)
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}, or {short}; got {name!r}")
-    return full_name(name)
+    return full_name(name)  # type: ignore[return-value]  # it is one of them
 
 
 def load_network(
-    name: str,
+    name: ChainName,
     weights: WeightSource = "imagenet",
     *,
     layers: Iterable[str] | None = None,
@@ -64,18 +72,18 @@ def load_network(
             network.
         OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
     """
-    name = checked_network("name", name)
+    full = checked_network("name", name, ARCHITECTURES)
     if pooling is None:
         pooling = "blur" if weights == "stlpips" else "max"
-    plain, blurred = ARCHITECTURES[name], BLURRED_ARCHITECTURES[name]
+    plain, blurred = ARCHITECTURES[full], BLURRED_ARCHITECTURES[full]
     architecture = blurred if pooling == "blur" else plain
     taps = [layer.name for layer in architecture] if layers is None else layers
-    network = FeatureNetwork(name, architecture, taps, pooling, mean, std)
+    network = FeatureNetwork(full, architecture, taps, pooling, mean, std)
 
     convolutions = convolutions_of(network.layers)
     if weights == "random":
         network.load_state_dict(random_weights(convolutions, seed))
     else:
-        state, origin = read_weights(weights, name, progress)
-        network.load_state_dict(convolution_weights(state, name, (plain, blurred), convolutions, origin))
+        state, origin = read_weights(weights, full, progress)
+        network.load_state_dict(convolution_weights(state, full, (plain, blurred), convolutions, origin))
     return network

@@ -9,11 +9,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from .. import _checks as checks
+from ..names import LpipsVersion
 from .checkpoint_files import OTHER_FILE, check_finite, checked_path, read_checkpoint
 from .weights import WeightSource, read_weights
 
@@ -22,7 +24,7 @@ DistsSource = str | os.PathLike[str] | Mapping[str, Tensor] | None
 
 # Published for LPIPS (Zhang et al. 2018, arXiv 1801.03924), by the names of its package; BSD-2-Clause.
 LPIPS_NETWORKS = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
-LPIPS_VERSIONS = ("0.1", "0.0")
+LPIPS_VERSIONS: tuple[LpipsVersion, ...] = get_args(LpipsVersion)
 
 # Of the layers that DISTS (Ding et al. 2020, arXiv 2004.07728) compares: the image and five ReLUs of VGG16; MIT.
 DISTS_CHANNELS = (3, 64, 128, 256, 512, 512)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from .._module import Module
 from .module_outputs import (
     LayerPath,
     as_map,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class ModuleFeatures(nn.Module):
+class ModuleFeatures(Module):
     """Features of your own module, by layer name: `ModuleFeatures(encoder, ["stem.conv", "layer2"])`.
 
     A layer is a submodule (dotted, as in `named_modules`), whose output is the feature, or an entry of what the module
@@ -64,15 +65,15 @@ class ModuleFeatures(nn.Module):
 
     mean: Sequence[float] | None = None  # of images in [0, 1], where they are known
     std: Sequence[float] | None = None
-    is_image_network = False
+    is_image_network: bool = False
 
     def __init__(self, module: nn.Module, layers: Iterable[str], drop_tokens: int = 0) -> None:
         super().__init__()
-        self.taps = _names(layers)
+        self.taps: tuple[str, ...] = _names(layers)
         if not self.taps:
             raise ValueError("layers: expected the name of at least one submodule or output, got none")
-        self.drop_tokens = checks.check_whole("drop_tokens", drop_tokens, 0)
-        self.module = _copy(module)
+        self.drop_tokens: int = checks.check_whole("drop_tokens", drop_tokens, 0)
+        self.module: nn.Module = _copy(module)
         self.requires_grad_(False)
         self.eval()
         submodules = dict(self.module.named_modules(remove_duplicate=False))
@@ -80,7 +81,8 @@ class ModuleFeatures(nn.Module):
             if getattr(submodule, "inplace", False):
                 submodule.inplace = False
         convolutions = [module for module in submodules.values() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
-        self.channels = next((first.in_channels for first in convolutions if first.in_channels), None)
+        widths = (first.in_channels for first in convolutions)
+        self.channels: int | None = next(filter(None, widths), None)
         self._paths = {name: LayerPath.of(name, submodules) for name in self.taps}
         # A name that is no submodule may still be an entry of what the module returns: `forward` finds out.
         for source in dict.fromkeys(path.source for path in self._paths.values()):

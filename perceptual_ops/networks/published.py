@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..names import PublishedName
 from .checkpoint_files import check_finite_state
 from .weights import SOURCES, WeightSource, read_weights
 
@@ -76,7 +77,7 @@ class Published(NamedTuple):
     layer: str
 
 
-PUBLISHED = {
+PUBLISHED: dict[PublishedName, Published] = {
     "convnext_small": Published(convnext_small, "output"),
     "resnet50": Published(resnet50, "output"),
     "dinov2_base": Published(dinov2_base, "last_hidden_state"),
@@ -142,10 +143,11 @@ def _load(network: nn.Module, state: Mapping[str, Any], problem: str) -> None:
 
 def _from_hub(model: Any, repository: str) -> nn.Module:
     try:
-        return model.from_pretrained(repository)
+        network: nn.Module = model.from_pretrained(repository)
     except OSError as error:  # how transformers reports whatever keeps it from a file
         raise OSError(
             f"weights: could not get {repository} of the Hugging Face Hub ({str(error).splitlines()[0]}): "
             f"fill its cache, {hub_cache()}, by `hf download {repository}` where there is a network, or pass "
             "weights=<path of its model.safetensors>"
         ) from error
+    return network

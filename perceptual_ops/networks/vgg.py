@@ -5,10 +5,11 @@ Five blocks of 3x3 convolutions; relu3_2 is the second ReLU of the third block, 
 
 from __future__ import annotations
 
+from ..names import VggName
 from .layers import Conv, Layer, Pool, Relu
 
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
-BLOCK_CONVOLUTIONS = {
+BLOCK_CONVOLUTIONS: dict[VggName, tuple[int, ...]] = {
     "vgg11": (1, 1, 2, 2, 2),
     "vgg13": (2, 2, 2, 2, 2),
     "vgg16": (2, 2, 3, 3, 3),
@@ -27,4 +28,4 @@ def _layers(block_convolutions: tuple[int, ...]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-VGG: dict[str, tuple[Layer, ...]] = {name: _layers(blocks) for name, blocks in BLOCK_CONVOLUTIONS.items()}
+VGG: dict[VggName, tuple[Layer, ...]] = {name: _layers(blocks) for name, blocks in BLOCK_CONVOLUTIONS.items()}

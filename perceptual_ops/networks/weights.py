@@ -10,16 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..names import TrunkWeights, WeightsName
 from .checkpoint_files import OTHER_FILE, check_hash, checked_path, read_checkpoint
 from .layers import Conv
 
-WeightSource = str | os.PathLike[str] | Mapping[str, Tensor]
+WeightSource = WeightsName | str | os.PathLike[str] | Mapping[str, Tensor]
 
-SOURCES = ("imagenet", "stlpips", "random")
+SOURCES: tuple[TrunkWeights, ...] = get_args(TrunkWeights)
 
 SILENCE = 60  # seconds after which a server that sends nothing more is given up
 # torchvision's files (torchvision/models/); the name ends with the first digits of the file's SHA-256.

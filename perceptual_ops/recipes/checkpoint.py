@@ -51,7 +51,7 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
         raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {ANEW}")
     check_finite_state(state["model"], parts["model"], str(path))
     _check_settings(path, state["settings"], settings, data)
-    done = state["done"]
+    done: int = state["done"]
     if isinstance(done, bool) or not 1 <= done <= settings.get("steps", done):
         raise ValueError(f"{path}: expected a checkpoint of one of the {settings['steps']} steps, got {done}; {ANEW}")
     try:

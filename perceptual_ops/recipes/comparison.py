@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,12 @@ from .. import _checks as checks
 from ..engine.tiled_maps import tiled_maps
 from ..losses import DISTS, LPIPS, PerceptualLoss
 from ..losses.arguments import DEFAULT_LAYERS
+from ..names import ChainName, TileSize
 from ..networks import full_name, load_network
 
-# The networks of each metric, its default first.
-METRICS = {
+Metric = Literal["lpips", "stlpips", "dists", "content", "style"]
+# The networks of each, its default first.
+METRICS: dict[Metric, tuple[ChainName, ...]] = {
     "lpips": ("alex", "vgg16", "squeeze"),
     "stlpips": ("alex", "vgg16"),
     "dists": ("vgg16",),
@@ -28,7 +31,7 @@ METRICS = {
     "style": ("vgg16", "vgg19", "vgg13", "vgg11"),
 }
 WITH_PIXELS = ("lpips", "stlpips", "content")  # whose distance is a sum over pixels, so that there is a map
-WITH_LAYERS = ("content", "style")  # their layers are the caller's choice
+WITH_LAYERS: tuple[Metric, ...] = ("content", "style")  # their layers are the caller's choice
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,13 +54,13 @@ class Comparison:
 
 
 def comparison(
-    metric: str = "lpips",
+    metric: Metric = "lpips",
     *,
-    network: str | None = None,
+    network: ChainName | None = None,
     weights: str | os.PathLike[str] | None = None,
     layers: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
-    tile_size: int | str | None = None,
+    tile_size: TileSize | None = None,
 ) -> Comparison:
     """A distance by its name.
 
@@ -87,7 +90,8 @@ def comparison(
     source = weights or ("stlpips" if metric == "stlpips" else "imagenet")
     named = "" if source == "imagenet" or metric == "stlpips" else f" {Path(source).name}"
     if metric in ("lpips", "stlpips"):
-        loss = LPIPS(network, weights=source, input_range=(0.0, 1.0), tile_size=tile_size).to(device)
+        loss = LPIPS(network, weights=source, input_range=(0.0, 1.0), tile_size=tile_size)  # type: ignore[arg-type]
+        loss = loss.to(device)
         if tile_size is not None and (why := loss.no_tiles(wants_gradient=False)):  # once, not with each pair
             raise ValueError(f"tile_size: expected None, since {why}; got {tile_size!r}")
         return _lpips(f"{metric} {network}{' 0.1' if metric == 'lpips' else ''}{named}", loss)
@@ -106,13 +110,13 @@ def comparison(
     raise checks.unknown("metric", metric, METRICS)
 
 
-def default_layers(metric: str, network: str) -> tuple[str, ...]:
+def default_layers(metric: Metric, network: str) -> tuple[str, ...]:
     """The layers of a network that "content" and "style" compare unless others are named."""
     layers = DEFAULT_LAYERS[network]
     return layers if metric == "style" else layers[2:3]
 
 
-def _known(metric: str, network: str) -> str:
+def _known(metric: Metric, network: str) -> ChainName:
     """A network, by any of its names, as `METRICS` names it."""
     for name in METRICS[metric]:
         if full_name(name) == full_name(network):

@@ -17,12 +17,12 @@ from torch.export import Dim
 
 from .. import _checks as checks
 from ..files import write_whole
-from .model_file import KINDS, LARGEST, MAX_BATCH, MULTIPLES, side_taken
+from .model_file import KINDS, LARGEST, MAX_BATCH, MULTIPLES, ModelKind, side_taken
 
 FACTS = "perceptual_ops.json"  # the file inside that says what the program does
 
 
-def export_model(path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1) -> None:
+def export_model(path: str | os.PathLike[str], network: nn.Module, kind: ModelKind, scale: int = 1) -> None:
     """Writes a network as a program for any batch and any size of images, on the CPU in fp32, unclamped.
 
     `torch.export.load(path).module()` runs it. Its sides are of 17 to 8192 pixels, and of what "multiple" in the file

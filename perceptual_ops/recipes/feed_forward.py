@@ -111,7 +111,9 @@ def train_style(
         for images in training.batches():  # (n, 3, S, S)
             with training.autocast():
                 losses, terms = criterion(training.network(images), images, return_terms=True)  # (n,), dict of (n,)
-            logged = {name: terms[name].mean() for name in ("content", "style", "tv") if name in terms}
+            logged: dict[str, Tensor] = {
+                name: terms[name].mean() for name in ("content", "style", "tv") if name in terms
+            }
             training.update(_log_mean(losses), {"loss": losses.detach().mean(), **logged})
         training.finish(save)
     return crops.pool.unreadable

@@ -6,27 +6,31 @@ Alahi and Fei-Fei 2016.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from .. import _checks as checks
 from ..losses import PerceptualLoss
+from ..names import ChainName
 from ..networks import load_network
 from ..networks.weights import WeightSource
-from .optimization import OPTIMIZERS, Objective, Optimized, StepCallback, energies_of, minimize, noise_like
+from .optimization import OPTIMIZERS, Objective, Optimized, Optimizer, StepCallback, energies_of, minimize, noise_like
 
-KINDS = ("content", "style")
+Kind = Literal["content", "style"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def invert(
     picture: Tensor,
     layer: str,
     *,
-    kind: str = "content",
-    network: str = "vgg16",
+    kind: Kind = "content",
+    network: ChainName = "vgg16",
     weights: WeightSource = "imagenet",
     tv_weight: float = 1.0,
     steps: int = 200,
-    optimizer: str = "lbfgs",
+    optimizer: Optimizer = "lbfgs",
     lr: float = 0.02,
     seed: int = 0,
     on_step: StepCallback | None = None,

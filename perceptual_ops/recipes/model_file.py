@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from .._failures import reason
 from ..networks.checkpoint_files import check_finite_state
 from .transform_net import SCALES, StyleNet, SuperResolutionNet
 
-KINDS = ("style", "super-resolution")
+ModelKind = Literal["style", "super-resolution"]
+KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 SMALLEST, LARGEST = 17, 8192  # pixels of a side that a network is given; smaller images are extended
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # of pixels, which networks that halve and double want
 MAX_BATCH = 1024
@@ -56,7 +57,7 @@ class ModelFacts:
         ValueError: One of them is something else.
     """
 
-    kind: str
+    kind: ModelKind
     scale: int
     multiple: int
     network: str
@@ -144,9 +145,10 @@ def encoded(weights: Mapping[str, Tensor], facts: ModelFacts) -> bytes:
     """The bytes of a file. ValueError where safetensors cannot hold a dtype."""
     safetensors = installed_safetensors()
     try:
-        return safetensors.torch.save(dict(weights), {KEY: json.dumps({"version": VERSION, **asdict(facts)})})
+        data: bytes = safetensors.torch.save(dict(weights), {KEY: json.dumps({"version": VERSION, **asdict(facts)})})
     except Exception as error:  # it has several kinds
         raise ValueError(f"network: expected weights that safetensors can hold ({reason(error)})") from error
+    return data
 
 
 def read_model_file(path: str | os.PathLike[str]) -> tuple[ModelFacts, dict[str, Tensor]]:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from ..engine.batching import auto_tile_side
 from ..files import write_whole
+from ..names import TileSize
 from .model_file import (
     BY_NAME,
     LARGEST,
     MAX_BATCH,
     ModelFacts,
+    ModelKind,
     blank_network,
     check_weights,
     encoded,
@@ -42,14 +44,14 @@ class Model:
         name: What errors call it: its file, if it came from one.
     """
 
-    kind: str
+    kind: ModelKind
     scale: int
     multiple: int
     network: Callable[[Tensor], Tensor]
     name: str = "the model"
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, tile_size: int | str | None = None, progress: Progress | None = None) -> Tensor:
+    def __call__(self, images: Tensor, tile_size: TileSize | None = None, progress: Progress | None = None) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], on the model's device -> (N, 3, scale H, scale W) in [0, 1].
 
         Sides that the network cannot take are extended by their last pixels, and the result is cut.
@@ -119,7 +121,7 @@ class Model:
 
 
 def save_model(
-    path: str | os.PathLike[str], network: nn.Module, kind: str, scale: int = 1, *, source: str | None = None
+    path: str | os.PathLike[str], network: nn.Module, kind: ModelKind, scale: int = 1, *, source: str | None = None
 ) -> None:
     """Writes a network for any batch and any size of images, as a safetensors file.
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from ..engine.tiled_maps import tiled_maps
 from ..losses import PerceptualLoss
 from ..ops import gram_matrix
 
-OPTIMIZERS = ("adam", "lbfgs")
+Optimizer = Literal["adam", "lbfgs"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 # What L-BFGS remembers of a past step is two pictures. With 3 steps it falls nearly as fast as with 20.
 MOST_STEPS, LEAST_STEPS = 20, 3
 MEMORY = 2**31  # bytes of all that it remembers, where that is more than the least
@@ -93,7 +95,7 @@ class Objective:
             self._on_step(step, numbers)
 
 
-def minimize(objective: Objective, image: Tensor, steps: int, optimizer: str, lr: float) -> None:
+def minimize(objective: Objective, image: Tensor, steps: int, optimizer: Optimizer, lr: float) -> None:
     """Changes the image in place, by as many evaluations of the objective. DivergenceError where that fails."""
     if optimizer == "adam":
         minimize_with_adam(objective, image, steps, lr)

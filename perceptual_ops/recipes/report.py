@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..images import SOFTWARE, PathLike, check_matplotlib, drawable, save_picture, to_picture
+from ..files import PathLike
+from ..images import SOFTWARE, check_matplotlib, drawable, save_picture, to_picture
 
 Row = Sequence[tuple[str, Tensor]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from .. import _checks as checks
 from ..losses import PerceptualLoss
+from ..names import ChainName, TileSize
 from ..networks import load_network
 from ..networks.weights import WeightSource
 from .optimization import (
     OPTIMIZERS,
     Objective,
     Optimized,
+    Optimizer,
     StepCallback,
     energies_of,
     minimize,
@@ -26,7 +28,8 @@ from .optimization import (
 
 CONTENT_LAYERS = ("relu3_3",)
 STYLE_LAYERS = ("relu1_1", "relu1_2", "relu2_2", "relu3_3", "relu4_3")
-INITS = ("content", "noise")
+Init = Literal["content", "noise"]
+INITS: tuple[Init, ...] = get_args(Init)
 SMALLEST_SIDE = 32  # pixels, of the coarsest size
 COARSEST = 512  # pixels of the longer side at most, of the coarsest size of a command: about what the network sees
 
@@ -35,13 +38,13 @@ def style_transfer_loss(
     content: Tensor,
     style: Tensor,
     *,
-    network: str = "vgg16",
+    network: ChainName = "vgg16",
     weights: WeightSource = "imagenet",
     content_layers: Sequence[str] = CONTENT_LAYERS,
     style_layers: Sequence[str] = STYLE_LAYERS,
     style_weight: float = 10.0,
     tv_weight: float = 1.0,
-    tile_size: int | str | None = None,
+    tile_size: TileSize | None = None,
 ) -> PerceptualLoss:
     """A loss whose weights mean the same for every network, size and pair of pictures.
 
@@ -93,9 +96,9 @@ def stylize(
     *,
     loss: PerceptualLoss | None = None,
     steps: int = 150,
-    optimizer: str = "lbfgs",
+    optimizer: Optimizer = "lbfgs",
     lr: float = 0.02,
-    init: str | Tensor = "content",
+    init: Init | Tensor = "content",
     seed: int = 0,
     snapshots_at: Collection[int] = (),
     on_step: StepCallback | None = None,
@@ -223,7 +226,8 @@ def fitting_scales(content: Tensor, style: Tensor) -> int:
 
 def _smallest_side(content: Tensor, style: Tensor, scales: int) -> int:
     """Of both at the coarsest size."""
-    return min(min(*content.shape[2:]) >> (scales - 1), *_style_size(style, content, scales - 1))
+    height, width = content.shape[2:]
+    return min(min(height, width) >> (scales - 1), *_style_size(style, content, scales - 1))
 
 
 def _style_size(style: Tensor, content: Tensor, level: int) -> tuple[int, int]:
@@ -233,7 +237,7 @@ def _style_size(style: Tensor, content: Tensor, level: int) -> tuple[int, int]:
     return max(height >> level, int(height * least)), max(width >> level, int(width * least))
 
 
-def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Tensor:
+def _start(init: Init | Tensor, content: Tensor, style: Tensor, seed: int) -> Tensor:
     """The picture to start at, shaped like the content."""
     if isinstance(init, Tensor):
         if init.shape != content.shape or init.device != content.device:

@@ -6,13 +6,16 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks as checks
+from .._module import Module
 from ..losses import PerceptualLoss
+from ..names import ChainName
 from ..networks import load_network
 from ..networks.weights import WeightSource
 from .checkpoint import PICTURES, contents, fingerprint
@@ -26,7 +29,8 @@ from .training_files import TrainingFiles, input_files
 from .training_log import without_plots
 from .transform_net import SCALES, SuperResolutionNet
 
-LOSSES = ("pixel", "feature", "combined")
+LossName = Literal["pixel", "feature", "combined"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 FEATURE_LAYERS = ("relu2_2",)  # the paper's
 OPTIONS = TrainingOptions(batch=8, size=128)
 ZOOM = 8  # full-size photographs are soft pixel by pixel, an eighth of the size is sharp
@@ -51,7 +55,7 @@ def enlarged(images: Tensor, scale: int) -> Tensor:
     return F.interpolate(images, scale_factor=float(scale), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-class SuperResolutionLoss(nn.Module):
+class SuperResolutionLoss(Module):
     """The loss of a batch, in units of what a bicubic enlargement of the examples has: 0 is perfect, 1 no better.
 
     Squared errors of pixels, of features, or the sum of both. Features of one layer may be a hundred times those of
@@ -66,11 +70,11 @@ class SuperResolutionLoss(nn.Module):
 
     def __init__(
         self,
-        loss: str,
+        loss: LossName,
         examples: Tensor,
         scale: int,
         *,
-        network: str = "vgg16",
+        network: ChainName = "vgg16",
         weights: WeightSource = "imagenet",
         layers: Sequence[str] = FEATURE_LAYERS,
     ) -> None:
@@ -102,7 +106,7 @@ def train_super_resolution(
     out: str | os.PathLike[str],
     *,
     scale: int = 4,
-    loss: str = "feature",
+    loss: LossName = "feature",
     network: str | None = None,
     weights: WeightSource = "imagenet",
     layers: Sequence[str] = FEATURE_LAYERS,

@@ -79,7 +79,8 @@ class TiledNetwork:
         """The result of a tile, or what the first normalisation sees whose statistics are not known yet."""
         self._normalizations.calls = 0
         try:
-            return self._network(images.clone())  # into which a network may write
+            result: Tensor = self._network(images.clone())  # into which a network may write
+            return result
         except _NotKnown as reached:
             return reached.x
 
@@ -150,7 +151,8 @@ class _Statistics:
 
     @property
     def variance(self) -> Tensor:
-        return self.squares / self.count
+        variance: Tensor = self.squares / self.count
+        return variance
 
 
 @dataclass
@@ -189,7 +191,7 @@ class _Normalization(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
         statistics = self._by.statistics(x)
         factor = (statistics.variance + self.own.eps).rsqrt()
-        result = (x - statistics.mean.to(x.dtype)).mul_(factor.to(x.dtype))
+        result: Tensor = (x - statistics.mean.to(x.dtype)).mul_(factor.to(x.dtype))
         if self.own.affine:
             result = result.mul_(self.own.weight.view(-1, 1, 1)).add_(self.own.bias.view(-1, 1, 1))
         return result

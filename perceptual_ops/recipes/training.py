@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,8 @@ from .training_log import READ_EVERY, Log
 BESIDE_THE_CURVE = ("workers", "save_every", "strict")  # options that may change from one part of a run to the next
 MAX_LR = 1e30  # Adam divides it, and overflows beyond; no network stands a millionth of a millionth of it
 WARM_UP = 0.1  # of all steps
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TrainingOptions:
     size: int = 256
     lr: float = 1e-3
     seed: int = 0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
     workers: int = 0

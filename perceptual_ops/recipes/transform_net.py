@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._module import Module
+
 Border = Literal["zeros", "reflect"]  # what a convolution sees beyond its input
 SCALES = (2, 4, 8)  # of super-resolution
 BORDER = 8  # pixels that `StyleNet` adds on each side: more than the 7 of zeros that its last layers see
@@ -22,7 +24,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, border:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode=border)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Module):
     """(N, C, H, W) -> the same: the input plus what two convolutions make of it, no ReLU (Gross and Wilber 2016).
 
     Args:
@@ -41,10 +43,11 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.share * self.body(x)
+        change: Tensor = self.share * self.body(x)
+        return x + change
 
 
-class Enlarge(nn.Module):
+class Enlarge(Module):
     """(N, C, H, W) -> (N, C', *size): the nearest pixel, then a convolution.
 
     The paper's transposed convolutions leave a checkerboard (Odena, Dumoulin and Olah 2016, "Deconvolution and
@@ -56,10 +59,11 @@ class Enlarge(nn.Module):
         self.layer = nn.Sequential(*_layer(inputs, outputs, 3, normalized=normalized))
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.layer(F.interpolate(x, size, mode="nearest"))
+        enlarged: Tensor = self.layer(F.interpolate(x, size, mode="nearest"))
+        return enlarged
 
 
-class StyleNet(nn.Module):
+class StyleNet(Module):
     """Images (N, 3, H, W) in [0, 1] -> the same, in a style; for sides of at least 9 pixels. A little may lie beyond.
 
     The paper's: mirrored at the border, 9x9, two of stride 2, residual blocks, twice up, 9x9; with instance
@@ -95,7 +99,7 @@ class StyleNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        start = self.palette(images)
+        start: Tensor = self.palette(images)
         # What the last layers see beyond the border would show as a frame: so it lies farther out.
         images = F.pad(images, (BORDER,) * 4, mode="reflect")
         half = self.halve(self.first(images))
@@ -103,10 +107,11 @@ class StyleNet(nn.Module):
         # To the sizes on the way in: those of odd ones are no multiples.
         x = self.to_half(x, (half.shape[2], half.shape[3]))
         x = self.to_full(x, (images.shape[2], images.shape[3]))
-        return start + STROKE * self.last(x)[..., BORDER : BORDER + height, BORDER : BORDER + width]
+        strokes: Tensor = self.last(x)
+        return start + STROKE * strokes[..., BORDER : BORDER + height, BORDER : BORDER + width]
 
 
-class SuperResolutionNet(nn.Module):
+class SuperResolutionNet(Module):
     """Images (N, 3, H, W) in [0, 1] -> (N, 3, scale H, scale W); of any size.
 
     The paper's: 9x9, residual blocks at the small size, log2(scale) times up, 9x9. It adds to a bicubic enlargement,
@@ -141,7 +146,8 @@ class SuperResolutionNet(nn.Module):
         for times, doubling in enumerate(self.doublings, 1):
             x = doubling(x, (2**times * height, 2**times * width))
         large = F.interpolate(images, (self.scale * height, self.scale * width), mode="bicubic", align_corners=False)
-        return large + RESIDUE * self.last(x)
+        residue: Tensor = self.last(x)
+        return large + RESIDUE * residue
 
 
 def _palette(style: Tensor | None) -> nn.InstanceNorm2d:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from ... import _checks as checks
 from ... import ops, reference
-from ..._settings import fixed, setting
+from ..._settings import Converted, Fixed, fixed, setting
 from ...engine.terms import Part
 from ...losses import PerceptualLoss as _PerceptualLoss
 from ...losses.options import ENGINES, EngineOptions, takes_engine_options
+from ...names import Distance, Engine, TileSize, VggName
 from ...networks import ARCHITECTURES, FeatureNetwork, Layer
 from ...networks.weights import WeightSource
 from .._checkpoint import DropsPeerState
@@ -25,8 +26,13 @@ from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
 from .._options import HasEngineOptions
 
-NETWORKS = ("vgg11", "vgg13", "vgg16", "vgg19")
-DISTANCES = {"l1": "l1", "l2": "mse", "fro": "sse"}  # the Frobenius norm is the root of a sum of squares
+NETWORKS: tuple[VggName, ...] = get_args(VggName)
+Criterion = Literal["l1", "l2", "fro"]
+DISTANCES: dict[Criterion, Distance] = {
+    "l1": "l1",
+    "l2": "mse",
+    "fro": "sse",
+}  # the Frobenius norm is the root of a sum of squares
 WEIGHTS_FILE = "experiments/pretrained_models/vgg19-dcbb9e9d.pth"
 
 
@@ -64,28 +70,32 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         "criterion": 'criterion_type names the distance, "l1", "l2" or "fro"',
     }
 
-    perceptual_weight = setting("perceptual_weight", checks.check_number)
-    style_weight = setting("style_weight", checks.check_number)
-    layer_weights = setting("layer_weights", lambda name, layers: _checked_layers(name, layers))
-    criterion_type = setting("criterion_type", partial(checks.check_choice, choices=tuple(DISTANCES)))
-    engine = setting(
+    perceptual_weight: float = setting("perceptual_weight", checks.check_number)
+    style_weight: float = setting("style_weight", checks.check_number)
+    layer_weights: Converted[dict[str, float], Mapping[str, float]] = setting(
+        "layer_weights", lambda name, layers: _checked_layers(name, layers)
+    )
+    criterion_type: Criterion = setting("criterion_type", partial(checks.check_choice, choices=tuple(DISTANCES)))
+    engine: Engine | None = setting(  # type: ignore[assignment]  # None: whichever takes both losses
         "engine",
         lambda name, engine: engine and checks.check_choice(name, engine, ENGINES),
         changed=lambda self: setattr(self._loss, "engine", self.engine or "lean"),
     )
-    vgg_type, weights = fixed("vgg_type"), fixed("weights")
-    use_input_norm, range_norm = fixed("use_input_norm"), fixed("range_norm")
+    vgg_type: Fixed[VggName] = fixed("vgg_type")
+    weights: Fixed[Never] = fixed("weights")
+    use_input_norm: Fixed[bool] = fixed("use_input_norm")
+    range_norm: Fixed[bool] = fixed("range_norm")
 
     @partial(takes_engine_options, engine=None)
     def __init__(
         self,
         layer_weights: Mapping[str, float],
-        vgg_type: str = "vgg19",
+        vgg_type: VggName = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
         perceptual_weight: float = 1.0,
         style_weight: float = 0.0,
-        criterion: str = "l1",
+        criterion: Criterion = "l1",
         *,
         weights: WeightSource = "imagenet",
         **options: Unpack[EngineOptions],
@@ -155,7 +165,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         """Whether a loss is more than a mean of its samples', or there are two."""
         return self.criterion_type == "fro" or (self.perceptual_weight > 0 and self.style_weight > 0)
 
-    def _check_whole(self, tile_size: int | str | None) -> None:
+    def _check_whole(self, tile_size: TileSize | None) -> None:
         """Raises where the lean engine, or tiles, are asked for what neither can give."""
         reason = 'for two losses at once or criterion="fro", whose gradients are weighted in the backward'
         if self._is_whole and self.engine == "lean":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ... import _checks as checks
 from ..._settings import ModuleWithSettings, setting
+from ...names import BatchReduction
 
 
 class WeightedTVLoss(ModuleWithSettings):
@@ -24,10 +26,10 @@ class WeightedTVLoss(ModuleWithSettings):
         TypeError, ValueError: An argument is not as described.
     """
 
-    loss_weight = setting("loss_weight", checks.check_number)
-    reduction = setting("reduction", partial(checks.check_choice, choices=("mean", "sum")))
+    loss_weight: float = setting("loss_weight", checks.check_number)
+    reduction: BatchReduction = setting("reduction", partial(checks.check_choice, choices=get_args(BatchReduction)))
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: BatchReduction = "mean") -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.reduction = reduction

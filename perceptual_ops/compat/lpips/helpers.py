@@ -80,19 +80,21 @@ def tensor2vec(vector_tensor: Tensor) -> np.ndarray:
     return vector_tensor.detach().cpu()[:, :, 0, 0].numpy()
 
 
-def l2(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating:
+def l2(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating[Any]:
     """Half the mean squared difference of arrays, each divided by range."""
-    return 0.5 * ((p0 / range - p1 / range) ** 2).mean()
+    half: np.floating[Any] = 0.5 * ((p0 / range - p1 / range) ** 2).mean()
+    return half
 
 
-def psnr(p0: np.ndarray, p1: np.ndarray, peak: float = 255.0) -> np.floating:
+def psnr(p0: np.ndarray, p1: np.ndarray, peak: float = 255.0) -> np.floating[Any]:
     """The peak signal-to-noise ratio of arrays in dB."""
     import numpy as np
 
-    return 10 * np.log10(peak**2 / np.mean((1.0 * p0 - 1.0 * p1) ** 2))
+    decibels: np.floating[Any] = 10 * np.log10(peak**2 / np.mean((1.0 * p0 - 1.0 * p1) ** 2))
+    return decibels
 
 
-def dssim(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating:
+def dssim(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating[Any]:
     """(1 - SSIM) / 2 of arrays (H, W, C), by scikit-image; lpips asks it for a function that it no longer has.
 
     Raises:
@@ -102,4 +104,6 @@ def dssim(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating:
         from skimage.metrics import structural_similarity
     except ImportError as error:
         raise ModuleNotFoundError("dssim needs the package scikit-image: pip install scikit-image") from error
-    return (1 - structural_similarity(p0, p1, data_range=range, channel_axis=-1)) / 2
+    similarity: np.floating[Any] = structural_similarity(p0, p1, data_range=range, channel_axis=-1)  # type: ignore[no-untyped-call]
+    half: np.floating[Any] = (1 - similarity) / 2
+    return half

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ... import _checks as checks
-from ..._settings import fixed, passed_on
+from ..._settings import Fixed, fixed, passed_on
 from ...losses import LPIPS as _LPIPS
 from ...losses.lpips import LAYERS
 from ...losses.options import EngineOptions, takes_engine_options
-from ...networks import full_name
+from ...names import LpipsVersion
+from ...networks import checked_network
 from ...networks.checkpoint_files import OTHER_FILE, checked_path, read_checkpoint
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
@@ -23,7 +25,8 @@ from .helpers import spatial_average, upsample
 
 __all__ = ["LPIPS", "spatial_average", "upsample"]
 
-NETWORKS = ("alex", "vgg", "vgg16", "squeeze")
+Net = Literal["alex", "vgg", "vgg16", "squeeze"]
+NETWORKS: tuple[Net, ...] = get_args(Net)
 
 
 class LPIPS(LpipsModule):
@@ -63,18 +66,24 @@ class LPIPS(LpipsModule):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`; ValueError for pnet_tune.
     """
 
-    spatial = passed_on("spatial")
-    lpips, version = fixed("lpips"), fixed("version", "_linear_version")
-    pnet_type, pnet_rand, pnet_tune = fixed("pnet_type"), fixed("pnet_rand"), fixed("pnet_tune")
-    pretrained, model_path, use_dropout = fixed("pretrained"), fixed("model_path"), fixed("use_dropout")
-    eval_mode, verbose = fixed("eval_mode"), fixed("verbose")
+    spatial: bool = passed_on("spatial")
+    lpips: Fixed[bool] = fixed("lpips")
+    version: Fixed[LpipsVersion] = fixed("version", "_linear_version")
+    pnet_type: Fixed[Net] = fixed("pnet_type")
+    pnet_rand: Fixed[bool] = fixed("pnet_rand")
+    pnet_tune: Fixed[bool] = fixed("pnet_tune")
+    pretrained: Fixed[bool] = fixed("pretrained")
+    model_path: Fixed[str | os.PathLike[str] | None] = fixed("model_path")
+    use_dropout: Fixed[bool] = fixed("use_dropout")
+    eval_mode: Fixed[bool] = fixed("eval_mode")
+    verbose: Fixed[bool] = fixed("verbose")
 
     @takes_engine_options
     def __init__(
         self,
         pretrained: bool = True,
-        net: str = "alex",
-        version: str = "0.1",
+        net: Net = "alex",
+        version: LpipsVersion = "0.1",
         lpips: bool = True,
         spatial: bool = False,
         pnet_rand: bool = False,
@@ -105,6 +114,25 @@ class LPIPS(LpipsModule):
         self._pnet_type, self._pnet_rand, self._pnet_tune = net, pnet_rand, pnet_tune
         self._pretrained, self._model_path, self._use_dropout = pretrained, model_path, use_dropout
         self._eval_mode, self._verbose = eval_mode, verbose
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self, in0: Tensor, in1: Tensor, retPerLayer: Literal[False] = False, normalize: bool = False
+        ) -> Tensor: ...
+
+        @overload
+        def __call__(
+            self, in0: Tensor, in1: Tensor, retPerLayer: Literal[True], normalize: bool = False
+        ) -> tuple[Tensor, list[Tensor]]: ...
+
+        @overload
+        def __call__(
+            self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
+        ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def forward(
         self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
@@ -144,8 +172,11 @@ def _checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     return state
 
 
-def _random_linear(net: str) -> list[Tensor]:
-    return [nn.Conv2d(count, 1, 1, bias=False).weight.detach() for count in LAYERS[full_name(net)].values()]
+def _random_linear(net: Net) -> list[Tensor]:
+    return [
+        nn.Conv2d(count, 1, 1, bias=False).weight.detach()
+        for count in LAYERS[checked_network("net", net, LAYERS)].values()
+    ]
 
 
 _BASELINE = "use the functions l2 and dssim of perceptual_ops.compat.lpips, for one pair as well"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ... import _checks as checks
+from ...names import FeatureDistance
 
-DISTANCES: dict[str, type[nn.Module]] = {"mse": nn.MSELoss, "mae": nn.L1Loss}
-FUSED: dict[type, str] = {nn.MSELoss: "mse", nn.L1Loss: "l1"}
+DistanceName = Literal["mse", "mae"]
+DISTANCES: dict[DistanceName, type[nn.Module]] = {"mse": nn.MSELoss, "mae": nn.L1Loss}
+FUSED: dict[type, FeatureDistance] = {nn.MSELoss: "mse", nn.L1Loss: "l1"}
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two maps (N, C, H, W) -> one
 
 
-def checked_distance(name: str, distance: str | Distance) -> Distance:
+def checked_distance(name: str, distance: DistanceName | Distance) -> Distance:
     """The module that piq makes of "mse" and "mae"; a function of the user's own as it is."""
     if callable(distance):
         return distance
@@ -23,7 +26,7 @@ def checked_distance(name: str, distance: str | Distance) -> Distance:
     return DISTANCES[distance](reduction="none")
 
 
-def fused_name(distance: Distance) -> str | None:
+def fused_name(distance: Distance) -> FeatureDistance | None:
     """What the operators call the distance; None: they have none such."""
     is_map = getattr(distance, "reduction", None) == "none"
     return FUSED.get(type(distance)) if is_map else None

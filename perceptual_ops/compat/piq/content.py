@@ -10,17 +10,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from ... import _checks as checks
 from ... import ops, reference
-from ..._settings import fixed, setting
+from ..._settings import Converted, Fixed, fixed, setting
 from ...engine.batching import chunks
 from ...engine.terms import Part
 from ...losses import PerceptualLoss
 from ...losses.base import FrozenLoss
 from ...losses.options import EngineOptions, takes_engine_options
 from ...metric_ops import lpips_terms
+from ...names import Reduction
 from ...networks import IMAGENET_MEAN, IMAGENET_STD
 from ...networks.weights import WeightSource
 from .._checkpoint import DropsPeerState
@@ -28,9 +29,17 @@ from .._images import check_pair
 from .._lean_part import lean_content, lean_style
 from .._missing import SaysWhatIsMissing
 from .._options import HasEngineOptions
-from .arguments import DISTANCES, channel_weights, checked_distance, checked_weights, fused_name
+from .arguments import (
+    DISTANCES,
+    Distance,
+    DistanceName,
+    channel_weights,
+    checked_distance,
+    checked_weights,
+    fused_name,
+)
 from .asserted import asserted
-from .networks import Order, check_channels, order_of, trunk_for
+from .networks import Extractor, Order, check_channels, order_of, trunk_for
 
 EPS = 1e-10  # beside the length of a pixel's channels
 
@@ -77,13 +86,17 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         "model": "get_features(x) gives the maps, and the network has nothing to train or to move on its own"
     }
 
-    weights = setting("weights", checked_weights)
-    distance = setting("distance", checked_distance)
-    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
-    normalize_features = setting("normalize_features", checks.check_flag)
-    feature_extractor, network_weights = fixed("feature_extractor"), fixed("network_weights")
-    layers, mean, std, as_named = fixed("layers"), fixed("mean"), fixed("std"), fixed("as_named")
-    allow_layers_weights_mismatch = fixed("allow_layers_weights_mismatch", "_allows_mismatch")
+    weights: Converted[tuple[float | Tensor, ...], Sequence[float | Tensor]] = setting("weights", checked_weights)
+    distance: Converted[Distance, DistanceName | Distance] = setting("distance", checked_distance)
+    reduction: Reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    normalize_features: bool = setting("normalize_features", checks.check_flag)
+    feature_extractor: Fixed[Never] = fixed("feature_extractor")
+    network_weights: Fixed[Never] = fixed("network_weights")
+    layers: Fixed[tuple[str, ...]] = fixed("layers")
+    mean: Fixed[tuple[float, ...]] = fixed("mean")
+    std: Fixed[tuple[float, ...]] = fixed("std")
+    as_named: Fixed[bool] = fixed("as_named")
+    allow_layers_weights_mismatch: Fixed[bool] = fixed("allow_layers_weights_mismatch", "_allows_mismatch")
 
     _loss: FrozenLoss
     _is_style = False
@@ -91,12 +104,12 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
     @takes_engine_options
     def __init__(
         self,
-        feature_extractor: str | nn.Module = "vgg16",
+        feature_extractor: Extractor | nn.Module = "vgg16",
         layers: Collection[str] = ("relu3_3",),
         weights: Sequence[float | Tensor] = (1.0,),
         replace_pooling: bool = False,
-        distance: str = "mse",
-        reduction: str = "mean",
+        distance: DistanceName = "mse",
+        reduction: Reduction = "mean",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         normalize_features: bool = False,
@@ -124,7 +137,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         )  # fmt: skip
 
     def _hold(
-        self, layers: Collection[str], weights: Sequence[float | Tensor], distance: str, reduction: str,
+        self, layers: Collection[str], weights: Sequence[float | Tensor], distance: DistanceName, reduction: Reduction,
         mean: Sequence[float], std: Sequence[float], normalize_features: bool, allows_mismatch: bool = False,
     ) -> None:  # fmt: skip
         """Everything but the network."""
@@ -183,7 +196,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         return nn.AvgPool2d(2) if isinstance(module, nn.MaxPool2d) else module
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self._loss.device
         self._weights = tuple(weight.to(device) if isinstance(weight, Tensor) else weight for weight in self._weights)
         return self

@@ -8,21 +8,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Never, Unpack
 
 from ... import _checks as checks
-from ..._settings import fixed, setting
+from ..._settings import Fixed, fixed, setting
 from ...losses import DISTS as _DISTS
 from ...losses import LPIPS as _LPIPS
 from ...losses import PerceptualLoss
 from ...losses.dists import LAYERS
 from ...losses.lpips import LAYERS as LPIPS_LAYERS
 from ...losses.options import EngineOptions, takes_engine_options
+from ...names import Reduction
 from ...networks import IMAGENET_MEAN, IMAGENET_STD, dists_weights, linear_weights
 from ...networks.metric_weights import DistsSource, LinearSource
 from ...networks.weights import WeightSource
 from ...reference import DISTS_EPS
-from .arguments import fused_name
+from .arguments import Distance, DistanceName, fused_name
 from .content import ContentLoss
 from .networks import order_of, trunk_for
 
@@ -52,14 +53,15 @@ class LPIPS(ContentLoss):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
 
-    weights, linear = _learned, fixed("linear")
+    weights: Fixed[tuple[Tensor, ...]] = _learned
+    linear: Fixed[Never] = fixed("linear")
 
     @takes_engine_options
     def __init__(
         self,
         replace_pooling: bool = False,
-        distance: str = "mse",
-        reduction: str = "mean",
+        distance: DistanceName = "mse",
+        reduction: Reduction = "mean",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         *,
@@ -68,16 +70,16 @@ class LPIPS(ContentLoss):
         **options: Unpack[EngineOptions],
     ) -> None:
         super(ContentLoss, self).__init__()
-        name, channels = "vgg16", LPIPS_LAYERS["vgg16"]
-        numbers = linear_weights(linear, name, "0.1", weights, list(channels.values()))
+        channels = LPIPS_LAYERS["vgg16"]
+        numbers = linear_weights(linear, "vgg16", "0.1", weights, list(channels.values()))
         self._hold(
             tuple(channels), [number.view(1, -1, 1, 1) for number in numbers], distance, reduction, mean, std,
             normalize_features=True,
         )  # fmt: skip
-        self._set_taps(order_of(name))
+        self._set_taps(order_of("vgg16"))
         settings: dict[str, Any] = {"mean": mean, "std": std, **options}
         if replace_pooling:
-            trunk = trunk_for(name, weights, self._all_taps, self.replace_pooling)
+            trunk = trunk_for("vgg16", weights, self._all_taps, self.replace_pooling)
             self._loss = PerceptualLoss(trunk, content_layers=self._all_taps, **settings)
         else:
             self._loss = _LPIPS("vgg16", weights=weights, linear=linear, input_range=(0.0, 1.0), **settings)
@@ -108,14 +110,16 @@ class DISTS(ContentLoss):
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
 
-    weights, distance, alpha_beta = _learned, fixed("distance"), fixed("alpha_beta")
-    sum_of_distances = setting("sum_of_distances", checks.check_flag)
-    resize = setting("resize", checks.check_flag)
+    weights: Fixed[tuple[Tensor, ...]] = _learned
+    distance: Fixed[Distance] = fixed("distance")
+    alpha_beta: Fixed[Never] = fixed("alpha_beta")
+    sum_of_distances: bool = setting("sum_of_distances", checks.check_flag)
+    resize: bool = setting("resize", checks.check_flag)
 
     @takes_engine_options
     def __init__(
         self,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         *,
@@ -153,6 +157,7 @@ class DISTS(ContentLoss):
 
     def _values(self, x: Tensor, y: Tensor) -> Tensor:  # (N, 3, H, W) -> (N)
         if not self.normalize_features and not self._is_overridden():
+            assert isinstance(self._loss, _DISTS)
             return self._loss(x, y) + self._offset
         self._refuse_tiles()
         return 1 - self._weighted(self.compute_distance(self.get_features(x), self.get_features(y)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -12,7 +13,8 @@ from ... import _checks as checks
 from ...networks import ARCHITECTURES, Conv, FeatureNetwork, Pooling, Relu, load_network
 from ...networks.weights import WeightSource
 
-NAMES = ("vgg16", "vgg19")
+Extractor = Literal["vgg16", "vgg19"]
+NAMES: tuple[Extractor, ...] = get_args(Extractor)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Order:
         return found
 
 
-def order_of(feature_extractor: str | nn.Module) -> Order:
+def order_of(feature_extractor: Extractor | nn.Module) -> Order:
     """The layers of "vgg16" or "vgg19", or the children of a module."""
     if isinstance(feature_extractor, nn.Module):
         children = feature_extractor._modules
@@ -60,7 +62,7 @@ def order_of(feature_extractor: str | nn.Module) -> Order:
 
 
 def trunk_for(
-    feature_extractor: str | nn.Module,
+    feature_extractor: Extractor | nn.Module,
     weights: WeightSource,
     taps: list[str],
     replace_pooling: Callable[[nn.Module], nn.Module] | None,
@@ -83,7 +85,7 @@ def trunk_for(
     return replace_pooling(children) if replace_pooling else children
 
 
-def check_channels(feature_extractor: str | nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+def check_channels(feature_extractor: Extractor | nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
     """Refuses a mean or std for other channels than those of the convolution that a module of one's own begins with."""
     first: object = feature_extractor
     while isinstance(first, nn.Module) and (first is feature_extractor or type(first) is nn.Sequential):

@@ -10,10 +10,13 @@ from torch.nn.modules.loss import _Loss
 from ... import _checks as checks
 from ... import ops
 from ..._settings import ModuleWithSettings, setting
+from ...names import Backend, Reduction, Variation
 from .asserted import asserted
 
 
-def total_variation(x: Tensor, reduction: str = "mean", norm_type: str = "l2", *, backend: str = "auto") -> Tensor:
+def total_variation(
+    x: Tensor, reduction: Reduction = "mean", norm_type: Variation = "l2", *, backend: Backend = "auto"
+) -> Tensor:
     """piq's `total_variation` of images x (N, C, H, W), summed over channels and pixels.
 
     Arguments, and what is otherwise than in piq, are those of `TVLoss`.
@@ -39,11 +42,13 @@ class TVLoss(ModuleWithSettings, _Loss):
         ValueError: An argument is not as described.
     """
 
-    norm_type = setting("norm_type", partial(checks.check_choice, choices=checks.VARIATIONS))
-    reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
-    backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
+    norm_type: Variation = setting("norm_type", partial(checks.check_choice, choices=checks.VARIATIONS))
+    reduction: Reduction = setting("reduction", partial(checks.check_choice, choices=checks.REDUCTIONS))
+    backend: Backend = setting("backend", partial(checks.check_choice, choices=checks.BACKENDS))
 
-    def __init__(self, norm_type: str = "l2", reduction: str = "mean", *, backend: str = "auto") -> None:
+    def __init__(
+        self, norm_type: Variation = "l2", reduction: Reduction = "mean", *, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
         self.norm_type = norm_type
         self.reduction = reduction

@@ -9,6 +9,7 @@ from torch import Tensor
 from ... import _checks as checks
 from ...losses import DISTS
 from ...losses.options import split_options, takes_engine_options
+from ...names import BatchReduction, Reduction
 from ...networks.metric_weights import DistsSource
 from ...networks.weights import WeightSource
 from .._images import check_images
@@ -45,7 +46,7 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
     @takes_engine_options
     def __init__(
         self,
-        reduction: str = "mean",
+        reduction: BatchReduction = "mean",
         *,
         weights: WeightSource = "imagenet",
         alpha_beta: DistsSource = None,
@@ -69,7 +70,7 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
 
 
 def deep_image_structure_and_texture_similarity(
-    preds: Tensor, target: Tensor, reduction: str | None = None, *, weights: WeightSource = "imagenet"
+    preds: Tensor, target: Tensor, reduction: Reduction | None = None, *, weights: WeightSource = "imagenet"
 ) -> Tensor:
     """torchmetrics' function; the network is kept for the next call unless its weights are a state dict.
 

@@ -11,11 +11,12 @@ from ... import ops
 from ..._settings import setting
 from ...losses import LPIPS, image_input
 from ...losses.options import split_options, takes_engine_options
+from ...names import Reduction
 from ...networks.metric_weights import LinearSource
 from ...networks.weights import WeightSource
 from .._images import check_images
 from .._kept import kept_network
-from .._lpips import NETWORKS, LpipsModule
+from .._lpips import NETWORKS, LpipsModule, Net
 from .._ranges import WORDS, check_ranges
 from .networks import NetworkMetric, loss_of
 from .scores import check_choice, check_flag, check_reduction
@@ -27,7 +28,7 @@ CHANNELS = image_input.Channels(3, "for LPIPS", is_image_network=True)
 class LpipsNetwork(LpipsModule):
     """torchmetrics' network of LPIPS, with 1e-8 inside the root of a pixel's length; see `perceptual_ops.LPIPS`."""
 
-    def __init__(self, net_type: str, **settings: Any) -> None:
+    def __init__(self, net_type: Net, **settings: Any) -> None:
         super().__init__(LPIPS(net_type, eps=EPS, eps_inside=True, **settings))
 
     def forward(self, in0: Tensor, in1: Tensor, normalize: bool = False) -> Tensor:
@@ -75,8 +76,8 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
     @takes_engine_options
     def __init__(
         self,
-        net_type: str = "alex",
-        reduction: str | None = "mean",
+        net_type: Net = "alex",
+        reduction: Reduction | None = "mean",
         normalize: bool = False,
         *,
         weights: WeightSource = "imagenet",
@@ -106,8 +107,8 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
 def learned_perceptual_image_patch_similarity(
     img1: Tensor,
     img2: Tensor,
-    net_type: str = "alex",
-    reduction: str | None = "mean",
+    net_type: Net = "alex",
+    reduction: Reduction | None = "mean",
     normalize: bool = False,
     *,
     weights: WeightSource = "imagenet",
@@ -133,7 +134,7 @@ def learned_perceptual_image_patch_similarity(
     return scores.squeeze() if reduction == "none" else checks.reduce(scores, reduction)
 
 
-def _made(net_type: str, weights: WeightSource) -> LpipsNetwork:
+def _made(net_type: Any, weights: WeightSource) -> LpipsNetwork:
     return LpipsNetwork(net_type, weights=weights)
 
 
@@ -150,4 +151,5 @@ def _scores(net: Any, img1: Tensor, img2: Tensor, normalize: bool, check_range: 
     is_checked = check_range and not ops.makes_program() and img1.device == img2.device
     in_range = check_ranges(img1.detach(), img2.detach(), normalize) if is_checked else 0
     check_images(loss, **pair)
-    return net(img1, img2, normalize=normalize) + in_range
+    scores: Tensor = net(img1, img2, normalize=normalize)
+    return scores + in_range

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ... import _checks as checks
 from ..._settings import ModuleWithSettings
+from ...names import Reduction
 from .._metric import Metric
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-REDUCTIONS: tuple[str, ...] = ("mean", "sum", "none")
 
 
 class ScoreMetric(ModuleWithSettings, Metric):
@@ -32,7 +32,7 @@ class ScoreMetric(ModuleWithSettings, Metric):
     plot_lower_bound = 0.0
     __jit_unused_properties__ = (*getattr(Metric, "__jit_unused_properties__", ()), "reduction")
 
-    _reductions_known = REDUCTIONS
+    _reductions_known: tuple[Reduction, ...] = checks.REDUCTIONS
     _scored = "images"
 
     if TYPE_CHECKING:  # torch.jit.script would read them, and knows no names in strings
@@ -42,7 +42,7 @@ class ScoreMetric(ModuleWithSettings, Metric):
         all_scores: list[Tensor]
         never_equal: Tensor
 
-    def __init__(self, reduction: str | None, **kwargs: Any) -> None:
+    def __init__(self, reduction: Reduction | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._reduction = check_reduction(reduction, self._reductions_known)
         if self._reduction == "none":
@@ -56,12 +56,12 @@ class ScoreMetric(ModuleWithSettings, Metric):
         self.add_state("never_equal", torch.tensor(torch.nan), dist_reduce_fx="sum")
 
     @property
-    def reduction(self) -> str:
+    def reduction(self) -> Reduction:
         """How the scores are reduced; "mean" and "sum" may be exchanged at any time."""
         return self._reduction
 
     @reduction.setter
-    def reduction(self, reduction: str | None) -> None:
+    def reduction(self, reduction: Reduction | None) -> None:
         reduction = check_reduction(reduction, self._reductions_known)
         if "none" in (reduction, self._reduction) and reduction != self._reduction:
             kept = "every score" if self._reduction == "none" else "only their sum"
@@ -172,7 +172,7 @@ def _lost(total: Tensor, added: Tensor) -> Tensor:  # () each
     return (total - (found - part)) + (added - part)
 
 
-def check_reduction(reduction: str | None, choices: Sequence[str] = REDUCTIONS) -> str:
+def check_reduction(reduction: Reduction | None, choices: Sequence[Reduction] = checks.REDUCTIONS) -> Reduction:
     reduction = "none" if reduction is None else reduction
     check_choice("reduction", reduction, choices)
     return reduction

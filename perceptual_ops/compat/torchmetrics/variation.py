@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ... import _checks as checks
 from ... import ops
+from ...names import Backend, Reduction
 from .scores import ScoreMetric, check_reduction
 
 
@@ -27,10 +28,10 @@ class TotalVariation(ScoreMetric):
         kwargs: Those of `torchmetrics.Metric`.
     """
 
-    def __init__(self, reduction: str | None = "sum", *, backend: str = "auto", **kwargs: Any) -> None:
+    def __init__(self, reduction: Reduction | None = "sum", *, backend: Backend = "auto", **kwargs: Any) -> None:
         super().__init__(reduction, **kwargs)
         checks.check_choice("backend", backend, checks.BACKENDS)
-        self.backend = backend
+        self.backend: Backend = backend
 
     def update(self, img: Tensor) -> None:
         """Takes the scores of images (N, C, H, W) in.
@@ -44,7 +45,7 @@ class TotalVariation(ScoreMetric):
         return ops.total_variation(checks.check_map("img", img), "l1", "none", backend=self.backend)
 
 
-def total_variation(img: Tensor, reduction: str | None = "sum", *, backend: str = "auto") -> Tensor:
+def total_variation(img: Tensor, reduction: Reduction | None = "sum", *, backend: Backend = "auto") -> Tensor:
     """torchmetrics' function.
 
     Args:
