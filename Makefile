@@ -40,6 +40,8 @@ ANOTHER_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(shell \
     [ "$$($(PYTHON) -V)" = "$$($(RUN) -V 2>/dev/null)" ] || echo another-python))
 # Two files of tests at a time; threads that wait leave their core to the other process. Skips are listed with reasons.
 PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist loadfile
+# Type checkers of editors: the programs of tests/typing_cases.py, and whether every public name has a type.
+PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean another-python
@@ -60,7 +62,7 @@ WITHOUT_ARITHMETIC := host_* compat_* bench* cli* compare* train_cli* command_ou
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
     kernel_* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
     training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
-    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* unknown_kinds*
+    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* typing* unknown_kinds*
 test-reference: build
 	$(PYTEST) --backend reference $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
 
@@ -78,6 +80,9 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(PYRIGHT)
+	mkdir -p build && $(PYRIGHT) --ignoreexternal --verifytypes perceptual_ops > build/types.txt || \
+	    { grep -A 2 "error:" build/types.txt; exit 1; }
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
 
 bench: build

@@ -73,7 +73,7 @@ def lpips_distance(
 @overload
 def lpips_distance(
     features: Sequence[Tensor], targets: Sequence[Tensor], channel_weights: Sequence[Tensor], eps: float = ...,
-    eps_inside: bool = ..., reduction: Reduction = ..., *, spatial: bool, backend: Backend = ...,
+    eps_inside: bool = ..., reduction: Literal["none"] = ..., *, spatial: bool, backend: Backend = ...,
 ) -> Tensor | list[Tensor]: ...  # fmt: skip
 
 

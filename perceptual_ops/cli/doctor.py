@@ -21,7 +21,7 @@ from ..networks.published import DINOV2, hub_cache, is_cached
 from ..networks.weights import available
 from .terminal import checked_device, default_device
 
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "cli": ("matplotlib", "numpy", "pillow", "safetensors", "tqdm"),
     "demo": ("scikit-image",),
     "networks": ("torchvision", "timm", "transformers"),

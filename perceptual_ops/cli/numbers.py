@@ -60,10 +60,10 @@ def tile(text: str) -> int | str:
     return text if text == "auto" else _tile_side(text)
 
 
-side = whole(1, MAX_SIDE)  # in pixels
-_tile_side = whole(1, MAX_SIDE, " or auto")
-count = whole(1, 2**31 - 1)
-seed = whole(0, MAX_SEED)
-positive = number(FP32.tiny, "above 0 that fp32 can hold")
-not_negative = number(0.0, "of at least 0 that fp32 can hold")
-step_size = number(FP32.tiny, f"above 0 and at most {MAX_LR:g}", MAX_LR)
+side: Callable[[str], int] = whole(1, MAX_SIDE)  # in pixels
+_tile_side: Callable[[str], int] = whole(1, MAX_SIDE, " or auto")
+count: Callable[[str], int] = whole(1, 2**31 - 1)
+seed: Callable[[str], int] = whole(0, MAX_SEED)
+positive: Callable[[str], float] = number(FP32.tiny, "above 0 that fp32 can hold")
+not_negative: Callable[[str], float] = number(0.0, "of at least 0 that fp32 can hold")
+step_size: Callable[[str], float] = number(FP32.tiny, f"above 0 and at most {MAX_LR:g}", MAX_LR)

@@ -24,7 +24,8 @@ class Skipped:
     """
 
     def __init__(self, strict: bool) -> None:
-        self.count, self._strict = 0, strict
+        self.count: int = 0
+        self._strict = strict
 
     def attempt(
         self,

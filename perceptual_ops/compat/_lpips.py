@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class LpipsModule(DropsPeerState, HasEngineOptions):
         loss: Without reduction, for images in [-1, 1].
     """
 
-    peer_keys = re.compile(
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(
         r"scaling_layer\.(shift|scale)|net\.slice\d+\.[\w.]+\.(weight|bias)|lin(s\.)?\d+\.model\.[01]\.weight"
     )
 

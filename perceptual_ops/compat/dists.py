@@ -64,7 +64,7 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
 
-    peer_keys = re.compile(r"alpha|beta|mean|std|stage\d+\.\d+\.(weight|bias|filter)")
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(r"alpha|beta|mean|std|stage\d+\.\d+\.(weight|bias|filter)")
     missing: ClassVar[Mapping[str, str]] = {f"stage{number}": _STAGE for number in range(1, 6)}
 
     alpha: Tensor = _learned("alpha")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 from typing_extensions import Never, Unpack
@@ -38,7 +38,9 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
 
-    peer_keys = re.compile(r"net\.(mean|std)|net\.layers\.[\w.]+\.(weight|bias)|lin\.\d+\.1\.weight")
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(
+        r"net\.(mean|std)|net\.layers\.[\w.]+\.(weight|bias)|lin\.\d+\.1\.weight"
+    )
 
     net_type: Fixed[Net] = fixed("net_type")
     version: Fixed[Version] = fixed("version", "_linear_version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from torch import Tensor
 from typing_extensions import Never, Unpack
@@ -37,7 +38,9 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
 
-    peer_keys = re.compile(r"normalize\.(shift|scale)|net\.blocks\.[\w.]+\.(weight|bias)|weights\.\d+")
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(
+        r"normalize\.(shift|scale)|net\.blocks\.[\w.]+\.(weight|bias)|weights\.\d+"
+    )
 
     epsilon: float = passed_on("epsilon", known_as="eps")
     reduction: Reduction = passed_on("reduction")

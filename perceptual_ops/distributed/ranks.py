@@ -37,7 +37,8 @@ class Ranks:
                 "call torch.distributed.init_process_group() before"
             )
         self._group = group
-        self.rank, self.count = dist.get_rank(group), dist.get_world_size(group)
+        self.rank: int = dist.get_rank(group)
+        self.count: int = dist.get_world_size(group)
         if self.rank < 0:
             raise ValueError(
                 f"group: expected one that this process is in, got one without global rank {dist.get_rank()}; call the "

@@ -28,7 +28,7 @@ class ChunkGraph:
     def __init__(self, values: Tensor, leaf: Tensor) -> None:
         self._values, self._leaf = values, leaf
         self._nodes = nodes_behind([values])
-        self.has_fp16 = passes_fp16(self._nodes)
+        self.has_fp16: bool = passes_fp16(self._nodes)
 
     def check(self, fn: Callable[..., Tensor]) -> None:
         """Refuses a graph that reaches other leaves, that does not reach the chunk, or that mixes its samples."""

@@ -33,7 +33,7 @@ class PerSample:
 
     def __init__(self, fn: Callable[..., Tensor]) -> None:
         self.fn = fn
-        self.key = f"{_PROCESS}/{next(_numbers)}"
+        self.key: str = f"{_PROCESS}/{next(_numbers)}"
         _functions[self.key] = self
 
 

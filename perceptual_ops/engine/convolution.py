@@ -33,7 +33,8 @@ class Convolution:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
         self.bias = bias
-        self.stride, self.padding = stride, padding
+        self.stride: int = stride
+        self.padding: int = padding
         self._shape = weight.shape
         self._group = _group(weight)
         self._blocked: tuple[torch.Size | None, list[Tensor]] | None = None
@@ -108,7 +109,7 @@ class FrozenConv:
         weight = module.weight.detach().to(dtype)
         assert module.bias is not None
         self.layer = layer
-        self.forward = Convolution(weight, module.bias.detach().to(dtype), layer.stride, layer.padding)
+        self.forward: Convolution = Convolution(weight, module.bias.detach().to(dtype), layer.stride, layer.padding)
         self._backward: Convolution | Tensor = weight
         if layer.stride == 1 and layer.padding < layer.kernel:
             self._backward = Convolution(weight.flip(2, 3).transpose(0, 1), None, 1, layer.kernel - 1 - layer.padding)

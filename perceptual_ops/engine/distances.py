@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..reference import distance_map
 from .masks import LayerMask
 from .metrics import Lpips, LpipsOfPixels
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 Values = tuple[Tensor, Tensor]  # (n) each, times the weight and without it

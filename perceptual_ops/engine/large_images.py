@@ -58,7 +58,9 @@ class ReadByParts:
         own = None if hasattr(picture, "read") else getattr(picture, "dtype", None)
         if not (own.is_floating_point if isinstance(own, torch.dtype) else getattr(own, "kind", "f") == "f"):
             self._refuse_dtype(own)
-        self.shape, self.device, self._dtype = torch.Size((1, *shape[-3:])), device, dtype
+        self.shape: torch.Size = torch.Size((1, *shape[-3:]))
+        self.device: torch.device = device
+        self._dtype = dtype
         self._factor, self._shift = factor, shift
 
     def __getitem__(self, region: Region) -> Tensor:  # (1, C, h, w)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..reference import DISTS_EPS
 from .channel_moments import merged
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 # The number of a layer and its map (n, C, H, W) -> weights (n or 1, 1, H, W), of the accumulation dtype.
 WeightsOf = Callable[[int, Tensor], Tensor]

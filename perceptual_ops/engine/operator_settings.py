@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Arguments that operators take, by the type of a field. There are no lists of strings: names are joined, one a line.
-ARGUMENTS = {
+ARGUMENTS: dict[Any, str] = {
     str: "str", bool: "bool", int: "int", float: "float", torch.dtype: "ScalarType", Tensor: "Tensor",
     Tensor | None: "Tensor?",
     tuple[float, ...]: "float[]", tuple[str, ...]: "str",

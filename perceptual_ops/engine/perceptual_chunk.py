@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead
 from .terms import Terms
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 @dataclass(frozen=True)

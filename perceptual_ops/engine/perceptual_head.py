@@ -112,7 +112,8 @@ class PerceptualHead:
         self._values: dict[str, Tensor] = {}  # (n), unweighted, by their names among the terms
         self._losses: dict[str, list[Tensor]] = {"content": [], "style": []}  # (n), weighted
         self._wants_output, self._wants_target = by_output, by_target
-        self._by_output, self.by_target = LayerGradients(), LayerGradients()
+        self._by_output = LayerGradients()
+        self.by_target: LayerGradients = LayerGradients()
         self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
         self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
         self._has_style_values = slopes is None

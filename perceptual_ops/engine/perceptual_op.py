@@ -36,7 +36,7 @@ from .terms import Terms
 from .tiled_loss import tiled_features, tiled_losses, tiled_styles
 from .trunk import Trunk
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 def trunk_features(images: Tensor, entry: Entry, layers: Sequence[str]) -> list[Tensor]:

@@ -37,7 +37,8 @@ class FrozenTrunk(ABC):
     _content: str | None
 
     def __init__(self, name: str, network: nn.Module) -> None:
-        self.name, self._hashed = name, network
+        self.name: str = name
+        self._hashed = network
         self.forget()
         _trunks.add(self)
 
@@ -70,7 +71,7 @@ class FrozenTrunk(ABC):
 
     def drop_graphs(self) -> None:
         """Frees what was captured."""
-        self.graphs = CudaGraphs()
+        self.graphs: CudaGraphs = CudaGraphs()
 
     @abstractmethod
     def prepare(self, dtype: torch.dtype) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .batching import launches_cost
 from .convolution import FrozenConv
 from .loss_scale import LossScale
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 # Takes a tapped map (N, C, H, W) when it is made; returns whether it is to stay as it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from .masks import LayerMask, Mask
 from .style_layout import split_style
 from .terms import Part, Terms, compared
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 Targets = Sequence[Tensor]  # target styles (n or 1, R, C) of a layer, one for each region
 

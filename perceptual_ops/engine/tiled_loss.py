@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from .tile_parts import WHOLE, PartGradients, Share, own_part, rows_read, share_
 from .tiles import Region, Tile
 from .trunk import Tape
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 def tiled_features(

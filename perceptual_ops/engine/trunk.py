@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from .modes import made_to_keep
 from .registry import FrozenTrunk, Run, kind_of
 from .stages import Backward, Forward, Saved, Stage, Tap, TapGradients, stages_of
 
-operators = torch.ops.perceptual_ops
+operators: Any = torch.ops.perceptual_ops
 
 
 @dataclass(frozen=True)

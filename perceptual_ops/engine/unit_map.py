@@ -19,7 +19,7 @@ class UnitMap:
 
     def __init__(self, x: Tensor) -> None:  # (n, C, H, W)
         self._length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=checks.accumulator_dtype(x))
-        self.map = x / (self._length + EPS)
+        self.map: Tensor = x / (self._length + EPS)
 
     def input_gradient(self, grad: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, H, W)
         """The gradient with respect to x."""

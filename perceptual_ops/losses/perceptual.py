@@ -139,17 +139,19 @@ class PerceptualLoss(PerceptualSettings):
             input_range,
             **options,
         )
-        self.content_layers, self.content_weight = content, content_weight
-        self.style_layers, self.style_weight = style, style_weight
-        self.tv_weight = tv_weight
-        self.eps, self.delta = eps, delta
-        self.content_distance = content_distance
-        self.style_distance = style_distance
-        self.gram_normalize, self.gram_over = gram_normalize, gram_over
-        self.style_statistics = style_statistics
-        self.normalize_features = normalize_features
-        self.input_size, self.resize_mode = input_size, resize_mode
-        self.reduction = reduction
+        settings = {
+            "content_layers": content, "content_weight": content_weight,
+            "style_layers": style, "style_weight": style_weight,
+            "tv_weight": tv_weight,
+            "eps": eps, "delta": delta,
+            "content_distance": content_distance, "style_distance": style_distance,
+            "gram_normalize": gram_normalize, "gram_over": gram_over,
+            "style_statistics": style_statistics, "normalize_features": normalize_features,
+            "input_size": input_size, "resize_mode": resize_mode,
+            "reduction": reduction,
+        }  # fmt: skip
+        for name, value in settings.items():
+            setattr(self, name, value)
 
     @classmethod
     def preset(cls, name: Preset, **overrides: Any) -> PerceptualLoss:

@@ -52,8 +52,11 @@ class RandomCrops(Dataset[Tensor]):
             raise ValueError(f"zoom: expected a number of at least 1, got {zoom!r}")
         if not 0 <= share <= 1:
             raise ValueError(f"share: expected a number in [0, 1], got {share!r}")
-        self.pool = PicturePool(pictures, size, strict=strict)
-        self.size, self.zoom, self.share, self.seed = size, zoom, share, seed
+        self.pool: PicturePool = PicturePool(pictures, size, strict=strict)
+        self.size: int = size
+        self.zoom: float = zoom
+        self.share: float = share
+        self.seed: int = seed
 
     @property
     def pictures(self) -> list[Path]:

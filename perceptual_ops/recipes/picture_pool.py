@@ -36,7 +36,9 @@ class PicturePool:
     """
 
     def __init__(self, pictures: Sequence[str | os.PathLike[str]], least_side: int, *, strict: bool = False) -> None:
-        self.paths, self.speaks, self.strict = list[Path](), True, strict
+        self.paths: list[Path] = []
+        self.speaks: bool = True
+        self.strict: bool = strict
         self._unopened, small = 0, list[Path]()
         for path in map(Path, pictures):
             try:
@@ -57,7 +59,7 @@ class PicturePool:
             told = f"{len(small)} of {len(pictures)} pictures are left out, a side below {least_side} pixels: {named}"
             warnings.warn(told, RuntimeWarning, stacklevel=3)
         # In shared memory: the processes that read mark what they find, the one that trains sees it.
-        self.damaged = torch.zeros(len(self.paths), dtype=torch.uint8).share_memory_()  # (pictures,)
+        self.damaged: Tensor = torch.zeros(len(self.paths), dtype=torch.uint8).share_memory_()  # (pictures,)
         self._told = torch.zeros_like(self.damaged)
         self._decoded: dict[int, Tensor] = {}  # (3, H, W) uint8, of the first pictures that fit into CACHE_BYTES
         self._bytes = 0

@@ -81,7 +81,7 @@ class SuperResolutionLoss(Module):
         super().__init__()
         checks.check_choice("loss", loss, LOSSES)
         bicubic = enlarged(shrunk(examples, scale), scale)
-        self.pixel_weight = 1 / _positive("pixels", F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
+        self.pixel_weight: float = 1 / _positive("pixels", F.mse_loss(bicubic, examples)) if loss != "feature" else 0.0
         self.features: PerceptualLoss | None = None
         if loss != "pixel":
             trunk = load_network(network, weights, layers=list(layers)).to(examples.device)

@@ -46,7 +46,7 @@ class TiledNetwork:
         self._normalizations = _Normalizations()
         self._network = _normalized_by(self._normalizations, network)
         reaches = self._rows, self._columns
-        self.least = max(SMALLEST, *(pixels for x in reaches for pixels in (x.unit, x.before, x.after)))
+        self.least: int = max(SMALLEST, *(pixels for x in reaches for pixels in (x.unit, x.before, x.after)))
 
     def __call__(self, images: Tensor, side: int, progress: Progress | None = None) -> Tensor:
         """Images (N, 3, H, W) -> (N, 3, scale H, scale W).

@@ -123,8 +123,10 @@ class Training:
         settings: Mapping[str, Any],
         on_step: StepCallback | None = None,
     ) -> None:
-        self.out, self.options, self.crops = out, options, crops
-        self.files = TrainingFiles(out)
+        self.out: Path = out
+        self.options: TrainingOptions = options
+        self.crops: Dataset[Tensor] = crops
+        self.files: TrainingFiles = TrainingFiles(out)
         self.files.check()
         self._on_step = on_step
         self._pool = crops.pool if isinstance(crops, RandomCrops) else None
@@ -132,7 +134,12 @@ class Training:
             self._pool.speaks = False  # the readers of a batch are several
             self._pool.strict |= options.strict
         kept = {name: value for name, value in asdict(options).items() if name not in BESIDE_THE_CURVE}
-        self.settings = json.loads(json.dumps({**kept, **settings}, default=float))  # numbers of numpy as Python's
+        self.settings: dict[str, Any] = json.loads(
+            json.dumps({**kept, **settings}, default=float)
+        )  # numbers of numpy as Python's
+        self.device: torch.device
+        self.rank: int
+        self.processes: int
         self.device, self.rank, self.processes, self._joined = joined(device)
         try:
             self._begin(make_network)
@@ -146,16 +153,18 @@ class Training:
             raise ValueError(f"batch: expected a multiple of the {self.processes} processes, got {options.batch}")
         check_memory(options.batch // self.processes, options.size)
         torch.manual_seed(options.seed)
-        self.model = make_network().to(self.device)
+        self.model: nn.Module = make_network().to(self.device)
         if options.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, options.lr_factor)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.done = 0  # steps
-        self.log = Log(self.files.log, self.rank, self.processes)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.model.parameters(), lr=options.lr)
+        self.schedule: torch.optim.lr_scheduler.LambdaLR = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, options.lr_factor
+        )
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        self.done: int = 0  # steps
+        self.log: Log = Log(self.files.log, self.rank, self.processes)
         self._resume()
-        self.network = self._wrapped()  # what the loop calls
+        self.network: nn.Module = self._wrapped()  # what the loop calls
 
     @property
     def checkpoint(self) -> Path:

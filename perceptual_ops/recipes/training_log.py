@@ -36,7 +36,9 @@ class Log:
     """
 
     def __init__(self, path: Path, rank: int = 0, processes: int = 1) -> None:
-        self.path, self.rank, self.processes = path, rank, processes
+        self.path: Path = path
+        self.rank: int = rank
+        self.processes: int = processes
         self.rows: list[dict[str, float]] = []
         self._unread: list[tuple[int, float, dict[str, Tensor]]] = []
         self._started = time.perf_counter()

@@ -36,8 +36,8 @@ class ResidualBlock(Module):
 
     def __init__(self, channels: int, normalized: bool, share: float = 1.0, border: Border = "zeros") -> None:
         super().__init__()
-        self.share = share
-        self.body = nn.Sequential(
+        self.share: float = share
+        self.body: nn.Sequential = nn.Sequential(
             *_layer(channels, channels, 3, normalized=normalized, border=border),
             *_layer(channels, channels, 3, normalized=normalized, border=border)[:-1],
         )
@@ -56,7 +56,7 @@ class Enlarge(Module):
 
     def __init__(self, inputs: int, outputs: int, normalized: bool) -> None:
         super().__init__()
-        self.layer = nn.Sequential(*_layer(inputs, outputs, 3, normalized=normalized))
+        self.layer: nn.Sequential = nn.Sequential(*_layer(inputs, outputs, 3, normalized=normalized))
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         enlarged: Tensor = self.layer(F.interpolate(x, size, mode="nearest"))
@@ -84,18 +84,21 @@ class StyleNet(Module):
 
     def __init__(self, width: int = 32, blocks: int = 5, style: Tensor | None = None) -> None:
         super().__init__()
-        self.arguments = {"width": width, "blocks": blocks}  # what its file says of it; the palette is in the weights
-        self.palette = _palette(style)
+        self.arguments: dict[str, int] = {
+            "width": width,
+            "blocks": blocks,
+        }  # what its file says of it; the palette is in the weights
+        self.palette: nn.InstanceNorm2d = _palette(style)
         # The blocks see far: from zeros a network learns where borders are, and lays the style's colours in bars there.
         mirrored: Border = "reflect"
-        self.first = nn.Sequential(*_layer(3, width, 9, border=mirrored))
-        self.halve = nn.Sequential(*_layer(width, 2 * width, 3, stride=2, border=mirrored))
-        self.quarter = nn.Sequential(*_layer(2 * width, 4 * width, 3, stride=2, border=mirrored))
+        self.first: nn.Sequential = nn.Sequential(*_layer(3, width, 9, border=mirrored))
+        self.halve: nn.Sequential = nn.Sequential(*_layer(width, 2 * width, 3, stride=2, border=mirrored))
+        self.quarter: nn.Sequential = nn.Sequential(*_layer(2 * width, 4 * width, 3, stride=2, border=mirrored))
         residual = [ResidualBlock(4 * width, normalized=True, border=mirrored) for _ in range(blocks)]
-        self.blocks = nn.Sequential(*residual)
-        self.to_half = Enlarge(4 * width, 2 * width, normalized=True)
-        self.to_full = Enlarge(2 * width, width, normalized=True)
-        self.last = _zeroed(convolution(width, 3, 9))
+        self.blocks: nn.Sequential = nn.Sequential(*residual)
+        self.to_half: Enlarge = Enlarge(4 * width, 2 * width, normalized=True)
+        self.to_full: Enlarge = Enlarge(2 * width, width, normalized=True)
+        self.last: nn.Conv2d = _zeroed(convolution(width, 3, 9))
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -132,13 +135,17 @@ class SuperResolutionNet(Module):
         super().__init__()
         if scale not in SCALES:
             raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")
-        self.arguments = {"scale": scale, "width": width, "blocks": blocks}  # what its file says of it
-        self.scale = scale
-        self.first = nn.Sequential(*_layer(3, width, 9, normalized=False))
-        self.blocks = nn.Sequential(*(ResidualBlock(width, normalized=False, share=RESIDUE) for _ in range(blocks)))
-        self.doublings = nn.ModuleList(Enlarge(width, width, normalized=False) for _ in range(int(math.log2(scale))))
+        self.arguments: dict[str, int] = {"scale": scale, "width": width, "blocks": blocks}  # what its file says of it
+        self.scale: int = scale
+        self.first: nn.Sequential = nn.Sequential(*_layer(3, width, 9, normalized=False))
+        self.blocks: nn.Sequential = nn.Sequential(
+            *(ResidualBlock(width, normalized=False, share=RESIDUE) for _ in range(blocks))
+        )
+        self.doublings: nn.ModuleList = nn.ModuleList(
+            Enlarge(width, width, normalized=False) for _ in range(int(math.log2(scale)))
+        )
         self.apply(_he_initialized)
-        self.last = _zeroed(convolution(width, 3, 9))
+        self.last: nn.Conv2d = _zeroed(convolution(width, 3, 9))
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]

@@ -46,8 +46,9 @@ class Bench:
     """A small network on a device, and images for it in a dtype of the arithmetic."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
-        self.wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.dtype: torch.dtype = dtype
+        self.device: torch.device = device
+        self.wide: torch.dtype = torch.float64 if dtype == torch.float64 else torch.float32
         network = FeatureNetwork("doctor", CHAIN, ["relu2"], None, (MEAN,) * 3, (STD,) * 3)
         state = network.state_dict()
         for seed, (name, weight) in enumerate(state.items()):

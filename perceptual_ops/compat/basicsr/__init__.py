@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from .._missing import missing_names
@@ -12,7 +13,7 @@ from .variation import WeightedTVLoss
 __all__ = ["PerceptualLoss", "WeightedTVLoss", "register"]
 
 _PIXEL_LOSS = "it holds no network, so import BasicSR's own from basicsr.losses.basic_loss"
-__getattr__ = missing_names(
+__getattr__: Callable[[str], Any] = missing_names(
     __name__,
     {
         "L1Loss": _PIXEL_LOSS,

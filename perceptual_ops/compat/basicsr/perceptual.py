@@ -64,7 +64,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
     """
 
-    peer_keys = re.compile(r"vgg\.(?:mean|std|vgg_net\..+)")
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(r"vgg\.(?:mean|std|vgg_net\..+)")
     missing: ClassVar[dict[str, str]] = {
         "vgg": "the network has nothing to train or to move on its own; for maps use perceptual_ops.load_network",
         "criterion": 'criterion_type names the distance, "l1", "l2" or "fro"',

@@ -3,6 +3,9 @@
 Left out are its baselines L2 and DSSIM, its trainer, and the conversions to Lab: importing one says what to use.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from .._missing import missing_names
 from . import lpips
 from .helpers import (
@@ -22,7 +25,7 @@ from .helpers import (
 from .lpips import LPIPS
 
 _LAB = "use skimage.color.rgb2lab and lab2rgb, which convert arrays"
-__getattr__ = missing_names(
+__getattr__: Callable[[str], Any] = missing_names(
     __name__,
     {
         **lpips.MISSING,

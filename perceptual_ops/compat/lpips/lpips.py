@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from torch import Tensor, nn
@@ -192,4 +192,4 @@ MISSING = {
     "pn": "use perceptual_ops.load_network, or what an LPIPS has as net",
     "print_network": "print the loss itself, which has no parameters to count",
 }
-__getattr__ = missing_names(__name__, MISSING)
+__getattr__: Callable[[str], Any] = missing_names(__name__, MISSING)

@@ -81,7 +81,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.
     """
 
-    peer_keys = re.compile(r"model\..+")
+    peer_keys: ClassVar[re.Pattern[str]] = re.compile(r"model\..+")
     missing: ClassVar[dict[str, str]] = {
         "model": "get_features(x) gives the maps, and the network has nothing to train or to move on its own"
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -39,6 +39,9 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.
     """
+
+    if TYPE_CHECKING:  # as in ScoreMetric
+        net: DISTS
 
     _reductions_known = ("mean", "sum")
     _network_type = DISTS

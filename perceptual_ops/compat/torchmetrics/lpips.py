@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -65,6 +65,13 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
     """
+
+    if TYPE_CHECKING:  # as in ScoreMetric
+        plot_upper_bound: float
+        normalize: bool
+        check_range: bool
+        net: LpipsNetwork
+        __jit_unused_properties__: tuple[str, ...]
 
     plot_upper_bound = 1.0
     __jit_unused_properties__ = (*NetworkMetric.__jit_unused_properties__, "normalize", "check_range")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,11 @@ from .scores import ScoreMetric
 
 class NetworkMetric(ScoreMetric):
     """A metric over a network, `net`, which FeatureShare replaces by one that remembers its results."""
+
+    if TYPE_CHECKING:  # as in ScoreMetric
+        net: Any
+        __jit_ignored_attributes__: tuple[str, ...]
+        _network_type: type[nn.Module]
 
     feature_network = "net"
     __jit_ignored_attributes__ = (*getattr(Metric, "__jit_ignored_attributes__", ()), "net")

@@ -26,21 +26,24 @@ class ScoreMetric(ModuleWithSettings, Metric):
     grows either, on devices without fp64 as well.
     """
 
+    if TYPE_CHECKING:  # torch.jit.script would read them, and knows no names in strings
+        plot_lower_bound: float
+        __jit_unused_properties__: tuple[str, ...]
+        _reductions_known: tuple[Reduction, ...]
+        sum_scores: Tensor
+        lost: Tensor
+        total: Tensor
+        all_scores: list[Tensor]
+        never_equal: Tensor
+
     is_differentiable = True
     higher_is_better = False
     full_state_update = False
     plot_lower_bound = 0.0
     __jit_unused_properties__ = (*getattr(Metric, "__jit_unused_properties__", ()), "reduction")
 
-    _reductions_known: tuple[Reduction, ...] = checks.REDUCTIONS
+    _reductions_known = checks.REDUCTIONS
     _scored = "images"
-
-    if TYPE_CHECKING:  # torch.jit.script would read them, and knows no names in strings
-        sum_scores: Tensor
-        lost: Tensor
-        total: Tensor
-        all_scores: list[Tensor]
-        never_equal: Tensor
 
     def __init__(self, reduction: Reduction | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
