@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLOURS = "plasma"  # steps look equal, and lightness rises all the way, for the colour-blind and in print too
 # The same for every distance: at each pixel a larger distance is then a lighter colour, whatever the picture is there.
 OPACITY = 0.65
-NARROWEST = 200  # pixels, for the numbers of the scale
+NARROWEST, WIDEST = 200, 8192  # pixels of the scale, for its numbers; matplotlib draws none beyond 65535
 INK = "#222222"
 POINTS = 72  # an inch; figures are drawn with as many pixels
 
@@ -47,8 +47,8 @@ def heat_map(image: Tensor, distances: Tensor, top: float | None = None, caption
     top = _rounded_up(peak) if top is None else top
     colours = ScalarMappable(Normalize(0, top), COLOURS)
     width, height = image.shape[3], image.shape[2]
-    scale = _scale(max(width, NARROWEST), colours, top, peak > top, caption)
-    sheet = Image.new("RGB", (scale.width, height + scale.height), "white")
+    scale = _scale(min(max(width, NARROWEST), WIDEST), colours, top, peak > top, caption)
+    sheet = Image.new("RGB", (max(width, scale.width), height + scale.height), "white")
     for first in range(0, height, BAND):  # what lies between numbers and colours is many times the picture
         rows = slice(first, first + BAND)
         grey = to_picture(image[:, :, rows]).convert("L").convert("RGB")

@@ -67,6 +67,11 @@ def test_the_caption_is_written_where_it_fits() -> None:
     assert not np.array_equal(pixels(caption="wide " * 20, width=4000), pixels(width=4000))
 
 
+def test_a_picture_wider_than_matplotlib_draws() -> None:
+    image = torch.rand(1, 3, 1, 70_000)
+    assert heat_map.heat_map(image, image[:, :1]).width == 70_000
+
+
 @pytest.mark.parametrize(("value", "top"), [(0.0, 1.0), (0.234, 0.24), (1.2, 1.2), (871.2, 880.0), (3.01e-7, 3.2e-7)])
 def test_scales_end_at_two_digits(value: float, top: float) -> None:
     assert heat_map._rounded_up(value) == pytest.approx(top)
