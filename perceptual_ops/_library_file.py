@@ -1,18 +1,22 @@
 """The file of the compiled library: where it lies, and why it does not load, with the remedy.
 
 The system's loader says that in its own terms, of a file for another processor wrongly ("No such file"), and of one
-that is cut short not at all: it ends the process.
+that is cut short not at all: it ends the process. It knows nothing of a library that an older checkout built.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import struct
 import sys
 from pathlib import Path
 
+from ._schemas import SCHEMAS
+
 HEADER = 64  # bytes of a 64-bit ELF file
+TEXTS = 1 << 16  # bytes around the first schema in which the others lie
 PROCESSORS = {3: "x86", 21: "ppc64", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
 BUILD = "run `pip install --no-build-isolation .` in a checkout"
 
@@ -75,7 +79,20 @@ def fault_of(library: Path) -> str:
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
     if size < sections + entry * count:  # the table of sections, at its end
         return f"it is cut short, at {size:,} bytes: delete it and {BUILD}"
-    return ""
+    operator = _lacking(library)
+    return f"it is of other code, whose {operator} is not that of this code: {BUILD}" if operator else ""
+
+
+def _lacking(library: Path) -> str:
+    """The first operator that a library does not have by its schema, or nothing.
+
+    Read from its texts: once it is loaded its operators stay, and to call one by another schema can crash Python.
+    """
+    texts = [f"{name}{schema}\0".encode() for name, schema in SCHEMAS.items()]
+    with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        first = max(0, data.find(texts[0]) - TEXTS)
+        nearby = data[first : first + 2 * TEXTS]
+    return next((name for name, text in zip(SCHEMAS, texts, strict=True) if text not in nearby), "")
 
 
 def _processor(header: bytes) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ needs_gcc = pytest.mark.skipif(not sys.platform.startswith("linux") or not shuti
 needs_library = pytest.mark.skipif(not _native.LIBRARY.exists(), reason="the library is not built")
 
 
-def linked(library: Path, source: str, *options: str | Path) -> Path:
-    """A library of C source that is linked without the system's."""
+def linked(
+    library: Path, source: str, *options: str | Path, schemas: Mapping[str, str] = _library_file.SCHEMAS
+) -> Path:
+    """A library of C source that is linked without the system's, and holds the schemas of operators."""
+    source += "const char texts[] = " + "".join(f'"{name}{schema}\\0"' for name, schema in schemas.items()) + '"";'
     command = ["gcc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-x", "none", *options, "-o", library]
     subprocess.run(command, input=source, text=True, check=True)
     return library
@@ -67,6 +71,11 @@ def cut_short(library: Path) -> None:
     library.write_bytes(data[: len(data) // 2])
 
 
+def of_other_code(library: Path) -> None:
+    changed = {"l2_pool": "(Tensor x, int stride) -> Tensor"}
+    linked(library, "", schemas={**_library_file.SCHEMAS, **changed})
+
+
 def with_an_unknown_symbol(library: Path) -> None:
     linked(library, "int of_another_library(void); int f(void) { return of_another_library(); }")
 
@@ -98,6 +107,7 @@ CAUSES: list[tuple[Callable[[Path], None], str]] = [
     (of_another_processor, ", this Python for 64-bit little-endian "),
     (of_32_bits, "it is for 32-bit little-endian "),
     (cut_short, "it is cut short, at "),
+    (of_other_code, "it is of other code, whose l2_pool is not that of this code: "),
     (with_an_unknown_symbol, "it needs of_another_library, which no library here has: "),
     (with_a_symbol_of_a_later_torch, f"it needs torch_later, which torch {torch.__version__} lacks: update torch, or"),
     (of_a_later_glibc, f"it needs GLIBC_9.9, this system has glibc {os.confstr('CS_GNU_LIBC_VERSION').split()[1]}: "),
@@ -120,6 +130,25 @@ def test_the_cause_is_named(make: Callable[[Path], None], cause: str, tmp_path: 
     monkeypatch.setattr(doctor, "native", state)
     doctor._print_versions()
     assert f"library                  {state.reason}\n" in capsys.readouterr().out
+
+
+@needs_gcc
+def test_a_library_without_one_of_the_operators_is_of_other_code(tmp_path: Path) -> None:
+    """A missing one is found whichever it is, and one more is no harm."""
+    schemas = _library_file.SCHEMAS
+    for missing in ("gram_matrix", "loss_scale"):
+        less = {name: schema for name, schema in schemas.items() if name != missing}
+        assert f"whose {missing} is not" in _library_file.fault_of(linked(tmp_path / "less.so", "", schemas=less))
+    more = {"of_a_later_version": "() -> ()", **schemas}
+    assert _library_file.fault_of(linked(tmp_path / "more.so", "", schemas=more)) == ""
+
+
+def test_the_schemas_are_those_of_the_sources() -> None:
+    text = (PACKAGE.parent / "csrc" / "library.cpp").read_text()
+    definitions = re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\)', text)
+    compiled = ["".join(re.findall(r'"([^"]*)"', literals)) for literals in definitions]
+    assert compiled == [f"{name}{schema}" for name, schema in _library_file.SCHEMAS.items()]
+    assert len(compiled) == text.count("m.def(")
 
 
 def test_what_is_not_recognised_is_passed_on() -> None:
