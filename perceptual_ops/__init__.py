@@ -2,6 +2,7 @@
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
 from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
@@ -30,8 +31,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """`distributed`, when it is asked for: it imports torch.compile, which takes as long as all the rest."""
-    if name != "distributed":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(".distributed", __name__)
+if TYPE_CHECKING:
+    from . import distributed
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """`distributed`, when it is asked for: it imports torch.compile, which takes as long as all the rest."""
+        if name != "distributed":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return importlib.import_module(".distributed", __name__)

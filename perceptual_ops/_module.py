@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         A forward with overloads is called by the first of them alone: such a class has its overloads at `__call__`.
         """
 
-        def __call__(self: HasForward[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result: ...
+        def __call__(self: HasForward[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+            """See `forward`."""
+            raise NotImplementedError
 
 else:
     Module = nn.Module

@@ -46,7 +46,9 @@ def losses(x: Tensor, y: Tensor, all_of_it: bool, weights: np.ndarray) -> None:
     assert_type(po.chunked(lambda images: images.sum((1, 2, 3)), chunk_size=2)(x), Tensor)
     assert_type(po.gradient_of(loss, x, y)[0], Tensor)
     assert_type(sharded(loss)(x, y), Tensor)
+    assert_type(po.distributed.sharded(loss)(x, y), Tensor)
     sharded(nn.MSELoss())  # type: ignore[arg-type]
+    po.PerceptualLos()  # type: ignore[attr-defined]
     assert_type(loss.to("cuda").half()(x, y), Tensor)
 
 
@@ -128,6 +130,7 @@ def drop_ins(x: Tensor, y: Tensor, both: bool) -> None:
     assert_type(basicsr.PerceptualLoss({"conv5_4": 1.0})(x, y), tuple[Tensor | None, Tensor | None])
     assert_type(basicsr.WeightedTVLoss()(x), Tensor)
     assert_type(torchmetrics.LearnedPerceptualImagePatchSimilarity("squeeze")(x, y), Tensor)
+    lpips.DSSIM()  # type: ignore[attr-defined]
     loss(x, y, retPerLayer="yes")  # type: ignore[call-overload]
     lpips.LPIPS(net="vgg19")  # type: ignore[arg-type]
     piqa.LPIPS("vgg16")  # type: ignore[arg-type]

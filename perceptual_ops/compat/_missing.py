@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class SaysWhatIsMissing(nn.Module):
@@ -20,7 +20,7 @@ class SaysWhatIsMissing(nn.Module):
 
     missing: ClassVar[Mapping[str, str]] = {}
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
         if name in type(self).missing:
             raise AttributeError(self._remedy(name))
         return super().__getattr__(name)

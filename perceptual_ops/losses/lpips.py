@@ -133,7 +133,8 @@ class LPIPS(MetricLoss):
             self, output: Images, target: Images, *, return_layers: bool = False, **others: Unpack[CallOptions]
         ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """See `forward`."""
 
     def forward(
         self,

@@ -192,7 +192,8 @@ class PerceptualLoss(PerceptualSettings):
             return_terms: bool = False, **others: Unpack[CallOptions],
         ) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...  # fmt: skip
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """See `forward`."""
 
     def forward(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._missing import missing_names
 from .perceptual import PerceptualLoss
@@ -13,16 +12,15 @@ from .variation import WeightedTVLoss
 __all__ = ["PerceptualLoss", "WeightedTVLoss", "register"]
 
 _PIXEL_LOSS = "it holds no network, so import BasicSR's own from basicsr.losses.basic_loss"
-__getattr__: Callable[[str], Any] = missing_names(
-    __name__,
-    {
-        "L1Loss": _PIXEL_LOSS,
-        "MSELoss": _PIXEL_LOSS,
-        "CharbonnierLoss": _PIXEL_LOSS,
-        "VGGFeatureExtractor": "use perceptual_ops.load_network(vgg_type, weights, layers=layer_name_list); images in "
-        "[0, 1] give a dict of maps by layer name",
-    },
-)
+_MISSING = {
+    "L1Loss": _PIXEL_LOSS,
+    "MSELoss": _PIXEL_LOSS,
+    "CharbonnierLoss": _PIXEL_LOSS,
+    "VGGFeatureExtractor": "use perceptual_ops.load_network(vgg_type, weights, layers=layer_name_list); images in "
+    "[0, 1] give a dict of maps by layer name",
+}
+if not TYPE_CHECKING:  # which refuses such names itself
+    __getattr__ = missing_names(__name__, _MISSING)
 
 
 def register(registry: Any = None, suffix: str = "perceptual_ops") -> None:

@@ -3,8 +3,7 @@
 Left out are its baselines L2 and DSSIM, its trainer, and the conversions to Lab: importing one says what to use.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._missing import missing_names
 from . import lpips
@@ -25,18 +24,17 @@ from .helpers import (
 from .lpips import LPIPS
 
 _LAB = "use skimage.color.rgb2lab and lab2rgb, which convert arrays"
-__getattr__: Callable[[str], Any] = missing_names(
-    __name__,
-    {
-        **lpips.MISSING,
-        "Trainer": lpips.TRAINED,
-        "trainer": lpips.TRAINED,
-        "pretrained_networks": lpips.MISSING["pn"],
-        "rgb2lab": _LAB,
-        "tensor2tensorlab": _LAB,
-        "tensorlab2tensor": _LAB,
-    },
-)
+_MISSING = {
+    **lpips.MISSING,
+    "Trainer": lpips.TRAINED,
+    "trainer": lpips.TRAINED,
+    "pretrained_networks": lpips.MISSING["pn"],
+    "rgb2lab": _LAB,
+    "tensor2tensorlab": _LAB,
+    "tensorlab2tensor": _LAB,
+}
+if not TYPE_CHECKING:  # which refuses such names itself
+    __getattr__ = missing_names(__name__, _MISSING)
 
 __all__ = [
     "LPIPS",

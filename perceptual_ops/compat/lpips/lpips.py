@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from torch import Tensor, nn
@@ -132,7 +132,8 @@ class LPIPS(LpipsModule):
             self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
         ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """See `forward`."""
 
     def forward(
         self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
@@ -192,4 +193,5 @@ MISSING = {
     "pn": "use perceptual_ops.load_network, or what an LPIPS has as net",
     "print_network": "print the loss itself, which has no parameters to count",
 }
-__getattr__: Callable[[str], Any] = missing_names(__name__, MISSING)
+if not TYPE_CHECKING:  # which refuses such names itself
+    __getattr__ = missing_names(__name__, MISSING)
