@@ -20,6 +20,8 @@
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  install the wheel into an environment without compiler and run a loss
+# check-install  what is in dist/, installed into empty environments of PYTHONS="python3.10 python3.14", as a table
+# release  the artefacts of a release in dist/, checked and installed; TAG=v1.2.3 is the real one, which a workflow makes
 # check-compilers  a user's build by every compiler that is at hand, and by the CUDA toolkit on PyPI, as a table
 # gpu    on a machine whose python3 has a CUDA torch: PARTS="build test bench", in 9 minutes; PARTS=quick, in 4
 # clean  remove all that make made, but for .venv and the measurements of gpu
@@ -44,7 +46,7 @@ PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-compilers sanitize gpu build clean another-python
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-install release check-compilers sanitize gpu build clean another-python
 
 demo: build
 	$(RUN) examples/demo.py
@@ -84,6 +86,7 @@ lint: $(VENV)/.installed
 	mkdir -p build && $(PYRIGHT) --ignoreexternal --verifytypes perceptual_ops > build/types.txt || \
 	    { grep -A 2 "error:" build/types.txt; exit 1; }
 	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+	$(VENV)/bin/zizmor --offline -q .github
 
 bench: build
 	$(RUN) -m bench
@@ -144,6 +147,16 @@ check-wheel: wheel
 	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
 	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
 	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
+
+check-install: $(VENV)/.installed
+	$(RUN) tests/check_install.py $(if $(PYTHONS),--python $(PYTHONS))
+
+# Publishes nothing.
+release: $(VENV)/.installed
+	$(RUN) tests/check_release.py --tag "$(TAG)" --address "$(ADDRESS)"
+	$(MAKE) wheel
+	$(RUN) -m twine check --strict dist/*
+	$(RUN) tests/check_install.py
 
 check-compilers: $(VENV)/.installed
 	$(RUN) tests/check_compilers.py

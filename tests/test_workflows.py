@@ -1,0 +1,50 @@
+"""The workflows run what exists, on every Python that is served, by actions that cannot change under us."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CI, RELEASE = (
+    yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text()) for name in ("ci", "release")
+)
+
+
+def test_plain_pytorch_runs_on_every_python_and_system() -> None:
+    matrix = CI["jobs"]["plain"]["strategy"]["matrix"]
+    served = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert matrix["python"] == served
+    assert {name.split("-")[0] for name in matrix["system"]} == {"ubuntu", "macos", "windows"}
+    assert set(CI["jobs"]["compiled"]["strategy"]["matrix"]["python"]) == {served[0], served[-1]}
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_what_a_workflow_runs_exists(file: Path) -> None:
+    text = file.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"run: make ([\w-]+)", text)) <= targets
+    named = re.findall(r"[\w./-]+\.py\b|requirements-\w+\.txt|\.ci/run", text)
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_actions_are_pinned_and_may_only_read(file: Path) -> None:
+    workflow: dict[str, Any] = yaml.safe_load(file.read_text())
+    used = re.findall(r"uses: (\S+)(.*)", file.read_text())
+    assert used and all(re.search(r"@[0-9a-f]{40}$", action) and "# v" in version for action, version in used)
+    assert len(dict(action.split("@") for action, _ in used)) == len({action for action, _ in used})
+    assert workflow["permissions"] == {"contents": "read"} and "group" in workflow["concurrency"]
+
+
+def test_only_the_publishing_job_may_identify_itself() -> None:
+    asked = {name: job.get("permissions") for name, job in RELEASE["jobs"].items()}
+    assert asked == {"build": None, "publish": {"id-token": "write"}}
+    assert RELEASE["jobs"]["publish"]["environment"] and RELEASE["jobs"]["publish"]["needs"] == "build"
+    steps = [step.get("uses", "").split("@")[0] for step in RELEASE["jobs"]["publish"]["steps"]]
+    assert steps == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
