@@ -84,7 +84,7 @@ def _cost(done: int, costs: Sequence[tuple[int, float]]) -> float:
 def _tqdm() -> Any:
     try:
         from tqdm import tqdm
-    except ImportError:
+    except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "--progress: expected tqdm, which the bar is made by, it is not installed: pip install "
             "'perceptual_ops[cli]', or --no-progress"

@@ -123,7 +123,7 @@ def _damaged_record(path: Path) -> str | None:
 def _load_safetensors(path: Path) -> object:
     try:
         from safetensors.torch import load_file
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"reading {path} needs the package safetensors: pip install safetensors, or pass the state dict itself"
         ) from error

@@ -193,7 +193,7 @@ def installed_safetensors() -> Any:
     """The package, torch's part loaded."""
     try:
         import safetensors.torch
-    except ImportError:
+    except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "model files need safetensors, which is not installed: pip install 'perceptual_ops[cli]'"
         ) from None

@@ -102,7 +102,7 @@ def dssim(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating[A
     """
     try:
         from skimage.metrics import structural_similarity
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ModuleNotFoundError("dssim needs the package scikit-image: pip install scikit-image") from error
     similarity: np.floating[Any] = structural_similarity(p0, p1, data_range=range, channel_axis=-1)
     half: np.floating[Any] = (1 - similarity) / 2
