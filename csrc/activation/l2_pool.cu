@@ -4,12 +4,6 @@
 namespace perceptual_ops {
 namespace {
 
-// Whether all samples of a map can be moved by packs.
-template <class T>
-bool begins_packed(const void* data, int64_t batch, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && (batch <= 1 || stride % kPackWidth<T> == 0);
-}
-
 // Calls launch(kWidth as a constant, shape, blocks), unless the blocks are too many to count in 32 bits.
 template <class T, class F>
 cudaError_t launch_tiles(const MapShape& map, int64_t stride_grad, int64_t stride_x, bool packed, F&& launch) {
@@ -49,7 +43,7 @@ cudaError_t launch_l2_pool(Element element, const MapShape& map, const void* x, 
   cudaError_t status = cudaSuccess;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
-    const bool packed = begins_packed<T>(x, map.batch, stride_x) && begins_packed<T>(pooled, 1, 0);
+    const bool packed = begins_packed<T>(x, map.batch, stride_x) && begins_packed<T>(pooled);
     status = launch_tiles<T>(map, 0, stride_x, packed, [&](auto width, const L2Shape& shape, int64_t blocks) {
       launch_kernel(l2_pool_kernel<T, decltype(width)::value>, blocks, kActivationThreads, 0, stream, x, pooled, shape);
     });
@@ -63,7 +57,7 @@ cudaError_t launch_l2_pool_backward(Element element, const MapShape& map, const 
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
     const bool packed = begins_packed<T>(grad, map.batch, stride_grad) && begins_packed<T>(x, map.batch, stride_x) &&
-                        begins_packed<T>(dx, 1, 0);
+                        begins_packed<T>(dx);
     status = launch_tiles<T>(map, stride_grad, stride_x, packed, [&](auto width, const L2Shape& shape, int64_t blocks) {
       launch_kernel(l2_pool_backward_kernel<T, decltype(width)::value>, blocks, kActivationThreads, 0, stream, grad, x,
                     dx, shape);

@@ -16,6 +16,12 @@ struct alignas(kWidth * sizeof(T)) Pack {
   T values[kWidth];
 };
 
+// Whether all samples of a map, `stride` elements apart, begin with a pack.
+template <class T>
+bool begins_packed(const void* data, int64_t batch = 1, int64_t stride = 0) {
+  return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && (batch <= 1 || stride % kPackWidth<T> == 0);
+}
+
 // Where the lowest bit of element `k` stands in words of four bits an element: in order, but of 16 bits the second of
 // every two, which one instruction compares, in the upper half.
 template <class T>

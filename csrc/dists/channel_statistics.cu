@@ -8,12 +8,9 @@ template <class T>
 std::vector<WalkedMaps> walked(const std::vector<StatisticsLayer>& layers, int64_t batch) {
   std::vector<WalkedMaps> found;
   for (const StatisticsLayer& layer : layers) {
-    const auto packed = [&](const void* data, int64_t stride) {
-      return begins_packed<T>(data, batch > 1 ? stride : 0);
-    };
-    found.push_back(
-        {layer.layout, layer.channels, layer.pixels,
-         packed(layer.x, layer.stride_x) && packed(layer.other, layer.stride_other) && packed(layer.dx, 0)});
+    const bool packed = begins_packed<T>(layer.x, batch, layer.stride_x) &&
+                        begins_packed<T>(layer.other, batch, layer.stride_other) && begins_packed<T>(layer.dx);
+    found.push_back({layer.layout, layer.channels, layer.pixels, packed});
   }
   return found;
 }

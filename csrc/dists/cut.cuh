@@ -23,11 +23,6 @@ struct WalkedMaps {
   bool packed;  // whether every sample of every map begins with a pack
 };
 
-template <class T>
-bool begins_packed(const void* data, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && stride % kPackWidth<T> == 0;
-}
-
 // How a layer is cut into blocks; its LayerWalk in 64 bits.
 struct Cut {
   bool nhwc, packed;

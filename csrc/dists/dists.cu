@@ -10,12 +10,10 @@ template <class T>
 std::vector<WalkedMaps> walked(const std::vector<DistsLayer>& layers, int64_t batch) {
   std::vector<WalkedMaps> found;
   for (const DistsLayer& layer : layers) {
-    const auto packed = [&](const void* data, int64_t stride) {
-      return begins_packed<T>(data, batch > 1 ? stride : 0);
-    };
-    found.push_back({layer.layout, layer.channels, layer.pixels,
-                     packed(layer.x, layer.stride_x) && packed(layer.y, layer.stride_y) && packed(layer.dx, 0) &&
-                         packed(layer.dy, 0)});
+    const bool packed = begins_packed<T>(layer.x, batch, layer.stride_x) &&
+                        begins_packed<T>(layer.y, batch, layer.stride_y) && begins_packed<T>(layer.dx) &&
+                        begins_packed<T>(layer.dy);
+    found.push_back({layer.layout, layer.channels, layer.pixels, packed});
   }
   return found;
 }

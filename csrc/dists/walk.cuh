@@ -63,7 +63,7 @@ struct DistsPlace {
   uint32_t layer, n, group, chunk;
 };
 
-// Grid: the layers one after the other, N * groups * chunks blocks each, chunks innermost; under 2^31 (dists.cu
+// Grid: the layers one after the other, N * groups * chunks blocks each, chunks innermost; under 2^31 (cut.cuh
 // checks): a 64-bit division would be a call that spills.
 template <class Layer>
 __device__ __forceinline__ DistsPlace dists_place(const LayerTable<Layer>& table) {

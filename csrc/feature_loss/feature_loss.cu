@@ -8,17 +8,11 @@
 namespace perceptual_ops {
 namespace {
 
-template <class T>
-bool begins_packed(const void* data, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0 && stride % kPackWidth<T> == 0;
-}
-
 // Whether all samples can be walked by packs.
 template <class T>
 bool is_packed(const FeatureLayer& layer, int64_t batch) {
-  const auto all = [&](const void* data, int64_t stride) { return begins_packed<T>(data, batch > 1 ? stride : 0); };
-  return all(layer.x, layer.stride_x) && all(layer.y, layer.stride_y) &&
-         (layer.dx == nullptr || all(layer.dx, layer.size));
+  return begins_packed<T>(layer.x, batch, layer.stride_x) && begins_packed<T>(layer.y, batch, layer.stride_y) &&
+         (layer.dx == nullptr || begins_packed<T>(layer.dx, batch, layer.size));
 }
 
 template <class T>

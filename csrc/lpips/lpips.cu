@@ -27,11 +27,9 @@ int lanes_of(int64_t packs, int each) {
 template <class T>
 bool is_packed(const LpipsLayer& layer, int64_t batch) {
   const bool nhwc = layer.layout == Layout::kNHWC;
-  const auto begins_packed = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  const auto stays_packed = [&](int64_t stride) { return batch == 1 || stride % kPackWidth<T> == 0; };
-  return (nhwc ? layer.channels : layer.pixels) % kPackWidth<T> == 0 && begins_packed(layer.x) &&
-         begins_packed(layer.y) && begins_packed(layer.dx) && begins_packed(layer.dy) && stays_packed(layer.stride_x) &&
-         stays_packed(layer.stride_y) && (!nhwc || begins_packed(layer.weights));
+  return (nhwc ? layer.channels : layer.pixels) % kPackWidth<T> == 0 &&
+         begins_packed<T>(layer.x, batch, layer.stride_x) && begins_packed<T>(layer.y, batch, layer.stride_y) &&
+         begins_packed<T>(layer.dx) && begins_packed<T>(layer.dy) && (!nhwc || begins_packed<T>(layer.weights));
 }
 
 template <class T>

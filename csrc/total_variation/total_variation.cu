@@ -17,9 +17,8 @@ void dispatch_variation(Distance distance, F&& f) {
 template <class T, class F>
 void dispatch_walk(const ImageRows& rows, const void* x, const void* dx, F&& f) {
   constexpr int kWidth = kPackWidth<T>;
-  const auto begins_packed = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0; };
-  const bool packed = begins_packed(x) && begins_packed(dx) && rows.length % kWidth == 0 &&
-                      (rows.batch == 1 || rows.stride_n % kWidth == 0);
+  const bool packed =
+      begins_packed<T>(x, rows.batch, rows.stride_n) && begins_packed<T>(dx) && rows.length % kWidth == 0;
   if (packed && rows.step == 1) return f(std::integral_constant<int, kWidth>{}, std::integral_constant<int, 1>{});
   if constexpr (kWidth >= 3) {
     if (packed && rows.step == 3) return f(std::integral_constant<int, kWidth>{}, std::integral_constant<int, 3>{});

@@ -30,5 +30,5 @@ MUTANTS = [
     Mutant("channel statistics backward: pixels of the part", "channel_statistics_backward", LAUNCH,
            "Acc(1) / Acc(layer.of_pixels)", "Acc(1) / Acc(layer.pixels)", VALUES),
     Mutant("channel statistics backward: others begin with packs", "channel_statistics_backward", LAUNCH,
-           "packed(layer.other, layer.stride_other)", "true", MISALIGNED, case="added"),
+           "begins_packed<T>(layer.other, batch, layer.stride_other)", "true", MISALIGNED, case="added"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from host.mutants import GUARD, MISALIGNED, ORDER, VALUES, Mutant
 DISTS, MOMENTS, SUMS, WALK, GRADIENT = (
     f"dists/{name}.cuh" for name in ("dists", "moments", "sums", "walk", "gradient")
 )
-CUT, POOL, POOL_LAUNCH = "dists/cut.cuh", "activation/l2_pool.cuh", "activation/l2_pool.cu"
+POOL, VEC = "activation/l2_pool.cuh", "common/vec.cuh"
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
@@ -40,7 +40,7 @@ MUTANTS = [
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     Mutant("dists: NaN has no variance", "dists", MOMENTS,
            "found < Acc(0) ? Acc(0) : found", "found > Acc(0) ? found : Acc(0)", VALUES, case="nhwc nan"),
-    Mutant("dists: packs wherever maps begin", "dists", CUT,
+    Mutant("dists: packs wherever maps begin", "dists", VEC,
            "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0", "true", MISALIGNED),
     # gradient
     Mutant("dists backward: numbers of folded channels", "dists_backward", GRADIENT,
@@ -66,7 +66,7 @@ MUTANTS = [
     Mutant("l2 pool: columns weigh nothing", "l2_pool", POOL, "dy % 2 + dx % 2", "dy % 2 * 2", VALUES),
     Mutant("l2 pool: samples side by side", "l2_pool", POOL, "«x + place.n * shape.stride_x + place.channel», shape",
            "x + place.n * shape.height * int64_t(shape.width) * shape.channels + place.channel", VALUES),
-    Mutant("l2 pool: packs wherever maps begin", "l2_pool", POOL_LAUNCH,
+    Mutant("l2 pool: packs wherever maps begin", "l2_pool", VEC,
            "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0", "true", MISALIGNED),
     Mutant("l2 pool backward: neighbours to the right forgotten", "l2_pool_backward", POOL,
            "neighbour <= kL2Rows + kL2Columns", "neighbour > kL2Rows && neighbour <= kL2Rows + kL2Columns", VALUES),

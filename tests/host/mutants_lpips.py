@@ -44,7 +44,7 @@ MUTANTS = [
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     # launches
     Mutant("lpips: packs wherever weights begin", "lpips", LAUNCH,
-           "(!nhwc || begins_packed(layer.weights))", "true", MISALIGNED),
+           "(!nhwc || begins_packed<T>(layer.weights))", "true", MISALIGNED),
     Mutant("lpips: strides of exchanged maps", "lpips_gradient", LAUNCH,
            "std::swap(layer.stride_x, layer.stride_y);", "", f"{VALUES}|{MISALIGNED}"),
 ]  # fmt: skip

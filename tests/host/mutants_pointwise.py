@@ -6,7 +6,7 @@ from host.mutants import ADDRESS, GUARD, MISALIGNED, ORDER, VALUES, Mutant
 
 FEATURE, VARIATION = "feature_loss/feature_loss.cuh", "total_variation/total_variation.cuh"
 FEATURE_LAUNCH, VARIATION_LAUNCH = "feature_loss/feature_loss.cu", "total_variation/total_variation.cu"
-LAST_BLOCK = "common/last_block.cuh"
+LAST_BLOCK, VEC = "common/last_block.cuh", "common/vec.cuh"
 
 # name, launcher, file, what stands there, what the mutant says, how it shows
 MUTANTS = [
@@ -34,10 +34,10 @@ MUTANTS = [
     Mutant("feature loss: one block of the next layer", "feature_loss", FEATURE,
            "table.layers[l + 1].first_block <= blockIdx.x", "table.layers[l + 1].first_block < blockIdx.x",
            f"{VALUES}|{ORDER}|{GUARD}"),
-    Mutant("feature loss: packs wherever maps begin", "feature_loss", FEATURE_LAUNCH,
+    Mutant("feature loss: packs wherever maps begin", "feature_loss", VEC,
            "reinterpret_cast<uintptr_t>(data) % sizeof(Pack<T>) == 0", "true", MISALIGNED,
            case="bfloat16 mse 2 (25003"),
-    Mutant("feature loss: packs wherever samples begin", "feature_loss", FEATURE_LAUNCH,
+    Mutant("feature loss: packs wherever samples begin", "feature_loss", VEC,
            "stride % kPackWidth<T> == 0", "true", MISALIGNED, case="mse nan"),
     Mutant("feature loss: slots of the first sample", "feature_loss", FEATURE,
            "layer.first_block + n * layer.chunks", "layer.first_block", f"{VALUES}|{ORDER}",
@@ -54,7 +54,7 @@ MUTANTS = [
     Mutant("feature loss gradient: upstream of the first sample", "feature_loss_gradient", FEATURE,
            "table.grad[n]", "table.grad[0]", VALUES),
     Mutant("feature loss gradient: packs wherever gradients begin", "feature_loss_gradient", FEATURE_LAUNCH,
-           "all(layer.dx, layer.size)", "true", MISALIGNED),
+           "begins_packed<T>(layer.dx, batch, layer.size)", "true", MISALIGNED),
     # both
     Mutant("feature loss both: no values", "feature_loss_with_gradient", FEATURE,
            "if constexpr (kWantsValue<kWanted>) finish_loss(table, l, n, chunk, sum);",
@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant("total variation gradient: stride of the image", "total_variation_gradient", VARIATION,
            "dx + n * size", "dx + n * stride_n", f"{VALUES}|{GUARD}"),
     Mutant("total variation gradient: packs wherever images begin", "total_variation_gradient", VARIATION_LAUNCH,
-           "begins_packed(x) && begins_packed(dx)", "true", MISALIGNED),
+           "begins_packed<T>(x, rows.batch, rows.stride_n) && begins_packed<T>(dx)", "true", MISALIGNED),
     # both
     Mutant("total variation both: no values", "total_variation_with_gradient", VARIATION,
            "if (threadIdx.x == 0) values[n] = all;",
