@@ -7,7 +7,16 @@ from torch import Tensor
 
 from perceptual_ops._accuracy import LAST_PLACES, LAYOUTS, allowed_error, random_map, relative_error
 
-__all__ = ["DTYPES", "LAST_PLACES", "LAYOUTS", "SHAPES", "assert_accurate", "random_map", "relative_error"]
+__all__ = [
+    "DTYPES",
+    "LAST_PLACES",
+    "LAYOUTS",
+    "SHAPES",
+    "assert_accurate",
+    "assert_close_by_scale",
+    "random_map",
+    "relative_error",
+]
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -30,3 +39,10 @@ def assert_accurate(ours: Tensor, naive: Tensor, exact: Tensor) -> None:
     assert ours.isfinite().all()
     error, allowed = relative_error(ours, exact), allowed_error(ours.dtype, naive, exact)
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_close_by_scale(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    """Measured by the largest of the numbers that are expected, not all of which are 0."""
+    scale = expected.detach().abs().max()
+    assert scale > 0
+    torch.testing.assert_close(found / scale, expected / scale, rtol=tolerance, atol=tolerance)

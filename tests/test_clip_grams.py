@@ -9,7 +9,7 @@ import placement
 import pytest
 import torch
 from placement import placed
-from test_clips import check, clips, gradients, make, refused
+from test_clips import check, clips, engines, gradients, make, refused
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -19,8 +19,6 @@ from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_ops.reference import unit_features
 
 pytestmark = pytest.mark.usefixtures("on_device")
-
-engines = pytest.mark.parametrize("engine", ["lean", "autograd"])
 
 
 def of_clips(engine: str = "lean", **settings: Any) -> po.PerceptualLoss:

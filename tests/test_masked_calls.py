@@ -9,12 +9,13 @@ from unittest import mock
 import masked
 import pytest
 import torch
+from maps import assert_close_by_scale
 from masked import mask
 from metrics import make as make_metric
 from metrics import pictures
 from placement import placed
 from test_clips import engines, refused
-from test_gradient_of import TILE, Reader, assert_close, loss_of, picture
+from test_gradient_of import TILE, Reader, loss_of, picture
 from test_masks import images, ready
 from test_module_trunk import Residual
 from torch import Tensor, nn
@@ -48,14 +49,14 @@ def test_tiles_give_those_of_the_whole(name: str, library: None) -> None:
     tiled = value_and_gradients(loss, x, y, mask=m)
     for found, expected in zip(tiled, whole, strict=True):
         assert expected.any()
-        assert_close(found, expected)
+        assert_close_by_scale(found, expected)
     with torch.no_grad():
-        assert_close(loss(x, y, mask=m), whole[0])
+        assert_close_by_scale(loss(x, y, mask=m), whole[0])
 
 
 def test_tiles_of_the_first_layers_of_lpips(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = make_metric("vgg16").double()
     """And those within tiles through all layers."""
+    metric = make_metric("vgg16").double()
     (x, y), m = (pictures(1, 100, 83, seed).double() for seed in (0, 1)), mask(1, 1, 100, 83)
     whole = value_and_gradients(metric, x, y, mask=m)
     for device in ("CPU", "GPU"):
@@ -66,7 +67,7 @@ def test_tiles_of_the_first_layers_of_lpips(library: None, monkeypatch: pytest.M
             results = value_and_gradients(metric, x, y, mask=m)
         assert cut.call_count == (1 if tile_size is None else 2)
         for found, expected in zip(results, whole, strict=True):
-            assert_close(found, expected)
+            assert_close_by_scale(found, expected)
 
 
 @pytest.mark.parametrize("name", ["perceptual", "lpips"])
@@ -79,8 +80,8 @@ def test_gradient_of_masked_pictures(name: str, kind: str, library: None) -> Non
     loss.tile_size = None
     expected = value_and_gradients(loss, output[None], target[None], mask=m)
     loss.tile_size = TILE
-    assert_close(value, expected[0])
-    assert_close(gradient, expected[1])
+    assert_close_by_scale(value, expected[0])
+    assert_close_by_scale(gradient, expected[1])
 
 
 def test_gradients_of_masks_that_are_refused(library: None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from maps import assert_close_by_scale
 from process_group import on_processes, process_group
 from sharded_cases import CASES, Case, of_all, of_one, of_rank, results
 from torch import Tensor
@@ -50,9 +51,7 @@ def test_value_and_gradients_are_those_of_one_process(name: str, everyones: list
     found, expected = joined(case, everyones, name), of_one(case)
     assert len(found) == len(expected) == 2 + (case.targets != 0)
     for a, b in zip(found, expected, strict=True):
-        scale = b.abs().max()
-        assert scale > 0
-        torch.testing.assert_close(a / scale, b / scale, rtol=1e-10, atol=1e-10)
+        assert_close_by_scale(a, b)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from maps import assert_close_by_scale
 from process_group import on_processes
 from sharded_cases import Loss, images, of_all, perceptual, results
 from torch import Tensor
@@ -100,21 +101,15 @@ def everyones(library: None, tmp_path_factory: pytest.TempPathFactory) -> list[d
     return on_processes(RANKS, tmp_path_factory.mktemp("ranks") / "store", on_each)
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    scale = expected.abs().max()
-    assert scale > 0
-    torch.testing.assert_close(found / scale, expected / scale, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize("name", CLIPS)
 def test_frames_on_several_ranks(name: str, everyones: list[dict[str, Any]]) -> None:
     lengths, make = CLIPS[name]
     values, *gradients = zip(*(found[name] for found in everyones[: len(lengths)]), strict=True)
     assert all(torch.equal(value, values[0]) for value in values)
     expected, *by_images = results(make(), clips(name))
-    assert_close(values[0], expected)
+    assert_close_by_scale(values[0], expected)
     for parts, whole in zip(gradients, by_images, strict=True):
-        assert_close(torch.cat(parts, dim=2), whole)
+        assert_close_by_scale(torch.cat(parts, dim=2), whole)
 
 
 @pytest.mark.parametrize("name", DTENSORS)
@@ -124,7 +119,7 @@ def test_dtensors_in_and_out(name: str, everyones: list[dict[str, Any]]) -> None
     for found, placed in (rank[name] for rank in everyones):
         assert placed == [str((Replicate(),) * len(placements)), *[str(tuple(placements))] * 2]
         for a, b in zip(found, expected, strict=True):
-            assert_close(a, b)
+            assert_close_by_scale(a, b)
 
 
 def test_other_dtensors_are_refused(everyones: list[dict[str, Any]]) -> None:

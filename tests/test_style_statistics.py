@@ -6,6 +6,7 @@ import io
 
 import pytest
 import torch
+from maps import assert_close_by_scale
 from perceptual import STYLE, features, images, make
 from torch import Tensor, nn
 
@@ -49,11 +50,6 @@ def style_loss(kind: str, backend: str = "auto", device: str = "cpu", **settings
     return make(backend, device, **made | settings)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
-    scale = expected.detach().abs().max()
-    torch.testing.assert_close(found / scale, expected / scale, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize("settings", ENGINES, ids=str)
 @pytest.mark.parametrize("distance", ["mse", "l1", "huber", "sse"])
 @pytest.mark.parametrize("kind", STATISTICS)
@@ -66,12 +62,12 @@ def test_values_terms_and_gradient(kind: str, distance: str, settings: dict[str,
     per_layer = by_hand(kind, distance, x, style)
     weights = torch.tensor(list(STYLE.values()), dtype=torch.float64)
     expected = 10 * (weights[:, None] * per_layer).sum(0)
-    close(value, expected, 1e-10)
-    close(terms["style"], expected, 1e-10)
+    assert_close_by_scale(value, expected, 1e-10)
+    assert_close_by_scale(terms["style"], expected, 1e-10)
     for layer, own in zip(STYLE, per_layer, strict=True):
-        close(terms[f"style/{layer}"], own, 1e-10)
+        assert_close_by_scale(terms[f"style/{layer}"], own, 1e-10)
     gradients = [torch.autograd.grad(z, x, upstream)[0] for z in (value, expected)]
-    close(*gradients, 1e-9)
+    assert_close_by_scale(*gradients, 1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -107,7 +103,7 @@ def test_engines_agree(kind: str, settings: dict[str, object]) -> None:
         value = loss(x)
         results.append((value.detach(), torch.autograd.grad(value.sum(), x)[0]))
     for mine, theirs in zip(*results, strict=True):
-        close(mine, theirs, 1e-10)
+        assert_close_by_scale(mine, theirs, 1e-10)
 
 
 @pytest.mark.parametrize("kind", STATISTICS)
@@ -141,8 +137,8 @@ def test_clips_of_one_style(kind: str, settings: dict[str, object]) -> None:
     for (x, y), weight in zip(pairs, STYLE.values(), strict=True):
         maps = [z.unflatten(0, (count, -1)).transpose(1, 2).flatten(2, 3) for z, count in ((x, 2), (y, 1))]
         expected = expected + 10 * weight * layer_value(kind, "mse", *maps)
-    close(value, expected, 1e-10)
-    close(*(torch.autograd.grad(z.sum(), clips)[0] for z in (value, expected)), 1e-9)
+    assert_close_by_scale(value, expected, 1e-10)
+    assert_close_by_scale(*(torch.autograd.grad(z.sum(), clips)[0] for z in (value, expected)), 1e-9)
 
 
 @pytest.mark.usefixtures("library")
@@ -167,8 +163,8 @@ def test_own_module_and_tokens() -> None:
     maps = [[module[:2](z), module(z)[..., None, None]] for z in (x, style)]
     expected = sum(layer_value("mean_std", "mse", *pair) for pair in zip(*maps, strict=True))
     value = loss(x, style=style)
-    close(value, expected, 1e-10)
-    close(*(torch.autograd.grad(z.sum(), x)[0] for z in (value, expected)), 1e-9)
+    assert_close_by_scale(value, expected, 1e-10)
+    assert_close_by_scale(*(torch.autograd.grad(z.sum(), x)[0] for z in (value, expected)), 1e-9)
 
 
 @pytest.mark.parametrize("kind", STATISTICS)
@@ -227,4 +223,4 @@ def test_second_derivative() -> None:
     ):
         (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
         results.append(torch.autograd.grad(first.square().sum(), x)[0])
-    close(*results, 1e-8)
+    assert_close_by_scale(*results, 1e-8)

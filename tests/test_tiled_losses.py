@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
+from maps import assert_close_by_scale
 from torch import Tensor, nn
 
 from perceptual_ops import DISTS, LPIPS, PerceptualLoss
@@ -82,9 +83,7 @@ def test_tiles_give_value_and_gradients_of_the_whole(name: str) -> None:
     whole, tiled = (results(loss, output, given_to(loss, target), tile_size) for tile_size in (None, SIDE))
     assert len(whole) == len(tiled) >= 3
     for expected, found in zip(whole, tiled, strict=True):
-        scale = expected.abs().max()
-        assert scale > 0
-        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-10, atol=1e-10)
+        assert_close_by_scale(found, expected)
 
 
 @pytest.mark.parametrize("pooling", ["average", "blur", "l2"])
@@ -95,8 +94,7 @@ def test_tiles_of_every_pooling(pooling: str, size: tuple[int, int]) -> None:
     output, target = images(size, samples=1)
     loss.set_style(target)
     for expected, found in zip(*(results(loss, output, target, tile) for tile in (None, SIDE)), strict=True):
-        scale = expected.abs().max()
-        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-10, atol=1e-10)
+        assert_close_by_scale(found, expected)
 
 
 def test_terms_and_kept_targets() -> None:
@@ -229,8 +227,7 @@ def test_tiles_of_plain_sequences(seed: int) -> None:
     loss = loss.double()
     loss.set_style(target)
     for expected, found in zip(*(results(loss, output, target, tile) for tile in (None, 8)), strict=True):
-        scale = expected.abs().max()
-        torch.testing.assert_close(found / scale, expected / scale, rtol=1e-9, atol=1e-9)
+        assert_close_by_scale(found, expected, 1e-9)
 
 
 def test_kept_content_of_large_images() -> None:
