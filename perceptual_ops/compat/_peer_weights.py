@@ -37,7 +37,7 @@ def trunk_weights(loss: MetricLoss, state: Mapping[str, Tensor], origin: str) ->
             f'{origin}: expected the network that it was written with, got a loss of weights="stlpips"; make the loss '
             f"without, or leave the network's keys out"
         )
-    name = checked_network("network", network.name, ARCHITECTURES)
+    name = checked_network("network", network.name)
     forms = ARCHITECTURES[name], BLURRED_ARCHITECTURES[name]
     return convolution_weights(state, network.name, forms, convolutions_of(network.layers), origin)
 

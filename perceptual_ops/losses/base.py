@@ -56,9 +56,8 @@ class FrozenLoss(EngineSettings):
     input_range: tuple[float, float] = setting(
         "input_range", checked_range, changed=lambda loss: loss._keep_input_map()
     )
-    network: Fixed[Never] = fixed(
-        "network", "_given_network"
-    )  # not to be read: weights changed in place would go unnoticed
+    # Not to be read: weights changed in place would go unnoticed.
+    network: Fixed[Never] = fixed("network", "_given_network")
     weights: Fixed[Never] = fixed("weights")
     mean: Fixed[list[float]] = fixed("mean")
     std: Fixed[list[float]] = fixed("std")

@@ -139,7 +139,7 @@ class PerceptualLoss(PerceptualSettings):
             input_range,
             **options,
         )
-        settings = {
+        settings = {  # of the types that PerceptualSettings says
             "content_layers": content, "content_weight": content_weight,
             "style_layers": style, "style_weight": style_weight,
             "tv_weight": tv_weight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from ..names import Architecture, ChainName, LpipsTrunk, Pooling
 from .alexnet import ALEXNET, BLURRED_ALEXNET
@@ -14,11 +14,7 @@ from .state_dicts import convolution_weights
 from .vgg import VGG
 from .weights import WeightSource, random_weights, read_weights
 
-ARCHITECTURES: dict[Architecture, tuple[Layer, ...]] = {
-    **{name: VGG[name] for name in VGG},
-    "alexnet": ALEXNET,
-    "squeezenet1_1": SQUEEZENET,
-}
+ARCHITECTURES: dict[Architecture, tuple[Layer, ...]] = {**VGG, "alexnet": ALEXNET, "squeezenet1_1": SQUEEZENET}
 # Those of pooling "blur", where it changes more than the poolings.
 BLURRED_ARCHITECTURES: dict[Architecture, tuple[Layer, ...]] = {**ARCHITECTURES, "alexnet": BLURRED_ALEXNET}
 # What others call some of them, lpips above all.
@@ -32,13 +28,21 @@ def full_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def checked_network(argument: str, name: object, known: Iterable[Name]) -> Name:
+@overload
+def checked_network(argument: str, name: object) -> Architecture: ...
+
+
+@overload
+def checked_network(argument: str, name: object, known: Iterable[Name]) -> Name: ...
+
+
+def checked_network(argument: str, name: object, known: Iterable[str] = ARCHITECTURES) -> str:
     """The full name of a network that is among those known; ValueError for another."""
     names = tuple(known)
     if not isinstance(name, str) or full_name(name) not in names:
         short = ", ".join(f"{alias!r} for {full}" for alias, full in ALIASES.items() if full in names)
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}, or {short}; got {name!r}")
-    return full_name(name)  # type: ignore[return-value]  # it is one of them
+    return full_name(name)
 
 
 def load_network(
@@ -72,7 +76,7 @@ def load_network(
             network.
         OSError, ModuleNotFoundError: weights that cannot be had; the message says what to put where.
     """
-    full = checked_network("name", name, ARCHITECTURES)
+    full = checked_network("name", name)
     if pooling is None:
         pooling = "blur" if weights == "stlpips" else "max"
     plain, blurred = ARCHITECTURES[full], BLURRED_ARCHITECTURES[full]

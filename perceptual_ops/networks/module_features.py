@@ -81,8 +81,7 @@ class ModuleFeatures(Module):
             if getattr(submodule, "inplace", False):
                 submodule.inplace = False
         convolutions = [module for module in submodules.values() if isinstance(module, (nn.Conv2d, nn.Conv3d))]
-        widths = (first.in_channels for first in convolutions)
-        self.channels: int | None = next(filter(None, widths), None)
+        self.channels: int | None = next((first.in_channels for first in convolutions if first.in_channels), None)
         self._paths = {name: LayerPath.of(name, submodules) for name in self.taps}
         # A name that is no submodule may still be an entry of what the module returns: `forward` finds out.
         for source in dict.fromkeys(path.source for path in self._paths.values()):

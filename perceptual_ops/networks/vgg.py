@@ -5,7 +5,7 @@ Five blocks of 3x3 convolutions; relu3_2 is the second ReLU of the third block, 
 
 from __future__ import annotations
 
-from ..names import VggName
+from ..names import Architecture, VggName
 from .layers import Conv, Layer, Pool, Relu
 
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
@@ -28,4 +28,4 @@ def _layers(block_convolutions: tuple[int, ...]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-VGG: dict[VggName, tuple[Layer, ...]] = {name: _layers(blocks) for name, blocks in BLOCK_CONVOLUTIONS.items()}
+VGG: dict[Architecture, tuple[Layer, ...]] = {name: _layers(blocks) for name, blocks in BLOCK_CONVOLUTIONS.items()}
