@@ -1,7 +1,7 @@
 # demo   stylise a photograph: pictures in demo/
 # paper  the experiments of Johnson et al. 2016: docs/paper.md and docs/levels.md (EXPERIMENTS="sr-x4 report" for some)
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
-# bench  time the operators against PyTorch      wheel  the wheel and the sdist in dist/
+# bench  time the operators against PyTorch      wheels  both wheels and the sdist in dist/
 # bench-loss  time the whole loss against plain PyTorch and measure its memory
 # bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
@@ -19,7 +19,8 @@
 #     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
-# check-wheel  install the wheel into an environment without compiler and run a loss
+# check-wheel  what an index would say of both wheels, and a loss by each in an environment without compiler
+# check-older-glibc  the compiled library on Debian 11's glibc, unpacked beside this one
 # check-install  what is in dist/, installed into empty environments of PYTHONS="python3.10 python3.14", as a table
 # release  the artefacts of a release in dist/, checked and installed; TAG=v1.2.3 is the real one, which a workflow makes
 # check-compilers  a user's build by every compiler that is at hand, and by the CUDA toolkit on PyPI, as a table
@@ -35,6 +36,12 @@ EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversi
     levels-1 levels-2 levels-3 levels-4 levels checks report
 # A developer's warnings and spills are errors; `make build PERCEPTUAL_OPS_STRICT=0` with a compiler that has others.
 export PERCEPTUAL_OPS_STRICT ?= 1
+# What is tested is what is released, with the machine code for every GPU; a newcomer's picture needs that of the GPU at
+# hand alone.
+export PERCEPTUAL_OPS_MANYLINUX ?= 1
+export PERCEPTUAL_OPS_CUDA_ARCHS ?= $(CUDA_ARCHS)
+CUDA_ARCHS := all
+demo: CUDA_ARCHS := native
 VENV := .venv
 RUN := $(VENV)/bin/python
 # A Python that is asked for by name is that of .venv; else whichever .venv has will do.
@@ -46,7 +53,7 @@ PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheel check-wheel check-install release check-compilers sanitize gpu build clean another-python
+.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build clean another-python
 
 demo: build
 	$(RUN) examples/demo.py
@@ -60,7 +67,7 @@ test: build
 	$(PYTEST)
 
 # The suite on the PyTorch reference alone: the files of tests whose numbers an operator or a loss makes.
-WITHOUT_ARITHMETIC := host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
+WITHOUT_ARITHMETIC := build* cuda_choice* manylinux* setup* host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
     kernel_* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
     training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
@@ -136,17 +143,19 @@ accuracy: build
 	$(RUN) tests/accuracy_report.py
 	$(RUN) -m bench.precision
 
-wheel: $(VENV)/.installed
-	rm -rf dist build/lib build/bdist.*
+# One for any system, in plain PyTorch, and one with the compiled library.
+PACK := $(RUN) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+wheels: $(VENV)/.installed
+	rm -rf dist
 	$(RUN) setup.py -q sdist
-	$(VENV)/bin/pip wheel -q --no-build-isolation --no-deps -w dist .
+	PERCEPTUAL_OPS_NATIVE=0 $(PACK)
+	PERCEPTUAL_OPS_NATIVE=1 $(PACK)
 
-# torch comes from the first environment; gcc, cmake and the sources do not.
-check-wheel: wheel
-	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
-	build/wheel/bin/pip install -q --no-deps --no-index dist/*.whl
-	$(RUN) -c "import site; print(site.getsitepackages()[0])" > $$(ls -d build/wheel/lib/python*/site-packages)/torch.pth
-	cd build/wheel && env -i PATH=/nowhere HOME=/nowhere bin/python $(CURDIR)/tests/check_wheel.py
+check-wheel: wheels
+	$(RUN) tests/check_wheel.py $(if $(TAG),--cuda)
+
+check-older-glibc: build
+	$(RUN) tests/check_older_glibc.py
 
 check-install: $(VENV)/.installed
 	$(RUN) tests/check_install.py $(if $(PYTHONS),--python $(PYTHONS))
@@ -154,7 +163,7 @@ check-install: $(VENV)/.installed
 # Publishes nothing.
 release: $(VENV)/.installed
 	$(RUN) tests/check_release.py --tag "$(TAG)" --address "$(ADDRESS)"
-	$(MAKE) wheel
+	$(MAKE) check-wheel
 	$(RUN) -m twine check --strict dist/*
 	$(RUN) tests/check_install.py
 
@@ -171,8 +180,9 @@ gpu: export PERCEPTUAL_OPS_STRICT = 0
 gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)
 
-# Ninja compiles what changed; the rest is a few seconds of pip.
+# Ninja compiles what changed, and says so, which pip would not; the rest is a few seconds of pip.
 build: $(VENV)/.installed
+	$(RUN) setup.py -q build_ext --inplace
 	$(RUN) -m pip install -q --no-build-isolation --no-deps -e .
 	@$(RUN) -c "from perceptual_ops._native import native; print(native.cuda_reason or 'built for CPU and CUDA')"
 

@@ -1,83 +1,134 @@
-"""Build of the one compiled file, perceptual_ops/_C.so: CMake compiles it, setuptools puts it into the wheel.
+"""Build of the wheels: with perceptual_ops/_C.so, which CMake compiles, or for any system without it.
 
-The file holds no Python and only the stable ABI of torch 2.10, so one wheel serves every Python and newer torch.
+The library is compiled where torch >= 2.10 for Linux is in sight, which it never is of an isolated build, and one file
+serves every Python and newer torch. CONTRIBUTING.md says what the environment variables PERCEPTUAL_OPS_* change.
 """
 
 import importlib.util
+import json
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.command.dist_info import dist_info
+from setuptools.command.build_py import build_py
 
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
 except ImportError:
     sys.exit("perceptual_ops is packaged by setuptools >= 77: run `pip install -U setuptools`")
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/OWNER/perceptual_ops"  # OWNER is to be replaced, here alone, before a release
 VERSION = re.findall(r'^__version__ = "(.+)"', (ROOT / "perceptual_ops" / "__init__.py").read_text(), re.MULTILINE)[0]
+LIBRARY = ROOT / "perceptual_ops" / "_C.so"
+BUILD = ROOT / "build" / "cmake"  # the same for wheels and editable installs, so that both build what changed
+LEAST_TORCH = (2, 10)
+WITHOUT = "or set PERCEPTUAL_OPS_NATIVE=0 for the library in plain PyTorch"
+# cmake and ninja installed by pip lie beside this Python, which need not be an activated environment's.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
-def torch_folder() -> Path:
-    """The folder of the torch that the library is built against, or an exit that says how to show it to the build."""
+def switch(name: str) -> str:
+    """An environment variable; an empty one is none."""
+    return os.environ.get(f"PERCEPTUAL_OPS_{name}", "")
+
+
+def torch_folder() -> Path | None:
+    """The folder of the torch that the library is compiled against, if one is in sight."""
     spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        sys.exit(
-            "perceptual_ops is compiled against the torch you have, which this build does not see: "
-            "install torch >= 2.10, ninja and cmake first, then run `pip install --no-build-isolation .`"
-        )
-    return Path(spec.origin).parent
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
-class StopWithoutTorch(dist_info):
-    """Metadata is the first thing pip asks for: without torch in sight, stop before pip fetches gigabytes of it."""
-
-    def run(self):
-        torch_folder()
-        super().run()
+def why_not_compiled() -> str:
+    """Why this build compiles nothing; empty where it does."""
+    if switch("NATIVE") == "0":
+        return "PERCEPTUAL_OPS_NATIVE=0"
+    if not sys.platform.startswith("linux"):
+        return f"the compiled library is for Linux, this is {sys.platform}"
+    folder = torch_folder()
+    if folder is None:
+        return "this build sees no torch; install torch, cmake and ninja, then `pip install --no-build-isolation .`"
+    version = re.findall(r"__version__ = '([^']+)'", (folder / "version.py").read_text())[0]
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < LEAST_TORCH:
+        return f"the compiled library needs torch >= {'.'.join(map(str, LEAST_TORCH))}, this build sees {version}"
+    return ""
 
 
 class CMakeBuild(build_ext):
     def build_extension(self, ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = ROOT / "build" / "cmake"  # the same for wheels and editable installs, so that both build what changed
-        build.mkdir(parents=True, exist_ok=True)
-        architectures = os.environ.get("PERCEPTUAL_OPS_CUDA_ARCHS", "default").replace(";", ",").replace(" ", "")
         settings = {
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output.parent,
             "PERCEPTUAL_OPS_TORCH_DIR": torch_folder(),
             "PERCEPTUAL_OPS_VERSION": self.distribution.get_version(),
-            "PERCEPTUAL_OPS_CUDA_ARCHS": architectures or "default",
-            "PERCEPTUAL_OPS_STRICT": os.environ.get("PERCEPTUAL_OPS_STRICT") or "OFF",
+            "PERCEPTUAL_OPS_CUDA_ARCHS": re.sub("[; ]+", ",", switch("CUDA_ARCHS")) or "native",
+            "PERCEPTUAL_OPS_STRICT": switch("STRICT") or "OFF",
+            "PERCEPTUAL_OPS_MANYLINUX": switch("MANYLINUX") or "OFF",
         }
-        defines = [f"-D{name}={value}" for name, value in settings.items()]
-        self.cmake("-S", ROOT, "-B", build, "-G", "Ninja", *defines)
-        self.cmake("--build", build)
+        self.forget_another_configuration()
+        self.cmake("-S", ROOT, "-B", BUILD, "-G", "Ninja", *(f"-D{name}={value}" for name, value in settings.items()))
+        self.cmake("--build", BUILD)
+
+    @staticmethod
+    def forget_another_configuration():
+        """CMake keeps what it found, be it of a checkout since moved or of an environment since deleted."""
+        programs = {name: os.path.realpath(shutil.which(name, path=PATH) or "") for name in ("cmake", "ninja", "nvcc")}
+        variables = {name: os.environ.get(name) for name in ("CXX", "CUDACXX", "CUDAHOSTCXX", "CUDA_HOME", "CUDA_PATH")}
+        found = json.dumps({"checkout": str(ROOT), **programs, **variables})
+        known = BUILD / "found.json"
+        if not known.exists() or known.read_text() != found:
+            shutil.rmtree(BUILD, ignore_errors=True)
+            BUILD.mkdir(parents=True)
+            known.write_text(found)
 
     @staticmethod
     def cmake(*arguments):
-        # cmake and ninja installed by pip lie beside this Python, which need not be an activated environment's.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        missing = [name for name in ("cmake", "ninja") if shutil.which(name, path=PATH) is None]
+        if missing:
+            sys.exit(f"perceptual_ops is compiled by cmake and ninja: run `pip install {' '.join(missing)}`, {WITHOUT}")
         try:
-            subprocess.run(["cmake", *map(str, arguments)], check=True, env={**os.environ, "PATH": path})
-        except FileNotFoundError:
-            sys.exit("perceptual_ops is built by CMake, which was not found: run `pip install cmake ninja`")
+            subprocess.run(["cmake", *map(str, arguments)], check=True, env={**os.environ, "PATH": PATH})
         except subprocess.CalledProcessError:
-            sys.exit("perceptual_ops: CMake failed, its messages above say why")
+            sys.exit(f"perceptual_ops: CMake failed, its messages above say why; mend it, {WITHOUT}")
 
     def get_ext_filename(self, fullname):
         return fullname.replace(".", "/") + ".so"
 
 
+class FreshBuild(build_py):
+    """Modules that were removed since must not come from a former build's folder."""
+
+    def run(self):
+        if self.editable_mode:
+            if not self.distribution.has_ext_modules():
+                LIBRARY.unlink(missing_ok=True)  # compiled from another state, it would be loaded
+        else:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class AnyPythonWheel(bdist_wheel):
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        system = super().get_tag()[2]
+        return "py3", "none", f"manylinux_2_28_{platform.machine()}" if self.for_an_index() else system
+
+    def run(self):
+        shutil.rmtree(self.bdist_dir, ignore_errors=True)  # left by a build that was interrupted
+        self.run_command("build")
+        self.skip_build = True
+        if self.distribution.has_ext_modules() and not self.for_an_index():
+            # Names in the wheel's file name, which pip prints when it prints nothing else, what was built.
+            self.build_number = "0" + (BUILD / "part.txt").read_text()
+        super().run()
+
+    def for_an_index(self):
+        return self.distribution.has_ext_modules() and switch("MANYLINUX") not in ("", "0", "OFF")
 
 
 def readme_of_the_index() -> str:
@@ -90,6 +141,11 @@ def readme_of_the_index() -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^()]+)\)", absolute, (ROOT / "README.md").read_text("utf-8"))
 
 
+reason = why_not_compiled()
+if reason and switch("NATIVE") == "1":
+    sys.exit(f"PERCEPTUAL_OPS_NATIVE=1 asks for the compiled library, but {reason}")
+if reason:
+    print(f"perceptual_ops: in plain PyTorch, nothing is compiled: {reason}", file=sys.stderr)
 setup(
     version=VERSION,
     long_description=readme_of_the_index(),
@@ -99,6 +155,6 @@ setup(
         "Issues": f"{REPOSITORY}/issues",
         "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
     },
-    ext_modules=[Extension("perceptual_ops._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel, "dist_info": StopWithoutTorch},
+    ext_modules=[] if reason else [Extension("perceptual_ops._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "build_py": FreshBuild, "bdist_wheel": AnyPythonWheel},
 )

@@ -97,6 +97,17 @@ def test_names_among_arguments_are_freed() -> None:
 
 
 @needs_library
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs libstdc++")
+def test_errors_of_cpp_leave_nothing_behind() -> None:
+    """The library throws them and torch catches: both have to count in one place how many are under way."""
+    under_way = ctypes.CDLL("libstdc++.so.6")._ZSt19uncaught_exceptionsv
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"^x: expected \(N, C, H, W\), got 2 dimensions"):
+            torch.ops.perceptual_ops.gram_matrix(torch.rand(3, 4), "chw")
+    assert under_way() == 0
+
+
+@needs_library
 @pytest.mark.skipif(not shutil.which("nm") or not shutil.which("g++"), reason="needs nm and g++")
 def test_only_stable_symbols() -> None:
     """Nothing of torch but the C functions of its stable ABI, none newer than 2.10: one file serves all later torch."""
@@ -279,16 +290,3 @@ def test_import_without_the_library_still_works(tmp_path: Path) -> None:
     elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # where a built copy may be
     printed = subprocess.run(run, cwd=tmp_path, env=elsewhere, check=True, capture_output=True, text=True).stdout
     assert printed.startswith("1 perceptual_ops runs its slower PyTorch reference: _C.so is not built: run")
-
-
-def test_build_without_torch_says_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an isolated build sees: no torch. It stops before it fetches one."""
-    root = Path(__file__).parents[1]
-    script = "import sys; sys.modules['torch'] = None; sys.argv = ['setup.py', '-q', 'dist_info']; "
-    script += (
-        "exec(compile(open('setup.py').read(), 'setup.py', 'exec'), {'__file__': 'setup.py', '__name__': '__main__'})"
-    )
-    pytest.importorskip("setuptools")
-    result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].endswith("then run `pip install --no-build-isolation .`")
