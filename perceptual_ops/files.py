@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: without locks nobody removes what a killed process left
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 
+BYTES = getattr(os, "O_BINARY", 0)  # or Windows would write line ends of its own
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = re.compile(r"\.perceptual-ops-\d+-[0-9a-f]{16}\.tmp")  # the number is the writer's process
 
@@ -29,16 +35,17 @@ def write_whole(path: PathLike, data: bytes | memoryview) -> None:
         OSError: No room, in a sentence with the bytes needed and free; no regular file.
     """
     size = memoryview(data).nbytes
-    with _told(path, size), _temporary_beside(path) as (temporary, descriptor, target):
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
+    with _told(path, size), _temporary_beside(path) as (file, temporary, target):
+        _write_all(file.fileno(), data)
+        os.fsync(file.fileno())
+        _close_without_locks(file)
         os.replace(temporary, target)
 
 
 def append_whole(path: PathLike, data: bytes) -> None:
     """Adds to the end of a file all of the data or nothing. Raises as `write_whole`."""
     with _told(path, len(data)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | BYTES)
         end = os.fstat(descriptor).st_size
         try:
             _write_all(descriptor, data)
@@ -132,8 +139,8 @@ def _told(path: PathLike, size: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_beside(path: PathLike) -> Iterator[tuple[Path, int, Path]]:
-    """A new empty file, its descriptor, and the file that it is to replace: what `path` is or points to.
+def _temporary_beside(path: PathLike) -> Iterator[tuple[FileIO, Path, Path]]:
+    """A new empty file, its path, and the file that it is to replace: what `path` is or points to.
 
     It lies in the same folder, as only there os.replace is sure to be atomic, and is removed if anything goes wrong.
     Its lock says that its writer lives; the system releases it when the process ends, however it does.
@@ -146,20 +153,28 @@ def _temporary_beside(path: PathLike) -> Iterator[tuple[Path, int, Path]]:
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(f"{os.fspath(path)}: expected a file that may be replaced, it is write-protected")
     temporary, descriptor = _locked_temporary(path, target.parent)
+    file = FileIO(descriptor, "w")
     try:
         if target.exists():
-            _take_over(path, target.stat(), descriptor)
-        yield temporary, descriptor, target
+            _take_over(path, target.stat(), descriptor, temporary)
+        yield file, temporary, target
     finally:  # Ctrl-C too; after os.replace there is none
+        _close_without_locks(file)
         temporary.unlink(missing_ok=True)
-        os.close(descriptor)
+        file.close()
+
+
+def _close_without_locks(file: FileIO) -> None:
+    """Where there are none, on Windows, an open file can be neither renamed nor removed; a lock ends with its file."""
+    if fcntl is None:
+        file.close()
 
 
 def _locked_temporary(path: PathLike, folder: Path) -> tuple[Path, int]:
     while True:
         temporary = folder / f".perceptual-ops-{os.getpid()}-{secrets.token_hex(8)}.tmp"
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BYTES, 0o666)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{os.fspath(path)}: expected an existing folder, there is no {folder}; create it"
@@ -170,6 +185,8 @@ def _locked_temporary(path: PathLike, folder: Path) -> tuple[Path, int]:
             raise type(error)(
                 f"{os.fspath(path)}: expected a folder to write to, {folder} is not one ({error.strerror})"
             ) from None
+        if fcntl is None:
+            return temporary, descriptor
         with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
@@ -177,7 +194,7 @@ def _locked_temporary(path: PathLike, folder: Path) -> tuple[Path, int]:
         os.close(descriptor)  # another process took it for abandoned before it was locked
 
 
-def _take_over(path: PathLike, before: os.stat_result, descriptor: int) -> None:
+def _take_over(path: PathLike, before: os.stat_result, descriptor: int, temporary: Path) -> None:
     """Gives the new file the owner and the mode of the one that it replaces."""
     now = os.fstat(descriptor)
     if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
@@ -188,16 +205,19 @@ def _take_over(path: PathLike, before: os.stat_result, descriptor: int) -> None:
                 f"{os.fspath(path)}: expected a file whose owner can be kept, it belongs to another user or group; "
                 f"remove it or choose another name"
             ) from None
-    os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)  # what sets the user was meant for other bytes
+    opened = descriptor if os.chmod in os.supports_fd else temporary
+    os.chmod(opened, stat.S_IMODE(before.st_mode) & 0o777)  # what sets the user was meant for other bytes
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Removes the temporary files of processes that were killed."""
+    if fcntl is None:
+        return
     for entry in os.scandir(folder):
         if not (TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
             continue
         with contextlib.suppress(OSError):  # of another user, or just gone
-            descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(entry.path)

@@ -84,6 +84,8 @@ class RandomCrops(Dataset[Tensor]):
 
 def check_memory(batch: int, size: int) -> None:
     """Refuses a batch whose crops alone are more than this machine holds, before they are collected."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
     there, wanted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), batch * 3 * size**2 * 4  # bytes, in fp32
     if wanted > there:
         raise ValueError(
