@@ -29,10 +29,12 @@ class Chunked:
 
     @property
     def fn(self) -> Callable[..., Tensor]:
+        """As it was given."""
         return self._fn
 
     @property
     def chunk_size(self) -> int:
+        """Samples that go through fn at a time."""
         return self._chunk_size
 
     def __reduce__(self) -> tuple[type[Chunked], tuple[Callable[..., Tensor], int]]:

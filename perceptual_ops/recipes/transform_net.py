@@ -101,6 +101,7 @@ class StyleNet(Module):
         self.last: nn.Conv2d = _zeroed(convolution(width, 3, 9))
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the same."""
         height, width = images.shape[2:]
         start: Tensor = self.palette(images)
         # What the last layers see beyond the border would show as a frame: so it lies farther out.
@@ -148,6 +149,7 @@ class SuperResolutionNet(Module):
         self.last: nn.Conv2d = _zeroed(convolution(width, 3, 9))
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 3, scale H, scale W)."""
         height, width = images.shape[2:]
         x = self.blocks(self.first(images - 0.5))  # about zero, as He et al. suppose
         for times, doubling in enumerate(self.doublings, 1):
