@@ -28,6 +28,14 @@ def test_the_layer_is_matched(picture, kind):
     assert loss(result.image, **target) < 0.1 * loss(noise, **target)
 
 
+def test_the_layout_of_the_picture_is_the_callers(picture):
+    results = (
+        invert(picture.to(memory_format=layout), "relu1_1", weights="random", steps=2).image
+        for layout in (torch.channels_last, torch.contiguous_format)
+    )
+    torch.testing.assert_close(*results, rtol=0, atol=1e-4)
+
+
 def test_features_know_where_things_are_and_grams_do_not(picture):
     content, style = (
         invert(picture, "relu1_2", kind=kind, weights="stlpips", steps=20).image for kind in ("content", "style")

@@ -41,6 +41,14 @@ def test_the_loss_falls(pictures, loss, optimizer, init):
     assert float(loss(result.image)) <= 1.01 * result.history["loss"][-1]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_the_layout_of_the_content_is_the_callers(pictures, loss, optimizer):
+    content, style = (picture.to(memory_format=torch.channels_last) for picture in pictures)
+    result = stylize(content, style, loss=loss, steps=2, optimizer=optimizer)
+    expected = stylize(*pictures, loss=loss, steps=2, optimizer=optimizer)
+    torch.testing.assert_close(result.image, expected.image, rtol=0, atol=1e-4)
+
+
 def test_adam_brings_back_a_pixel_that_overshot():
     image = torch.full((1, 3, 2, 2), 0.1, requires_grad=True)
 

@@ -135,7 +135,7 @@ def stylize(
     if not in_tiles:
         loss.set_content(content)
     loss.set_style(style)
-    image = start.clone().requires_grad_()
+    image = start.clone(memory_format=torch.contiguous_format).requires_grad_()  # L-BFGS takes no other layout
     # The features of a large content would be several times the picture: each tile makes its own.
     objective = Objective(loss, image, snapshots_at, on_step, content if in_tiles else None)
     minimize(objective, image, steps, optimizer, lr)
