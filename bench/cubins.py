@@ -47,7 +47,7 @@ def missing() -> str:
     if ops.native.reason:
         return ops.native.reason
     if ops.native.cuda_reason:
-        return f"the library has no CUDA part ({ops.native.cuda_reason}): put nvcc on the PATH and run `make build`"
+        return f"the library has no CUDA part ({ops.native.cuda_reason}): run `make build` where nvcc is"
     absent = [name for name in ("cuobjdump", "nvdisasm", "c++filt") if tool(name) is None]
     if absent:
         return (
@@ -68,9 +68,19 @@ def tool(name: str) -> Path | None:
 
 
 @cache
+def images() -> tuple[tuple[int, bytes], ...]:
+    """Every cubin of the library, unpacked, with its architecture."""
+    with TemporaryDirectory() as folder:
+        _cuobjdump("-xelf", "all", folder=folder)
+        paths = sorted(Path(folder).glob("*.sm_*.cubin"))
+        return tuple((int(path.name.split(".")[-2].removeprefix("sm_")), path.read_bytes()) for path in paths)
+
+
+@cache
 def compiler() -> str:
     """Version of the CUDA toolkit that compiled the library, such as "13.0.88"."""
-    versions = set(re.findall(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", LIBRARY.read_bytes()))
+    pattern = rb"Cuda compilation tools, release [\d.]+, V([\d.]+)"
+    versions = {version for _, image in images() for version in re.findall(pattern, image)}
     return " and ".join(sorted(version.decode() for version in versions))
 
 
@@ -91,11 +101,8 @@ class Function:
 def functions() -> dict[int, dict[str, Function]]:
     """Of each architecture, by symbol."""
     found: dict[int, dict[str, Function]] = {}
-    with TemporaryDirectory() as folder:
-        _cuobjdump("-xelf", "all", folder=folder)
-        for path in Path(folder).glob("*.sm_*.cubin"):
-            architecture = int(path.name.split(".")[-2].removeprefix("sm_"))
-            found.setdefault(architecture, {}).update(read_functions(path.read_bytes()))
+    for architecture, image in images():
+        found.setdefault(architecture, {}).update(read_functions(image))
     return {architecture: dict(sorted(found[architecture].items())) for architecture in sorted(found)}
 
 
