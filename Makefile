@@ -177,6 +177,7 @@ sanitize: build
 	$(RUN) tests/host/sanitize.py
 
 gpu: export PERCEPTUAL_OPS_STRICT = 0
+gpu: export PERCEPTUAL_OPS_MANYLINUX = 0
 gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)
 

@@ -66,7 +66,7 @@ def main(folder: Path, compiler: str, readelf: str) -> None:
         write_stub(folder / name, library, symbols(table, limit), compiler)
     # libc.so is a list of libraries: the shared one, and what is linked statically everywhere.
     script = Path(path("libc.so")).read_text()
-    (folder / "libc.so").write_text(re.sub(r"\S*/libc\.so\.6", lambda _: f'"{folder / "libc.so.6"}"', script))
+    (folder / "libc.so").write_text(re.sub(r"\S*libc\.so\.6", lambda _: f'"{folder / "libc.so.6"}"', script))
 
 
 if __name__ == "__main__":

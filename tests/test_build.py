@@ -52,6 +52,7 @@ def test_warnings_are_errors_of_developers(tmp_path: Path) -> None:
     [
         (["--eval=shown: ; @printenv PERCEPTUAL_OPS_STRICT", "shown"], "1"),
         (["gpu", "PYTHON=printenv PERCEPTUAL_OPS_STRICT; :"], "0"),  # whatever compilers the machine has
+        (["gpu", "PYTHON=printenv PERCEPTUAL_OPS_MANYLINUX; :"], "0"),
     ],
 )
 def test_make_is_a_developers_but_on_a_gpu_machine(arguments: list[str], strict: str) -> None:
