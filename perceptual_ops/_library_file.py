@@ -6,6 +6,7 @@ that is cut short not at all: it ends the process. It knows nothing of a library
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from ._schemas import SCHEMAS
 
 HEADER = 64  # bytes of a 64-bit ELF file
-TEXTS = 1 << 16  # bytes around the first schema in which the others lie
+TEXTS = 1 << 18  # bytes before and after the first schema, among which the others are
 PROCESSORS = {3: "x86", 21: "ppc64", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
 BUILD = "run `pip install --no-build-isolation .` in a checkout"
 
@@ -72,10 +73,10 @@ def fault_of(library: Path) -> str:
         return f"it is damaged, no library of Linux: delete it and {BUILD}"
     if not sys.platform.startswith("linux"):
         return f"it is for Linux, this is {sys.platform}: {BUILD}"
-    with open("/proc/self/exe", "rb") as file:
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/exe", "rb") as file:  # a chroot may lack /proc
         running = file.read(HEADER)
-    if _processor(header) != _processor(running):
-        return f"it is for {_processor(header)}, this Python for {_processor(running)}: {BUILD}"
+        if _processor(header) != _processor(running):
+            return f"it is for {_processor(header)}, this Python for {_processor(running)}: {BUILD}"
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
     if size < sections + entry * count:  # the table of sections, at its end
         return f"it is cut short, at {size:,} bytes: delete it and {BUILD}"

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -141,6 +142,18 @@ def test_a_library_without_one_of_the_operators_is_of_other_code(tmp_path: Path)
         assert f"whose {missing} is not" in _library_file.fault_of(linked(tmp_path / "less.so", "", schemas=less))
     more = {"of_a_later_version": "() -> ()", **schemas}
     assert _library_file.fault_of(linked(tmp_path / "more.so", "", schemas=more)) == ""
+
+
+@needs_gcc
+def test_a_system_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: str | Path, mode: str) -> IO[bytes]:
+        if str(path).startswith("/proc"):
+            raise FileNotFoundError(path)
+        return open(path, mode)
+
+    library = linked(tmp_path / "_C.so", "")
+    monkeypatch.setattr(_library_file, "open", opened, raising=False)
+    assert _library_file.fault_of(library) == ""
 
 
 def test_the_schemas_are_those_of_the_sources() -> None:
