@@ -49,8 +49,8 @@ def _installed_copy(own: Path) -> Path | None:
     """The library of the next copy of the package on Python's path, if it has one."""
     for entry in sys.path:
         package = Path(entry or os.curdir, own.parent.name).absolute()
-        if (package / "__init__.py").is_file() and not package.samefile(own.parent):
-            return package / own.name if (package / own.name).is_file() else None
+        if os.path.isfile(package / "__init__.py") and not package.samefile(own.parent):  # Path's own may raise
+            return package / own.name if os.path.isfile(package / own.name) else None
     return None
 
 

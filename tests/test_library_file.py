@@ -179,7 +179,9 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
         (root / "po" / "networks" / "vgg.py").write_text("layers = 1")
     (checkout / "setup.py").touch()
     (site / "po" / "_C.so").touch()
-    monkeypatch.setattr(sys, "path", ["", str(checkout), str(tmp_path / "none"), str(site)])
+    monkeypatch.setattr(
+        sys, "path", ["", str(checkout), str(tmp_path / "none"), "cannot be looked into" * 1000, str(site)]
+    )
     monkeypatch.chdir(checkout)
     return checkout / "po" / "_C.so", site / "po" / "_C.so"
 
