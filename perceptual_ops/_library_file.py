@@ -48,9 +48,10 @@ def find_library(own: Path) -> tuple[Path | None, str]:
 def _installed_copy(own: Path) -> Path | None:
     """The library of the next copy of the package on Python's path, if it has one."""
     for entry in sys.path:
-        package = Path(entry or os.curdir, own.parent.name).absolute()
+        package = Path(entry, own.parent.name)
         if os.path.isfile(package / "__init__.py") and not package.samefile(own.parent):  # Path's own may raise
-            return package / own.name if os.path.isfile(package / own.name) else None
+            library = package / own.name
+            return library.absolute() if os.path.isfile(library) else None
     return None
 
 

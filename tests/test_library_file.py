@@ -224,6 +224,17 @@ def test_only_the_next_copy_counts(copies: tuple[Path, Path]) -> None:
     assert _library_file.find_library(own) == (last / "_C.so", "")
 
 
+def test_a_folder_that_was_removed(copies: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python started in it finds nothing there, and has no path for it."""
+    own, installed = copies
+    gone = own.parents[2] / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert _library_file.find_library(own) == (installed, "")
+    monkeypatch.chdir("/")
+
+
 @needs_library
 def test_python_in_a_checkout_loads_what_pip_installed(tmp_path: Path) -> None:
     for root in ("checkout", "site"):
