@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +20,10 @@ from ._library_file import explained, fault_of, find_library
 F = TypeVar("F", bound=Callable[..., object])
 
 LIBRARY = Path(__file__).with_name("_C.so")
+LEAST_TORCH = 2, 10  # whose stable ABI the library is built for
 LEAST_CAPABILITY = 8, 0  # of a GPU, which cp.async asks for
+SWITCH = "PERCEPTUAL_OPS_NATIVE"  # an environment variable; 0: plain PyTorch alone
+SWITCHED_OFF = f"{SWITCH}=0 in the environment"
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def driver_version() -> tuple[int, int]:
 
 
 def _load() -> NativeLibrary:
-    library, reason = find_library(LIBRARY)
+    library, reason = (None, unwanted) if (unwanted := _why_not_wanted()) else find_library(LIBRARY)
     if library is None:
         return NativeLibrary(reason, reason)
     if fault := fault_of(library) or _loaders_error(library):
@@ -131,15 +136,26 @@ def _loaders_error(library: Path) -> str:
     return ""
 
 
+def _why_not_wanted() -> str:
+    """Why no library is looked for; empty where one is."""
+    if os.environ.get(SWITCH) == "0":
+        return SWITCHED_OFF
+    if not sys.platform.startswith("linux"):
+        return f"the compiled operators are for Linux, this is {sys.platform}"
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < LEAST_TORCH:
+        return f"the compiled operators need torch >= {LEAST_TORCH[0]}.{LEAST_TORCH[1]}, this is {torch.__version__}"
+    return ""
+
+
 native = _load()
 
-_told: set[str] = set()
+_told: set[str] = {SWITCHED_OFF}  # who says so knows
 
 
 @constant_when_compiled
 def fall_back(reason: str) -> bool:
-    """Warns once, for each reason, that the reference runs in place of the compiled operators."""
+    """Warns once, for each reason, that plain PyTorch runs in place of the compiled operators."""
     if reason not in _told:
         _told.add(reason)
-        warnings.warn(f"perceptual_ops runs its slower PyTorch reference: {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"perceptual_ops runs in plain PyTorch: {reason}", RuntimeWarning, stacklevel=5)
     return True

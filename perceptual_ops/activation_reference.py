@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import reference
+
 NOWHERE = -1  # a window whose maximum does not pass the ReLU
 
 
@@ -98,9 +100,8 @@ def filtered(maxima: Tensor, kind: str, kernel: int, stride: int) -> Tensor:
         return maxima
     if kind == "average":
         return F.avg_pool2d(maxima, kernel, stride)
-    binomial = torch.tensor([1.0, 2.0, 1.0], dtype=maxima.dtype, device=maxima.device) / 4
-    weight = torch.outer(binomial, binomial).expand(maxima.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(maxima, (2, 2, 2, 2), mode="reflect"), weight, stride=stride, groups=maxima.shape[1])
+    padded = F.pad(maxima, (2, 2, 2, 2), mode="reflect")
+    return F.conv2d(padded, reference.binomial_filter(maxima), stride=stride, groups=maxima.shape[1])
 
 
 def pooled(x: Tensor, kind: str, kernel: int, stride: int, relu: bool) -> tuple[Tensor, Tensor]:

@@ -22,32 +22,52 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _checks as checks
-from . import reference
+from . import plain, reference
 from ._autograd import layer_loss, register
 from ._native import fall_back, native
 from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
-if native.loaded:
-    register()
+if not native.loaded:
+    plain.define()
+plain.serve()
+register()
 
 
-def use_native(inputs: Sequence[Tensor], backend: str, forward_mode: bool = False) -> bool:
-    """Whether the compiled operators run for `inputs`; raises or warns, as `backend` says, where they cannot.
-
-    forward_mode: whether the caller answers for inputs with a tangent.
-    """
-    checks.check_choice("backend", backend, checks.BACKENDS)
-    if backend == "reference" or (backend == "auto" and makes_program()):
+def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
+    """Whether the compiled operators run for `inputs`; raises or warns, as `backend` says, where they cannot."""
+    if not use_operators(backend):
         return False
     refusal = native.refusal(inputs[0].device)
-    if not refusal and not forward_mode and not torch.compiler.is_compiling() and any(map(has_tangent, inputs)):
+    if not refusal and not torch.compiler.is_compiling() and any(map(has_tangent, inputs)):
         refusal = "the compiled operators have no forward-mode derivative"
-    if not refusal:
-        return True
-    if backend == "native":
+    return not _falls_back(refusal, backend)
+
+
+def use_engine(device: torch.device, backend: str) -> bool:
+    """Whether the lean engine runs on a device: by the compiled operators, or by plain ones where they cannot.
+
+    Warns or raises then, as `backend` says.
+    """
+    if not use_operators(backend):
+        return False
+    if _falls_back(native.refusal(device), backend) and native.loaded and device.type == "cuda":
+        plain.replace_compiled("CUDA")
+    return True
+
+
+def use_operators(backend: str) -> bool:
+    """Whether operators are asked for, and not the reference."""
+    checks.check_choice("backend", backend, checks.BACKENDS)
+    return backend != "reference" and not (backend == "auto" and makes_program())
+
+
+def _falls_back(refusal: str, backend: str) -> bool:
+    """Whether plain PyTorch takes the place of compiled operators that do not run, for a reason."""
+    if refusal and backend == "native":
         raise RuntimeError(f'backend: expected "auto" or "reference", got "native", which cannot run: {refusal}')
-    fall_back(refusal)
-    return False
+    if refusal:
+        fall_back(refusal)
+    return bool(refusal)
 
 
 def makes_program() -> bool:

@@ -174,13 +174,17 @@ def dists_terms(
     return weighted_sum(values, [1.0] * len(values))
 
 
+def binomial_filter(x: Tensor) -> Tensor:  # (N, C, H, W) -> (C, 1, 3, 3)
+    """[1, 2, 1] / 4 both ways, for each channel of x."""
+    binomial = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    return torch.outer(binomial, binomial).expand(x.shape[1], 1, 3, 3)
+
+
 def l2_pool(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H', W')
     """DISTS's pooling, see csrc/library.cpp; in x's dtype, with the arithmetic of its accumulator."""
-    channels = x.shape[1]
-    binomial = torch.tensor([0.25, 0.5, 0.25], dtype=checks.accumulator_dtype(x), device=x.device)
-    kernel = torch.outer(binomial, binomial).expand(channels, 1, 3, 3)
+    kernel = binomial_filter(_widened(x))
     with torch.autocast(x.device.type, enabled=False):
-        squares = F.conv2d(_widened(x).square(), kernel, stride=2, padding=1, groups=channels)
+        squares = F.conv2d(_widened(x).square(), kernel, stride=2, padding=1, groups=x.shape[1])
     return (squares + L2_POOL_EPS).sqrt().to(x.dtype)
 
 

@@ -224,7 +224,7 @@ class FrozenLoss(EngineSettings):
             raise ValueError(f"tile_size: expected None, since {reason}; got {self.tile_size!r}")
         if self.engine != "lean" or ops.makes_program():
             return False
-        if not ops.use_native(list(given.values()), self.backend, forward_mode=True):
+        if not ops.use_engine(next(iter(given.values())).device, self.backend):
             return False
         if not torch.compiler.is_compiling():
             for name, tensor in given.items():

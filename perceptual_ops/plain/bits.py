@@ -1,0 +1,60 @@
+"""Signs and codes of a map, several to a byte, a machine word at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Times a word of eight bytes that are 0 or 1 it gathers them, the first lowest, in the uppermost byte.
+GATHER = 0x0102040810204080
+# A byte in all eight places of a word keeps its first bit in the first place, the second in the second ...
+COPIES, OWN_BIT = 0x0101010101010101, 0x8040201008040201 - 2**64
+
+
+def _flat(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, H * W * C), in the order of a channels_last map
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def packed_signs(passes: Tensor) -> Tensor:  # (N, C, H, W) bool -> (N, ceil(C H W / 8)) uint8
+    flat = _flat(passes)
+    if flat.shape[1] % 8:
+        flat = F.pad(flat, (0, -flat.shape[1] % 8))
+    return (flat.contiguous().view(torch.int64) * GATHER >> 56).to(torch.uint8)
+
+
+def mask_of_signs(signs: Tensor, shape: tuple[int, ...]) -> Tensor:  # (N, ceil(C H W / 8)) uint8 -> (N, C, H, W) int8
+    """All bits where a sign is set, as `masked` takes it."""
+    words = signs.to(torch.int64).mul_(COPIES).bitwise_and_(OWN_BIT)
+    return _map(words.view(torch.uint8), shape).clamp_(max=1).view(torch.int8).neg_()
+
+
+def masked(x: Tensor, mask: Tensor, out: Tensor) -> Tensor:  # (N, C, H, W) each
+    """x where all bits of an int8 mask are set, 0 where none is; also of NaN and inf, and faster than torch.where."""
+    integer = torch.int32 if x.element_size() == 4 else torch.int64
+    torch.bitwise_and(x.view(integer), mask, out=out.view(integer))
+    return out
+
+
+def packed_codes(codes: Tensor, bits: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, ceil(C H W bits / 8)) uint8
+    """The lowest four bits of numbers, or all eight."""
+    flat = _flat(codes)
+    if bits == 8:
+        return flat.contiguous()
+    flat = flat & 15
+    if flat.shape[1] % 2:
+        flat = F.pad(flat, (0, 1))
+    pairs = flat.contiguous().view(torch.int16)
+    return (pairs >> 4 | pairs).to(torch.uint8)
+
+
+def codes_of(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:  # -> (N, C, H, W) uint8
+    """What `packed_codes` packed."""
+    if bits == 4:
+        numbers = torch.stack([numbers & 15, numbers >> 4], 2).flatten(1)
+    return _map(numbers, shape)
+
+
+def _map(flat: Tensor, shape: tuple[int, ...]) -> Tensor:  # (N, at least C H W) -> (N, C, H, W)
+    channels, height, width = shape
+    return flat[:, : channels * height * width].unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
