@@ -70,9 +70,17 @@ def _falls_back(refusal: str, backend: str) -> bool:
     return bool(refusal)
 
 
+def _compiles_without_dynamo() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+# Before torch 2.7 an export by Dynamo (strict=True) does not show.
+is_exporting = getattr(torch.compiler, "is_exporting", _compiles_without_dynamo)
+
+
 def makes_program() -> bool:
     """Whether torch.export or torch.jit.trace is at work, whose programs are to run where this library is not."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_exporting() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
 
 
 def grad_mode(enabled: bool) -> AbstractContextManager[object]:

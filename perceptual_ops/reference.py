@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks as checks
+from ._autocast import autocast
 from .names import Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 DISTS_EPS = 1e-6  # c1 and c2 of the paper
@@ -54,7 +55,7 @@ def weighted_sum(values: list[Tensor], weights: list[float]) -> tuple[Tensor, Te
 
 
 def raw_gram_matrix(x: Tensor, normalize: str) -> Tensor:  # (N, C, H, W) -> (N, C, C)
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device.type):
         flat = _widened(x).flatten(2)
         return flat @ flat.transpose(1, 2) / gram_divisor(normalize, *x.shape[1:])
 
@@ -164,14 +165,19 @@ def dists_terms(
     values = []
     for x, y, of_means, of_structures in zip(features, targets, alpha, beta, strict=True):
         x, y = _widened(x).flatten(2), _widened(y).flatten(2)
-        error = x - y
-        (x_mean, x_var), (y_mean, y_var), (e_mean, e_var) = (
-            (z.mean(2), (z - z.mean(2, keepdim=True)).square().mean(2)) for z in (x, y, error)
-        )
-        means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
-        structures = e_var / (x_var + y_var + DISTS_EPS)
-        values.append((of_means * means + of_structures * structures).sum(1))
+        pair = x, y.expand_as(x), x - y
+        means = [z.mean(2) for z in pair]
+        variances = [(z - mean.unsqueeze(2)).square().mean(2) for z, mean in zip(pair, means, strict=True)]
+        values.append(dists_by_statistics(torch.stack([*means, *variances], 1), of_means, of_structures))
     return weighted_sum(values, [1.0] * len(values))
+
+
+def dists_by_statistics(statistics: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:  # (N, 6, C), (C), (C) -> (N)
+    """The distance by means of x, y and x - y over the pixels, and their variances."""
+    x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)
+    means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
+    structures = e_var / (x_var + y_var + DISTS_EPS)
+    return (alpha * means + beta * structures).sum(1)
 
 
 def binomial_filter(x: Tensor) -> Tensor:  # (N, C, H, W) -> (C, 1, 3, 3)
@@ -183,7 +189,7 @@ def binomial_filter(x: Tensor) -> Tensor:  # (N, C, H, W) -> (C, 1, 3, 3)
 def l2_pool(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H', W')
     """DISTS's pooling, see csrc/library.cpp; in x's dtype, with the arithmetic of its accumulator."""
     kernel = binomial_filter(_widened(x))
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast(x.device.type):
         squares = F.conv2d(_widened(x).square(), kernel, stride=2, padding=1, groups=x.shape[1])
     return (squares + L2_POOL_EPS).sqrt().to(x.dtype)
 

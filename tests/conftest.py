@@ -1,6 +1,6 @@
 """Devices and backends that the suite runs on.
 
-`pytest --backend reference` makes "auto" everywhere the PyTorch reference; tests of the compiled operators are skipped.
+Where the compiled library is not loaded, as with PERCEPTUAL_OPS_NATIVE=0, the operators' tests run on the plain ones.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ collect_ignore_glob = [] if find_spec("pybind11") and shutil.which("g++") else [
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--backend", choices=["auto", "reference"], default="auto", help='what backend="auto" runs')
+
+class PlainOperators(_native.NativeLibrary):
+    """Stands for the compiled library where it is not loaded: backend="native" runs the operators of `plain`."""
+
+    def refusal(self, device: torch.device) -> str:
+        return ""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # On a GPU: else convolutions in fp32 would be as accurate as in fp16, and their gradients not the same twice.
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
-    if config.getoption("--backend") == "reference":
-        reason = "pytest --backend reference"
-        ops.native = _native.NativeLibrary(reason, reason)
-        _native._told.add(reason)  # the fallback's warning is what the option asks for
+    if not _native.native.loaded:
+        ops.native = PlainOperators("", "")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,9 +91,9 @@ def native(device: str) -> str:
 
 @pytest.fixture(scope="session")
 def library() -> None:
-    """Skips a test of the compiled operators, on the CPU, where they are left out."""
-    if ops.native.reason:
-        pytest.skip(ops.native.reason)
+    """Skips a test of what only the compiled operators do."""
+    if _native.native.reason:
+        pytest.skip(_native.native.reason)
 
 
 @pytest.fixture(params=["native", "reference"])

@@ -231,6 +231,7 @@ def test_opcheck(device: str, native: str) -> None:
             opcheck(library.bias_relu_pool_backward_.default, (x, *arguments))
 
 
+@pytest.mark.usefixtures("library")
 def test_refusals(device: str, native: str) -> None:
     x = normal_map((2, 5, 8, 6), torch.float32, device)
     nchw, crop, apart = x.contiguous(), nhwc(torch.cat([x, x], 3))[..., :6], torch.cat([x, x])[::2]

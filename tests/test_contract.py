@@ -183,7 +183,7 @@ def test_strides_beyond_32_bits(operator: Operator, native: str, device: str) ->
     torch.testing.assert_close(run_native(operator, [view]), run_native(operator, [dense]), rtol=1e-6, atol=0)
 
 
-def test_more_than_2_to_the_31_elements(native: str, device: str) -> None:
+def test_more_than_2_to_the_31_elements(library: None, native: str, device: str) -> None:
     """The same sample 2^15 + 1 times, by a stride of 0."""
     x = random_map((1, 64, 32, 32), torch.bfloat16, device, 1)
     y = random_map((1, 64, 32, 32), torch.bfloat16, device, 2)

@@ -60,6 +60,7 @@ def test_empty_batch(native: str, device: str) -> None:
     assert library.loss_scale(empty, empty, None, 1.0, [empty], None, ROOM).shape == (4, 0)
 
 
+@pytest.mark.usefixtures("library")
 def test_refusals(native: str, device: str) -> None:
     two = torch.ones(2, device=device)
 

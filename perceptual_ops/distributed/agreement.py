@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._autocast import autocast_dtype
 from ..losses.metric import MetricLoss
 from ..losses.perceptual import PerceptualLoss
 
@@ -70,7 +71,7 @@ def facts_of_loss(criterion: PerceptualLoss | MetricLoss) -> dict[str, object]:
     """What makes losses the same."""
     found = {"criterion": type(criterion).__name__, **criterion.identity()}
     device = criterion.device.type
-    found["autocast"] = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    found["autocast"] = autocast_dtype(device)
     return found | {name: getattr(criterion, name) for name in ("reduction", "engine", "chunk_size", "tile_size")}
 
 

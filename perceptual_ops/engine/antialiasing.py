@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import ops
+from .._autocast import autocast
 from ..names import Interpolation
 
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -33,7 +34,7 @@ def resized_by_products(images: Tensor, height: int, width: int, mode: str) -> T
         shares(entered, size, mode, images.dtype, images.device)
         for entered, size in zip(images.shape[2:], (height, width), strict=True)
     )
-    with torch.autocast(images.device.type, enabled=False):
+    with autocast(images.device.type):
         return rows @ (images @ columns.mT)
 
 

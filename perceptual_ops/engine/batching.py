@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .._autocast import autocast
+
 # Pixels of a chunk in fp32. On a CPU, a map of 64 channels is then 16 MB, which the allocator hands out again without
 # asking the system for it; on a GPU, the first maps are a few hundred MB, large enough to fill it.
 CPU_PIXELS = 256 * 256
@@ -87,7 +89,7 @@ def launches_cost(device: torch.device) -> bool:
 @contextlib.contextmanager
 def target_pass(device: torch.device) -> Iterator[None]:
     """Targets that are kept are made alike whatever the caller has switched on, and may be used in training later."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad(), autocast(device.type):
         yield
 
 

@@ -76,8 +76,16 @@ def nodes_behind(results: Iterable[Tensor]) -> list[Any]:
 
 def passes_fp16(nodes: Iterable[Any]) -> bool:
     """Whether a gradient passes through fp16 on its way, and may vanish or overflow."""
+    return any(tensor.dtype == torch.float16 for node in nodes for tensor in _known_of(node))
+
+
+def _known_of(node: Any) -> Iterable[Any]:
+    """What is known of the gradients that come to a node; before torch 2.5 of the tensors that it kept."""
     # Not in torch's documentation: what else tells of a cast within a function or module?
-    return any(maps.dtype == torch.float16 for node in nodes for maps in node._input_metadata)
+    if hasattr(node, "_input_metadata"):
+        return node._input_metadata
+    kept = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+    return [tensor for tensor in kept if isinstance(tensor, Tensor)]
 
 
 def _mixing_norm(node: Any, names: dict[int, str]) -> str | None:
@@ -85,7 +93,7 @@ def _mixing_norm(node: Any, names: dict[int, str]) -> str | None:
     own = (getattr(node, f"_saved_{tensor}", None) for tensor in ("weight", "running_mean"))
     name = next((names[id(tensor)] for tensor in own if id(tensor) in names), None)
     if name is None:
-        return node.name() if node._input_metadata[0].shape[0] > 1 else None
+        return node.name() if node._saved_input.shape[0] > 1 else None
     return name.rpartition(".")[0] or "fn"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _autocast
 from .. import _checks as checks
 from .batching import chunks, rows_of
 from .chunk_graph import ChunkGraph, refuse_training_norms
@@ -52,7 +53,11 @@ def function_of(key: str) -> Callable[..., Tensor]:
     return found.fn
 
 
-@torch.library.custom_op("perceptual_ops::chunked", mutates_args=())
+@torch.library.custom_op(
+    "perceptual_ops::chunked", mutates_args=(),
+    schema="(Tensor output, Tensor[] others, str key, SymInt chunk_size, ScalarType? autocast, bool grad_enabled, "
+    "bool output_gradient) -> (Tensor, Tensor)",  # torch 2.4 reads no annotations that are strings
+)  # fmt: skip
 def chunked(
     output: Tensor,  # (N, ...)
     others: list[Tensor],  # (N or 1, ...)
@@ -71,7 +76,7 @@ def chunked(
     refuse_training_norms(fn)
     by_output = gradient_like(output, wide, output_gradient)
     found = [output.new_empty(0, dtype=wide)]
-    precision = torch.autocast(output.device.type, dtype=autocast, enabled=autocast is not None)
+    precision = _autocast.autocast(output.device.type, autocast)
     with under_autograd(), torch.set_grad_enabled(grad_enabled), precision:
         for rows in chunks(output.shape[0], chunk_size) if output.shape[0] else ():
             own = [x.detach().clone() for x in rows_of(others, rows)]
@@ -118,7 +123,7 @@ def _chunk(
     graph.check(fn)
     if not wanted:
         return values.detach(), None
-    with torch.autocast(leaf.device.type, enabled=False):  # which would narrow the backward of what fn runs in fp32
+    with _autocast.autocast(leaf.device.type):  # which would narrow the backward of what fn runs in fp32
         return values.detach(), _gradient(values, leaf, graph.has_fp16)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..reference import DISTS_EPS
+from ..reference import DISTS_EPS, dists_by_statistics
 from .channel_moments import merged
 
 operators: Any = torch.ops.perceptual_ops
@@ -140,10 +140,7 @@ class Dists:
 
     def value_by(self, statistics: Tensor, i: int) -> Tensor:  # (n, 6, C) -> (n)
         """The distance by its statistics."""
-        x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)
-        means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
-        structures = e_var / (x_var + y_var + DISTS_EPS)
-        return (self.alpha[i] * means + self.beta[i] * structures).sum(1)
+        return dists_by_statistics(statistics, self.alpha[i], self.beta[i])
 
     def bound_by(self, statistics: Tensor, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
         """See `Metric.bound`."""

@@ -10,13 +10,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .._autocast import autocast
+
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def by_hand(images: Tensor) -> Iterator[None]:
     """No graph, and every dtype as it is asked for."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), autocast(images.device.type):
         yield
 
 
@@ -41,6 +43,10 @@ def under_autograd() -> Iterator[None]:
 def _without_saved_tensors_hooks() -> Iterator[None]:
     """Those of activation checkpointing would run the caller's whole region again for each chunk's backward."""
     autograd, hooks = torch._C._autograd, []
+    if not hasattr(autograd, "_top_saved_tensors_default_hooks"):  # torch 2.4: others lie on top of them
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+            yield
+        return
     while pair := autograd._top_saved_tensors_default_hooks(True):
         hooks.append(pair)
         autograd._pop_saved_tensors_default_hooks()

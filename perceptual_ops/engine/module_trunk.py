@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._autocast import autocast
 from ..networks import FeatureNetwork, ModuleFeatures
 from .chunk_graph import nodes_behind, passes_fp16
 from .loss_scale import LARGEST, LossScale
@@ -130,7 +131,7 @@ class ModuleTrunk(FrozenTrunk):
 
     def _precision(self, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
         """The weights' own arithmetic, or autocast's."""
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype != self._dtype)
+        return autocast(device.type, None if dtype == self._dtype else dtype)
 
 
 def _in_range(maps: list[Tensor], entered: Tensor, upstream: list[Tensor], scale: LossScale) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Never, Unpack
 
 from .. import ops
+from .._autocast import autocast, autocast_dtype
 from .._settings import Fixed, fixed, setting
 from ..engine.batching import AUTO, WHERE_LARGE, chunks
 from ..engine.cuda_graph import may_capture
@@ -214,7 +215,7 @@ class FrozenLoss(EngineSettings):
         is to hold the weights.
         """
         given = {name: tensor for name, tensor in images.items() if tensor is not None}
-        if torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling():
+        if ops.is_exporting() and torch.compiler.is_dynamo_compiling():
             raise RuntimeError(
                 f"torch.export: expected strict=False, its default, for a {type(self).__name__}, whose weights are in "
                 "no state dict; got strict=True"
@@ -256,8 +257,8 @@ class FrozenLoss(EngineSettings):
         dtype = self.network_dtype()
         if self.compute_dtype is not None:
             dtype = self.compute_dtype
-        elif dtype != torch.float64 and torch.is_autocast_enabled(images.device.type):
-            dtype = torch.get_autocast_dtype(images.device.type)
+        elif dtype != torch.float64:
+            dtype = autocast_dtype(images.device.type) or dtype
         scale, shift = self._kept["input"]
         size = InputSize.of_images() if input_size is None else input_size
         graphs = self.cuda_graphs and may_capture(images)
@@ -314,5 +315,5 @@ class FrozenLoss(EngineSettings):
         if self.compute_dtype is None:
             return contextlib.nullcontext()
         if self.compute_dtype == torch.float32:
-            return torch.autocast(device_type, enabled=False)
-        return torch.autocast(device_type, dtype=self.compute_dtype)
+            return autocast(device_type)
+        return autocast(device_type, self.compute_dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import _checks as checks
 from .. import ops
+from .._autocast import autocast_dtype
 from ..engine.chunked_op import PerSample, check_values
 from ..engine.chunked_op import chunked as chunked_op
 
@@ -69,10 +70,9 @@ class Chunked:
         if grad_enabled:
             for i, other in enumerate(others):
                 checks.refuse_gradient(f"others[{i}]", other)
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         wanted = grad_enabled and output.requires_grad
         loss: Tensor
-        loss, _ = chunked_op(output, list(others), self._key, self._chunk_size, autocast, grad_enabled, wanted)
+        loss, _ = chunked_op(output, list(others), self._key, self._chunk_size, autocast_dtype(device), grad_enabled, wanted)
         return loss
 
 

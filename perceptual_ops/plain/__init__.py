@@ -27,6 +27,9 @@ SCHEMAS: dict[Callable[..., Any], str] = {
     "float parameter) -> (Tensor, Tensor, Tensor[])",
     feature_maps.style_loss_backward: "(Tensor? grad, Tensor[] features, Tensor[] slopes, Tensor?[] others) "
     "-> Tensor[]",
+    feature_maps.channel_statistics: "(Tensor[] features) -> Tensor[]",
+    feature_maps.channel_statistics_backward: "(Tensor? grad, Tensor[] features, Tensor[] statistics, "
+    "Tensor[] slopes, int[] pixels, Tensor?[] others) -> Tensor[]",
     feature_maps.feature_loss: f"({_PAIR}, {_DISTANCE}) -> (Tensor, Tensor)",
     feature_maps.feature_loss_backward: f"(Tensor grad, {_PAIR}, {_DISTANCE}) -> Tensor[]",
     feature_maps.feature_loss_with_gradient: f"({_PAIR}, {_DISTANCE}, Tensor? grad=None) "

@@ -13,8 +13,10 @@ from .. import _checks as checks
 from .. import activation_reference as oracle
 from .. import reference
 from . import bits
+from .blocks import row_blocks
 
 NHWC = torch.channels_last
+MOST_EXPONENT = 60  # of a scale, so that a ratio of two is an fp32 number
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -46,10 +48,15 @@ def normalize_images_backward(
 
 
 def bias_relu_(x: Tensor, bias: Tensor | None, signs: bool) -> Tensor:
-    if bias is not None:
-        x += bias.view(-1, 1, 1)
-    x.relu_()
-    return bits.packed_signs(oracle.passes(x)) if signs else _none(x)
+    found = []
+    for rows in row_blocks(x):
+        part = x[:, :, rows]
+        if bias is not None:
+            part += bias.to(checks.accumulator_dtype(x)).view(-1, 1, 1)
+        part.relu_()
+        if signs:
+            found.append(bits.packed_signs(oracle.passes(part)))
+    return torch.cat(found, 1) if signs else _none(x)
 
 
 def bias_relu_backward_(
@@ -60,45 +67,66 @@ def bias_relu_backward_(
     factor: Tensor | None,
     maxima: Tensor | None,
 ) -> None:
-    _finish(_wide(grad), grad, signs, tap, below, factor, maxima)
+    for rows in row_blocks(grad):
+        _finish(_wide(grad[:, :, rows]), grad, rows, signs, tap, below, factor, maxima)
 
 
 def _finish(
-    d: Tensor,  # (N, C, H, W), in the dtype of sums; overwritten
+    d: Tensor,  # (N, C, rows, W), in the dtype of sums; overwritten
     to: Tensor,  # (N, C, H, W)
+    rows: slice,
     signs: Tensor | None,
     tap: Tensor | None,
     below: Tensor | None,
     factor: Tensor | None,
     maxima: Tensor | None,
 ) -> None:
-    """The end of both backwards: to = (signs ? factor * d + tap : 0) + below."""
+    """The end of both backwards, for some rows: to = (signs ? factor * d + tap : 0) + below."""
+    part = to[:, :, rows]
     if factor is not None:
         d *= _per_sample(factor)
     if tap is not None:
-        d += tap
+        d += tap[:, :, rows]
     if signs is not None:
-        bits.masked(d, bits.mask_of_signs(signs, to.shape[1:]), out=d)
+        bits.masked(d, bits.mask_of_signs(signs, to.shape[1:], rows), out=d)
     if below is not None:
-        d += below
-    if d is not to:
-        to.copy_(d)
-    if maxima is not None and to.numel():
-        torch.maximum(maxima, to.abs().flatten(1).amax(1).to(maxima.dtype), out=maxima)
+        d += below[:, :, rows]
+    if d.data_ptr() != part.data_ptr():
+        part.copy_(d)
+    if maxima is not None and part.numel():
+        torch.maximum(maxima, part.abs().amax((1, 2, 3)).to(maxima.dtype), out=maxima)
 
 
 def bias_relu_pool(
     x: Tensor, bias: Tensor | None, relu: bool, kind: str, kernel: int, stride: int, codes: bool
 ) -> tuple[Tensor, Tensor]:
-    value = oracle.biased(_wide(x), bias)
-    if kind == "average":
-        pooled, found = F.avg_pool2d(value.relu() if relu else value, kernel, stride), _none(x)
-    else:
-        step = oracle.step_of(kind, stride)
-        maxima = F.max_pool2d(value, kernel, step)
-        found = _codes(value, maxima, kernel, step, relu) if codes else _none(x)
-        pooled = oracle.filtered(maxima.relu_() if relu else maxima, kind, kernel, stride)
-    return pooled.to(x.dtype).contiguous(memory_format=NHWC), found
+    step = oracle.step_of(kind, stride)
+    windows = [(side - kernel) // step + 1 for side in x.shape[2:]]
+    shape = (*x.shape[:2], *windows)
+    pooled = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=NHWC)
+    # The filter of "blur" reads maxima on both sides of a block.
+    blocks = [slice(0, windows[0])] if kind == "blur" else row_blocks(pooled)
+    found = []
+    for rows in blocks:
+        value = oracle.biased(_wide(x[:, :, _read(rows, kernel, step)]), bias)
+        if kind == "average":
+            maxima = value.relu() if relu else value
+        else:
+            maxima = F.max_pool2d(value, kernel, step)
+            if codes:
+                found.append(_codes(value, maxima, kernel, step, relu))
+            maxima = maxima.relu_() if relu else maxima
+        result = oracle.filtered(maxima, kind, kernel, stride)
+        if kind == "blur":
+            pooled = result.to(x.dtype).contiguous(memory_format=NHWC)
+        else:
+            pooled[:, :, rows].copy_(result)
+    return pooled, torch.cat(found, 1) if found else _none(x)
+
+
+def _read(rows: slice, kernel: int, step: int) -> slice:
+    """What rows of windows read."""
+    return slice(rows.start * step, max(rows.stop - 1, 0) * step + kernel)
 
 
 def _codes(x: Tensor, maxima: Tensor, kernel: int, step: int, relu: bool) -> Tensor:
@@ -107,9 +135,9 @@ def _codes(x: Tensor, maxima: Tensor, kernel: int, step: int, relu: bool) -> Ten
     codes = torch.zeros_like(maxima, dtype=torch.uint8)
     for value in reversed(windows):
         codes.add_(1).mul_(value != maxima)
-    if (lost := maxima.isnan()).any():
-        for i, value in enumerate([*windows, last]):
-            codes.masked_fill_(lost & value.isnan(), i)
+    lost = maxima.isnan()
+    for i, value in enumerate([*windows, last]):
+        codes.masked_fill_(lost & value.isnan(), i)
     if relu:
         codes |= (maxima <= 0).view(torch.uint8).neg_()  # all bits
     return bits.packed_codes(codes, oracle.code_bits(kernel))
@@ -136,22 +164,33 @@ def bias_relu_pool_backward_(
     stride: int,
     maxima: Tensor | None,
 ) -> None:
-    size, step = (x.shape[2], x.shape[3]), oracle.step_of(kind, stride)
-    positions = _none(x)
-    if codes is not None and kind != "average":
-        rows, columns = ((side - kernel) // step + 1 for side in size)
-        positions = bits.codes_of(codes, oracle.code_bits(kernel), (x.shape[1], rows, columns))
-    d = _spread(_wide(grad), positions, size, kind, kernel, stride)
-    _finish(d, x, signs, x if tap else None, below, factor, maxima)
+    height, width = x.shape[2:]
+    rest = signs, x if tap else None, below, factor, maxima
+    step = oracle.step_of(kind, stride)
+    windows = [(side - kernel) // step + 1 for side in (height, width)]
+
+    def positions(rows: slice) -> Tensor:
+        if codes is None or kind == "average":
+            return _none(x)
+        return bits.codes_of(codes, oracle.code_bits(kernel), (x.shape[1], *windows), rows)
+
+    if kind == "blur" or kernel > stride:  # windows of two blocks overlap
+        rows = slice(0, windows[0])
+        d = _spread(_wide(grad), positions(rows), (height, width), kind, kernel, stride)
+        _finish(d, x, slice(0, height), *rest)
+        return
+    for rows in row_blocks(grad):
+        end = height if rows.stop == windows[0] else rows.stop * stride
+        size = end - rows.start * stride, width
+        d = _spread(_wide(grad[:, :, rows]), positions(rows), size, kind, kernel, stride)
+        _finish(d, x, slice(rows.start * stride, end), *rest)
 
 
 def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kernel: int, stride: int) -> Tensor:
     """The gradient by what is pooled: each window's goes where its maximum lay, or nowhere."""
     found = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=NHWC).zero_()
     if kind == "average":
-        return torch.ops.aten.avg_pool2d_backward(
-            grad, found, [kernel] * 2, [stride] * 2, [0, 0], False, True, None
-        )
+        return torch.ops.aten.avg_pool2d_backward(grad, found, [kernel] * 2, [stride] * 2, [0, 0], False, True, None)
     if kind == "blur":
         grad, stride = _filtered_backward(grad, codes, stride), 1
     for i, position in enumerate(oracle.windows(found, kernel, stride)):
@@ -173,15 +212,37 @@ def _filtered_backward(grad: Tensor, maxima: Tensor, stride: int) -> Tensor:
 
 
 def l2_pool(x: Tensor) -> Tensor:
-    return reference.l2_pool(x).contiguous(memory_format=NHWC)
+    pooled = torch.empty(_l2_shape(x), dtype=x.dtype, device=x.device, memory_format=NHWC)
+    for rows in row_blocks(pooled):
+        pooled[:, :, rows].copy_(_l2_rows(x, rows))
+    return pooled
 
 
 def l2_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
-    wide, kernel = _wide(x), reference.binomial_filter(_wide(x))
-    spread = _wide(grad) / reference.l2_pool(wide)
-    padding = [1 - size % 2 for size in x.shape[2:]]  # what the stride leaves over
-    found = F.conv_transpose2d(spread, kernel, None, 2, 1, padding, groups=x.shape[1]).mul_(wide)
-    return found.to(x.dtype).contiguous(memory_format=NHWC)
+    kernel, height = reference.binomial_filter(_wide(x[:, :, :1])), x.shape[2]
+    right = 1 - x.shape[3] % 2  # what the stride leaves over
+    made = torch.empty_like(x, memory_format=NHWC)
+    for rows in row_blocks(grad):
+        # The rows of x that lie between these rows' centres, the first of them, and the next row's.
+        own = slice(2 * rows.start, min(2 * rows.stop, height))
+        read = slice(rows.start, min(rows.stop + 1, grad.shape[2]))
+        spread = _wide(grad[:, :, read]) / _l2_rows(x, read)
+        found = F.conv_transpose2d(F.pad(spread, (0, 0, 0, 1)), kernel, None, 2, (1, 1), (1, right), groups=x.shape[1])
+        made[:, :, own].copy_(found[:, :, : own.stop - own.start].mul_(x[:, :, own]))
+    return made
+
+
+def _l2_shape(x: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:2], *((side - 1) // 2 + 1 for side in x.shape[2:]))
+
+
+def _l2_rows(x: Tensor, rows: slice) -> Tensor:
+    """Some rows of `l2_pool`, in the dtype of sums."""
+    first, end = 2 * rows.start - 1, 2 * rows.stop
+    squares = _wide(x[:, :, max(first, 0) : end]).square()
+    padded = F.pad(squares, (0, 0, int(first < 0), max(end - x.shape[2], 0)))
+    found = F.conv2d(padded, reference.binomial_filter(squares), stride=2, padding=(0, 1), groups=x.shape[1])
+    return found.add_(reference.L2_POOL_EPS).sqrt_()
 
 
 def loss_scale(
@@ -193,4 +254,17 @@ def loss_scale(
     grows: Tensor | None,
     room: float,
 ) -> Tensor:
-    return oracle.loss_scale(scale, bound, grown, spread, taps, grows, room)
+    first = taps[0] if bound is None else bound
+    before = torch.ones_like(first) if scale is None else scale
+    come = torch.zeros_like(first) if bound is None else bound * (1 if grown is None else grown) * spread
+    for tap in taps:
+        come = come + before * tap
+    exponent = _exponent(before) + _exponent(room / (1 if grows is None else grows) / come)
+    following = (exponent.clamp(-MOST_EXPONENT, MOST_EXPONENT) + 127 << 23).view(torch.float32)
+    factor = following / before
+    return torch.stack([following, factor, come * factor, torch.zeros_like(come)])
+
+
+def _exponent(numbers: Tensor) -> Tensor:  # fp32
+    """That of numbers of at least 0; 128 for infinity and NaN, -127 for zero."""
+    return (numbers.view(torch.int32) >> 23 & 0xFF) - 127

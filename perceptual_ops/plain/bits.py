@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,10 +25,10 @@ def packed_signs(passes: Tensor) -> Tensor:  # (N, C, H, W) bool -> (N, ceil(C H
     return (flat.contiguous().view(torch.int64) * GATHER >> 56).to(torch.uint8)
 
 
-def mask_of_signs(signs: Tensor, shape: tuple[int, ...]) -> Tensor:  # (N, ceil(C H W / 8)) uint8 -> (N, C, H, W) int8
-    """All bits where a sign is set, as `masked` takes it."""
-    words = signs.to(torch.int64).mul_(COPIES).bitwise_and_(OWN_BIT)
-    return _map(words.view(torch.uint8), shape).clamp_(max=1).view(torch.int8).neg_()
+def mask_of_signs(signs: Tensor, shape: Sequence[int], rows: slice) -> Tensor:  # (N, ceil(C H W / 8)) uint8
+    """Of some rows of a map (C, H, W), as `masked` takes it (N, C, rows, W) int8: all bits where a sign is set."""
+    words = _of_rows(signs, 1, shape, rows).to(torch.int64).mul_(COPIES).bitwise_and_(OWN_BIT)
+    return _map(words.view(torch.uint8), shape, rows).clamp_(max=1).view(torch.int8).neg_()
 
 
 def masked(x: Tensor, mask: Tensor, out: Tensor) -> Tensor:  # (N, C, H, W) each
@@ -48,13 +50,21 @@ def packed_codes(codes: Tensor, bits: int) -> Tensor:  # (N, C, H, W) uint8 -> (
     return (pairs >> 4 | pairs).to(torch.uint8)
 
 
-def codes_of(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:  # -> (N, C, H, W) uint8
-    """What `packed_codes` packed."""
+def codes_of(numbers: Tensor, bits: int, shape: Sequence[int], rows: slice) -> Tensor:  # -> (N, C, rows, W) uint8
+    """What `packed_codes` packed, for some rows of a map (C, H, W)."""
+    numbers = _of_rows(numbers, bits, shape, rows)
     if bits == 4:
         numbers = torch.stack([numbers & 15, numbers >> 4], 2).flatten(1)
-    return _map(numbers, shape)
+    return _map(numbers, shape, rows)
 
 
-def _map(flat: Tensor, shape: tuple[int, ...]) -> Tensor:  # (N, at least C H W) -> (N, C, H, W)
-    channels, height, width = shape
+def _of_rows(packed: Tensor, bits: int, shape: Sequence[int], rows: slice) -> Tensor:
+    """The bytes of some rows, which begin with a byte."""
+    of_row = shape[0] * shape[2] * bits
+    return packed[:, rows.start * of_row // 8 : (rows.stop * of_row + 7) // 8]
+
+
+def _map(flat: Tensor, shape: Sequence[int], rows: slice) -> Tensor:  # (N, at least C rows W) -> (N, C, rows, W)
+    channels, _, width = shape
+    height = rows.stop - rows.start
     return flat[:, : channels * height * width].unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import reference
-from .strides import strided_like
-from .unit_features import pixel_gradients
+from .._autocast import autocast
+from .blocks import map_of_blocks, row_blocks
+from .moments import channel_moments, per_pixel
+from .unit_features import pixel_terms
+
+CHAIN = 4096  # pixels whose products are added up in one chain: rounding errors grow with its length
 
 
 def _slope(error: Tensor, distance: str, parameter: float) -> Tensor:
@@ -29,7 +33,7 @@ def _slope(error: Tensor, distance: str, parameter: float) -> Tensor:
 
 def _sample_slopes(error: Tensor, distance: str, parameter: float) -> Tensor:  # (N, ...)
     """The gradient of `reference.sample_distances`."""
-    count = 1 if distance == "sse" else max(error[:1].numel(), 1)
+    count = 1 if distance == "sse" else max(error.shape[1:].numel(), 1)
     return _slope(error, distance, parameter).div_(count)
 
 
@@ -38,7 +42,15 @@ def _each(numbers: Tensor | None, like: Tensor) -> Tensor | float:  # (N) -> (N,
 
 
 def gram_matrix(x: Tensor, normalize: str) -> Tensor:
-    return reference.raw_gram_matrix(x, normalize)
+    if x.dtype == checks.accumulator_dtype(x):
+        return reference.raw_gram_matrix(x, normalize)
+    gram = torch.zeros(x.shape[0], x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
+    with autocast(x.device.type):
+        for rows in row_blocks(x):
+            for part in x[:, :, rows].flatten(2).split(CHAIN, 2):
+                wide = part.float()
+                gram += wide @ wide.mT
+    return gram.div_(reference.gram_divisor(normalize, *x.shape[1:]))
 
 
 def gram_matrix_backward(grad: Tensor, x: Tensor, normalize: str) -> Tensor:
@@ -48,9 +60,14 @@ def gram_matrix_backward(grad: Tensor, x: Tensor, normalize: str) -> Tensor:
 
 def _by_features(slope: Tensor, x: Tensor, other: Tensor | None) -> Tensor:  # (N, C, C), (N, C, H, W)
     """From the slope by a raw Gram, symmetrised, to that by the features, plus another."""
-    with torch.autocast(x.device.type, enabled=False):
-        product = (slope @ x.to(slope.dtype).flatten(2)).view(x.shape)
-    return strided_like(x, product if other is None else product.add_(other))
+
+    def make(rows: slice) -> Tensor:
+        part = x[:, :, rows].to(slope.dtype)
+        product = torch.bmm(slope, part.flatten(2)).view(part.shape)
+        return product if other is None else product.add_(other[:, :, rows])
+
+    with autocast(x.device.type):
+        return map_of_blocks(x, make)
 
 
 def style_loss(
@@ -63,7 +80,7 @@ def style_loss(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     values, slopes = [], []
     for x, gram, weight in zip(features, target_grams, weights, strict=True):
-        error = reference.raw_gram_matrix(x, normalize) - gram
+        error = gram_matrix(x, normalize) - gram
         values.append(reference.sample_distances(error, distance, parameter))
         slope = _sample_slopes(error, distance, parameter).mul_(weight / reference.gram_divisor(normalize, *x.shape[1:]))
         slopes.append(slope + slope.mT)
@@ -79,10 +96,46 @@ def style_loss_backward(
     ]
 
 
+def channel_statistics(features: list[Tensor]) -> list[Tensor]:
+    found = []
+    for x in features:
+        mean, variance = channel_moments(x).unbind(1)
+        found.append(torch.stack([mean, (variance + reference.DEVIATION_EPS).sqrt()], 1))
+    return found
+
+
+def channel_statistics_backward(
+    grad: Tensor | None,
+    features: list[Tensor],
+    statistics: list[Tensor],
+    slopes: list[Tensor],
+    pixels: list[int],
+    others: list[Tensor | None],
+) -> list[Tensor]:
+    found = []
+    for x, known, slope, count, other in zip(features, statistics, slopes, pixels, others, strict=True):
+        of_mean, of_deviation = (slope * (_each(grad, slope) / max(count, 1))).unbind(1)
+        mean, deviation = known.unbind(1)
+        numbers = [per_pixel(z) for z in (of_mean, of_deviation / deviation, mean)]
+        found.append(_deviations_backward(x, *numbers, other))
+    return found
+
+
+def _deviations_backward(x: Tensor, base: Tensor, factor: Tensor, mean: Tensor, other: Tensor | None) -> Tensor:
+    """base + factor (x - mean), plus another."""
+
+    def make(rows: slice) -> Tensor:
+        result = (x[:, :, rows].to(mean.dtype) - mean).mul_(factor).add_(base)
+        return result if other is None else result.add_(other[:, :, rows])
+
+    return map_of_blocks(x, make)
+
+
 def feature_loss(
     features: list[Tensor], targets: list[Tensor], weights: list[float], distance: str, parameter: float
 ) -> tuple[Tensor, Tensor]:
-    return reference.feature_terms(features, targets, weights, distance, parameter)
+    values = [_feature_layer(x, y, distance, parameter)[0] for x, y in zip(features, targets, strict=True)]
+    return reference.weighted_sum(values, weights)
 
 
 def feature_loss_backward(
@@ -93,17 +146,7 @@ def feature_loss_backward(
     distance: str,
     parameter: float,
 ) -> list[Tensor]:
-    if distance == "cosine":
-        found = []
-        for x, y, half, weight in zip(features, targets, checks.halves(features), weights, strict=True):
-            upstream = half.new_full((x.shape[0], 1, 1, 1), weight / max(x[0, 0].numel(), 1)) * _each(grad, x)
-            found += pixel_gradients(x, y, half, checks.COSINE_EPS, False, upstream, True, False)
-        return found
-    slopes = []
-    for x, y, weight in zip(features, targets, weights, strict=True):
-        error = x.to(checks.accumulator_dtype(x)) - y
-        slopes.append(strided_like(x, _sample_slopes(error, distance, parameter).mul_(_each(grad, error)).mul_(weight)))
-    return slopes
+    return feature_loss_with_gradient(features, targets, weights, distance, parameter, grad)[2]
 
 
 def feature_loss_with_gradient(
@@ -114,8 +157,34 @@ def feature_loss_with_gradient(
     parameter: float,
     grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    settings = features, targets, weights, distance, parameter
-    return *feature_loss(*settings), feature_loss_backward(grad, *settings)
+    found = []
+    for x, y, weight in zip(features, targets, weights, strict=True):
+        upstream = x.new_full((x.shape[0],), weight, dtype=checks.accumulator_dtype(x))
+        found.append(_feature_layer(x, y, distance, parameter, upstream if grad is None else upstream * grad))
+    values, gradients = zip(*found, strict=True)
+    return *reference.weighted_sum(list(values), weights), list(gradients)
+
+
+def _feature_layer(
+    x: Tensor, y: Tensor, distance: str, parameter: float, upstream: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:  # (N, C, H, W), (N or 1, C, H, W), (N) -> (N), (N, C, H, W)
+    """The distance, and its gradient times upstream numbers if there are."""
+    dtype = checks.accumulator_dtype(x)
+    if distance == "cosine":
+        (half,) = checks.halves([x])
+        pixels = upstream if upstream is None else (upstream / max(x.shape[2:].numel(), 1)).view(-1, 1, 1, 1)
+        found, gradients = pixel_terms(x, y, half, checks.COSINE_EPS, False, pixels, upstream is not None, False)
+        return found.mean((1, 2, 3)), gradients[0] if gradients else None
+    value = x.new_zeros(x.shape[0], dtype=dtype)
+    made = None if upstream is None else torch.empty_like(x)
+    count = 1 if distance == "sse" else max(x.shape[1:].numel(), 1)
+    for rows in row_blocks(x):
+        error = x[:, :, rows].to(dtype) - y[:, :, rows]
+        value += reference.distance_map(error, distance, parameter).sum((1, 2, 3))
+        if made is not None and upstream is not None:
+            slope = _slope(error, distance, parameter).mul_(_each(upstream / count, error))
+            made[:, :, rows].copy_(slope)
+    return value / count, made
 
 
 def total_variation(x: Tensor, kind: str) -> Tensor:
@@ -133,7 +202,7 @@ def total_variation_backward(grad: Tensor | None, x: Tensor, kind: str) -> Tenso
         slope = _slope(wide.narrow(dim, 1, max(length, 0)) - wide.narrow(dim, 0, max(length, 0)), distance, 0.0)
         found.narrow(dim, 1, max(length, 0)).add_(slope)
         found.narrow(dim, 0, max(length, 0)).sub_(slope)
-    return strided_like(x, found.mul_(_each(grad, found)))
+    return torch.empty_like(x).copy_(found.mul_(_each(grad, found)))
 
 
 def total_variation_with_gradient(x: Tensor, kind: str, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:

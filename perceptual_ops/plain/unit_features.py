@@ -1,28 +1,42 @@
-"""The gradient of a distance between features of unit length: of LPIPS, and of the cosine distance."""
+"""A distance between features of unit length, of LPIPS and of the cosine distance, with its gradients."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .strides import strided_like
+from .blocks import row_blocks
 
 
-def pixel_gradients(
+def pixel_terms(
     x: Tensor,  # (N, C, H, W)
     y: Tensor,  # (N or 1, C, H, W)
     weights: Tensor,  # (C)
     eps: float,
     eps_inside: bool,
-    upstream: Tensor,  # (N, 1, 1 or H, 1 or W), of each pixel
+    upstream: Tensor | None,  # (N, 1, 1 or H, 1 or W), of each pixel
     by_x: bool,
     by_y: bool,
-) -> list[Tensor]:
-    """Those by x and by y (N, C, H, W), the wanted ones, of the sum of upstream * `reference.lpips_maps`."""
-    sides = [_Side(z.to(checks.accumulator_dtype(x)), eps, eps_inside) for z in (x, y)]
-    slope = (sides[0].unit - sides[1].unit).mul_(2 * weights.view(1, -1, 1, 1)).mul_(upstream)
-    found = [strided_like(x, sides[0].gradient(slope))] if by_x else []
-    return [*found, strided_like(x, sides[1].gradient(-slope))] if by_y else found
+) -> tuple[Tensor, list[Tensor]]:
+    """`reference.lpips_maps` (N, 1, H, W), and the wanted gradients of the sum of upstream times them, by x, by y."""
+    dtype = checks.accumulator_dtype(x)
+    found = x.new_empty((x.shape[0], 1, *x.shape[2:]), dtype=dtype)
+    wanted = by_x, by_y
+    made = [torch.empty_like(x) if one else None for one in wanted]
+    weights = weights.view(1, -1, 1, 1)
+    for rows in row_blocks(x):
+        sides = [_Side(z[:, :, rows].to(dtype), eps, eps_inside) for z in (x, y)]
+        error = sides[0].unit - sides[1].unit
+        slope = error * weights
+        torch.sum(slope * error, 1, keepdim=True, out=found[:, :, rows])
+        if upstream is None:
+            continue
+        slope *= 2 * (upstream[:, :, rows] if upstream.shape[2] > 1 else upstream)
+        for side, sign, gradient in zip(sides, (1, -1), made, strict=True):
+            if gradient is not None:
+                gradient[:, :, rows].copy_(side.gradient(slope if sign > 0 else -slope))
+    return found, [gradient for gradient in made if gradient is not None]
 
 
 class _Side:
@@ -40,4 +54,4 @@ class _Side:
 
     def gradient(self, slope: Tensor) -> Tensor:  # (N, C, H, W), by the unit features
         along = (slope * self.unit).sum(1, keepdim=True).div_(self._slope_divisor)
-        return slope / self._length - self.unit * along
+        return (slope / self._length).addcmul_(self.unit, along, value=-1)

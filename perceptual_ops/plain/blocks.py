@@ -1,0 +1,30 @@
+"""Maps taken a few rows at a time, so that what is made on the way, in fp32 above all, stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Elements of a block. On a CPU they stay in its cache; elsewhere each block is a launch or ten. Blocks depend on the
+# shape and the device's type alone, so that sums over them have the same bits every time.
+CPU_BLOCK = 2**18
+DEVICE_BLOCK = 2**24
+ROWS = 8  # a block has whole bytes of signs
+
+
+def row_blocks(x: Tensor) -> list[slice]:  # (N, C, H, W)
+    """The rows of each block: a multiple of `ROWS` but for the last; one empty block of a map without elements."""
+    batch, channels, height, width = x.shape
+    block = CPU_BLOCK if x.device.type == "cpu" else DEVICE_BLOCK
+    step = max(1, block // max(batch * channels * width * ROWS, 1)) * ROWS
+    return [slice(first, min(first + step, height)) for first in range(0, max(height, 1), step)]
+
+
+def map_of_blocks(x: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
+    """A map with the shape, dtype and strides of `torch.empty_like(x)`, whose rows are made block by block."""
+    made = torch.empty_like(x)
+    for rows in row_blocks(x):
+        made[:, :, rows].copy_(make(rows))
+    return made
