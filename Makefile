@@ -53,7 +53,7 @@ PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-reference test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build clean another-python
+.PHONY: demo paper test test-plain test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build clean another-python
 
 demo: build
 	$(RUN) examples/demo.py
@@ -66,14 +66,14 @@ paper: build
 test: build
 	$(PYTEST)
 
-# The suite on the PyTorch reference alone: the files of tests whose numbers an operator or a loss makes.
+# The suite in plain PyTorch: the files of tests whose numbers an operator or a loss makes.
 WITHOUT_ARITHMETIC := build* cuda_choice* manylinux* setup* host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
-    kernel_* sass* gram_plan* native_library* recipe_networks* programs* compiled_calls* settings* stlpips* \
+    kernel_* sass* gram_plan* native_library* library_file* recipe_networks* programs* compiled_calls* settings* stlpips* \
     training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
     engine_options* house* module_* input_size* network_names* published* recognition* tf32_* typing* unknown_kinds*
-test-reference: build
-	$(PYTEST) --backend reference $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
+test-plain: build
+	PERCEPTUAL_OPS_NATIVE=0 $(PYTEST) $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed

@@ -35,12 +35,14 @@ class NativeLibrary:
         cuda_reason: Why they do not serve CUDA tensors; empty where they do.
         build_info: What the library says of its build: version, compiler, CUDA toolkit and architectures.
         file: The library, beside the code or in an installed copy.
+        is_broken: Whether there is a library that does not load.
     """
 
     reason: str
     cuda_reason: str
     build_info: dict[str, str] = field(default_factory=dict)
     file: Path = LIBRARY
+    is_broken: bool = False
 
     @property
     def loaded(self) -> bool:
@@ -119,7 +121,7 @@ def _load() -> NativeLibrary:
         return NativeLibrary(reason, reason)
     if fault := fault_of(library) or _loaders_error(library):
         reason = f"{library.name if library == LIBRARY else library} does not load: {fault}"
-        return NativeLibrary(reason, reason)
+        return NativeLibrary(reason, reason, is_broken=True)
     info = dict(line.split("=", 1) for line in torch.ops.perceptual_ops.build_info().splitlines())
     cuda_reason = ""
     if not info["cuda"]:

@@ -6,9 +6,10 @@ input gives the same bits every time, on one machine with one number of threads.
 the maps. autocast changes nothing here; fp32 matrix products on the CPU are torch's, so they follow
 `torch.set_float32_matmul_precision`.
 
-`backend` is "auto" (the compiled operators, or the reference with one RuntimeWarning where they do not serve the
+`backend` is "auto" (the compiled operators, or plain PyTorch with one RuntimeWarning where they do not serve the
 input), "native" (insist on them: RuntimeError) or "reference" (`perceptual_ops.reference`). Under torch.export and
-torch.jit.trace "auto" is the reference: the program then runs where this library is not installed.
+torch.jit.trace "auto" is the reference: the program then runs where this library is not installed. In plain PyTorch the
+functions here are the reference, under autograd; losses keep their lean engine (`perceptual_ops.plain`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ collect_ignore_glob = [] if find_spec("pybind11") and shutil.which("g++") else [
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
-
 class PlainOperators(_native.NativeLibrary):
     """Stands for the compiled library where it is not loaded: backend="native" runs the operators of `plain`."""
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import perceptual_ops
 from perceptual_ops import cli
+from perceptual_ops._native import NativeLibrary
 from perceptual_ops.images import write_image
 
 
@@ -174,11 +175,14 @@ def test_doctor_speaks_of_every_extra():
     assert {name: list(packages) for name, packages in cli.doctor.EXTRAS.items()} == own
 
 
-def test_doctor_fails_where_the_library_does(capsys, monkeypatch):
-    reason = "_C.so is not built: run something"
-    monkeypatch.setattr(cli.doctor, "native", type(cli.doctor.native)(reason, reason))
-    assert cli.main(["doctor"]) == 1
-    assert reason in capsys.readouterr().out
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_doctor_fails_where_the_library_does(is_broken, capsys, monkeypatch):
+    """Plain PyTorch where there is none is as it may be."""
+    reason = "_C.so is as a test wants it"
+    monkeypatch.setattr(cli.doctor, "native", NativeLibrary(reason, reason, is_broken=is_broken))
+    assert cli.main(["doctor"]) == is_broken
+    out = capsys.readouterr().out
+    assert f"library                  {reason}" in out and f"; plain PyTorch: {reason}" in out
 
 
 def test_doctor_notices_a_wrong_operator(library, capsys, monkeypatch):

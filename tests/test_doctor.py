@@ -18,8 +18,6 @@ from perceptual_ops.cli import doctor, doctor_checks
 from perceptual_ops.engine import tile_parts
 from perceptual_ops.engine.tiles import Tile, tiles_of
 
-pytestmark = pytest.mark.usefixtures("library")
-
 CPU = torch.device("cpu")
 Fault = Callable[[Any], Any]  # of a result
 
@@ -167,6 +165,7 @@ def test_tiles_are_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(counts) == ({2 * 3} if name == "trunk_styles" or "in tiles" in case.where else set()), case.where
 
 
+@pytest.mark.usefixtures("library")
 def test_head(grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_commit", lambda: "0123abc")
     assert cli.main(["doctor", "--check", "--device", "cpu"]) == 0
@@ -175,25 +174,31 @@ def test_head(grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch
         assert fact in head
 
 
+@pytest.mark.usefixtures("library")
 def test_head_of_a_gpu(grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With a GPU that is described, and that the operators are not built for."""
     monkeypatch.setattr(doctor, "checked_device", torch.device)
     monkeypatch.setattr(doctor, "_devices", lambda: [(torch.device("cuda", 0), "NVIDIA H200")])
     monkeypatch.setattr(doctor, "driver_version", lambda: (12, 8))
     monkeypatch.setattr(doctor, "native", type(doctor.native)("", "it has no CUDA part", doctor.native.build_info))
+    monkeypatch.setattr(doctor, "use_engine", lambda device, backend: True)  # for good, where there is a GPU
     assert cli.main(["doctor", "--check", "--device", "cuda"]) == 1
     out = capsys.readouterr().out
     facts = (
         "NVIDIA H200",
         "serves CUDA 12.8",
         f"TF32 in convolutions {torch.backends.cudnn.allow_tf32}",
-        "operators                it has no CUDA",
+        "operators                plain PyTorch: it has no CUDA",
     )
     for fact in facts:
         assert fact in out
 
 
-def test_rocm_has_no_nvidia_driver_to_ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("library")
+def test_rocm_has_no_nvidia_driver_to_ask(
+    grams_alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "use_engine", lambda device, backend: True)
     monkeypatch.setattr(doctor, "checked_device", torch.device)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     library = type(doctor.native)("", "", {**doctor.native.build_info, "cuda": "13.0", "cuda_architectures": "90 +PTX"})

@@ -8,6 +8,7 @@ import json
 import platform
 import re
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .._native import LIBRARY, driver_version, native
 from .._program import PROGRAM
 from ..networks.published import DINOV2, hub_cache, is_cached
 from ..networks.weights import available
+from ..ops import use_engine
 from .terminal import checked_device, default_device
 
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -57,10 +59,13 @@ def _check(device: torch.device) -> int:
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         flags = f"TF32 in convolutions {cudnn.allow_tf32}, in products {matmul.allow_tf32}, benchmark {cudnn.benchmark}"
         _line("cuDNN", f"{cudnn.version()}; {flags}; --check runs without TF32")
-    refusal = native.refusal(device)
-    if refusal:
-        _line("operators", refusal)
+    _line("operators", _form(device))
+    if device.type == "mps":
+        _line("", "--check needs fp64, which this device does not have")
         return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was just said
+        use_engine(device, "auto")
     print(doctor_checks.HEADER)
     failures = rows = 0
     for row in doctor_checks.check(device):
@@ -68,6 +73,12 @@ def _check(device: torch.device) -> int:
         print(row, flush=True)  # at once: what comes next may end the process
     print(f"{failures} of {rows} rows fail" if failures else f"all {rows} rows are ok")
     return 1 if failures else 0
+
+
+def _form(device: torch.device) -> str:
+    """Which form of the operators runs on a device."""
+    refusal = native.refusal(device)
+    return f"plain PyTorch: {refusal}" if refusal else "compiled"
 
 
 def _print_versions() -> None:
@@ -82,12 +93,13 @@ def _print_versions() -> None:
 
 
 def _report() -> int:
-    """Prints what is there; 1 if the compiled operators are not loaded or fail where they should work."""
+    """Prints what is there; 1 if the compiled operators do not load, or fail where they should work."""
     failures = []
     _print_versions()
     for device, description in _devices():
         failure = _operator_failure(device)
-        failures.append(failure and (device.type == "cpu" or not native.cuda_reason))
+        expected = native.is_broken or (native.loaded and (device.type == "cpu" or not native.cuda_reason))
+        failures.append(failure and expected)
         _line(str(device), f"{description}; {failure or 'the compiled operators work'}")
     if not torch.cuda.is_available():
         _line("cuda", "no device that torch can use")
@@ -167,10 +179,9 @@ def _devices() -> list[tuple[torch.device, str]]:
 
 
 def _operator_failure(device: torch.device) -> str:
-    """Runs one compiled operator against its reference; why that fails, or nothing."""
-    refusal = native.refusal(device)
-    if refusal:
-        return refusal
+    """Runs one compiled operator against its reference; why that fails, or that plain PyTorch runs, or nothing."""
+    if native.refusal(device):
+        return _form(device)
     try:
         x = torch.linspace(-1, 1, 2 * 8 * 12 * 12, device=device).reshape(2, 8, 12, 12)
         torch.testing.assert_close(gram_matrix(x, backend="native"), reference.gram_matrix(x))

@@ -72,7 +72,9 @@ class Chunked:
                 checks.refuse_gradient(f"others[{i}]", other)
         wanted = grad_enabled and output.requires_grad
         loss: Tensor
-        loss, _ = chunked_op(output, list(others), self._key, self._chunk_size, autocast_dtype(device), grad_enabled, wanted)
+        loss, _ = chunked_op(
+            output, list(others), self._key, self._chunk_size, autocast_dtype(device), grad_enabled, wanted
+        )
         return loss
 
 

@@ -44,8 +44,8 @@ class EngineOptions(TypedDict, total=False):
         engine: "lean" makes the gradient with respect to the images in the forward, keeps nothing else, and multiplies
             it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
             gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary
-            autograd, with the memory that takes, and has derivatives of every order; the reference, where the
-            compiled operators cannot run, always takes that way. VGG, AlexNet and plain sequences of such layers are
+            autograd, with the memory that takes, and has derivatives of every order; backend="reference" always takes
+            that way. VGG, AlexNet and plain sequences of such layers are
             chains, run by hand, other networks run as the modules that they are, under autograd within the forward, a
             chunk at a time; `print(loss)` says which. A module is never given an empty batch.
         backend: "auto", "native" or "reference" operators (see `perceptual_ops.ops`).

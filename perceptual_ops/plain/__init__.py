@@ -1,7 +1,7 @@
 """The compiled library's operators in plain PyTorch: what the lean engine runs where that file does not.
 
 feature_maps.py, metrics.py and activations.py have one function per operator, with its arguments and results, dtypes
-and strides (csrc/library.cpp). `perceptual-ops doctor --check` compares the compiled operators with them.
+and strides (csrc/library.cpp). They trust their arguments, which the engine and `ops` have checked.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ SCHEMAS: dict[Callable[..., Any], str] = {
     "Tensor[] slopes, int[] pixels, Tensor?[] others) -> Tensor[]",
     feature_maps.feature_loss: f"({_PAIR}, {_DISTANCE}) -> (Tensor, Tensor)",
     feature_maps.feature_loss_backward: f"(Tensor grad, {_PAIR}, {_DISTANCE}) -> Tensor[]",
-    feature_maps.feature_loss_with_gradient: f"({_PAIR}, {_DISTANCE}, Tensor? grad=None) "
-    "-> (Tensor, Tensor, Tensor[])",
+    feature_maps.feature_loss_with_gradient: f"({_PAIR}, {_DISTANCE}, Tensor? grad=None) -> (Tensor, Tensor, Tensor[])",
     feature_maps.total_variation: "(Tensor x, str kind) -> Tensor",
     feature_maps.total_variation_backward: "(Tensor grad, Tensor x, str kind) -> Tensor",
     feature_maps.total_variation_with_gradient: "(Tensor x, str kind, Tensor? grad=None) -> (Tensor, Tensor)",

@@ -55,7 +55,7 @@ def bias_relu_(x: Tensor, bias: Tensor | None, signs: bool) -> Tensor:
             part += bias.to(checks.accumulator_dtype(x)).view(-1, 1, 1)
         part.relu_()
         if signs:
-            found.append(bits.packed_signs(oracle.passes(part)))
+            found.append(bits.packed_signs(part != 0))  # NaN passes
     return torch.cat(found, 1) if signs else _none(x)
 
 
@@ -112,9 +112,9 @@ def bias_relu_pool(
         if kind == "average":
             maxima = value.relu() if relu else value
         else:
-            maxima = F.max_pool2d(value, kernel, step)
+            maxima, indices = F.max_pool2d(value, kernel, step, return_indices=True)
             if codes:
-                found.append(_codes(value, maxima, kernel, step, relu))
+                found.append(_codes(indices, maxima, x.shape[3], kernel, step, relu))
             maxima = maxima.relu_() if relu else maxima
         result = oracle.filtered(maxima, kind, kernel, stride)
         if kind == "blur":
@@ -129,15 +129,16 @@ def _read(rows: slice, kernel: int, step: int) -> slice:
     return slice(rows.start * step, max(rows.stop - 1, 0) * step + kernel)
 
 
-def _codes(x: Tensor, maxima: Tensor, kernel: int, step: int, relu: bool) -> Tensor:
-    """Which element of each window is the first of its maxima, or the last NaN, as in torch; packed."""
-    *windows, last = oracle.windows(x, kernel, step)
-    codes = torch.zeros_like(maxima, dtype=torch.uint8)
-    for value in reversed(windows):
-        codes.add_(1).mul_(value != maxima)
-    lost = maxima.isnan()
-    for i, value in enumerate([*windows, last]):
-        codes.masked_fill_(lost & value.isnan(), i)
+def _codes(indices: Tensor, maxima: Tensor, width: int, kernel: int, step: int, relu: bool) -> Tensor:
+    """Which element of its window each maximum is, by the indices of torch's pooling; packed."""
+    rows, columns = (
+        torch.arange(0, side * step, step, dtype=torch.int32, device=maxima.device) for side in maxima.shape[2:]
+    )
+    offset = indices.to(torch.int32).sub_(rows.view(-1, 1) * width + columns)  # row * width + column, in the window
+    codes = offset.clone() if kernel > 1 else offset
+    for row in range(1, kernel):
+        codes -= (offset >= row * width).to(torch.int32).mul_(width - kernel)
+    codes = codes.to(torch.uint8)
     if relu:
         codes |= (maxima <= 0).view(torch.uint8).neg_()  # all bits
     return bits.packed_codes(codes, oracle.code_bits(kernel))

@@ -61,9 +61,15 @@ def gram_matrix_backward(grad: Tensor, x: Tensor, normalize: str) -> Tensor:
 def _by_features(slope: Tensor, x: Tensor, other: Tensor | None) -> Tensor:  # (N, C, C), (N, C, H, W)
     """From the slope by a raw Gram, symmetrised, to that by the features, plus another."""
 
+    is_nhwc = x.stride(1) == 1 < x.shape[1]
+
     def make(rows: slice) -> Tensor:
         part = x[:, :, rows].to(slope.dtype)
-        product = torch.bmm(slope, part.flatten(2)).view(part.shape)
+        if is_nhwc:  # the product laid out alike; the slope is symmetric
+            pixels = part.permute(0, 2, 3, 1)
+            product = torch.bmm(pixels.flatten(1, 2), slope).view(pixels.shape).permute(0, 3, 1, 2)
+        else:
+            product = torch.bmm(slope, part.flatten(2)).view(part.shape)
         return product if other is None else product.add_(other[:, :, rows])
 
     with autocast(x.device.type):
@@ -82,7 +88,9 @@ def style_loss(
     for x, gram, weight in zip(features, target_grams, weights, strict=True):
         error = gram_matrix(x, normalize) - gram
         values.append(reference.sample_distances(error, distance, parameter))
-        slope = _sample_slopes(error, distance, parameter).mul_(weight / reference.gram_divisor(normalize, *x.shape[1:]))
+        slope = _sample_slopes(error, distance, parameter).mul_(
+            weight / reference.gram_divisor(normalize, *x.shape[1:])
+        )
         slopes.append(slope + slope.mT)
     return *reference.weighted_sum(values, weights), slopes
 
@@ -116,8 +124,8 @@ def channel_statistics_backward(
     for x, known, slope, count, other in zip(features, statistics, slopes, pixels, others, strict=True):
         of_mean, of_deviation = (slope * (_each(grad, slope) / max(count, 1))).unbind(1)
         mean, deviation = known.unbind(1)
-        numbers = [per_pixel(z) for z in (of_mean, of_deviation / deviation, mean)]
-        found.append(_deviations_backward(x, *numbers, other))
+        base, factor, center = (per_pixel(z) for z in (of_mean, of_deviation / deviation, mean))
+        found.append(_deviations_backward(x, base, factor, center, other))
     return found
 
 

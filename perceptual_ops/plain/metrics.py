@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .. import _checks as checks
 from .. import reference
 from .blocks import map_of_blocks
 from .moments import channel_moments, per_pixel
@@ -118,7 +116,8 @@ def dists_distance_backward(
     by_targets: bool,
 ) -> Gradients:
     """By the statistics that are given: they may be of more pixels than the maps have."""
-    of_x, of_y = [], []
+    of_x: list[Tensor] = []
+    of_y: list[Tensor] = []
     for x, y, known, of_means, of_structures in zip(features, targets, statistics, alpha, beta, strict=True):
         factor = 2 * grad.view(-1, 1) / max(x.shape[2:].numel(), 1)
         mean_x, mean_y, mean_error, *variances = known.unbind(1)

@@ -1,0 +1,93 @@
+"""The library in plain PyTorch: all operators of the compiled one, chosen by a variable of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from perceptual_ops import _native, ops, plain
+
+SOURCE = Path(__file__).parents[1] / "csrc/library.cpp"
+STRING = r'"(?:[^"\\]|\\.)*"'
+
+
+def declared() -> set[str]:
+    """The schemas of csrc/library.cpp, as torch writes them, of operators on tensors."""
+    literals = re.findall(rf"m\.def\(((?:\s*{STRING})+)\s*\)", SOURCE.read_text())
+    schemas = ["".join(part[1:-1] for part in re.findall(STRING, literal)) for literal in literals]
+    assert len(schemas) == SOURCE.read_text().count("m.def(")
+    return {written(schema) for schema in schemas if "Tensor" in schema}
+
+
+def written(schema: str) -> str:
+    return str(torch._C.parse_schema(f"perceptual_ops::{schema}"))
+
+
+def test_schemas_are_the_compiled_operators() -> None:
+    assert {written(f"{one.__name__}{schema}") for one, schema in plain.SCHEMAS.items()} == declared()
+
+
+def test_the_library_has_the_schemas_of_its_source() -> None:
+    """Compiled or plain, whichever is in force."""
+    names = [one.__name__ for one in plain.SCHEMAS]
+    assert {str(getattr(torch.ops.perceptual_ops, name).default._schema) for name in names} == declared()
+
+
+def test_the_environment_chooses() -> None:
+    """Without a warning; the engine is lean, and its gradient that of autograd."""
+    script = """
+        import warnings
+        warnings.simplefilter("error")
+        import torch
+        import perceptual_ops as po
+        from perceptual_ops._native import native
+        assert native.reason == "PERCEPTUAL_OPS_NATIVE=0 in the environment"
+        images = torch.rand(2, 2, 3, 24, 32, dtype=torch.float64).unbind()
+        gradients = []
+        for options in ({}, {"engine": "autograd"}):
+            loss = po.LPIPS("squeeze", weights="random", **options).double()
+            assert loss.runs_lean(images=images[0]) == (not options)
+            x = images[0].clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(x, images[1]).sum(), x)
+            gradients.append(gradient)
+        torch.testing.assert_close(*gradients)
+        po.gram_matrix(images[0])
+    """
+    run = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "PERCEPTUAL_OPS_NATIVE": "0"}
+    subprocess.run(run, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "reason"),
+    [
+        ("darwin", "2.13.0", "the compiled operators are for Linux, this is darwin"),
+        ("linux", "2.9.1+cu128", "the compiled operators need torch >= 2.10, this is 2.9.1+cu128"),
+        ("linux", "2.10.0", ""),
+    ],
+)
+def test_why_no_library_is_looked_for(
+    platform: str, version: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(_native.SWITCH, raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(torch, "__version__", version)
+    assert _native._why_not_wanted() == reason
+
+
+def test_who_switches_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "native", _native.NativeLibrary(_native.SWITCHED_OFF, _native.SWITCHED_OFF))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ops.use_engine(torch.device("cpu"), "auto")
+        assert not ops.use_native([torch.ones(1)], "auto")
+    with pytest.raises(RuntimeError, match="PERCEPTUAL_OPS_NATIVE=0"):
+        ops.use_engine(torch.device("cpu"), "native")
