@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import report, timing, whole_report
+from . import plain_form, report, timing, whole_report
 from .memory import Peak, in_fresh_process, peak
 from .whole_case import Case, verify, without_tf32
 
@@ -105,7 +105,7 @@ def run(bench: Bench, arguments: Sequence[str] | None = None) -> int:
     options = parse(bench, arguments)
     cache = timing.ColdCache(torch.device(options.device))
     machine = report.this_machine(cache.device)
-    path = options.out / f"{machine.slug}-{bench.suffix}.csv"
+    path = options.out / f"{machine.slug}-{bench.suffix}{plain_form.SUFFIX}.csv"
     known = [(case.name,) for case in bench.cases[options.device]]
     outcomes: list[whole_report.Outcome] = []
     for case in options.cases:
@@ -114,6 +114,6 @@ def run(bench: Bench, arguments: Sequence[str] | None = None) -> int:
         rows = whole_report.rows(machine, outcomes[-1])
         report.write_csv(path, rows, known, whole_report.COLUMNS, keys=("case",))
     print(f"\n{machine.device}; torch {machine.torch}; perceptual_ops {machine.library} at {machine.commit}\n{path}\n")
-    notes = bench.notes(outcomes, options.device)
+    notes = bench.notes(outcomes, options.device) + plain_form.goals(outcomes)
     print(whole_report.table(outcomes, bench.rivals, bench.peers, notes))
     return 1 if any(outcome.problem for outcome in outcomes) else 0

@@ -18,6 +18,7 @@ from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduct
 
 Choice = TypeVar("Choice", bound=str)
 
+LARGEST = sys.float_info.max
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 CONTENT_DISTANCES: tuple[FeatureDistance, ...] = get_args(FeatureDistance)
@@ -27,6 +28,12 @@ REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 VARIATIONS: tuple[Variation, ...] = get_args(Variation)
 MAX_SEED = 2**64 - 1  # that torch's generators take
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The dtype of sums over tiles and of statistics: fp64, or fp32 on a device that does not have it."""
+    has_none = device.type == "mps" or (device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64)
+    return torch.float32 if has_none else torch.float64
 
 
 def accumulator_dtype(x: Tensor) -> torch.dtype:
@@ -84,7 +91,7 @@ def check_number(name: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     number = float(value)
-    if not abs(number) <= sys.float_info.max:  # what torch.compile can trace of math.isfinite
+    if not abs(number) <= LARGEST:  # torch.compile cannot trace math.isfinite
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return number
 

@@ -34,7 +34,7 @@ class Every(OperatorSettings):
 PART = Part(("relu1_1", "pool1"), (0.5, 2.0), "mse", 0.0)
 NONE = Part((), (), "huber", 0.5)
 SETTINGS = [
-    Entry("vgg16/0", torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), torch.bfloat16, 2),
+    Entry("vgg16/0", torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), torch.bfloat16, 2, InputSize.of_images()),
     InputSize(8, 9, "random_crop", torch.tensor([1, 2])),
     Terms(PART, NONE, "chw", 0.25),
     MetricSettings(("image", "relu1"), "lpips", 1e-10, True),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._autocast import autocast_dtype
+from .._checks import widest
 from ..losses.metric import MetricLoss
 from ..losses.perceptual import PerceptualLoss
 
@@ -86,5 +87,5 @@ class KeptLengths:
         """Those of the targets, each as one vector."""
         if len(targets) != len(self._targets) or any(a is not b for a, b in zip(targets, self._targets, strict=True)):
             self._targets = targets
-            self._lengths = [torch.linalg.vector_norm(x, dtype=torch.float64).item() for x in targets]
+            self._lengths = [torch.linalg.vector_norm(x, dtype=widest(x.device)).item() for x in targets]
         return self._lengths

@@ -98,13 +98,13 @@ def rows_of(targets: Sequence[Tensor], rows: slice) -> list[Tensor]:
     return [target if target.shape[0] == 1 else target[rows] for target in targets]
 
 
-def same_size(a: torch.Size, b: torch.Size) -> bool:
+def same_size(a: Sequence[int], b: Sequence[int]) -> bool:
     """Whether two batches are alike but for how many they are, and their channels."""
     # Size by size: whether symbolic ones are in a tuple is not known. No generator, which torch.compile cannot trace.
     return len(a) == len(b) and all([x == y for x, y in zip(a[2:], b[2:], strict=True)])
 
 
-def check_partner(name: str, output: torch.Size, partner: torch.Size, what: str) -> None:
+def check_partner(name: str, output: Sequence[int], partner: Sequence[int], what: str) -> None:
     if not same_size(output, partner) or (partner[0] != 1 and partner[0] != output[0]):
         raise ValueError(
             f"{name}: expected the batch and size of {what}"

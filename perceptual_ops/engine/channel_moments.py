@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .terms import Part
 
 operators: Any = torch.ops.perceptual_ops
@@ -16,7 +17,7 @@ STATISTICS = 2  # means and deviations
 
 def moments_of(x: Tensor) -> Tensor:  # (n, C, h, w) -> (n, 2, C)
     """Means and squared deviations, in fp64; what is added beneath a deviation's root stays in."""
-    mean, deviation = operators.channel_statistics([x])[0].double().split(1, 1)
+    mean, deviation = operators.channel_statistics([x])[0].to(checks.widest(x.device)).split(1, 1)
     return torch.cat([mean, deviation.square()], 1)
 
 

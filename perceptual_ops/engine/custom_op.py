@@ -9,7 +9,7 @@ images. Settings are objects to those who call them (operator_settings.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Entry(OperatorSettings):
     shift: Tensor
     dtype: torch.dtype
     chunk_size: int
-    input_size: InputSize = field(default_factory=InputSize.of_images)
+    input_size: InputSize
     cuda_graphs: bool = False
     tile_size: int = WHERE_LARGE
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from ..reference import DISTS_EPS, dists_by_statistics
 from .channel_moments import merged
 
@@ -202,7 +203,7 @@ class DistsSums:
 
     def add(self, statistics: Tensor, pixels: int) -> None:  # (n, 6, C)
         """Takes a part in."""
-        wide = statistics.double()
+        wide = statistics.to(checks.widest(statistics.device))
         self.pixels += pixels
         self.moments = wide if self.moments is None else merged(self.moments, wide, pixels / self.pixels)
 

@@ -26,12 +26,14 @@ class OperatorSettings:
     """
 
     _types: ClassVar[dict[str, Any]]
-    _names: ClassVar[frozenset[str]]
+    _fields: ClassVar[tuple[str, ...]]  # as all that torch.compile reads: Dynamo of torch 2.4 knows tuples
+    _names: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls)
         cls._types = {field: _argument_type(hints[field]) for field in cls.__annotations__}
-        cls._names = frozenset(field for field, kind in cls._types.items() if kind == tuple[str, ...])
+        cls._fields = tuple(cls._types)
+        cls._names = tuple(field for field, kind in cls._types.items() if kind == tuple[str, ...])
 
     @classmethod
     def schema(cls, prefix: str = "") -> str:
@@ -49,7 +51,7 @@ class OperatorSettings:
     def encoded(self) -> list[Any]:
         """The arguments of these settings; torch.compile traces it."""
         found: list[Any] = []
-        for field in self._types:
+        for field in self._fields:
             value = getattr(self, field)
             if isinstance(value, OperatorSettings):
                 found += value.encoded()

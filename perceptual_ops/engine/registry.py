@@ -103,9 +103,10 @@ _numbers = itertools.count()
 
 def kind_of(network: nn.Module) -> tuple[torch.dtype, torch.device]:
     """The dtype and device of a network's weights; where it has none, of its buffers."""
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    first = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
-    return (torch.float32, torch.device("cpu")) if first is None else (first.dtype, first.device)
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype, tensor.device
+    return torch.float32, torch.device("cpu")
 
 
 def trunk_of(key: str) -> FrozenTrunk:

@@ -50,8 +50,9 @@ class StyleSum:
 
     def wide(self) -> StyleSum:
         """In fp64, to be added up."""
-        pixels = self.pixels.double() if isinstance(self.pixels, Tensor) else self.pixels
-        return StyleSum(self.gram.double(), pixels, self.moments)
+        wide = checks.widest(self.gram.device)
+        pixels = self.pixels.to(wide) if isinstance(self.pixels, Tensor) else self.pixels
+        return StyleSum(self.gram.to(wide), pixels, self.moments)
 
     def pixels_of(self, samples: int) -> Tensor:  # (n, 1, 1)
         """The pixels of each sample as a tensor."""
@@ -84,9 +85,8 @@ class StyleSum:
 
 def no_sum(target: Tensor, samples: int, style_statistics: str) -> StyleSum:  # (n or 1, R, C)
     """Of no pixels."""
-    gram, moments = (
-        x.new_zeros((samples, *x.shape[1:]), dtype=torch.float64) for x in split_style(target, style_statistics)
-    )
+    wide = checks.widest(target.device)
+    gram, moments = (x.new_zeros((samples, *x.shape[1:]), dtype=wide) for x in split_style(target, style_statistics))
     return StyleSum(gram, 0, moments)
 
 
@@ -108,7 +108,7 @@ class Measured:
 
 def style_sums(layer: str, x: Tensor, guides: Sequence[Mask], style_statistics: str) -> list[StyleSum]:
     """What the style of a map (n, C, h, w) or a part of it is made of, or one for each guide."""
-    none = x.new_empty((x.shape[0], 0, x.shape[1]), dtype=torch.float64)
+    none = x.new_empty((x.shape[0], 0, x.shape[1]), dtype=checks.widest(x.device))
     if not guides:
         grams, statistics = compared(style_statistics)
         gram = operators.gram_matrix(x, "none") if grams else none

@@ -10,6 +10,7 @@ from operator import add
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .custom_op import Entry
 from .masks import ALL_PIXELS, Mask, Masks
 from .style_parts import StyleSum, by_sums, no_sum, style_sums
@@ -92,8 +93,9 @@ class StyleSums:
         values, slopes = dict[str, Tensor](), dict[str, Tensor]()
         for layer, of_layer in terms.by_layer([target.to(wide) for target in targets]).items():
             measured = by_sums(terms, layer, self._sums[layer], of_layer)
-            values["style"] = values["style"] + measured.loss.double() if values else measured.loss.double()
-            values[f"style/{layer}"] = measured.values[layer].double()
+            loss, value = (x.to(checks.widest(x.device)) for x in (measured.loss, measured.values[layer]))
+            values["style"] = values["style"] + loss if values else loss
+            values[f"style/{layer}"] = value
             slopes |= measured.slopes
         return values, slopes
 

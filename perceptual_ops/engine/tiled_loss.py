@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .batching import rows_of
 from .custom_op import Entry, chunks_in_parts, joined
 from .large_images import BAND, Readable, Writable
@@ -116,7 +117,7 @@ class TiledLoss:
         if self.terms.variation:
             self._variation()
         if self.share.gather:
-            none = self.entry.scale.new_zeros(self.output.shape[0], dtype=torch.float64)
+            none = self.entry.scale.new_zeros(self.output.shape[0], dtype=checks.widest(self.entry.scale.device))
             of_all = self.share.summed([self.values.get(name, none) for name in self.terms.names])
             self.values = dict(zip(self.terms.names, of_all, strict=True))
         return {name: value.to(self.entry.wide) for name, value in self.values.items()}
@@ -240,7 +241,8 @@ class TiledLoss:
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.values[name] = self.values[name].add_(value) if name in self.values else value.double()
+            known = self.values.get(name)
+            self.values[name] = value.to(checks.widest(value.device)) if known is None else known.add_(value)
 
 
 def tiled_losses(

@@ -14,6 +14,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from .. import _checks as checks
 from .custom_op import Entry
 from .large_images import Readable, Writable
 from .masks import Mask, weighed
@@ -123,11 +124,11 @@ class TiledMetric:
 
     def _joined(self, metric: Dists, sums: dict[str, DistsSums]) -> dict[str, DistsSums]:
         """Those of all processes' tiles."""
-        like = self.entry.scale.new_empty(0, dtype=torch.float64)
+        like = self.entry.scale.new_empty(0, dtype=checks.widest(self.entry.scale.device))
         counts = like.new_tensor([found.pixels for found in sums.values()])
         none = [like.new_zeros((self.output.shape[0], 6, len(alpha))) for alpha in metric.alpha]
         parts = [
-            found.statistics(torch.float64) if found.pixels else zeros
+            found.statistics(like.dtype) if found.pixels else zeros
             for found, zeros in zip(sums.values(), none, strict=True)
         ]
         joined = {layer: DistsSums() for layer in sums}
@@ -189,7 +190,8 @@ class TiledMetric:
 
     def _of_all(self, parts: list[Tensor]) -> Tensor:  # (L, n) each -> (L, n)
         """The sum over this process's parts, and over all processes."""
-        none = self.entry.scale.new_zeros((len(self.layers), self.output.shape[0]), dtype=torch.float64)
+        shape = len(self.layers), self.output.shape[0]
+        none = self.entry.scale.new_zeros(shape, dtype=checks.widest(self.entry.scale.device))
         (found,) = self.share.summed([reduce(torch.add, parts, none)])
         return found.to(self.entry.wide)
 

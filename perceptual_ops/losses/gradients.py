@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -168,7 +167,7 @@ def in_tiles(
     contents = [] if target is not None else criterion._content_targets(shaped, None)[1]
     grams = criterion._style_targets(shaped, None)
     size, (regions, shares) = criterion._size_of_call(shaped), criterion._regions(None)
-    terms = replace(criterion.terms(), shares=shares)
+    terms = criterion.terms(shares)
     loss = TiledLoss(entry, terms, side, output, target, contents, grams, by_output, by_target)
     loss.masks = Masks.of(mask, guides_of(mask, [size.of_mask(region, shaped) for region in regions]))
     criterion.check_guides(loss.masks.guides)

@@ -202,7 +202,7 @@ class LossWithTargets(FrozenLoss):
             if "content" not in self._kept:
                 raise ValueError("target: expected content images, got None; pass them or call set_content once before")
             for x in [output] if isinstance(output, Tensor) else output:
-                shape = torch.Size([count_of(output), *x.shape[1:]])
+                shape = (count_of(output), *x.shape[1:])
                 check_partner("output", shape, self._content_shape, "the images of set_content")
             return None, self._kept["content"]
         checked = self.checked_samples("target", target, self.content_layers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -288,7 +287,7 @@ class PerceptualLoss(PerceptualSettings):
         contents, others = beside[: counts[0]], beside[counts[0] :]
         grams, masks = others[: counts[1]], others[counts[1] :]
         size, (regions, shares) = self._size_of_call(output), self._regions(style)
-        terms = replace(self.terms(), shares=shares, of_clips=self.is_clip(output))
+        terms = self.terms(shares, self.is_clip(output))
         if terms.of_clips:
             masks = [as_batch(mask, output.shape[0], output.shape[2]) for mask in masks]  # of all frames
         mask = size.of_mask(masks[0], output) if masks else None

@@ -100,7 +100,7 @@ class PerceptualSettings(LossWithTargets):
     def identity(self) -> dict[str, object]:
         return super().identity() | {"gram_over": self.gram_over, **vars(self.terms()), "shares": self._shares}
 
-    def terms(self) -> Terms:
+    def terms(self, shares: tuple[float, ...] = (1.0,), of_clips: bool = False) -> Terms:
         """The settings as the engines take them; read at each call, since the attributes are the user's."""
         low, high = self.input_range
         content = checks.check_distance(self.content_distance, self.eps, self.delta, checks.CONTENT_DISTANCES)
@@ -111,5 +111,7 @@ class PerceptualSettings(LossWithTargets):
             self.gram_normalize,
             self.tv_weight / (high - low) ** 2,
             self.normalize_features,
-            style_statistics=self.style_statistics,
+            of_clips,
+            shares,
+            self.style_statistics,
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .._checks import DTYPES
+from .. import _checks as checks
 from .feature_network import FeatureNetwork
 from .hooks import is_altered
 from .layers import Conv, Layer, Pool, Relu
@@ -142,9 +142,13 @@ def _convolution(name: str, module: nn.Conv2d, first: bool) -> _Step:
         padding = kernel // 2
     else:
         padding = _one_number(module.padding)
-    weight = module.weight.detach().double()
-    bias = weight.new_zeros(module.out_channels) if module.bias is None else module.bias.detach().double()
+    weight = _wide(module.weight)
+    bias = weight.new_zeros(module.out_channels) if module.bias is None else _wide(module.bias)
     return _Step(Conv(name, module.in_channels, module.out_channels, kernel, stride, padding), (name,), (weight, bias))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(checks.widest(x.device))
 
 
 def _pooling(name: str, module: nn.Module, channels: int) -> Pool:
@@ -168,12 +172,12 @@ def _folded(name: str, norm: nn.BatchNorm2d, before: list[_Step], wanted: frozen
     if norm.running_mean is None or norm.running_var is None:
         raise _Unknown
     weight, bias = step.weights
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (_wide(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = (bias - norm.running_mean.double()) * scale
+        scale = scale * _wide(norm.weight)
+    shift = (bias - _wide(norm.running_mean)) * scale
     if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
+        shift = shift + _wide(norm.bias)
     # Of the convolution's own output nothing is left.
     return _Step(replace(step.layer, name=name), (name,), (weight * scale.view(-1, 1, 1, 1), shift))
 
@@ -202,6 +206,6 @@ def _common_kind(module: nn.Sequential) -> tuple[torch.dtype, torch.device]:
     """The one dtype and device of its parameters."""
     kinds = {(type(parameter), parameter.dtype, parameter.device) for parameter in module.parameters()}
     kind, dtype, device = kinds.pop()
-    if kinds or kind is not nn.Parameter or dtype not in DTYPES or device.type == "meta":
+    if kinds or kind is not nn.Parameter or dtype not in checks.DTYPES or device.type == "meta":
         raise _Unknown
     return dtype, device

@@ -8,8 +8,6 @@ from torch import Tensor
 from .. import _checks as checks
 from .blocks import row_blocks
 
-WITHOUT_FP64 = "mps"
-
 
 def channel_moments(x: Tensor, y: Tensor | None = None) -> Tensor:  # (N, C, H, W), (N or 1, C, H, W) -> (N, 2K, C)
     """Means of x, or of x, y and x - y, then their variances; by sums in fp64 where the device has it.
@@ -17,7 +15,7 @@ def channel_moments(x: Tensor, y: Tensor | None = None) -> Tensor:  # (N, C, H, 
     Sums are of differences from means in fp32, so that no variance is lost between large numbers.
     """
     dtype = checks.accumulator_dtype(x)
-    wide = dtype if x.device.type == WITHOUT_FP64 else torch.float64
+    wide = checks.widest(x.device)
     maps = [x] if y is None else [x, y.expand_as(x)]
     centers = [_mean(z, dtype).to(wide) for z in maps]
     if y is not None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import widest
 from .model_file import SMALLEST
 from .reach import Reach, reach_of
 
@@ -142,7 +143,7 @@ class _Statistics:
 
     def add(self, x: Tensor) -> _Statistics:  # (N, C, h, w)
         """Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance"."""
-        variance, mean = torch.var_mean(x.double(), (2, 3), correction=0, keepdim=True)
+        variance, mean = torch.var_mean(x.to(widest(x.device)), (2, 3), correction=0, keepdim=True)
         count = x.shape[2] * x.shape[3]
         share, off = count / (self.count + count), mean - self.mean
         self.squares = self.squares + variance * count + off.square() * (self.count * share)

@@ -18,6 +18,7 @@ from ..._accuracy import LAYOUTS
 from ...compat._ranges import check_ranges
 from ...engine.batching import WHERE_LARGE
 from ...engine.custom_op import Entry
+from ...engine.input_size import InputSize
 from ...engine.metric_op import MetricSettings, metric_loss
 from ...engine.pair import IMAGE
 from ...engine.perceptual_op import perceptual_loss, trunk_features, trunk_styles
@@ -66,7 +67,7 @@ class Bench:
 
     def entry(self, tile_size: int = WHERE_LARGE) -> Entry:
         scale, shift = (torch.full((1, 3, 1, 1), value, device=self.device) for value in (1 / STD, -MEAN / STD))
-        return Entry(self._trunk.key, scale, shift, self.dtype, CHUNK, tile_size=tile_size)
+        return Entry(self._trunk.key, scale, shift, self.dtype, CHUNK, InputSize.of_images(), tile_size=tile_size)
 
     def features(self, images: Tensor, layers: tuple[str, ...], exact: bool) -> list[Tensor]:
         """By the network under autograd, in the dtype of the arithmetic or in fp64."""
