@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceptual_ops import _native, ops, plain
+import perceptual_ops as po
+from perceptual_ops import _checks, _native, ops, plain
 
 SOURCE = Path(__file__).parents[1] / "csrc/library.cpp"
 STRING = r'"(?:[^"\\]|\\.)*"'
@@ -91,3 +94,43 @@ def test_who_switches_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not ops.use_native([torch.ones(1)], "auto")
     with pytest.raises(RuntimeError, match="PERCEPTUAL_OPS_NATIVE=0"):
         ops.use_engine(torch.device("cpu"), "native")
+
+
+class WithoutFp64(TorchDispatchMode):
+    """A device that does not have it, as "mps"."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "perceptual_ops":  # on, past this mode, so that it sees what the operator calls
+            with self:
+                result = func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **(kwargs or {}))
+        else:
+            result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, (list, tuple)) else [result]:
+            assert not isinstance(made, Tensor) or made.dtype != torch.float64, f"{func} made fp64"
+        return result
+
+
+@pytest.mark.parametrize("tile_size", [None, 32])
+@pytest.mark.parametrize("metric", ["style", "statistics", "lpips", "dists"])
+def test_a_device_without_fp64(metric: str, tile_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine makes none there, of images in tiles neither; the loss is the same."""
+    layers, style = ["relu1_1", "relu2_1"], {"style": "gram", "statistics": "both"}.get(metric)
+    if style:
+        loss = po.PerceptualLoss(
+            "vgg11", content_layers=[], style_layers=layers, style_statistics=style, weights="random"
+        )
+        loss.set_style(torch.rand(1, 3, 32, 32))
+    else:
+        loss = po.DISTS(weights="random") if metric == "dists" else po.LPIPS("squeeze", weights="random")
+    images = torch.rand(2, 1, 3, 64, 64).unbind()
+    given = (images[0].requires_grad_(), *([] if style else [images[1]]))
+    expected = loss(*given).sum()
+    monkeypatch.setattr(_checks, "widest", lambda device: torch.float32)
+    loss.tile_size = tile_size if metric != "lpips" else None
+    with WithoutFp64():
+        value = loss(*given).sum()
+        (gradient,) = torch.autograd.grad(value, images[0])
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(expected, images[0])[0], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()
+    )
