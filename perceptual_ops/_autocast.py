@@ -20,7 +20,7 @@ def _is_missing(device_type: str) -> bool:
 WITHOUT_AUTOCAST = tuple(filter(_is_missing, ("meta", "mps")))
 
 
-def autocast(device_type: str, dtype: torch.dtype | None = None) -> AbstractContextManager:
+def autocast(device_type: str, dtype: torch.dtype | None = None) -> AbstractContextManager[object]:
     """torch.autocast to a dtype; by None every dtype is as it is asked for."""
     if device_type in WITHOUT_AUTOCAST:
         return contextlib.nullcontext()

@@ -191,6 +191,7 @@ def test_weights_as_a_tensor_of_numbers() -> None:
     assert torch.equal(po.feature_loss([x], [y], torch.tensor([2.0])), po.feature_loss([x], [y], [2.0]))
 
 
+@pytest.mark.usefixtures("library")
 def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
     library, x = torch.ops.perceptual_ops, maps()
     calls = {
@@ -216,6 +217,7 @@ def test_compiled_operators_check_what_memory_safety_needs(native: str) -> None:
             call()
 
 
+@pytest.mark.usefixtures("library")
 def test_channel_statistics_check_what_memory_safety_needs(native: str) -> None:
     library, x, numbers, grad = torch.ops.perceptual_ops, maps(), [torch.ones(2, 2, 3)], torch.ones(2)
     backward = library.channel_statistics_backward
@@ -237,6 +239,7 @@ def test_channel_statistics_check_what_memory_safety_needs(native: str) -> None:
             call()
 
 
+@pytest.mark.usefixtures("library")
 def test_compiled_metrics_check_what_memory_safety_needs(native: str) -> None:
     library, x, weights, grad = torch.ops.perceptual_ops, maps(), channels(), torch.ones(2)
     settings, wanted, numbers = (1e-10, False), (True, True), [torch.ones(2, 6, 3)]

@@ -191,7 +191,10 @@ def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kerne
     """The gradient by what is pooled: each window's goes where its maximum lay, or nowhere."""
     found = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=NHWC).zero_()
     if kind == "average":
-        return torch.ops.aten.avg_pool2d_backward(grad, found, [kernel] * 2, [stride] * 2, [0, 0], False, True, None)
+        made: Tensor = torch.ops.aten.avg_pool2d_backward(
+            grad, found, [kernel] * 2, [stride] * 2, [0, 0], False, True, None
+        )
+        return made
     if kind == "blur":
         grad, stride = _filtered_backward(grad, codes, stride), 1
     for i, position in enumerate(oracle.windows(found, kernel, stride)):
@@ -209,7 +212,8 @@ def _filtered_backward(grad: Tensor, maxima: Tensor, stride: int) -> Tensor:
     weight = reference.binomial_filter(grad)
     left = [(size - 3) % stride for size in (rows, columns)]
     padded = F.conv_transpose2d(grad, weight, None, stride, 0, left, groups=grad.shape[1])
-    return torch.ops.aten.reflection_pad2d_backward(padded, grad.new_empty(maxima.shape), [2, 2, 2, 2])
+    made: Tensor = torch.ops.aten.reflection_pad2d_backward(padded, grad.new_empty(maxima.shape), [2, 2, 2, 2])
+    return made
 
 
 def l2_pool(x: Tensor) -> Tensor:

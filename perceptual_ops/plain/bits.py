@@ -67,4 +67,4 @@ def _of_rows(packed: Tensor, bits: int, shape: Sequence[int], rows: slice) -> Te
 def _map(flat: Tensor, shape: Sequence[int], rows: slice) -> Tensor:  # (N, at least C rows W) -> (N, C, rows, W)
     channels, _, width = shape
     height = rows.stop - rows.start
-    return flat[:, : channels * height * width].unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+    return flat[:, : channels * height * width].view(flat.shape[0], height, width, channels).permute(0, 3, 1, 2)

@@ -27,7 +27,7 @@ def pixel_terms(
     weights = weights.view(1, -1, 1, 1)
     for rows in row_blocks(x):
         sides = [_Side(z[:, :, rows].to(dtype), eps, eps_inside) for z in (x, y)]
-        error = sides[0].unit - sides[1].unit
+        error = _difference(*sides)
         slope = error * weights
         torch.sum(slope * error, 1, keepdim=True, out=found[:, :, rows])
         if upstream is None:
@@ -44,14 +44,31 @@ class _Side:
 
     def __init__(self, x: Tensor, eps: float, eps_inside: bool) -> None:  # (N or 1, C, H, W)
         squares = x.square().sum(1, keepdim=True)
-        if eps_inside:
-            self._length = self._slope_divisor = (squares + eps).sqrt_()
-        else:
+        self.x, self.root = x, (squares + eps if eps_inside else squares).sqrt_()
+        self.length = self.root if eps_inside else self.root + eps
+        self._slope_divisor, self._divisor = self.root, self.length
+        if not eps_inside:
             # Where a pixel has no features at all, no gradient flows to them: their length counts as infinite.
-            self._slope_divisor = squares.sqrt().masked_fill_(squares == 0, float("inf"))
-            self._length = self._slope_divisor + eps
-        self.unit = x / self._length
+            self._slope_divisor = self.root.masked_fill(squares == 0, float("inf"))
+            self._divisor = self._slope_divisor + eps
+        self.unit = x / self._divisor
 
     def gradient(self, slope: Tensor) -> Tensor:  # (N, C, H, W), by the unit features
         along = (slope * self.unit).sum(1, keepdim=True).div_(self._slope_divisor)
-        return (slope / self._length).addcmul_(self.unit, along, value=-1)
+        return (slope / self._divisor).addcmul_(self.unit, along, value=-1)
+
+
+def _difference(x: _Side, y: _Side) -> Tensor:
+    """x.unit - y.unit, which alone would be rounding where they are nearly equal.
+
+    With d = x - y and l the length of x less that of y it is (d - l x.unit) / y.length, and (d - l y.unit) / x.length:
+    by the longer of the two, since the other may be 0.
+    """
+    error = x.x - y.x
+    roots = (x.root + y.root).clamp_(min=torch.finfo(error.dtype).tiny)
+    longer = (error * (x.x + y.x)).sum(1, keepdim=True).div_(roots)
+    by_x = (x.root >= y.root).to(error.dtype)
+    share = longer / torch.maximum(x.length, y.length)
+    error /= torch.maximum(x.length, y.length)
+    error.addcmul_(y.unit, share * by_x, value=-1)
+    return error.addcmul_(x.unit, share * (1 - by_x), value=-1)
