@@ -108,6 +108,13 @@ def test_errors_of_cpp_leave_nothing_behind() -> None:
 
 
 @needs_library
+def test_the_library_does_not_say_where_it_was_built() -> None:
+    file = _native.LIBRARY.read_bytes()
+    for folder in (Path(__file__).resolve().parents[1], Path(torch.__file__).resolve().parent):
+        assert str(folder).encode() not in file, folder
+
+
+@needs_library
 @pytest.mark.skipif(not shutil.which("nm") or not shutil.which("g++"), reason="needs nm and g++")
 def test_only_stable_symbols() -> None:
     """Nothing of torch but the C functions of its stable ABI, none newer than 2.10: one file serves all later torch."""
