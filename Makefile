@@ -53,9 +53,9 @@ PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build clean another-python
+.PHONY: demo paper test test-plain test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build compiled clean another-python
 
-demo: build
+demo: compiled
 	$(RUN) examples/demo.py
 
 # Each goes on where it was stopped. Without apt it learns from fewer photographs.
@@ -182,16 +182,24 @@ gpu:
 	$(PYTHON) -m bench.gpu $(PARTS)
 
 # Ninja compiles what changed, and says so, which pip would not; the rest is a few seconds of pip.
-build: $(VENV)/.installed
+build: $(VENV)/.installed compiled
+
+compiled: $(VENV)/.demo
 	$(RUN) setup.py -q build_ext --inplace
 	$(RUN) -m pip install -q --no-build-isolation --no-deps -e .
 	@$(RUN) -c "from perceptual_ops._native import native; print(native.cuda_reason or 'built for CPU and CUDA')"
 
 # From nothing where the last attempt did not end, or with another Python; else only what changed is installed.
-$(VENV)/.installed: requirements-dev.txt requirements-data.txt $(ANOTHER_PYTHON)
+$(VENV)/.demo: requirements-demo.txt requirements-data.txt $(ANOTHER_PYTHON)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and \
 	    'expected Python >= 3.10, got ' + sys.version.split()[0] + ': name another one, as make PYTHON=python3.12')"
-	$(PYTHON) -m venv $(if $(ANOTHER_PYTHON)$(if $(wildcard $@),,none),--clear) $(VENV)
+	$(PYTHON) -m venv $(if $(ANOTHER_PYTHON)$(if $(wildcard $(VENV)/.demo $(VENV)/.installed),,none),--clear) $(VENV)
+	$(RUN) -m pip install -q -r requirements-demo.txt
+	grep ^stlpips requirements-data.txt | $(RUN) -m pip install -q --no-deps -r /dev/stdin
+	touch $@
+
+# What developers need besides.
+$(VENV)/.installed: $(VENV)/.demo requirements-dev.txt requirements-data.txt
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	$(RUN) -m pip install -q --no-deps -r requirements-data.txt
 	touch $@

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("import", "loss + gradient", "engine", "compile")
 COLUMNS = ("python", "torch", "system", "artefact", "install", *STEPS)
-PINNED_TORCH = re.findall(r"^torch==(\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[0]
+PINNED_TORCH = re.findall(r"^torch==(\S+)", (ROOT / "requirements-demo.txt").read_text(), re.MULTILINE)[0]
 FORMS = {"-any.whl": "any", ".whl": "compiled", ".tar.gz": "sdist"}
 
 
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters")
     torch = parser.add_mutually_exclusive_group()
     torch.add_argument(
-        "--torch", default=PINNED_TORCH, help="version to install (default: that of requirements-dev.txt)"
+        "--torch", default=PINNED_TORCH, help="version to install (default: that of requirements-demo.txt)"
     )
     torch.add_argument("--lent-torch", action="store_true", help="take torch from the interpreters")
     options = parser.parse_args(arguments)

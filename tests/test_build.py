@@ -73,6 +73,6 @@ def make(*arguments: str, **settings: str) -> str:
 def test_a_newcomers_picture_compiles_for_the_gpu_at_hand() -> None:
     """All else compiles for every GPU, since tests read the machine code."""
     name = "PERCEPTUAL_OPS_CUDA_ARCHS"
-    demo, bench = ([goal, "-o", "build", f"RUN=printenv {name}; :"] for goal in ("demo", "bench"))
+    demo, bench = ([goal, "-o", "build", "-o", "compiled", f"RUN=printenv {name}; :"] for goal in ("demo", "bench"))
     assert (make(*demo), make(*bench)) == ("native", "all")
     assert make(*demo, **{name: "90"}) == make(*bench, **{name: "90"}) == "90"

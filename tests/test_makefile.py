@@ -21,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "a path with spaces"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
-    for name in ("requirements-dev.txt", "requirements-data.txt"):
+    for name in ("requirements-demo.txt", "requirements-dev.txt", "requirements-data.txt"):
         (folder / name).write_text("# nothing\n")
     return folder
 
@@ -54,7 +54,8 @@ def finished(checkout: Path) -> Path:
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    (checkout / STAMP).touch()
+    for stamp in (".venv/.demo", STAMP):
+        (checkout / stamp).touch()
     return checkout
 
 
