@@ -34,8 +34,9 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
 def failure(done: subprocess.CompletedProcess[str]) -> str:
     """The line by which a process says why it failed."""
     lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(ERROR|\w*(Error|Exception)): ", line)]
-    return f"FAILED: {(told or lines or [f'exit status {done.returncode}'])[-1]}"
+    told = [line for line in lines if re.match(r"(ERROR|[\w.]*(Error|Exception)): ", line)]
+    line = (told or lines or [f"exit status {done.returncode}"])[-1]
+    return "FAILED: " + line.replace("|", "/")[:200]  # a cell of the table
 
 
 def lend_torch(lender: str, python: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def test_an_artefact_that_does_not_install(tmp_path: Path, capsys: pytest.Captur
     assert check_install.main(["--lent-torch", str(damaged)]) == 1
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith(f"| {'.'.join(map(str, sys.version_info[:3]))} |  | ") and "| any | FAILED: " in row
+
+
+def test_a_failure_is_told_by_its_error() -> None:
+    text = "Traceback:\n  a line\ntorch._inductor.exc.InductorError: no compiler\n\nSet a variable for more"
+    done = subprocess.CompletedProcess([], 1, "", text)
+    assert check_install.failure(done) == "FAILED: torch._inductor.exc.InductorError: no compiler"
 
 
 def test_a_python_that_makes_no_environment(tmp_path: Path) -> None:
