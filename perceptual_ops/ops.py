@@ -15,7 +15,7 @@ functions here are the reference, under autograd; losses keep their lean engine 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -76,7 +76,7 @@ def _compiles_without_dynamo() -> bool:
 
 
 # Before torch 2.7 an export by Dynamo (strict=True) does not show.
-is_exporting = getattr(torch.compiler, "is_exporting", _compiles_without_dynamo)
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _compiles_without_dynamo)
 
 
 def makes_program() -> bool:
