@@ -7,6 +7,7 @@
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # bench-engine  time losses over any frozen network, and steps with adaptive weights, against autograd
 # bench-sharded  losses of one image on 1, 2 and 4 processes: errors, bytes, memory, and how soon a death is known
+# bench-plain  memory and time of the losses in plain PyTorch, PERCEPTUAL_OPS_NATIVE=0, against eager
 # bench-tiles  memory and time of large images in tiles (hours; ONLY="1024 2048" for some)
 # bench-photograph  the style gradient of a photograph of 8000 x 8000 pixels in capped memory (an hour)
 # bench-commits  time the losses against those of COMMIT, and compare their bits
@@ -32,6 +33,7 @@
 PYTHON ?= python3
 PARTS ?= build test bench
 COMMIT ?= HEAD~1
+TORCH ?= 2.4.1
 EXPERIMENTS ?= style objective speed sr-x4-0 sr-x4-1 sr-x4-2 sr-x4 sr-x8 inversion \
     levels-1 levels-2 levels-3 levels-4 levels checks report
 # A developer's warnings and spills are errors; `make build PERCEPTUAL_OPS_STRICT=0` with a compiler that has others.
@@ -53,7 +55,7 @@ PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -71,9 +73,19 @@ WITHOUT_ARITHMETIC := build* cuda_choice* manylinux* setup* host_* compat_* benc
     damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
     kernel_* sass* gram_plan* native_library* library_file* recipe_networks* programs* compiled_calls* settings* stlpips* \
     training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
-    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* typing* unknown_kinds*
+    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* typing* unknown_kinds* \
+    broken_packages* captured_weights* check_* complaints* heat_map* image_lists* import* inversion* large_memory* \
+    large_stylize* launches* makefile* metadata* metric_weights* progress* sharded_* style_transfer* training_recipes* \
+    workflows*
 test-plain: build
 	PERCEPTUAL_OPS_NATIVE=0 $(PYTEST) $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
+
+# The oldest torch that is served; there are wheels of it for Python 3.12 and older.
+test-older-torch:
+	test -x build/torch-$(TORCH)/bin/pytest || { $(PYTHON) -m venv build/torch-$(TORCH) && \
+	    build/torch-$(TORCH)/bin/pip install -q torch==$(TORCH) numpy pillow pytest safetensors; }
+	PYTHONPATH=. build/torch-$(TORCH)/bin/python -m pytest $(patsubst %,tests/test_%.py,plain operators activation \
+	    activation_pooling l2_pool loss_scale channel_statistics lean_engine compiled_calls)
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed
@@ -120,6 +132,10 @@ bench-photograph: build
 
 bench-sharded: build
 	$(RUN) -m bench.sharded
+
+bench-plain: build
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench.whole --only 4x256x256 16x256x256 --variants eager "ours fp32"
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench.metrics --only "vgg 4x256" "dists 4x256" --variants lpips DISTS_pytorch "ours fp32"
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)

@@ -7,7 +7,7 @@ import csv
 import pytest
 import torch
 
-from bench import memory, timing, whole, whole_bench, whole_report
+from bench import memory, plain_form, timing, whole, whole_bench, whole_report
 from bench.plain import PlainLoss
 from bench.whole_case import BF16, FP32, Variant, verify
 from bench.whole_cases import RIVALS, VARIANTS, square
@@ -143,3 +143,17 @@ def test_the_plain_loss_is_the_preset(dtype):
     torch.testing.assert_close(
         preset(output, target), plain(output, target), rtol=1e-5 if dtype == FP32 else 0.01, atol=0
     )
+
+
+@pytest.mark.parametrize(("parts", "time", "verdict"), [(8, 1.1, "reached"), (7.9, 1.0, "missed"), (9, 1.2, "missed")])
+def test_goals_in_plain_pytorch(parts: float, time: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = whole_report.Outcome(
+        square(4, 48, SMALL),
+        timings={"eager": timing.Timing(1, 1, 1, 5), "ours fp32": timing.Timing(time, 1, 1, 5)},
+        peaks={"eager": memory.Peak(int(parts * 1000)), "ours fp32": memory.Peak(1000)},
+    )
+    monkeypatch.setattr(plain_form, "SUFFIX", "")
+    assert plain_form.goals([outcome]) == []  # of the compiled library
+    monkeypatch.setattr(plain_form, "SUFFIX", "-plain")
+    (line,) = plain_form.goals([outcome])
+    assert line.startswith(f"goal {verdict}: loss 4x48x48 in plain PyTorch: ")

@@ -90,11 +90,11 @@ def _clip_loss(
     if guides:
         sums = [StyleSum.of_gram(gram.sum(1), squares.sum(1)) for gram, squares in zip(of_frames, pixels, strict=True)]
         values["style"], of_layers = _guided_style(terms, sums, grams)
-        values |= {f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)}
+        values.update({f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)})
         return _total(values), {name: values[name] for name in terms.names}
     styles = [style_over_frames(x, terms.gram_normalize, terms.style_statistics) for x in of_frames]
     values["style"], of_layers = _clip_style(terms, styles, grams, backend)
-    values |= {f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)}
+    values.update({f"style/{layer}": value for layer, value in zip(part.layers, of_layers, strict=True)})
     return _total(values), {name: values[name] for name in terms.names}
 
 
@@ -137,16 +137,18 @@ def _chunk_terms(
             )
         else:
             found["content"], values = _masked_content(part, maps, targets, mask, backend)
-        found |= {f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
+        found.update({f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
     if terms.of_clips and guides:
         for layer in terms.style.layers:
             for k, sum in enumerate(_guided_sums(layer, features[layer], guides, backend)):
                 found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(sum.gram.shape[0])
     elif terms.of_clips:
-        found |= {
-            f"gram/{layer}": plain_style(features[layer], terms.gram_normalize, terms.style_statistics, backend)
-            for layer in terms.style.layers
-        }
+        found.update(
+            {
+                f"gram/{layer}": plain_style(features[layer], terms.gram_normalize, terms.style_statistics, backend)
+                for layer in terms.style.layers
+            }
+        )
     elif terms.style.layers:
         part = terms.style
         maps = [features[layer] for layer in part.layers]
@@ -158,7 +160,7 @@ def _chunk_terms(
             found["style"], values = _guided_style(terms, sums, targets)
         else:
             found["style"], values = _style(terms, maps, targets, backend)
-        found |= {f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)}
+        found.update({f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
     if terms.variation:
         variation = ops.total_variation(images, "l2_squared", "none", backend=backend)
         # An fp64 image does not make an fp64 loss of an fp32 network.

@@ -88,7 +88,7 @@ class Entry(OperatorSettings):
 
     def normalized(self, images: Tensor) -> Tensor:
         """A chunk of images (n, C, H, W) as the trunk takes them."""
-        return trunk_of(self.trunk_key).enter(self.input_size(images), self.scale, self.shift, self.dtype)
+        return trunk_of(self.trunk_key).enter(self.input_size.entered(images), self.scale, self.shift, self.dtype)
 
     def forward(self, runs: list[Run], layers: Sequence[str]) -> list[Tape]:
         """See `FrozenTrunk.forward_together`."""

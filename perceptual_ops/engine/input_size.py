@@ -63,7 +63,7 @@ class InputSize(OperatorSettings):
         corner = torch.stack([draws[0] * (rows + 1), draws[1] * (columns + 1)])
         return replace(self, corner=corner.long())
 
-    def __call__(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, height, width)
+    def entered(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, height, width)
         """The images in that size; differentiable."""
         if not self.is_given:
             return images
@@ -84,7 +84,7 @@ class InputSize(OperatorSettings):
         if self.is_given and self.mode in INTERPOLATIONS:
             return area_average(mask, self.height, self.width)
         of_images = area_average(mask, images.shape[-2], images.shape[-1])
-        return self(of_images) if self.is_given else of_images
+        return self.entered(of_images) if self.is_given else of_images
 
     def backward(self, images: Tensor, gradient_of: Callable[[Tensor], Tensor]) -> Tensor:  # (n, C, H, W)
         """The gradient with respect to images (n, C, H, W), whose dtype it has.
@@ -95,6 +95,6 @@ class InputSize(OperatorSettings):
         """
         with under_autograd():
             leaf = images.detach().requires_grad_()
-            entered = self(leaf)
+            entered = self.entered(leaf)
             (found,) = torch.autograd.grad(entered, leaf, gradient_of(entered.detach()))
         return found

@@ -292,7 +292,7 @@ class FrozenLoss(EngineSettings):
 
     def features(self, images: Tensor, layers: Sequence[str], input_size: InputSize | None = None) -> list[Tensor]:
         """Images (N, C, H, W) in input_range -> the features of each layer."""
-        images = images if input_size is None else input_size(images)
+        images = images if input_size is None else input_size.entered(images)
         if not (ops.makes_program() or images.shape[0]):
             # Few modules take an empty batch: a blank image goes in, whose features are dropped.
             one = torch.cat([images, images.new_zeros(1, *images.shape[1:])])
