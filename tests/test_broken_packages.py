@@ -43,8 +43,9 @@ def test_the_cause_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("package", USES)
 def test_a_missing_package_is_advised(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package.partition(".")[0], None)
-    if "." in package:
-        monkeypatch.delitem(sys.modules, package, raising=False)
+    top = package.partition(".")[0]
+    for name in [name for name in sys.modules if name.startswith(f"{top}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, top, None)
     with pytest.raises(ModuleNotFoundError, match="pip install"):
         USES[package]()

@@ -78,7 +78,7 @@ def test_lbfgs_is_told_how_much(pictures, monkeypatch):
         monkeypatch.setattr("perceptual_ops.recipes.optimization.MOST_STEPS", most)
         monkeypatch.setattr("perceptual_ops.recipes.optimization.LEAST_STEPS", 1)
         image = content.clone().requires_grad_()
-        minimize_with_lbfgs(Objective(loss, image, (), None), image, 6)
+        minimize_with_lbfgs(Objective(loss, image, (), None), image, 15)
         found.append(image.detach())
     assert not torch.equal(*found)
 

@@ -123,7 +123,7 @@ def test_empty_batch(native: str, device: str) -> None:
     assert (values.shape, dx.shape) == ((0,), x.shape)
 
 
-def test_a_wrong_upstream_is_refused(native: str, device: str) -> None:
+def test_a_wrong_upstream_is_refused(native: str, library: None, device: str) -> None:
     x = torch.ones((2, 3, 4, 5), device=device)
     for grad in (torch.ones(3, device=device), torch.ones(2, dtype=torch.float64, device=device)):
         with pytest.raises(RuntimeError, match="grad: expected"):
