@@ -151,7 +151,8 @@ def _why_not_wanted() -> str:
 
 native = _load()
 
-_told: set[str] = {SWITCHED_OFF}  # who says so knows
+# Nobody needs to be told what they chose, nor what they cannot have: `doctor` says both.
+_told: set[str] = {_why_not_wanted()}
 
 
 @constant_when_compiled

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 from . import _checks as checks
 from . import plain, reference
 from ._autograd import layer_loss, register
-from ._native import fall_back, native
+from ._native import constant_when_compiled, fall_back, native
 from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 if not native.loaded:
@@ -47,13 +47,19 @@ def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
 def use_engine(device: torch.device, backend: str) -> bool:
     """Whether the lean engine runs on a device: by the compiled operators, or by plain ones where they cannot.
 
-    Warns or raises then, as `backend` says.
+    Warns or raises then, as `backend` says. Plain operators replace those of CUDA for all GPUs or for none:
+    beside a GPU that is served, another one has ordinary autograd.
     """
     if not use_operators(backend):
         return False
-    if _falls_back(native.refusal(device), backend) and native.loaded and device.type == "cuda":
-        plain.replace_compiled("CUDA")
-    return True
+    if not _falls_back(native.refusal(device), backend) or device.type != "cuda" or native.cuda_reason:
+        return True
+    return not _serves_a_gpu() and plain.replaces_compiled("CUDA")
+
+
+@constant_when_compiled
+def _serves_a_gpu() -> bool:
+    return any(not native.refusal(torch.device("cuda", index)) for index in range(torch.cuda.device_count()))
 
 
 def use_operators(backend: str) -> bool:

@@ -83,7 +83,7 @@ def engine(images: torch.Tensor, target: torch.Tensor) -> str:
 
 
 def compiles(images: torch.Tensor, target: torch.Tensor) -> str:
-    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+    if not any(map(shutil.which, ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++"))):
         return "no compiler of C++, which torch.compile needs"
     loss = made()
     compiled = torch.compile(loss, fullgraph=True)

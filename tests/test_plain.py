@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import pytest
@@ -88,14 +87,45 @@ def test_why_no_library_is_looked_for(
     assert _native._why_not_wanted() == reason
 
 
-def test_who_switches_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_is_refused_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "native", _native.NativeLibrary(_native.SWITCHED_OFF, _native.SWITCHED_OFF))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert ops.use_engine(torch.device("cpu"), "auto")
-        assert not ops.use_native([torch.ones(1)], "auto")
     with pytest.raises(RuntimeError, match="PERCEPTUAL_OPS_NATIVE=0"):
         ops.use_engine(torch.device("cpu"), "native")
+
+
+def test_operators_are_replaced_while_compiling(library: None) -> None:
+    """Without torch's warning, and in one graph."""
+    script = """
+        import torch
+        import perceptual_ops as po
+        from perceptual_ops import plain
+        loss, x, y = po.LPIPS("squeeze", weights="random"), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+        compiled = loss(x, y)
+        found = torch.compile(lambda: plain.replaces_compiled("CPU") and loss(x, y), fullgraph=True, backend="eager")()
+        kernels = torch._C._dispatch_dump("perceptual_ops::lpips_distance")
+        assert "perceptual_ops/plain" in kernels.split("CPU: ")[1].splitlines()[0], kernels
+        torch.testing.assert_close(found, compiled)
+    """
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(script)], check=True)
+
+
+@pytest.mark.parametrize(("served", "lean"), [((False, False), True), ((True, False), False)])
+def test_plain_operators_are_of_all_gpus_or_none(
+    served: tuple[bool, ...], lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library(_native.NativeLibrary):
+        def refusal(self, device: torch.device) -> str:
+            return "" if served[device.index or 0] else "too old a driver"
+
+    replaced = []
+    monkeypatch.setattr(ops, "native", Library("", ""))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(served))
+    monkeypatch.setattr(plain, "replaces_compiled", lambda key: not replaced.append(key))
+    monkeypatch.setattr(_native, "_told", set())
+    with pytest.warns(RuntimeWarning, match="too old a driver"):
+        assert ops.use_engine(torch.device("cuda", 1), "auto") == lean
+    assert replaced == ["CUDA"] * lean
+    assert ops.use_engine(torch.device("cuda", 0), "auto")
 
 
 class WithoutFp64(TorchDispatchMode):

@@ -7,6 +7,7 @@ have checked.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -65,8 +66,15 @@ def serve() -> None:
 
 
 @constant_when_compiled
+def replaces_compiled(dispatch_key: str) -> bool:
+    """Runs the operators here where the compiled ones ran: for "CUDA" tensors, on GPUs that those do not serve."""
+    _replace_once(dispatch_key)
+    return True
+
+
 @cache
-def replace_compiled(dispatch_key: str) -> None:
-    """Runs the operators here for "CUDA" tensors, on a device that the compiled ones do not know."""
-    for operator in OPERATORS:
-        _fragment.impl(operator.__name__, operator, dispatch_key, allow_override=True)
+def _replace_once(dispatch_key: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that operators are replaced, which is what is wanted
+        for operator in OPERATORS:
+            _fragment.impl(operator.__name__, operator, dispatch_key, allow_override=True)
