@@ -108,7 +108,7 @@ class FreshBuild(build_py):
         if self.editable_mode:
             if not self.distribution.has_ext_modules():
                 LIBRARY.unlink(missing_ok=True)  # compiled from another state, it would be loaded
-        else:
+        elif ROOT / "build" in Path(self.build_lib).resolve().parents:
             shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
 

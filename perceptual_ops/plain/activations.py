@@ -102,9 +102,12 @@ def bias_relu_pool(
 ) -> tuple[Tensor, Tensor]:
     step = oracle.step_of(kind, stride)
     windows = [(side - kernel) // step + 1 for side in x.shape[2:]]
-    shape = (*x.shape[:2], *windows)
-    pooled = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=NHWC)
     # The filter of "blur" reads maxima on both sides of a block.
+    if kind == "blur":
+        pooled = _none(x)
+    else:
+        shape = (*x.shape[:2], *windows)
+        pooled = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=NHWC)
     blocks = [slice(0, windows[0])] if kind == "blur" else row_blocks(pooled)
     found = []
     for rows in blocks:
@@ -206,13 +209,13 @@ def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kerne
     return found
 
 
-def _filtered_backward(grad: Tensor, maxima: Tensor, stride: int) -> Tensor:
-    """From the gradient by filtered maxima to that by the maxima, whose size is that of `maxima`."""
-    rows, columns = (size + 4 for size in maxima.shape[2:])  # with the reflected border
+def _filtered_backward(grad: Tensor, codes: Tensor, stride: int) -> Tensor:
+    """From the gradient by filtered maxima to that by the maxima, of which there are as many as codes."""
+    rows, columns = (size + 4 for size in codes.shape[2:])  # with the reflected border
     weight = reference.binomial_filter(grad)
     left = [(size - 3) % stride for size in (rows, columns)]
     padded = F.conv_transpose2d(grad, weight, None, stride, 0, left, groups=grad.shape[1])
-    made: Tensor = torch.ops.aten.reflection_pad2d_backward(padded, grad.new_empty(maxima.shape), [2, 2, 2, 2])
+    made: Tensor = torch.ops.aten.reflection_pad2d_backward(padded, grad.new_empty(codes.shape), [2, 2, 2, 2])
     return made
 
 
