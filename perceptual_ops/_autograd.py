@@ -262,7 +262,7 @@ def layer_loss(
     """One of the operators over lists by name, the shorter way where nothing is traced."""
     if torch.compiler.is_compiling():
         return getattr(library, name)(features, targets, *settings)[:2]
-    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]  # type: ignore[no-untyped-call]
+    return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
 
 
 def register() -> None:

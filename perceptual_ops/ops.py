@@ -87,7 +87,7 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _comp
 
 def makes_program() -> bool:
     """Whether torch.export or torch.jit.trace is at work, whose programs are to run where this library is not."""
-    return is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def grad_mode(enabled: bool) -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ class PlainMetric(nn.Module):
 
     def _apply(self, fn: Any, exclude_state: Collection[str] = ()) -> Any:
         """Leaves its states where they are, all to be excluded."""
-        return super()._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn)
 
     def _plot(self, val: object, ax: object) -> Any:
         raise ModuleNotFoundError("plot: expected torchmetrics, whose plot it is, found none; install torchmetrics")

@@ -53,7 +53,7 @@ def loss_of_bands(
         size = entry.chunk_size or default_chunk_size(shape[2], shape[3], entry.dtype, output.device.type)
         losses = [_of_samples(plan, samples, *images, *made).loss() for samples in chunks(shape[0], size)]
         gradients = [None if gradient is None else bands.returned(gradient) for gradient in made]
-    loss: Tensor = _MadeInForward.apply(output, target, torch.cat(losses), *gradients)  # type: ignore[no-untyped-call]
+    loss: Tensor = _MadeInForward.apply(output, target, torch.cat(losses), *gradients)
     return loss
 
 

@@ -41,7 +41,7 @@ def joined_frames(loss: Tensor, ranks: Ranks, reports: Sequence[Report]) -> Tens
     if not count:
         raise ValueError("output: expected a clip of at least one frame, got none on any rank")
     part = loss * (reports[ranks.rank].length / count)
-    total: Tensor = _SumOverRanks.apply(part, ranks)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRanks.apply(part, ranks)
     return total
 
 

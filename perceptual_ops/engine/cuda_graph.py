@@ -196,7 +196,7 @@ class _Watch(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.read: dict[int, Tensor] = {}
         self.failure: BaseException | None = None
         self._made: set[int] = set()
@@ -216,7 +216,7 @@ class _Watch(TorchDispatchMode):
 
     def __exit__(self, kind: Any, failure: Any, trace: Any) -> None:
         self.failure = failure
-        super().__exit__(kind, failure, trace)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, failure, trace)
 
 
 def _address(x: Tensor) -> int:

@@ -114,7 +114,7 @@ class FrozenLoss(EngineSettings):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with torch.inference_mode(False):  # or what is moved there could not serve in training later
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            super()._apply(fn, recurse)
             changed = False
 
             def noted(x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class FrozenLoss(EngineSettings):
                 changed = changed or result is not x
                 return result
 
-            self._network._apply(noted)  # type: ignore[no-untyped-call]
+            self._network._apply(noted)
             if changed:
                 self._trunk.forget()
             device = fn(self._kept["input"][0]).device

@@ -196,7 +196,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         return nn.AvgPool2d(2) if isinstance(module, nn.MaxPool2d) else module
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         device = self._loss.device
         self._weights = tuple(weight.to(device) if isinstance(weight, Tensor) else weight for weight in self._weights)
         return self
