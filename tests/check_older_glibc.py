@@ -90,8 +90,8 @@ def unpack() -> str:
 
 def main() -> int:
     if reason := unpack():
-        print(f"skipped: the packages of Debian 11 cannot be had: {reason}")
-        return 0
+        print(f"Nothing was checked, the packages of Debian 11 cannot be had: {reason}")
+        return 1
     root, torch = FOLDER / "root", find_spec("torch")
     assert torch is not None and torch.origin is not None
     libraries = [root / folder for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")]
