@@ -104,7 +104,7 @@ def test_missing_weights_without_a_network(folder, capsys, monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(folder / "empty"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr("perceptual_ops.networks.weights.download", unreachable)
     assert stylize(folder, "--weights", "imagenet") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "vgg16-397923af.pth" in line and "put the file at" in line

@@ -228,7 +228,7 @@ def test_missing_weights_without_a_network(folder, capsys, monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(folder / "empty"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr("perceptual_ops.networks.weights.download", unreachable)
     assert run(folder) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "alexnet-owt-7be5be79.pth" in line and "put the file at" in line

@@ -321,7 +321,7 @@ def test_weights_that_cannot_be_had(tmp_path: Any, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr("perceptual_ops.networks.weights.download", refuse)
     named = r"could not download .*weights='experiments/pretrained_models/vgg19-dcbb9e9d.pth'"
     with hub_cache(tmp_path), pytest.raises(OSError, match=named):
         PerceptualLoss(LAYERS)

@@ -8,7 +8,8 @@ import importlib.util
 import math
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,7 +19,7 @@ from peer_torchvision import import_torchvision
 from state_dicts import LAYERS, State, assert_loaded, failure, random_state, renamed
 from torch import nn
 
-from perceptual_ops.networks import available, load, load_network
+from perceptual_ops.networks import available, download, load, load_network
 from perceptual_ops.networks import weights as weights_module
 
 
@@ -151,10 +152,10 @@ def test_imagenet_with_the_wrong_hash(cache: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_imagenet_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*_: object) -> None:
+    def no_network(*_: object, **__: object) -> None:
         raise URLError("Name or service not known")
 
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    monkeypatch.setattr(download, "urlopen", no_network)
     message = failure(OSError, "imagenet")
     assert "could not download https://download.pytorch.org/models/vgg16-397923af.pth" in message
     assert "Name or service not known" in message
@@ -162,30 +163,61 @@ def test_imagenet_without_a_network(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\nsome"])
-def test_imagenet_from_a_server_that_falls_silent(
-    sent: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is given up: without a limit of its own torch.hub waits for ever."""
-    monkeypatch.setattr(weights_module, "SILENCE", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+@contextlib.contextmanager
+def a_server(monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None]) -> Iterator[Future[None]]:
+    """Where the weights are said to be: a server that takes one connection and answers so."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
         server.settimeout(600)
         monkeypatch.setattr(weights_module, "IMAGENET_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "*")
 
-        def answer() -> socket.socket:
-            connection, _ = server.accept()
-            with contextlib.suppress(OSError):  # it was given up before
-                connection.sendall(sent)
-            return connection
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                answer(connection)
 
-        with ThreadPoolExecutor(1) as threads:
-            connection = threads.submit(answer)
+        yield threads.submit(serve)
+
+
+@pytest.mark.parametrize("limit", ["ours", "the caller's"])
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\nsome"])
+def test_imagenet_from_a_server_that_falls_silent(
+    sent: bytes, limit: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up, by a limit of this request alone: sockets of other threads keep theirs."""
+    of_others = None if limit == "ours" else 0.2
+    monkeypatch.setattr(download, "SILENCE", 0.2 if limit == "ours" else 600)
+    seen = []
+
+    def fall_silent(connection: socket.socket) -> None:
+        connection.settimeout(600)
+        while connection.recv(1 << 16):  # the request, then the end of a client that gave up
+            seen.append(socket.getdefaulttimeout())
+            connection.sendall(sent)
+
+    socket.setdefaulttimeout(of_others)
+    try:
+        with a_server(monkeypatch, fall_silent) as served:
             message = failure(OSError, "imagenet")
-            connection.result().close()
+            served.result()
+    finally:
+        socket.setdefaulttimeout(None)
+    assert seen == [of_others]
     assert "timed out" in message and "; put the file at" in message
     assert list(cache.iterdir()) == []
-    assert socket.getdefaulttimeout() is None
+
+
+def test_imagenet_over_a_connection_that_is_cut(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is no reason to think of another file."""
+
+    def cut(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
+
+    with a_server(monkeypatch, cut) as served:
+        message = failure(OSError, "imagenet")
+        served.result()
+    assert "(the connection ended after 4 of 1,000 bytes); put the file at" in message
+    assert list(cache.iterdir()) == []
 
 
 # ---- stlpips ----

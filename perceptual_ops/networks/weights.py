@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,13 +15,13 @@ from torch import Tensor, nn
 
 from ..names import TrunkWeights, WeightsName
 from .checkpoint_files import OTHER_FILE, check_hash, checked_path, read_checkpoint
+from .download import WrongHash, download
 from .layers import Conv
 
 WeightSource = WeightsName | str | os.PathLike[str] | Mapping[str, Tensor]
 
 SOURCES: tuple[TrunkWeights, ...] = get_args(TrunkWeights)
 
-SILENCE = 60  # seconds after which a server that sends nothing more is given up
 # torchvision's files (torchvision/models/); the name ends with the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models"
 IMAGENET_FILES = {
@@ -179,26 +177,14 @@ def _download(url: str, path: Path, progress: bool) -> None:
     by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _patience(SILENCE):
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=progress)
+        download(url, path, expected, progress)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors, a cut connection the other
         raise OSError(f"weights: could not download {url} ({error}); {by_hand}") from error
-    except RuntimeError as error:  # how torch.hub reports a hash
+    except WrongHash as error:
         raise ValueError(
             f"weights: expected a file whose SHA-256 begins with {expected}, got another from {url} ({error}); "
             f"try again without a proxy, or {by_hand}"
         ) from error
-
-
-@contextlib.contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """Ends what waits longer for one answer of a server: torch.hub would wait for ever. A caller's own limit stays."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds if before is None else before)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _read_state_dict(path: Path, remedy: str) -> Mapping[str, object]:
