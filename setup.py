@@ -1,6 +1,6 @@
 """Build of the wheels: with perceptual_ops/_C.so, which CMake compiles, or for any system without it.
 
-The library is compiled where torch >= 2.10 for Linux is in sight, which it never is of an isolated build, and one file
+The library is compiled where a recent torch for Linux is in sight, which it never is of an isolated build, and one file
 serves every Python and newer torch. CONTRIBUTING.md says what the environment variables PERCEPTUAL_OPS_* change.
 """
 
@@ -25,10 +25,17 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/OWNER/perceptual_ops"  # OWNER is to be replaced, here alone, before a release
-VERSION = re.findall(r'^__version__ = "(.+)"', (ROOT / "perceptual_ops" / "__init__.py").read_text(), re.MULTILINE)[0]
+
+
+def written(file: str, pattern: str) -> str:
+    """What a module of the package assigns, which cannot be imported: that takes torch."""
+    return re.findall(pattern, (ROOT / "perceptual_ops" / file).read_text("utf-8"), re.MULTILINE)[0]
+
+
+VERSION = written("__init__.py", r'^__version__ = "(.+)"')
+LEAST_TORCH = tuple(map(int, written("_native.py", r"^LEAST_TORCH = ([\d, ]+)").split(",")))
 LIBRARY = ROOT / "perceptual_ops" / "_C.so"
 BUILD = ROOT / "build" / "cmake"  # the same for wheels and editable installs, so that both build what changed
-LEAST_TORCH = (2, 10)
 WITHOUT = "or set PERCEPTUAL_OPS_NATIVE=0 for the library in plain PyTorch"
 # cmake and ninja installed by pip lie beside this Python, which need not be an activated environment's.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

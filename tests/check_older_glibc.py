@@ -13,6 +13,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from perceptual_ops._native import LEAST_TORCH
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "older_glibc"
 RELEASE = "bullseye"
@@ -27,6 +29,7 @@ import sys
 from ctypes import byref, c_char_p, c_float, c_int64, c_uint64, c_void_p
 
 torch, library = ctypes.CDLL(sys.argv[1]), ctypes.CDLL(sys.argv[2])
+target = c_uint64((int(sys.argv[3]) << 56) + (int(sys.argv[4]) << 48))
 pixels, sizes, strides = (c_float * 4)(0, 1, 3, 7), (c_int64 * 4)(1, 1, 2, 2), (c_int64 * 4)(4, 4, 2, 1)
 
 
@@ -37,7 +40,7 @@ def total_variation(dimensions):
     assert torch.aoti_torch_create_tensor_from_blob(*made) == 0
     assert torch.torch_new_string_handle(b"l1", ctypes.c_size_t(2), byref(kind)) == 0
     stack = (c_uint64 * 2)(tensor.value, kind.value)
-    failed = torch.torch_call_dispatcher(b"perceptual_ops::total_variation", b"", stack, c_uint64(0x020A << 48))
+    failed = torch.torch_call_dispatcher(b"perceptual_ops::total_variation", b"", stack, target)
     if failed:
         torch.torch_exception_get_what_without_backtrace.restype = c_char_p
         return torch.torch_exception_get_what_without_backtrace().decode()
@@ -97,7 +100,7 @@ def main() -> int:
     libraries = [root / folder for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")]
     loader = [libraries[0] / "ld-linux-x86-64.so.2", "--library-path", os.pathsep.join(map(str, libraries))]
     files = [Path(torch.origin).parent / "lib" / "libtorch_cpu.so", ROOT / "perceptual_ops" / "_C.so"]
-    run = [*loader, root / "usr/bin/python3.9", "-S", "-c", EXAMPLE, *files]
+    run = [*loader, root / "usr/bin/python3.9", "-S", "-c", EXAMPLE, *files, *map(str, LEAST_TORCH)]
     done = subprocess.run(run, env={"PYTHONHOME": str(root / "usr")}, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
     wanted = ("on glibc 2.31", "0 1 / 3 7: 14.0", "dimensions: x: expected (N, C, H, W), got 3 dimensions")

@@ -25,10 +25,10 @@ HERE = {'"vgg16", ': '"vgg16", weights="random", ', ").cuda()": ")"}
 def imports(form: str) -> str:
     """The library of this environment, with compiled operators where its form and torch have them."""
     import perceptual_ops as po
-    from perceptual_ops._native import native
+    from perceptual_ops._native import LEAST_TORCH, native
 
     assert po.__file__.startswith(sys.prefix), f"{po.__file__} is not of {sys.prefix}"
-    recent = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) >= (2, 10)
+    recent = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) >= LEAST_TORCH
     assert native.loaded == (form == "compiled" and recent), native.reason or "the compiled operators are loaded"
     return f"torch {torch.__version__}, {native.reason or native.build_info['compiler']}"
 

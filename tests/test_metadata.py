@@ -12,6 +12,7 @@ import pytest
 import setuptools
 
 import perceptual_ops as po
+from perceptual_ops._native import LEAST_TORCH
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -23,8 +24,8 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What setup.py tells setuptools."""
     told: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", lambda **arguments: told.update(arguments))
-    told["repository"] = runpy.run_path(str(ROOT / "setup.py"))["REPOSITORY"]
-    return told
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    return told | {"repository": setup["REPOSITORY"], "least_torch": setup["LEAST_TORCH"]}
 
 
 def test_the_version_is_written_once(metadata: dict[str, Any]) -> None:
@@ -35,6 +36,29 @@ def test_the_version_is_written_once(metadata: dict[str, Any]) -> None:
     files += sorted((ROOT / "cmake").iterdir()) + sorted((ROOT / "perceptual_ops").rglob("*.py"))
     written = [str(file.relative_to(ROOT)) for file in files if f'"{po.__version__}"' in file.read_text("utf-8")]
     assert written == ["perceptual_ops/__init__.py"]
+
+
+LEAST_TORCH_IS_NAMED = {  # and how often
+    "CMakeLists.txt": (r"set\(least_torch ([\d.]+)\)", 1),
+    "csrc/library.cpp": (r"torch_target=([\d.]+)", 1),
+    "csrc/common/torch_cuda.cpp": (r"torch >= ([\d.]+)", 1),
+    "README.md": (r"compiled operators[^.]*torch >= (\d+\.\d+)|every torch from (\d+\.\d+)", 3),
+    "CONTRIBUTING.md": (r"at target (\d+\.\d+)", 1),
+    "docs/complaints.md": (r"torch from (\d+\.\d+)", 1),
+}
+
+
+@pytest.mark.parametrize("file", LEAST_TORCH_IS_NAMED)
+def test_the_least_torch_of_the_library_is_the_same_everywhere(file: str) -> None:
+    pattern, count = LEAST_TORCH_IS_NAMED[file]
+    named = ["".join(groups.groups("")) for groups in re.finditer(pattern, (ROOT / file).read_text("utf-8"))]
+    assert named == [".".join(map(str, LEAST_TORCH))] * count
+
+
+def test_the_headers_and_setup_know_the_least_torch(metadata: dict[str, Any]) -> None:
+    (target,) = re.findall(r"TORCH_TARGET_VERSION=(0x\w+)", (ROOT / "CMakeLists.txt").read_text())
+    assert int(target, 16) == (LEAST_TORCH[0] << 56) + (LEAST_TORCH[1] << 48)
+    assert metadata["least_torch"] == LEAST_TORCH
 
 
 def test_readme_of_the_index_has_absolute_addresses(metadata: dict[str, Any]) -> None:

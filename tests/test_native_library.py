@@ -31,11 +31,13 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> str:
     return reason
 
 
-def shims_of_torch_2_10() -> set[str]:
-    """The C functions that torch's headers declare at target 2.10, as the preprocessor leaves them."""
+def shims_of_the_least_torch() -> set[str]:
+    """The C functions that torch's headers declare at the target of the library, as the preprocessor leaves them."""
     headers = Path(torch.__file__).parent / "include"
     includes = "".join(f"#include <torch/csrc/{name}/c/shim.h>\n" for name in ("inductor/aoti_torch", "stable"))
-    command = ["g++", "-E", "-P", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-I", headers, "-x", "c++", "-"]
+    major, minor = _native.LEAST_TORCH
+    target = f"-DTORCH_TARGET_VERSION={(major << 56) + (minor << 48):#x}"
+    command = ["g++", "-E", "-P", target, "-I", headers, "-x", "c++", "-"]
     text = subprocess.run(command, input=includes, check=True, capture_output=True, text=True).stdout
     return set(re.findall(r"\b((?:aoti_)?torch_\w+)\s*\(", text))
 
@@ -117,13 +119,13 @@ def test_the_library_does_not_say_where_it_was_built() -> None:
 @needs_library
 @pytest.mark.skipif(not shutil.which("nm") or not shutil.which("g++"), reason="needs nm and g++")
 def test_only_stable_symbols() -> None:
-    """Nothing of torch but the C functions of its stable ABI, none newer than 2.10: one file serves all later torch."""
+    """Nothing of torch but the C functions of its stable ABI, none newer than its target: it serves later torch."""
     listed = subprocess.run(["nm", "-D", "-u", _native.LIBRARY], check=True, capture_output=True, text=True).stdout
     symbols = {line.split()[-1] for line in listed.splitlines()}
     assert not [name for name in symbols if re.match(r"_Z\w*?(2at|3c10|5torch|6caffe2)", name)]
     of_torch = {name for name in symbols if "torch" in name}
     assert "torch_call_dispatcher" in of_torch
-    assert of_torch <= shims_of_torch_2_10()
+    assert of_torch <= shims_of_the_least_torch()
 
 
 @needs_library
@@ -149,7 +151,7 @@ def test_links_torch_and_the_compiler_runtime_only() -> None:
 def test_build_info(native: str) -> None:
     info = _native.native.build_info
     assert info["version"] == po.__version__
-    assert info["torch_target"] == "2.10"
+    assert info["torch_target"] == ".".join(map(str, _native.LEAST_TORCH))
     assert info["compiler"]
     assert bool(info["cuda"]) != bool(info["cuda_reason"])
     assert bool(info["cuda"]) == bool(info["cuda_architectures"])

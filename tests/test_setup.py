@@ -49,6 +49,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     (package / "__init__.py").write_text('__version__ = "1.2.3"\n')
+    (package / "_native.py").write_text("LEAST_TORCH = 2, 10  # for the ABI\n")
     (package / "networks" / "data" / "LICENSE-weights").write_text("free")
     (package / "_C.so").write_text("compiled before")
     for stale in (
@@ -94,7 +95,7 @@ def plain(name: str) -> bool:
     return name == "perceptual_ops-1.2.3-py3-none-any.whl"
 
 
-CODE = ["perceptual_ops/__init__.py", "perceptual_ops/networks/data/LICENSE-weights"]
+CODE = ["perceptual_ops/__init__.py", "perceptual_ops/_native.py", "perceptual_ops/networks/data/LICENSE-weights"]
 
 
 @pytest.mark.parametrize(
