@@ -53,6 +53,8 @@ ANOTHER_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(shell \
 PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist loadfile
 # Type checkers of editors: the programs of tests/typing_cases.py, and whether every public name has a type.
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
+# Not the script in $(VENV)/bin, whose first line names where the checkout was when it was made.
+CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build compiled clean another-python
@@ -104,8 +106,9 @@ lint: $(VENV)/.installed
 	$(PYRIGHT)
 	mkdir -p build && $(PYRIGHT) --ignoreexternal --verifytypes perceptual_ops > build/types.txt || \
 	    { grep -A 2 "error:" build/types.txt; exit 1; }
-	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+	$(CLANG_FORMAT) --dry-run -Werror $(CPP)
 	$(VENV)/bin/zizmor --offline -q .github
+	$(RUN) tests/check_workflows.py
 
 bench: build
 	$(RUN) -m bench

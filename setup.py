@@ -46,9 +46,9 @@ def switch(name: str) -> str:
     return os.environ.get(f"PERCEPTUAL_OPS_{name}", "")
 
 
-def torch_folder() -> Path | None:
-    """The folder of the torch that the library is compiled against, if one is in sight."""
-    spec = importlib.util.find_spec("torch")
+def package_folder(name: str) -> Path | None:
+    """Where a package is installed, if one is in sight."""
+    spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
@@ -58,7 +58,7 @@ def why_not_compiled() -> str:
         return "PERCEPTUAL_OPS_NATIVE=0"
     if not sys.platform.startswith("linux"):
         return f"the compiled library is for Linux, this is {sys.platform}"
-    folder = torch_folder()
+    folder = package_folder("torch")
     if folder is None:
         return "this build sees no torch; install torch, cmake and ninja, then `pip install --no-build-isolation .`"
     version = re.findall(r"__version__ = '([^']+)'", (folder / "version.py").read_text())[0]
@@ -72,7 +72,7 @@ class CMakeBuild(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         settings = {
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": output.parent,
-            "PERCEPTUAL_OPS_TORCH_DIR": torch_folder(),
+            "PERCEPTUAL_OPS_TORCH_DIR": package_folder("torch"),
             "PERCEPTUAL_OPS_VERSION": self.distribution.get_version(),
             "PERCEPTUAL_OPS_CUDA_ARCHS": re.sub("[; ]+", ",", switch("CUDA_ARCHS")) or "native",
             "PERCEPTUAL_OPS_STRICT": switch("STRICT") or "OFF",
@@ -99,8 +99,11 @@ class CMakeBuild(build_ext):
         missing = [name for name in ("cmake", "ninja") if shutil.which(name, path=PATH) is None]
         if missing:
             sys.exit(f"perceptual_ops is compiled by cmake and ninja: run `pip install {' '.join(missing)}`, {WITHOUT}")
+        # Past the script that pip makes of it, whose first line names where the environment was when it was made.
+        program = (package_folder("cmake") or ROOT) / "data" / "bin" / "cmake"
+        command = [program if program.exists() else "cmake", *arguments]
         try:
-            subprocess.run(["cmake", *map(str, arguments)], check=True, env={**os.environ, "PATH": PATH})
+            subprocess.run([str(part) for part in command], check=True, env={**os.environ, "PATH": PATH})
         except subprocess.CalledProcessError:
             sys.exit(f"perceptual_ops: CMake failed, its messages above say why; mend it, {WITHOUT}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def test_a_python_that_is_too_old_is_refused(checkout: Path) -> None:
     refused = make(checkout, STAMP, "PYTHON=./python3.9")
     assert refused.returncode and "expected Python >= 3.10" in refused.stderr and "PYTHON=python3.12" in refused.stderr
     assert not (checkout / ".venv").exists()
+
+
+def test_a_checkout_may_be_moved() -> None:
+    """Scripts that pip makes name the Python of the place where .venv was made."""
+    started = set(re.findall(r"\$\(VENV\)/bin/([\w-]+)", (ROOT / "Makefile").read_text()))
+    assert started == {"python", "zizmor"}  # a link and a program
+    zizmor = ROOT / ".venv" / "bin" / "zizmor"
+    assert not zizmor.exists() or not zizmor.read_bytes().startswith(b"#!")
 
 
 def test_clean_leaves_the_environment_and_measurements(finished: Path) -> None:

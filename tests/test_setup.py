@@ -161,6 +161,17 @@ def test_a_build_that_cannot_be(checkout: Path, options: dict[str, str], said: s
     assert done.returncode == 1 and said in done.stderr.splitlines()[-1]
 
 
+def test_an_environment_may_be_moved(checkout: Path) -> None:
+    """The script by which pip starts cmake names the Python of its former place."""
+    assert "cmake -S " in build(checkout, "build_ext").stdout
+    package = checkout.parent / "site" / "cmake"
+    program = package / "data" / "bin" / "cmake"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    (package / "__init__.py").touch()
+    assert f"{program} -S " in build(checkout, "build_ext").stdout
+
+
 def test_cmake_forgets_what_it_found_elsewhere(checkout: Path) -> None:
     compiled = checkout / "build" / "cmake" / "compiled.o"
     build(checkout, "build_ext")
