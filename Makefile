@@ -18,6 +18,7 @@
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
 #     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
+# docs   the site of docs/ in build/docs, warnings are errors
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  what an index would say of both wheels, and a loss by each in an environment without compiler
@@ -57,7 +58,7 @@ PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m 
 CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -189,6 +190,11 @@ release: $(VENV)/.installed
 check-compilers: $(VENV)/.installed
 	$(RUN) tests/check_compilers.py
 
+# From nothing: a page that is kept from the last build would not repeat its warnings.
+docs: $(VENV)/.docs
+	rm -rf build/docs build/doctrees
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m sphinx -q -W -d build/doctrees docs build/docs
+
 parity: build
 	PYTHONPATH=. $(RUN) tests/parity_report.py
 
@@ -221,6 +227,11 @@ $(VENV)/.demo: requirements-demo.txt requirements-data.txt $(ANOTHER_PYTHON)
 $(VENV)/.installed: $(VENV)/.demo requirements-dev.txt requirements-data.txt
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	$(RUN) -m pip install -q --no-deps -r requirements-data.txt
+	touch $@
+
+# What the site of docs/ is built with.
+$(VENV)/.docs: $(VENV)/.demo requirements-docs.txt
+	$(RUN) -m pip install -q -r requirements-docs.txt
 	touch $@
 
 clean:

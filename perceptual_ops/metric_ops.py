@@ -90,8 +90,8 @@ def lpips_distance(
 ) -> Tensor | list[Tensor]:
     """The LPIPS distance of feature maps, all layers at once (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
-    For each sample the sum over the layers of mean over (H, W) of sum_c w_c (x_c / |x| - y_c / |y|)^2, where |x| is the
-    length of a pixel's channels.
+    For each sample the sum over the layers of mean over (H, W) of ``sum_c w_c (x_c / |x| - y_c / |y|)^2``, where
+    ``|x|`` is the length of a pixel's channels.
 
     Args:
         features: One map (N, C, H, W) per layer; layers may differ in C, H and W.
@@ -100,7 +100,7 @@ def lpips_distance(
         channel_weights: The w, one tensor (C,) or (1, C, 1, 1) per layer, on the device of the features; no gradient
             flows to them.
         eps: Keeps lengths from 0; above 0.
-        eps_inside: Whether |x| is sqrt(eps + sum_c x_c^2), as in torchmetrics (its eps is 1e-8), instead of
+        eps_inside: Whether ``|x|`` is sqrt(eps + sum_c x_c^2), as in torchmetrics (its eps is 1e-8), instead of
             sqrt(sum_c x_c^2) + eps, as in the package lpips and in piq. There the gradient with respect to a pixel
             whose features are all 0 is defined as 0.
         reduction: "none", or "mean" or "sum" over the batch. A batch of 0 gives 0.

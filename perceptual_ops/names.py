@@ -1,9 +1,11 @@
-"""The names that arguments take, as types to annotate with; what checks them reads the same lists.
+"""The names that arguments take, as types to annotate your own functions with::
 
-from perceptual_ops.names import FeatureDistance
+    from perceptual_ops.names import FeatureDistance
 
-def criterion(distance: FeatureDistance) -> po.PerceptualLoss:
-    return po.PerceptualLoss("vgg16", content_distance=distance)
+    def criterion(distance: FeatureDistance) -> po.PerceptualLoss:
+        return po.PerceptualLoss("vgg16", content_distance=distance)
+
+Arguments are checked against the same lists.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def style_loss(
         weights: One number per layer; ones by default.
         normalize: As in `gram_matrix`.
         distance: d(e): "mse" e^2; "sse" e^2 summed instead of averaged (the squared Frobenius norm of the paper);
-            "l1" |e|; "charbonnier" sqrt(e^2 + eps); "huber" e^2/2 up to delta, delta (|e| - delta/2) beyond.
+            "l1" ``|e|``; "charbonnier" sqrt(e^2 + eps); "huber" e^2/2 up to delta, ``delta (|e| - delta/2)`` beyond.
         reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
         eps, delta: Parameters of "charbonnier" and "huber", above 0.
         backend: See the module.
@@ -291,7 +291,7 @@ def total_variation(
 
     Args:
         x: Images (N, C, H, W).
-        kind: "l1" |dx| + |dy|; "l2_squared" dx^2 + dy^2; "l2" the root of an image's "l2_squared" (piq's three
+        kind: "l1" ``|dx| + |dy|``; "l2_squared" dx^2 + dy^2; "l2" the root of an image's "l2_squared" (piq's three
             kinds). The gradient of "l2" at a constant image is 0.
         reduction: "mean" or "sum" over the batch, or "none". A batch of 0 gives 0.
         backend: See the module.

@@ -28,8 +28,8 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
 
     Of images (N, 3, H, W) a rank holds a band of rows (N, 3, h, W), of clips (N, 3, T, H, W) some frames
     (N, 3, t, H, W); parts lie in the order of ranks, and may differ in length or be empty. All ranks call the loss
-    together, each with its part, and get the loss of the whole, the same bits everywhere. The gradient by its part is
-    made in the call; the backward exchanges nothing.
+    together, each with its part, and get the loss of the whole, bit-equal everywhere. The gradient with respect to its
+    part is made in the call; the backward exchanges nothing::
 
         loss = po.distributed.sharded(po.LPIPS("vgg16", reduction="mean").to(device))
         loss(band, target_band).backward()

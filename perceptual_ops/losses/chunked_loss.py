@@ -85,7 +85,7 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
     the chunk's graph before the next. The backward multiplies by the upstream number of each sample: with retain_graph
     or torch.autograd.grad for adaptive weights it costs next to nothing each time. liger_kernel.chunked_loss does
     this for language models. For rewards (CLIP, aesthetics), perceptual losses of latents through a decoder, and a
-    discriminator in the generator's step:
+    discriminator in the generator's step::
 
         adversarial = po.chunked(lambda images: -discriminator(images).mean((1, 2, 3)), chunk_size=4)
 
@@ -93,7 +93,7 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
         loss = adversarial(generator(noise)).mean()
         loss.backward()
 
-    What varies from sample to sample is an argument, what does not fn may hold:
+    What varies from sample to sample is an argument, what does not fn may hold::
 
         reward = po.chunked(lambda images, text: -(clip(resize(images)) * text).sum(1), chunk_size=2)
         loss = reward(images, text_embeddings).mean()
@@ -111,12 +111,13 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
     torch.export and torch.jit.trace write fn itself, for the whole batch.
 
     Args:
-        fn: (output, *others) -> (n,): a chunk (n, ...) of each, and one floating-point number per sample. A function,
-            or a module in eval mode. What it holds is frozen, and stays with you: you move it and switch its modes.
+        fn: ``(output, *others) -> (n,)``: takes a chunk (n, ...) of each, and gives one floating-point number per
+            sample. A function, or a module in eval mode. What it holds is frozen, and stays with you: you move it and
+            switch its modes.
         chunk_size: Samples that go through fn at a time, at least 1. The results are the same but for rounding.
 
     Returns:
-        A `Chunked`: call it with (output, *others) for a loss (N,).
+        A `Chunked`: call it with ``(output, *others)`` for a loss (N,).
 
     Raises:
         TypeError, ValueError: fn is not callable, or chunk_size no number above 0.

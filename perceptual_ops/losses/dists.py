@@ -41,7 +41,7 @@ class DISTS(MetricLoss):
         input_range: Values of black and white in the images; not checked.
         reduction: "none", or "mean" or "sum" over the batch.
         mean, std: Normalisation of an image in [0, 1] for the network, three numbers each. None: ImageNet's.
-        options: Of the engine, see `EngineOptions`.
+        options: Of the engine, see `losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.

@@ -58,10 +58,10 @@ class LPIPS(MetricLoss):
         reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
-        options: Of the engine, see `EngineOptions`. Spatial maps, and
-            layers returned one by one, go through ordinary autograd, but for maps of which no gradient is wanted: these
-            go in tiles where an image is large. "alex" and "vgg16" run images of more than twice the pixels of a chunk
-            in tiles through the first layers, whose maps are the largest, and much larger ones through all layers.
+        options: Of the engine, see `losses.EngineOptions`. Spatial maps and per-layer values use ordinary autograd,
+            with its memory cost; maps of large images go in tiles where no gradient is wanted. "alex" and "vgg16" run
+            images of more than twice the pixels of a chunk in tiles through the first layers, whose maps are the
+            largest, and much larger ones through all layers.
 
     Raises:
         TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.

@@ -59,7 +59,7 @@ def style_transfer_loss(
         network, weights: As in `load_network`.
         content_layers, style_layers: Names of layers, at least one each.
         style_weight, tv_weight: Weights of these parts against 1 for the content; no unit.
-        tile_size: Of the loss, see `EngineOptions`.
+        tile_size: Of the loss, see `losses.EngineOptions`.
 
     Returns:
         The loss, on the device of the pictures.

@@ -84,7 +84,7 @@ class TrainingOptions:
 
 
 class Training:
-    """One run of a training loop, in one process or in each of those that torchrun started:
+    """One run of a training loop, in one process or in each of those that torchrun started::
 
         with Training(make_network, crops, Path("model.safetensors"), options, device, settings) as training:
             for images in training.batches():

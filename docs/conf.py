@@ -1,0 +1,43 @@
+"""How Sphinx builds this folder: `make docs`. It uses no network, and every warning is an error there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import perceptual_ops  # noqa: E402
+from perceptual_ops import names  # noqa: E402
+
+project = "perceptual_ops"
+author = "The perceptual_ops authors"
+copyright = author
+release = version = perceptual_ops.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_argparse_cli",
+]
+html_theme = "furo"
+html_title = f"perceptual_ops {version}"
+html_copy_source = False
+pygments_dark_style = "github-dark"
+smartquotes = False  # "vgg16" is a name to be copied
+html_theme_options = {"navigation_with_keys": True}
+myst_heading_anchors = 3
+
+# `name` in a docstring links to what has that name, where something has.
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+# An argument's type is shown by its name in `names`, not by the strings that it stands for.
+autodoc_type_aliases = {name: f"perceptual_ops.names.{name}" for name in vars(names) if name[0].isupper()}
+autodoc_type_aliases["PerceptualLoss"] = "perceptual_ops.PerceptualLoss"
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
