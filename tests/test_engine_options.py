@@ -20,6 +20,7 @@ from typing_extensions import Unpack
 import perceptual_ops as po
 from perceptual_ops.compat import basicsr, dists, lpips, lpips_pytorch, piq, piqa, taming
 from perceptual_ops.losses import EngineOptions
+from perceptual_ops.losses.perceptual_settings import PerceptualArguments
 
 import_torchvision()  # before ours looks for torchmetrics, see test_compat_torchmetrics
 torchmetrics = importlib.import_module("perceptual_ops.compat.torchmetrics")
@@ -108,6 +109,14 @@ def test_arguments_of_the_loss_within_are_none_of_a_drop_in(kind: type[nn.Module
 
 def test_options_have_types_that_programs_can_read() -> None:
     assert get_type_hints(po.LPIPS.__init__)["options"] == Unpack[EngineOptions]
+
+
+def test_a_preset_may_be_given_every_argument() -> None:
+    """By the types of the constructor, for checkers."""
+    taken = get_type_hints(po.PerceptualLoss.__init__) | get_type_hints(EngineOptions)
+    assert get_type_hints(PerceptualArguments) == {
+        name: taken[name] for name in inspect.signature(po.PerceptualLoss).parameters
+    }
 
 
 def test_dtype_by_its_name() -> None:

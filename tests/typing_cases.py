@@ -65,7 +65,11 @@ def settings(network: nn.Module, options: EngineOptions) -> None:
     po.PerceptualLoss(network, content_layers=["layer1"], **options)
     po.PerceptualLoss("vgg16", content_distance="cosine", compute_dtype="bfloat16", tile_size="auto", engine="autograd")
     po.PerceptualLoss("dinov2_base", weights="lvd142m", style_statistics="mean_std", gram_over="clip")
-    po.PerceptualLoss.preset("johnson-style", style_weight=1e9)
+    po.PerceptualLoss.preset("johnson-style", style_weight=1e9, weights="random", chunk_size=4)
+    po.PerceptualLoss.preset("titok", network=network, **options)
+    po.PerceptualLoss.preset("johnson-style", style_wieght=1e9)  # type: ignore[call-arg]
+    po.PerceptualLoss.preset("johnson-style", style_weight="1e9")  # type: ignore[arg-type]
+    po.PerceptualLoss.preset("johnson-style", gram_over="clips", chunks=4)  # type: ignore[arg-type,call-arg]
     po.PerceptualLoss("vgg15")  # type: ignore[arg-type]
     po.PerceptualLoss("vgg16", content_distance="l2")  # type: ignore[arg-type]
     po.PerceptualLoss("vgg16", style_distance="cosine")  # type: ignore[arg-type]

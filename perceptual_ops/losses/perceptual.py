@@ -28,7 +28,7 @@ from ..networks.weights import WeightSource
 from .arguments import LayerWeights, content_or_default, network_of, wanted_layers
 from .mask import guides_of, masks_of
 from .options import EngineOptions, takes_engine_options
-from .perceptual_settings import PerceptualSettings
+from .perceptual_settings import PerceptualArguments, PerceptualSettings
 from .presets import PRESETS
 from .sample_weight import Numbers
 from .samples import CallOptions, Images, as_batch, first_of, values_of
@@ -153,7 +153,7 @@ class PerceptualLoss(PerceptualSettings):
             setattr(self, name, value)
 
     @classmethod
-    def preset(cls, name: Preset, **overrides: Any) -> PerceptualLoss:
+    def preset(cls, name: Preset, **overrides: Unpack[PerceptualArguments]) -> PerceptualLoss:
         """The loss of a published system; any argument of the constructor may be overridden.
 
         Args:
@@ -169,7 +169,8 @@ class PerceptualLoss(PerceptualSettings):
             ValueError: Unknown name.
         """
         checks.check_choice("name", name, tuple(PRESETS))
-        return cls(**{**PRESETS[name], **overrides})
+        arguments: PerceptualArguments = {**PRESETS[name], **overrides}
+        return cls(**arguments)
 
     if TYPE_CHECKING:
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import get_args
+from typing import Literal, get_args
+
+from torch import nn
 
 from .. import _checks as checks
 from .._settings import Converted, Fixed, fixed, setting
@@ -16,14 +18,44 @@ from ..names import (
     FeatureNormalization,
     GramNormalization,
     GramSpan,
+    NetworkName,
     Reduction,
     ResizeMode,
     StyleStatistics,
 )
+from ..networks.weights import WeightSource
 from .arguments import LayerWeights, checked_size, part_layers, part_weight, part_weights
 from .kept_targets import LossWithTargets
+from .options import EngineOptions
 
 GRAMS_OVER: tuple[GramSpan, ...] = get_args(GramSpan)
+
+
+class PerceptualArguments(EngineOptions, total=False):
+    """All arguments of a `PerceptualLoss`, which describes them, for those who pass some on."""
+
+    network: NetworkName | nn.Module
+    weights: WeightSource
+    content_layers: LayerWeights | Literal["default"] | None
+    style_layers: LayerWeights | None
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+    content_distance: FeatureDistance
+    style_distance: Distance
+    gram_normalize: GramNormalization
+    gram_over: GramSpan
+    style_statistics: StyleStatistics
+    normalize_features: FeatureNormalization
+    input_size: int | tuple[int, int] | None
+    resize_mode: ResizeMode
+    drop_tokens: int
+    input_range: tuple[float, float]
+    reduction: Reduction
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    eps: float
+    delta: float
 
 
 class PerceptualSettings(LossWithTargets):

@@ -6,11 +6,10 @@ Each reproduces the numbers of its source given the same weights, unless its com
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..names import Preset
+from .perceptual_settings import PerceptualArguments
 
-PRESETS: dict[Preset, dict[str, Any]] = {
+PRESETS: dict[Preset, PerceptualArguments] = {
     # pytorch/examples, fast_neural_style: MSE on relu2_2 and on Grams / (C H W).
     "johnson-style": {
         "network": "vgg16",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +150,12 @@ def stylize_coarse_to_fine(
     scales: int = 2,
     make_loss: Callable[[Tensor, Tensor], PerceptualLoss] = style_transfer_loss,
     steps: int | Sequence[int] = 150,
-    **settings: Any,
+    optimizer: Optimizer = "lbfgs",
+    lr: float = 0.02,
+    init: Init | Tensor = "content",
+    seed: int = 0,
+    snapshots_at: Collection[int] = (),
+    on_step: StepCallback | None = None,
 ) -> Optimized:
     """`stylize` at a small size first, whose result, enlarged, is where the next size starts.
 
@@ -162,7 +168,7 @@ def stylize_coarse_to_fine(
         scales: Sizes; each half the next, the last that of the content.
         make_loss: The loss for a content and a style of one size. Large pictures go through it in tiles.
         steps: At every size, or those of each, the coarsest first.
-        settings: Other arguments of `stylize`.
+        optimizer, lr, init, seed, snapshots_at, on_step: As in `stylize`.
 
     Returns:
         The picture of the last size; history and snapshots of all, one after the other. Evaluations are numbered on
@@ -180,10 +186,7 @@ def stylize_coarse_to_fine(
         )
     history: dict[str, list[float]] = {}
     snapshots: dict[int, Tensor] = {}
-    start = settings.pop("init", "content")
-    if isinstance(start, Tensor):
-        start = _start(start, content, style, 0)
-    on_step, wanted = settings.pop("on_step", None), settings.pop("snapshots_at", ())
+    start = _start(init, content, style, 0) if isinstance(init, Tensor) else init
     for level, count in zip(reversed(range(scales)), of_scales, strict=True):
         small_content = _resized(content, content.shape[2] >> level, content.shape[3] >> level)
         small_style = _resized(style, *_style_size(style, content, level))
@@ -195,16 +198,22 @@ def stylize_coarse_to_fine(
             small_style,
             loss=make_loss(small_content, small_style),
             steps=count,
+            optimizer=optimizer,
+            lr=lr,
             init=start,
-            snapshots_at=[step - before for step in wanted],
-            on_step=on_step and (lambda step, terms, before=before: on_step(before + step, terms)),
-            **settings,
+            seed=seed,
+            snapshots_at=[step - before for step in snapshots_at],
+            on_step=None if on_step is None else partial(_numbered_on, on_step, before),
         )
         start = result.image
         for term, values in result.history.items():
             history.setdefault(term, []).extend(values)
         snapshots |= {before + step: image for step, image in result.snapshots.items()}
     return Optimized(result.image, history, snapshots)
+
+
+def _numbered_on(on_step: StepCallback, before: int, step: int, terms: dict[str, float]) -> None:
+    on_step(before + step, terms)
 
 
 def steps_of(steps: int | Sequence[int], scales: int) -> list[int]:
