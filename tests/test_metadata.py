@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,33 @@ def test_the_owner_of_the_repository_is_named_in_one_place(metadata: dict[str, A
     assert all(url.startswith(metadata["repository"]) for url in metadata["project_urls"].values())
     assert (ROOT / "setup.py").read_text().count(metadata["repository"]) == 1
     assert metadata["repository"].rpartition("/")[0] not in PYPROJECT
+
+
+def imported(module: Path) -> set[str]:
+    """The packages that a module cannot be imported without: not those of a function, a type checker or a `try`."""
+    found = set()
+    for node in ast.parse(module.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module)
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names
+
+
+def test_what_is_imported_is_declared() -> None:
+    (line,) = re.findall(r"^dependencies = \[(.+)\]", PYPROJECT, re.MULTILINE)
+    declared = {name.replace("-", "_") for name in re.findall(r'"([\w-]+)', line)}
+    (line,) = re.findall(r"^cli = \[(.+)\]", PYPROJECT, re.MULTILINE)
+    of_pictures = {{"pillow": "PIL"}.get(name, name) for name in re.findall(r'"([\w-]+)', line)}
+    needed = {path: imported(path) for path in (ROOT / "perceptual_ops").rglob("*.py")}
+    assert {name for names in needed.values() for name in names} <= declared | of_pictures
+    core = {
+        name
+        for path, names in needed.items()
+        if path.parent.name in ("losses", "engine", "networks", "plain")
+        for name in names
+    }
+    assert core == declared
 
 
 def test_pythons_that_are_served() -> None:
