@@ -60,7 +60,9 @@ def _code(package: Path) -> list[Path]:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
+    from filecmp import cmp  # where there is an installed copy alone
+
+    return other.is_file() and cmp(one, other, shallow=False)
 
 
 def fault_of(library: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,9 +180,8 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
         (root / "po" / "networks" / "vgg.py").write_text("layers = 1")
     (checkout / "setup.py").touch()
     (site / "po" / "_C.so").touch()
-    monkeypatch.setattr(
-        sys, "path", ["", str(checkout), str(tmp_path / "none"), "cannot be looked into" * 1000, str(site)]
-    )
+    nothing = [str(tmp_path / "none"), "cannot be looked into" * 1000]
+    monkeypatch.setattr(sys, "path", ["", str(checkout), *nothing, str(site), sysconfig.get_path("stdlib")])
     monkeypatch.chdir(checkout)
     return checkout / "po" / "_C.so", site / "po" / "_C.so"
 
