@@ -24,6 +24,10 @@ LEAST_TORCH = 2, 10  # whose stable ABI the library is built for
 LEAST_CAPABILITY = 8, 0  # of a GPU, which cp.async asks for
 SWITCH = "PERCEPTUAL_OPS_NATIVE"  # an environment variable; 0: plain PyTorch alone
 SWITCHED_OFF = f"{SWITCH}=0 in the environment"
+BESIDE_A_SERVED_GPU = (
+    "; another GPU here is served, so losses run under ordinary autograd on this one, with its memory: set "
+    f"{SWITCH}=0 for the lean engine on both"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class NativeLibrary:
             return self.cuda_reason
         return _unserved_gpu(self.build_info["cuda"], self.build_info["cuda_architectures"], device.index or 0)
 
+    def serves_a_gpu(self) -> bool:
+        """Whether one of this machine's GPUs is served."""
+        built = self.build_info.get("cuda", ""), self.build_info.get("cuda_architectures", "")
+        return not self.reason and not self.cuda_reason and _serves_a_gpu(*built)
+
 
 def constant_when_compiled(function: F) -> F:
     """torch.compile runs the function once while it traces, and keeps its graph whole.
@@ -72,7 +81,13 @@ def constant_when_compiled(function: F) -> F:
 @constant_when_compiled
 def _unserved_gpu(toolkit: str, architectures: str, index: int) -> str:
     """Why a GPU does not run the kernels that a toolkit compiled for these architectures; empty where it does."""
-    return _gpu_lacks(toolkit, architectures, index)
+    lacks = _gpu_lacks(toolkit, architectures, index)
+    return lacks + BESIDE_A_SERVED_GPU if lacks and _serves_a_gpu(toolkit, architectures) else lacks
+
+
+@constant_when_compiled
+def _serves_a_gpu(toolkit: str, architectures: str) -> bool:
+    return any(not _gpu_lacks(toolkit, architectures, index) for index in range(torch.cuda.device_count()))
 
 
 @cache

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 from . import _checks as checks
 from . import plain, reference
 from ._autograd import layer_loss, register
-from ._native import constant_when_compiled, fall_back, native
+from ._native import fall_back, native
 from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 if not native.loaded:
@@ -54,12 +54,7 @@ def use_engine(device: torch.device, backend: str) -> bool:
         return False
     if not _falls_back(native.refusal(device), backend) or device.type != "cuda" or native.cuda_reason:
         return True
-    return not _serves_a_gpu() and plain.replaces_compiled("CUDA")
-
-
-@constant_when_compiled
-def _serves_a_gpu() -> bool:
-    return any(not native.refusal(torch.device("cuda", index)) for index in range(torch.cuda.device_count()))
+    return not native.serves_a_gpu() and plain.replaces_compiled("CUDA")
 
 
 def use_operators(backend: str) -> bool:

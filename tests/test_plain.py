@@ -95,23 +95,30 @@ def test_operators_are_replaced_while_compiling(library: None) -> None:
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(script)], check=True)
 
 
-@pytest.mark.parametrize(("served", "lean"), [((False, False), True), ((True, False), False)])
+@pytest.mark.parametrize(("capabilities", "lean"), [([(7, 5), (7, 5)], True), ([(9, 0), (7, 5)], False)])
 def test_plain_operators_are_of_all_gpus_or_none(
-    served: tuple[bool, ...], lean: bool, monkeypatch: pytest.MonkeyPatch
+    capabilities: list[tuple[int, int]], lean: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Library(_native.NativeLibrary):
-        def refusal(self, device: torch.device) -> str:
-            return "" if served[device.index or 0] else "too old a driver"
-
+    """One warning says which, however a GPU is used first."""
     replaced = []
-    monkeypatch.setattr(ops, "native", Library("", ""))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(served))
+    library = _native.NativeLibrary("", "", {"cuda": "13.0", "cuda_architectures": "80 90 +PTX"})
+    monkeypatch.setattr(ops, "native", library)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(_native, "driver_version", lambda: (13, 0))
     monkeypatch.setattr(plain, "replaces_compiled", lambda key: not replaced.append(key))
     monkeypatch.setattr(_native, "_told", set())
-    with pytest.warns(RuntimeWarning, match="too old a driver"):
+    _native._gpu_lacks.cache_clear()
+    with pytest.warns(RuntimeWarning) as caught:
         assert ops.use_engine(torch.device("cuda", 1), "auto") == lean
+        ops._falls_back(library.refusal(torch.device("cuda", 1)), "auto")
+    assert len(caught) == 1
+    beside = "" if lean else _native.BESIDE_A_SERVED_GPU
+    assert str(caught[0].message).endswith(f"capability 8.0 or newer, cuda:1 is of capability 7.5{beside}")
     assert replaced == ["CUDA"] * lean
-    assert ops.use_engine(torch.device("cuda", 0), "auto")
+    assert lean or (ops.use_engine(torch.device("cuda", 0), "auto") and not replaced)
+    _native._gpu_lacks.cache_clear()
 
 
 class WithoutFp64(TorchDispatchMode):
