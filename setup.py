@@ -4,6 +4,7 @@ The library is compiled where a recent torch for Linux is in sight, which it nev
 serves every Python and newer torch. CONTRIBUTING.md says what the environment variables PERCEPTUAL_OPS_* change.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -36,6 +37,7 @@ VERSION = written("__init__.py", r'^__version__ = "(.+)"')
 LEAST_TORCH = tuple(map(int, written("_native.py", r"^LEAST_TORCH = ([\d, ]+)").split(",")))
 LIBRARY = ROOT / "perceptual_ops" / "_C.so"
 BUILD = ROOT / "build" / "cmake"  # the same for wheels and editable installs, so that both build what changed
+COMPILED = BUILD / "compiled.txt"  # the `state_of` the library that was compiled last
 WITHOUT = "or set PERCEPTUAL_OPS_NATIVE=0 for the library in plain PyTorch"
 # cmake and ninja installed by pip lie beside this Python, which need not be an activated environment's.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -67,6 +69,15 @@ def why_not_compiled() -> str:
     return ""
 
 
+def state_of(library: Path) -> str:
+    """Digests of what a library is compiled from, as it is now, and of the library."""
+    folders = [path for name in ("csrc", "cmake") for path in (ROOT / name).rglob("*") if path.is_file()]
+    sources = hashlib.sha256(VERSION.encode())
+    for file in sorted([ROOT / "CMakeLists.txt", *folders]):
+        sources.update(f"{file.relative_to(ROOT)} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return f"{sources.hexdigest()} {hashlib.sha256(library.read_bytes()).hexdigest()}"
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
@@ -81,6 +92,7 @@ class CMakeBuild(build_ext):
         self.forget_another_configuration()
         self.cmake("-S", ROOT, "-B", BUILD, "-G", "Ninja", *(f"-D{name}={value}" for name, value in settings.items()))
         self.cmake("--build", BUILD)
+        COMPILED.write_text(state_of(output))
 
     @staticmethod
     def forget_another_configuration():
@@ -116,11 +128,22 @@ class FreshBuild(build_py):
 
     def run(self):
         if self.editable_mode:
-            if not self.distribution.has_ext_modules():
-                LIBRARY.unlink(missing_ok=True)  # compiled from another state, it would be loaded
+            if not self.distribution.has_ext_modules() and LIBRARY.exists():
+                self.keep_or_remove_library()
         elif ROOT / "build" in Path(self.build_lib).resolve().parents:
             shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
+
+    @staticmethod
+    def keep_or_remove_library():
+        """What a former build left beside the code would be loaded, whatever it was compiled from."""
+        is_current = COMPILED.exists() and COMPILED.read_text() == state_of(LIBRARY)
+        if is_current and switch("NATIVE") != "0":
+            print(f"perceptual_ops: keeps {LIBRARY}, which was compiled from this code", file=sys.stderr)
+            return
+        LIBRARY.unlink()
+        why = "PERCEPTUAL_OPS_NATIVE=0" if is_current else "it was not compiled here from this code"
+        print(f"perceptual_ops: removes {LIBRARY}: {why}", file=sys.stderr)
 
 
 class AnyPythonWheel(bdist_wheel):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -46,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "a checkout"
     package = folder / "perceptual_ops"
     (package / "networks" / "data").mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     (package / "__init__.py").write_text('__version__ = "1.2.3"\n')
     (package / "_native.py").write_text("LEAST_TORCH = 2, 10  # for the ABI\n")
@@ -183,16 +184,63 @@ def test_cmake_forgets_what_it_found_elsewhere(checkout: Path) -> None:
     assert not (moved / "build" / "cmake" / "compiled.o").exists()
 
 
-def test_an_editable_install_in_plain_pytorch_leaves_no_library(checkout: Path) -> None:
-    """Compiled from another state of the code, it would be loaded."""
-    done = build(checkout, "editable_wheel", NATIVE="0")
+@pytest.fixture
+def compiled(checkout: Path) -> Path:
+    """The library in a checkout, of whose sources it was compiled."""
+    (checkout / "csrc").mkdir()
+    (checkout / "csrc" / "library.cpp").write_text("int x;")
+    assert build(checkout, "build_ext", "--inplace").returncode == 0
+    return checkout / "perceptual_ops" / "_C.so"
+
+
+def changed_source(compiled: Path) -> None:
+    (compiled.parents[1] / "csrc" / "library.cpp").write_text("int y;")
+
+
+def more_sources(compiled: Path) -> None:
+    (compiled.parents[1] / "csrc" / "more.h").touch()
+
+
+def another_library(compiled: Path) -> None:
+    compiled.write_text("of another checkout")
+
+
+def raised_version(compiled: Path) -> None:
+    (compiled.parent / "__init__.py").write_text('__version__ = "1.2.4"\n')
+
+
+def no_record(compiled: Path) -> None:
+    shutil.rmtree(compiled.parents[1] / "build")
+
+
+@pytest.mark.parametrize("torch", ["none", "2.9.1"])
+def test_an_editable_install_that_compiles_nothing_keeps_a_library_of_the_same_code(compiled: Path, torch: str) -> None:
+    done = build(compiled.parents[1], "editable_wheel", torch=torch)
     assert done.returncode == 0, done.stderr
-    assert not (checkout / "perceptual_ops" / "_C.so").exists()
+    assert compiled.read_text() == "compiled"
+    assert done.stderr.count(f"perceptual_ops: keeps {compiled}, which was compiled from this code\n") == 1
+
+
+@pytest.mark.parametrize("change", [changed_source, more_sources, another_library, raised_version, no_record])
+def test_an_editable_install_leaves_no_library_of_other_code(compiled: Path, change: Callable[[Path], None]) -> None:
+    """It would be loaded."""
+    change(compiled)
+    done = build(compiled.parents[1], "editable_wheel", torch="none")
+    assert done.returncode == 0, done.stderr
+    assert not compiled.exists()
+    assert f"perceptual_ops: removes {compiled}: it was not compiled here from this code\n" in done.stderr
+
+
+def test_an_editable_install_in_plain_pytorch_leaves_no_library(compiled: Path) -> None:
+    done = build(compiled.parents[1], "editable_wheel", NATIVE="0")
+    assert done.returncode == 0, done.stderr
+    assert not compiled.exists()
+    assert f"perceptual_ops: removes {compiled}: PERCEPTUAL_OPS_NATIVE=0\n" in done.stderr
 
 
 def test_the_sdist_has_what_a_build_needs(checkout: Path) -> None:
     """All that is compiled and packed, and no tests, which would not run without the rest of the checkout."""
-    for name in ("csrc", "cmake", "CMakeLists.txt", "CHANGELOG.md"):
+    for name in ("csrc", "cmake", "CHANGELOG.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, checkout / name)
     (checkout / "tests").mkdir()
