@@ -2,14 +2,15 @@
 
 feature_maps.py, metrics.py and activations.py have one function per operator, with its arguments and results, dtypes
 and strides (csrc/library.cpp); their schemas are in _schemas.py. They trust their arguments, which the engine and `ops`
-have checked.
+have checked. As operators they run without autograd, which torch sees to, and without the caller's autocast, which
+would narrow the products and convolutions in them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -53,6 +54,20 @@ OPERATORS: tuple[Callable[..., Any], ...] = (
 _fragment = torch.library.Library("perceptual_ops", "FRAGMENT")
 
 
+def _without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(operator)
+    def run(*arguments: Any) -> Any:
+        with torch._C._DisableAutocast():  # on every device
+            return operator(*arguments)
+
+    return run
+
+
+def _implement(dispatch_key: str, **settings: bool) -> None:
+    for operator in OPERATORS:
+        _fragment.impl(operator.__name__, _without_autocast(operator), dispatch_key, **settings)
+
+
 def define() -> None:
     """Declares the operators, in a process where the compiled file does not."""
     for operator in OPERATORS:
@@ -61,8 +76,7 @@ def define() -> None:
 
 def serve() -> None:
     """Runs the operators here for all tensors that no compiled one serves."""
-    for operator in OPERATORS:
-        _fragment.impl(operator.__name__, operator, "CompositeExplicitAutograd")
+    _implement("CompositeExplicitAutograd")
 
 
 @constant_when_compiled
@@ -76,5 +90,4 @@ def replaces_compiled(dispatch_key: str) -> bool:
 def _replace_once(dispatch_key: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that operators are replaced, which is what is wanted
-        for operator in OPERATORS:
-            _fragment.impl(operator.__name__, operator, dispatch_key, allow_override=True)
+        _implement(dispatch_key, allow_override=True)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .. import reference
-from .._autocast import autocast
 from .blocks import map_of_blocks, row_blocks
 from .moments import channel_moments, per_pixel
 from .unit_features import pixel_terms
@@ -45,11 +44,10 @@ def gram_matrix(x: Tensor, normalize: str) -> Tensor:
     if x.dtype == checks.accumulator_dtype(x):
         return reference.raw_gram_matrix(x, normalize)
     gram = torch.zeros(x.shape[0], x.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
-    with autocast(x.device.type):
-        for rows in row_blocks(x):
-            for part in x[:, :, rows].flatten(2).split(CHAIN, 2):
-                wide = part.float()
-                gram += wide @ wide.mT
+    for rows in row_blocks(x):
+        for part in x[:, :, rows].flatten(2).split(CHAIN, 2):
+            wide = part.float()
+            gram += wide @ wide.mT
     return gram.div_(reference.gram_divisor(normalize, *x.shape[1:]))
 
 
@@ -72,8 +70,7 @@ def _by_features(slope: Tensor, x: Tensor, other: Tensor | None) -> Tensor:  # (
             product = torch.bmm(slope, part.flatten(2)).view(part.shape)
         return product if other is None else product.add_(other[:, :, rows])
 
-    with autocast(x.device.type):
-        return map_of_blocks(x, make)
+    return map_of_blocks(x, make)
 
 
 def style_loss(
