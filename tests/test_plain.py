@@ -9,12 +9,15 @@ import textwrap
 
 import pytest
 import torch
+from activation_maps import grid_map, normal_map
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perceptual_ops as po
+from bench.memory import allocated_peak
 from perceptual_ops import _checks, _native, ops, plain
 from perceptual_ops._schemas import SCHEMAS
+from perceptual_ops.plain import activations, blocks
 
 
 def written(schema: str) -> str:
@@ -159,3 +162,38 @@ def test_a_device_without_fp64(metric: str, tile_size: int | None, monkeypatch: 
     torch.testing.assert_close(
         gradient, torch.autograd.grad(expected, images[0])[0], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()
     )
+
+
+@pytest.mark.parametrize(
+    "pooling", [("max", 2, 2), ("max", 3, 2), ("max", 5, 2), ("max", 2, 3), ("average", 3, 2)], ids=str
+)
+@pytest.mark.parametrize("height", [17, 18, 37])
+def test_pooling_backward_has_the_same_bits_by_blocks(
+    pooling: tuple[str, int, int], height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows reach over the ends of blocks of 8 rows, and what no window reads is in the last one or alone in it."""
+    shape = 2, 3, height, 15
+    pooled, codes = activations.bias_relu_pool(grid_map(shape, torch.float32, "cpu"), None, True, *pooling, True)
+    grad = normal_map(tuple(pooled.shape), torch.float32, "cpu")
+    x, below = (normal_map(shape, torch.float32, "cpu", seed) for seed in (1, 2))
+    signs = torch.randint(256, (2, -(-x[0].numel() // 8)), dtype=torch.uint8)
+    found = []
+    for block in (blocks.CPU_BLOCK, 1):
+        monkeypatch.setattr(blocks, "CPU_BLOCK", block)
+        found.append(x.clone())
+        settings = codes if pooling[0] == "max" else None, signs, True, below, None
+        activations.bias_relu_pool_backward_(found[-1], grad, *settings, *pooling, None)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("pooling", [("max", 2, 2), ("max", 3, 2), ("average", 3, 2)], ids=str)
+def test_pooling_backward_takes_a_part_of_a_map(pooling: tuple[str, int, int]) -> None:
+    x = normal_map((1, 64, 255, 255), torch.float32, "cpu")
+    pooled, codes = activations.bias_relu_pool(x, None, True, *pooling, True)
+    signs = activations.bias_relu_(x, None, True)
+    settings = codes if pooling[0] == "max" else None, signs, False, None, None
+
+    def call() -> None:
+        activations.bias_relu_pool_backward_(x, pooled, *settings, *pooling, None)
+
+    assert allocated_peak(call) < x.nbytes / 4

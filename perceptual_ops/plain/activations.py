@@ -178,16 +178,23 @@ def bias_relu_pool_backward_(
             return _none(x)
         return bits.codes_of(codes, oracle.code_bits(kernel), (x.shape[1], *windows), rows)
 
-    if kind == "blur" or kernel > stride:  # windows of two blocks overlap
-        rows = slice(0, windows[0])
-        d = _spread(_wide(grad), positions(rows), (height, width), kind, kernel, stride)
-        _finish(d, x, slice(0, height), *rest)
-        return
-    for rows in row_blocks(grad):
-        end = height if rows.stop == windows[0] else rows.stop * stride
-        size = end - rows.start * stride, width
-        d = _spread(_wide(grad[:, :, rows]), positions(rows), size, kind, kernel, stride)
-        _finish(d, x, slice(rows.start * stride, end), *rest)
+    # The filter of "blur" reads maxima on both sides of a block, and has more rows than they or fewer.
+    whole = kind == "blur"
+    for rows in [slice(0, height)] if whole else row_blocks(x):
+        read = _windows_over(rows, windows[0], kernel, step)
+        first, end = read.start * step, max(rows.stop, _read(read, kernel, step).stop)
+        upstream = _wide(grad if whole else grad[:, :, read])
+        d = _spread(upstream, positions(read), (end - first, width), kind, kernel, stride)
+        _finish(d[:, :, rows.start - first : rows.stop - first], x, rows, *rest)
+
+
+def _windows_over(rows: slice, count: int, kernel: int, step: int) -> slice:
+    """The rows of windows, of which there are `count`, that read some rows of a map.
+
+    At least one, and from an even one on: so they begin with a byte of codes.
+    """
+    first = min(max((rows.start - kernel) // step + 1, 0), count - 1)
+    return slice(first - first % 2, min((rows.stop - 1) // step + 1, count))
 
 
 def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kernel: int, stride: int) -> Tensor:
