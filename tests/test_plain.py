@@ -17,7 +17,7 @@ import perceptual_ops as po
 from bench.memory import allocated_peak
 from perceptual_ops import _checks, _native, ops, plain
 from perceptual_ops._schemas import SCHEMAS
-from perceptual_ops.plain import activations, blocks
+from perceptual_ops.plain import activations, blocks, feature_maps, metrics
 
 
 def written(schema: str) -> str:
@@ -197,3 +197,45 @@ def test_pooling_backward_takes_a_part_of_a_map(pooling: tuple[str, int, int]) -
         activations.bias_relu_pool_backward_(x, pooled, *settings, *pooling, None)
 
     assert allocated_peak(call) < x.nbytes / 4
+
+
+class Calls(TorchDispatchMode):
+    """Counts what torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["feature mse", "feature cosine", "lpips", "lpips map"])
+def test_a_backward_makes_no_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which take two calls at least for each block of rows."""
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 1)
+    rows = 128
+    x, y = (normal_map((2, 3, rows, 5), torch.float32, "cpu", seed) for seed in (1, 2))
+    numbers, weights = torch.rand(2), torch.rand(3)
+    upstream = numbers.view(-1, 1, 1, 1).expand(2, 1, rows, 5)
+    kind, _, setting = name.partition(" ")
+    made = []
+    for backward in (True, False):
+        with Calls() as calls:
+            if kind == "feature":
+                terms = [x], [y], [1.0], setting, 0.0
+                if backward:
+                    feature_maps.feature_loss_backward(numbers, *terms)
+                else:
+                    feature_maps.feature_loss_with_gradient(*terms, numbers)
+            else:
+                pair = [x], [y], [weights], 1e-8, True
+                if backward and setting:
+                    metrics.lpips_map_backward([upstream], *pair, True, True)
+                elif backward:
+                    metrics.lpips_distance_backward(numbers, *pair, True, True)
+                else:
+                    metrics.lpips_distance_with_gradient(*pair, numbers, True, True)
+        made.append(calls.count)
+    assert made[0] + 2 * rows / blocks.ROWS <= made[1]

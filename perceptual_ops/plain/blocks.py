@@ -14,10 +14,13 @@ DEVICE_BLOCK = 2**24
 ROWS = 8  # a block has whole bytes of signs
 
 
-def row_blocks(x: Tensor) -> list[slice]:  # (N, C, H, W)
-    """The rows of each block: a multiple of `ROWS` but for the last; one empty block of a map without elements."""
+def row_blocks(x: Tensor, parts: int = 1) -> list[slice]:  # (N, C, H, W)
+    """The rows of each block: a multiple of `ROWS` but for the last; one empty block of a map without elements.
+
+    Whoever makes many maps of a block at once takes blocks of so many parts of the usual size.
+    """
     batch, channels, height, width = x.shape
-    block = CPU_BLOCK if x.device.type == "cpu" else DEVICE_BLOCK
+    block = (CPU_BLOCK if x.device.type == "cpu" else DEVICE_BLOCK) // parts
     step = max(1, block // max(batch * channels * width * ROWS, 1)) * ROWS
     return [slice(first, min(first + step, height)) for first in range(0, max(height, 1), step)]
 

@@ -12,7 +12,7 @@ from .. import _checks as checks
 from .. import reference
 from .blocks import map_of_blocks, row_blocks
 from .moments import channel_moments, per_pixel
-from .unit_features import pixel_terms
+from .unit_features import pixel_terms, pixel_values
 
 CHAIN = 4096  # pixels whose products are added up in one chain: rounding errors grow with its length
 
@@ -139,7 +139,9 @@ def _deviations_backward(x: Tensor, base: Tensor, factor: Tensor, mean: Tensor, 
 def feature_loss(
     features: list[Tensor], targets: list[Tensor], weights: list[float], distance: str, parameter: float
 ) -> tuple[Tensor, Tensor]:
-    values = [_feature_layer(x, y, distance, parameter)[0] for x, y in zip(features, targets, strict=True)]
+    values = list(map(_no_value, features))
+    for x, y, value in zip(features, targets, values, strict=True):
+        _feature_layer(x, y, distance, parameter, value, None)
     return reference.weighted_sum(values, weights)
 
 
@@ -151,7 +153,8 @@ def feature_loss_backward(
     distance: str,
     parameter: float,
 ) -> list[Tensor]:
-    return feature_loss_with_gradient(features, targets, weights, distance, parameter, grad)[2]
+    layers = zip(features, targets, weights, strict=True)
+    return [_feature_layer(x, y, distance, parameter, None, _upstream(x, weight, grad)) for x, y, weight in layers]
 
 
 def feature_loss_with_gradient(
@@ -162,34 +165,57 @@ def feature_loss_with_gradient(
     parameter: float,
     grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    found = []
-    for x, y, weight in zip(features, targets, weights, strict=True):
-        upstream = x.new_full((x.shape[0],), weight, dtype=checks.accumulator_dtype(x))
-        found.append(_feature_layer(x, y, distance, parameter, upstream if grad is None else upstream * grad))
-    values, gradients = zip(*found, strict=True)
-    return *reference.weighted_sum(list(values), weights), list(gradients)
+    values = list(map(_no_value, features))
+    layers = zip(features, targets, weights, values, strict=True)
+    gradients = [
+        _feature_layer(x, y, distance, parameter, value, _upstream(x, weight, grad)) for x, y, weight, value in layers
+    ]
+    return *reference.weighted_sum(values, weights), gradients
+
+
+def _no_value(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N), to be added to
+    return x.new_zeros(x.shape[0], dtype=checks.accumulator_dtype(x))
+
+
+def _upstream(x: Tensor, weight: float, grad: Tensor | None) -> Tensor:  # (N, C, H, W) -> (N)
+    upstream = x.new_full((x.shape[0],), weight, dtype=checks.accumulator_dtype(x))
+    return upstream if grad is None else upstream * grad
 
 
 def _feature_layer(
-    x: Tensor, y: Tensor, distance: str, parameter: float, upstream: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:  # (N, C, H, W), (N or 1, C, H, W), (N) -> (N), (N, C, H, W)
-    """The distance, and its gradient times upstream numbers if there are."""
+    x: Tensor,  # (N, C, H, W)
+    y: Tensor,  # (N or 1, C, H, W)
+    distance: str,
+    parameter: float,
+    value: Tensor | None,  # (N)
+    upstream: Tensor | None,  # (N)
+) -> Tensor:
+    """Adds the distance to value; its gradient times upstream numbers, nothing without them."""
     dtype = checks.accumulator_dtype(x)
     if distance == "cosine":
-        (half,) = checks.halves([x])
-        pixels = upstream if upstream is None else (upstream / max(x.shape[2:].numel(), 1)).view(-1, 1, 1, 1)
-        found, gradients = pixel_terms(x, y, half, checks.COSINE_EPS, False, pixels, upstream is not None, False)
-        return found.mean((1, 2, 3)), gradients[0] if gradients else None
-    value = x.new_zeros(x.shape[0], dtype=dtype)
-    made = None if upstream is None else torch.empty_like(x)
+        return _cosine_layer(x, y, value, upstream)
+    made = torch.empty_like(x) if upstream is not None else x.new_empty(0)
     count = 1 if distance == "sse" else max(x.shape[1:].numel(), 1)
     for rows in row_blocks(x):
         error = x[:, :, rows].to(dtype) - y[:, :, rows]
-        value += reference.distance_map(error, distance, parameter).sum((1, 2, 3))
-        if made is not None and upstream is not None:
+        if value is not None:
+            value += reference.distance_map(error, distance, parameter).sum((1, 2, 3))
+        if upstream is not None:
             slope = _slope(error, distance, parameter).mul_(_each(upstream / count, error))
             made[:, :, rows].copy_(slope)
-    return value / count, made
+    if value is not None:
+        value /= count
+    return made
+
+
+def _cosine_layer(x: Tensor, y: Tensor, value: Tensor | None, upstream: Tensor | None) -> Tensor:
+    (half,) = checks.halves([x])
+    pixels = None if value is None else pixel_values(x)
+    of_pixel = upstream if upstream is None else (upstream / max(x.shape[2:].numel(), 1)).view(-1, 1, 1, 1)
+    gradients = pixel_terms(x, y, half, checks.COSINE_EPS, False, pixels, of_pixel, upstream is not None)
+    if value is not None and pixels is not None:
+        value += pixels.mean((1, 2, 3))
+    return gradients[0] if gradients else x.new_empty(0)
 
 
 def total_variation(x: Tensor, kind: str) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .. import reference
 from .blocks import map_of_blocks
 from .moments import channel_moments, per_pixel
-from .unit_features import pixel_terms
+from .unit_features import pixel_terms, pixel_values
 
 Gradients = tuple[list[Tensor], list[Tensor]]  # by features and by targets, one per sample; empty where not wanted
 
@@ -15,8 +17,7 @@ Gradients = tuple[list[Tensor], list[Tensor]]  # by features and by targets, one
 def lpips_distance(
     features: list[Tensor], targets: list[Tensor], channel_weights: list[Tensor], eps: float, eps_inside: bool
 ) -> tuple[Tensor, Tensor]:
-    maps = lpips_map(features, targets, channel_weights, eps, eps_inside)
-    return reference.weighted_sum([pixels.mean((1, 2, 3)) for pixels in maps], [1.0] * len(maps))
+    return _means(lpips_map(features, targets, channel_weights, eps, eps_inside))
 
 
 def lpips_distance_backward(
@@ -29,8 +30,9 @@ def lpips_distance_backward(
     by_features: bool,
     by_targets: bool,
 ) -> Gradients:
-    settings = features, targets, channel_weights, eps, eps_inside
-    return lpips_distance_with_gradient(*settings, grad, by_features, by_targets)[2:]
+    terms = features, targets, channel_weights, eps, eps_inside
+    upstreams = _upstreams(features, channel_weights, grad)
+    return _gradients(*terms, [None] * len(features), upstreams, by_features, by_targets)
 
 
 def lpips_distance_with_gradient(
@@ -43,23 +45,19 @@ def lpips_distance_with_gradient(
     by_features: bool,
     by_targets: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    upstreams = []
-    for x, weights in zip(features, channel_weights, strict=True):
-        share = weights.new_full((x.shape[0], 1, 1, 1), 1 / max(x.shape[2:].numel(), 1))  # of a pixel in the mean
-        upstreams.append(share if grad is None else share * grad.view(-1, 1, 1, 1))
-    settings = features, targets, channel_weights, eps, eps_inside
-    maps, of_x, of_y = _maps_and_gradients(*settings, upstreams, by_features, by_targets)
-    values = [pixels.mean((1, 2, 3)) for pixels in maps]
-    return *reference.weighted_sum(values, [1.0] * len(values)), of_x, of_y
+    terms = features, targets, channel_weights, eps, eps_inside
+    maps = list(map(pixel_values, features))
+    gradients = _gradients(*terms, maps, _upstreams(features, channel_weights, grad), by_features, by_targets)
+    return *_means(maps), *gradients
 
 
 def lpips_map(
     features: list[Tensor], targets: list[Tensor], channel_weights: list[Tensor], eps: float, eps_inside: bool
 ) -> list[Tensor]:
-    return [
-        pixel_terms(x, y, weights, eps, eps_inside, None, False, False)[0]
-        for x, y, weights in zip(features, targets, channel_weights, strict=True)
-    ]
+    maps = list(map(pixel_values, features))
+    for x, y, weights, values in zip(features, targets, channel_weights, maps, strict=True):
+        pixel_terms(x, y, weights, eps, eps_inside, values)
+    return maps
 
 
 def lpips_map_backward(
@@ -72,27 +70,42 @@ def lpips_map_backward(
     by_features: bool,
     by_targets: bool,
 ) -> Gradients:
-    settings = features, targets, channel_weights, eps, eps_inside
-    return _maps_and_gradients(*settings, grads, by_features, by_targets)[1:]
+    terms = features, targets, channel_weights, eps, eps_inside
+    return _gradients(*terms, [None] * len(features), grads, by_features, by_targets)
 
 
-def _maps_and_gradients(
+def _means(maps: list[Tensor]) -> tuple[Tensor, Tensor]:  # L x (N, 1, H, W) -> (N), (L, N)
+    return reference.weighted_sum([pixels.mean((1, 2, 3)) for pixels in maps], [1.0] * len(maps))
+
+
+def _upstreams(features: list[Tensor], channel_weights: list[Tensor], grad: Tensor | None) -> list[Tensor]:
+    """Of each pixel (N, 1, 1, 1), whose share in the mean times grad (N) it is."""
+    found = []
+    for x, weights in zip(features, channel_weights, strict=True):
+        share = weights.new_full((x.shape[0], 1, 1, 1), 1 / max(x.shape[2:].numel(), 1))
+        found.append(share if grad is None else share * grad.view(-1, 1, 1, 1))
+    return found
+
+
+def _gradients(
     features: list[Tensor],
     targets: list[Tensor],
     channel_weights: list[Tensor],
     eps: float,
     eps_inside: bool,
-    upstreams: list[Tensor],
+    maps: Sequence[Tensor | None],  # L x (N, 1, H, W), written if given
+    upstreams: list[Tensor],  # L x (N, 1, 1 or H, 1 or W)
     by_features: bool,
     by_targets: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+) -> Gradients:
+    wanted = by_features, by_targets
+    layers = zip(features, targets, channel_weights, maps, upstreams, strict=True)
     found = [
-        pixel_terms(x, y, weights, eps, eps_inside, upstream, by_features, by_targets)
-        for x, y, weights, upstream in zip(features, targets, channel_weights, upstreams, strict=True)
+        pixel_terms(x, y, weights, eps, eps_inside, values, upstream, *wanted)
+        for x, y, weights, values, upstream in layers
     ]
-    of_x = [gradients[0] for _, gradients in found] if by_features else []
-    of_y = [gradients[-1] for _, gradients in found] if by_targets else []
-    return [pixels for pixels, _ in found], of_x, of_y
+    of_x, of_y = ([of_layer[i] for of_layer in found] if one else [] for i, one in ((0, by_features), (-1, by_targets)))
+    return of_x, of_y
 
 
 def dists_distance(

@@ -8,6 +8,8 @@ from torch import Tensor
 from .. import _checks as checks
 from .blocks import row_blocks
 
+MAPS = 4  # of a block that are made on the way, more or less
+
 
 def pixel_terms(
     x: Tensor,  # (N, C, H, W)
@@ -15,28 +17,32 @@ def pixel_terms(
     weights: Tensor,  # (C)
     eps: float,
     eps_inside: bool,
-    upstream: Tensor | None,  # (N, 1, 1 or H, 1 or W), of each pixel
-    by_x: bool,
-    by_y: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """`reference.lpips_maps` (N, 1, H, W), and the wanted gradients of the sum of upstream times them, by x, by y."""
+    values: Tensor | None,  # (N, 1, H, W)
+    upstream: Tensor | None = None,  # (N, 1, 1 or H, 1 or W), of each pixel
+    by_x: bool = False,
+    by_y: bool = False,
+) -> list[Tensor]:
+    """Writes `reference.lpips_maps` into values; the wanted gradients of the sum of upstream times it, by x, by y."""
     dtype = checks.accumulator_dtype(x)
-    found = x.new_empty((x.shape[0], 1, *x.shape[2:]), dtype=dtype)
-    wanted = by_x, by_y
-    made = [torch.empty_like(x) if one else None for one in wanted]
+    made = [torch.empty_like(x) if one else None for one in (by_x, by_y)]
     weights = weights.view(1, -1, 1, 1)
-    for rows in row_blocks(x):
+    for rows in row_blocks(x, MAPS):
         sides = [_Side(z[:, :, rows].to(dtype), eps, eps_inside) for z in (x, y)]
         error = _difference(*sides)
         slope = error * weights
-        torch.sum(slope * error, 1, keepdim=True, out=found[:, :, rows])
+        if values is not None:
+            torch.sum(slope * error, 1, keepdim=True, out=values[:, :, rows])
         if upstream is None:
             continue
         slope *= 2 * (upstream[:, :, rows] if upstream.shape[2] > 1 else upstream)
         for side, sign, gradient in zip(sides, (1, -1), made, strict=True):
             if gradient is not None:
                 gradient[:, :, rows].copy_(side.gradient(slope if sign > 0 else -slope))
-    return found, [gradient for gradient in made if gradient is not None]
+    return [gradient for gradient in made if gradient is not None]
+
+
+def pixel_values(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 1, H, W), to be written
+    return x.new_empty((x.shape[0], 1, *x.shape[2:]), dtype=checks.accumulator_dtype(x))
 
 
 class _Side:
