@@ -26,6 +26,7 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/OWNER/perceptual_ops"  # OWNER is to be replaced, here alone, before a release
+SITE = "https://{}.github.io/{}/".format(*REPOSITORY.split("/")[-2:])  # where a release puts what docs/ makes
 
 
 def written(file: str, pattern: str) -> str:
@@ -184,6 +185,7 @@ setup(
     long_description=readme_of_the_index(),
     long_description_content_type="text/markdown",
     project_urls={
+        "Documentation": SITE,
         "Source": REPOSITORY,
         "Issues": f"{REPOSITORY}/issues",
         "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",

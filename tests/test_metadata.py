@@ -78,7 +78,10 @@ def test_readme_of_the_index_has_absolute_addresses(metadata: dict[str, Any]) ->
 
 
 def test_the_owner_of_the_repository_is_named_in_one_place(metadata: dict[str, Any]) -> None:
-    assert all(url.startswith(metadata["repository"]) for url in metadata["project_urls"].values())
+    owner, project = metadata["repository"].split("/")[-2:]
+    urls = dict(metadata["project_urls"])
+    assert urls.pop("Documentation") == f"https://{owner}.github.io/{project}/"
+    assert all(url.startswith(metadata["repository"]) for url in urls.values())
     assert (ROOT / "setup.py").read_text().count(metadata["repository"]) == 1
     assert metadata["repository"].rpartition("/")[0] not in PYPROJECT
 

@@ -42,9 +42,11 @@ def test_actions_are_pinned_and_may_only_read(file: Path) -> None:
     assert workflow["permissions"] == {"contents": "read"} and "group" in workflow["concurrency"]
 
 
-def test_only_the_publishing_job_may_identify_itself() -> None:
-    asked = {name: job.get("permissions") for name, job in RELEASE["jobs"].items()}
-    assert asked == {"build": None, "publish": {"id-token": "write"}}
+def test_only_the_publishing_jobs_may_identify_themselves() -> None:
+    asked = {name: job["permissions"] for name, job in RELEASE["jobs"].items() if "permissions" in job}
+    assert asked == {"publish": {"id-token": "write"}, "pages": {"id-token": "write", "pages": "write"}}
+    assert RELEASE["jobs"]["pages"]["environment"] and "publish" in RELEASE["jobs"]["pages"]["needs"]
+    assert [step["uses"].split("@")[0] for step in RELEASE["jobs"]["pages"]["steps"]] == ["actions/deploy-pages"]
     assert RELEASE["jobs"]["publish"]["environment"] and RELEASE["jobs"]["publish"]["needs"] == "build"
     steps = [step.get("uses", "").split("@")[0] for step in RELEASE["jobs"]["publish"]["steps"]]
     assert steps == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
