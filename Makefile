@@ -1,14 +1,11 @@
 # demo   stylise a photograph: pictures in demo/
 # paper  the experiments of Johnson et al. 2016: docs/paper.md and docs/levels.md (EXPERIMENTS="sr-x4 report" for some)
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
-# bench  time the operators against PyTorch      wheels  both wheels and the sdist in dist/
-# bench-loss  time the whole loss against plain PyTorch and measure its memory
-# bench-metrics  time LPIPS and DISTS against the packages people use and measure their memory
+# bench  time and memory against every rival, on CPU or CUDA: ONLY="loss metrics" for some, FULL=1 for all sizes (hours),
+#     BUSY=2 beside two processes that take the CPU      wheels  both wheels and the sdist in dist/
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
-# bench-engine  time losses over any frozen network, and steps with adaptive weights, against autograd
 # bench-sharded  losses of one image on 1, 2 and 4 processes: errors, bytes, memory, and how soon a death is known
 # bench-plain  memory and time of the losses in plain PyTorch, PERCEPTUAL_OPS_NATIVE=0, against eager
-# bench-tiles  memory and time of large images in tiles (hours; ONLY="1024 2048" for some)
 # bench-photograph  the style gradient of a photograph of 8000 x 8000 pixels in capped memory (an hour)
 # bench-commits  time the losses against those of COMMIT, and compare their bits
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
@@ -58,7 +55,7 @@ PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m 
 CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-loss bench-metrics bench-training bench-engine bench-tiles bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-training bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -112,23 +109,10 @@ lint: $(VENV)/.installed
 	$(RUN) tests/check_workflows.py
 
 bench: build
-	$(RUN) -m bench
-
-bench-loss: build
-	$(RUN) -m bench.whole
-
-bench-metrics: build
-	$(RUN) -m bench.metrics
+	$(RUN) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(BUSY),--busy $(BUSY))
 
 bench-training: build
 	$(RUN) -m bench.training
-
-bench-engine: build
-	$(RUN) -m bench.engine
-	$(RUN) -m bench.adaptive_weight
-
-bench-tiles: build
-	$(RUN) -m bench.tiles $(if $(ONLY),--only $(ONLY))
 
 # glibc before 2.38 leaves holes in its heap, which over a hundred tiles come to a gigabyte: large blocks are mapped alone.
 bench-photograph: build
@@ -138,8 +122,8 @@ bench-sharded: build
 	$(RUN) -m bench.sharded
 
 bench-plain: build
-	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench.whole --only 4x256x256 16x256x256 --variants eager "ours fp32"
-	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench.metrics --only "vgg 4x256" "dists 4x256" --variants lpips DISTS_pytorch "ours fp32"
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench --full --only "loss 4x256" "loss 16x256" "lpips-vgg 4x256" "metrics dists 4x256" \
+	    --variants "eager fp32" "lpips fp32" "DISTS_pytorch fp32" "ours fp32"
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)

@@ -1,6 +1,6 @@
 """`python -m bench.commits COMMIT`: this tree's losses against those of another commit: times, and whether bits agree.
 
-See NOTES.md for how to read the figures.
+README.md says how to read the figures.
 """
 
 from __future__ import annotations
@@ -18,20 +18,15 @@ from pathlib import Path
 
 import torch
 
-from . import commit_worker, report
-from .timing import Timing
+from . import commit_worker, console, results
+from .timing import Timing, ratio
 
 ROUNDS, WARM_UP = 15, 2
 SIDE = 128  # of the images
-BUILD = report.ROOT / "build" / "commits"
+BUILD = results.ROOT / "build" / "commits"
 LIBRARY = "perceptual_ops/_C.so"
 SOURCES = ("csrc", "cmake", "CMakeLists.txt", "setup.py")
-COLUMNS = (
-    *("time", "device", "threads", "torch", "library", "commit", "other", "case", "bits"),
-    *("ratio", "low", "high", "count", "median_ms", "other_ms"),
-)
-# Times this tree's time may be of the other's.
-GOAL = 1.03
+SUITE = "commits"
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,15 @@ class Outcome:
     """One case.
 
     Attributes:
-        ratio: Of our time to the other tree's, of two calls in a row.
-        ours, others: Seconds of a call.
+        ratio: Of the other tree's time to ours, of two calls in a row.
+        ours, other: Seconds of a call.
         bits: Whether all values and gradients agree to the last bit.
     """
 
     case: str
     ratio: Timing
     ours: Timing
-    others: Timing
+    other: Timing
     bits: bool
 
 
@@ -92,7 +87,7 @@ class Worker:
 
 
 def git(*arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(report.ROOT), *arguments], stdout=subprocess.PIPE, check=True).stdout
+    return subprocess.run(["git", "-C", str(results.ROOT), *arguments], stdout=subprocess.PIPE, check=True).stdout
 
 
 def tree_of(commit: str) -> Path:
@@ -109,7 +104,7 @@ def tree_of(commit: str) -> Path:
             command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
             subprocess.run(command, cwd=folder, env=environment, check=True)
         else:
-            shutil.copy2(report.ROOT / LIBRARY, library)
+            shutil.copy2(results.ROOT / LIBRARY, library)
     return folder
 
 
@@ -121,26 +116,29 @@ def compare(case: str, ours: Worker, other: Worker) -> Outcome:
             worker.call(case, samples)
     mine, theirs = (samples.seconds[WARM_UP:] for _, samples in sides)
     digests = set.union(*(samples.digests for _, samples in sides))
-    ratios = [own / of for own, of in zip(mine, theirs, strict=True)]
-    return Outcome(case, Timing.of(ratios), Timing.of(mine), Timing.of(theirs), len(digests) == 1)
+    return Outcome(case, ratio(theirs, mine), Timing.of(mine), Timing.of(theirs), len(digests) == 1)
 
 
-def row(machine: report.Machine, other: str, outcome: Outcome) -> dict[str, str]:
-    figures = {
-        **{name: f"{getattr(outcome.ratio, name):.4g}" for name in ("low", "high")},
-        **{"ratio": f"{outcome.ratio.median:.4g}", "count": str(outcome.ratio.count)},
-        **{"median_ms": f"{1e3 * outcome.ours.median:.4g}", "other_ms": f"{1e3 * outcome.others.median:.4g}"},
-        **{"case": outcome.case, "other": other, "bits": "same" if outcome.bits else "other"},
-    }
-    return {name: str(value) for name, value in vars(machine).items()} | figures
+def rows(machine: results.Machine, other: str, outcome: Outcome) -> list[results.Row]:
+    """Of this tree and of the other, whose variant is its commit."""
+    loss, dtype = outcome.case.split()
+    size = f"{commit_worker.BATCH}x{SIDE}x{SIDE}"
+    common = {"suite": SUITE, "case": f"{loss} {size} {dtype}", "dtype": dtype, "busy": "0", **vars(machine)}
+    common |= {"status": "same bits" if outcome.bits else "other bits", "clock": "wall", "versus": f"ours {dtype}"}
+    found = []
+    for variant, timing in (("ours", outcome.ours), (other, outcome.other)):
+        figures = {"median_ms": timing.median, "p20_ms": timing.low, "p80_ms": timing.high}
+        row = {name: results.number(1e3 * value) for name, value in figures.items()}
+        found.append(common | row | {"variant": variant, "count": str(timing.count)})
+    ratio = outcome.ratio
+    figures = {"ratio": ratio.median, "ratio_p20": ratio.low, "ratio_p80": ratio.high}
+    found[-1] |= {name: results.number(value) for name, value in figures.items()}
+    return found
 
 
 def line(outcome: Outcome) -> list[str]:
-    ratio = outcome.ratio
-    verdict = "goal reached" if ratio.median <= GOAL else f"goal missed: {GOAL:g} at most"
-    spread = f"{ratio.median:.3f} [{ratio.low:.3f}-{ratio.high:.3f}]"
-    times = [f"{1e3 * timing.median:.1f}" for timing in (outcome.ours, outcome.others)]
-    return [outcome.case, "same" if outcome.bits else "other", spread, *times, verdict]
+    times = [f"{1e3 * timing.median:.1f}" for timing in (outcome.ours, outcome.other)]
+    return [outcome.case, "same" if outcome.bits else "other", *times, console.spread(outcome.ratio, mark="x")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,22 +147,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m bench.commits", description="Losses of this tree and of another commit."
     )
     parser.add_argument("commit", help="such as HEAD~10 or 46f2975")
-    parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV")
+    parser.add_argument("--out", type=Path, default=results.ROOT / "bench/results", help="folder of the CSV")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help=f"cases: {', '.join(commit_worker.CASES)}")
     options = parser.parse_args(arguments)
     cases = [case for case in commit_worker.CASES if options.only in case]
     if not cases:
         parser.error(f"--only: no case contains {options.only!r}")
     folder = tree_of(options.commit)
-    with Worker(report.ROOT) as ours, Worker(folder) as other:
+    with Worker(results.ROOT) as ours, Worker(folder) as other:
         outcomes = [compare(case, ours, other) for case in cases]
-    machine = report.this_machine(torch.device("cpu"))
-    path = options.out / f"{machine.slug}-commits.csv"
-    rows = [row(machine, folder.name, outcome) for outcome in outcomes]
-    report.write_csv(path, rows, [(case,) for case in commit_worker.CASES], COLUMNS, keys=("case",))
-    print(f"{machine.device}; torch {machine.torch}; {machine.commit} against {folder.name}\n{path}\n")
-    headings = ["case", "bits", "time / other's [20-80 %]", "ms", "other's ms", ""]
-    print("\n".join(report.aligned([headings, *map(line, outcomes)], left=2)))
+    machine = results.this_machine(torch.device("cpu"))
+    path = options.out / f"{machine.slug}.csv"
+    made = [row for outcome in outcomes for row in rows(machine, folder.name, outcome)]
+    results.update(path, made, [(SUITE, row["case"]) for row in made])
+    print(f"{machine} against {folder.name}\n{path}\n")
+    headings = ["case", "bits", "ms", "other's ms", "other's of ours [20-80 %]"]
+    print("\n".join(console.aligned([headings, *map(line, outcomes)], left=2)))
     return 0 if all(outcome.bits for outcome in outcomes) else 1
 
 

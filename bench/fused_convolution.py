@@ -21,8 +21,8 @@ from torch import Tensor
 from perceptual_ops.engine.convolution import Convolution
 from perceptual_ops.engine.stages import operators
 
-from . import report, timing
-from .cases import TAPS, Draw, Images
+from . import results, timing
+from .suites.operators import TAPS, Draw, Images
 
 # (N, C, H, W), weight (C, C, 3, 3), bias (C) -> (N, C, H, W)
 Fused = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -123,8 +123,8 @@ def examine(tap: str, images: Images, fused: Fused, cache: timing.ColdCache, sec
         "bits differ": not all(torch.equal(first, other(x)) for _ in range(REPEATS)),
         "inaccurate": not error <= LARGER * our_error,
     }
-    times = timing.measure({"ours": partial(ours, x), "fused": partial(other, x)}, cache, seconds)
-    ratio = times["ours"].median / times["fused"].median
+    samples = timing.take_turns({"ours": partial(ours, x), "fused": partial(other, x)}, cache, seconds)
+    ratio = timing.ratio(samples["ours"], samples["fused"]).median
     return Finding(tap, dtype, tuple(name for name, found in faults.items() if found), error, our_error, ratio)
 
 
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None, fused: Fused = by_cudnn) -> int:
         for tap in TAPS:
             findings.append(examine(tap, images, fused, cache, options.seconds))
             print("  ".join(findings[-1].cells), flush=True)
-    machine = report.this_machine(cache.device)
+    machine = results.this_machine(cache.device)
     print(f"\n{machine.device}, torch {machine.torch}, cuDNN {torch.backends.cudnn.version()}, commit {machine.commit}")
     print(verdict(findings))
     return 0

@@ -4,7 +4,7 @@ No network, no virtual environment. `python -m bench.gpu PART ...`: `quick` take
 the default, 9; `engine`, `loss` and `sanitize` come on top. A step that reaches its limit is stopped, and what it left
 is named.
 
-Results go to $OUT, or bench/results/gpu, as they are made: CSVs as in bench/results, `*-tests.csv` with a row for each
+Results go to $OUT, or bench/results/gpu, as they are made: a CSV as in bench/results, `*-tests.csv` with a row for each
 test, `*-parts.csv` with one for each step, and log.txt. Outside a repository they name $GIT_COMMIT as the commit.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from . import report
 from .gpu_steps import BenchStep, Results, Step, SuiteStep
-from .whole_cases import GRAPHS
+from .results import FOLDER, ROOT, this_machine
+from .suites.loss import GRAPHS
 
 OF_DEVICE = re.compile(r"\b(device|native|backend|graph_device): str\b|\"on_device\"|mark\.cuda\b")
 SHOWN = 40  # lines of each step
@@ -28,12 +28,12 @@ SHOWN = 40  # lines of each step
 
 def device_tests() -> list[str]:
     """The files with tests that run on each device; the kernels' execution on the CPU is not among them."""
-    files = [path for path in sorted((report.ROOT / "tests").glob("test_*.py")) if OF_DEVICE.search(path.read_text())]
-    return [str(path.relative_to(report.ROOT)) for path in files if not path.name.startswith("test_host_")]
+    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if OF_DEVICE.search(path.read_text())]
+    return [str(path.relative_to(ROOT)) for path in files if not path.name.startswith("test_host_")]
 
 
-def timed(name: str, limit: float, module: str, *options: str) -> Step:
-    return BenchStep(name, ("python", "-m", module, "--device=cuda", "--out={folder}", *options), limit)
+def timed(name: str, limit: float, *options: str) -> Step:
+    return BenchStep(name, ("python", "-m", "bench", "--full", "--device=cuda", "--out={folder}", *options), limit)
 
 
 def sanitized(tool: str) -> Step:
@@ -50,15 +50,16 @@ def sanitized(tool: str) -> Step:
 BUILD = Step("build", ("python", "setup.py", "-q", "build_ext", "--inplace"), 80)
 CHECK = Step("check", ("python", "-m", "perceptual_ops", "doctor", "--check", "--device=cuda"), 45)
 TEST = ("python", "-m", "pytest", "-m", "cuda", "--tb=short", "-p", "bench.gpu_tests", "--results={tests}")
-BRIEF = ("--seconds=0.2", "--variants=ours,eager", "--only")
+BRIEF = ("--seconds=0.2", "--variants", "ours", "eager", "--only")
 # Every dtype, of a large batch, a usual one, and one that launches bound.
 SIZES = ("8x512", "8x256", "1x256")
-LOSSES = ("eager", "ours fp32", "ours bf16", "ours fp16", *GRAPHS)
+LOSSES = ("eager fp32", "channels_last bf16", "ours fp32", "ours bf16", "ours fp16", *GRAPHS)
 ROWS = (
-    timed("head", 45, "bench", *BRIEF, *(f"head fwd+grad {size}" for size in SIZES)),
-    timed("loss", 55, "bench.whole", "--only", *SIZES, "4x256", "--variants", *LOSSES),
+    timed("head", 45, *BRIEF, *(f"operators head fwd+grad {size}" for size in SIZES)),
+    timed("loss", 55, "--variants", *LOSSES, "--only", *(f"loss {size}" for size in (*SIZES, "4x256"))),
 )
-COMPILED = ("head fwd+grad 8x512x512 bfloat16 NHWC", "head fwd+grad 1x256x256 bfloat16 NHWC")
+COMPILED = ("head fwd+grad 8x512x512 NHWC bf16", "head fwd+grad 1x256x256 NHWC bf16")
+OPERATORS = ("gram", "tv", "lpips", "dists", "statistics", "head fwd+grad 4x256", "head fwd+grad 1x64")
 # What it finds is in log.txt, and its verdict in *-parts.csv.
 FUSED = Step("fused conv", ("python", "-m", "bench.fused_convolution"), 80)
 PARTS: dict[str, Sequence[Step]] = {
@@ -67,15 +68,15 @@ PARTS: dict[str, Sequence[Step]] = {
     "test": (SuiteStep("test", (*TEST, *device_tests()), 200),),
     "bench": (
         *ROWS,
-        timed("operators", 70, "bench", *BRIEF, "gram", "tv", "lpips", "dists", "statistics", "4x256", "1x64"),
-        timed("compiled head", 60, "bench", "--seconds=0.2", "--only", *COMPILED),
+        timed("operators", 70, *BRIEF, *(f"operators {name}" for name in OPERATORS)),
+        timed("compiled head", 60, "--seconds=0.2", "--only", *COMPILED),
     ),
     "engine": (
-        timed("metrics", 80, "bench.metrics", "--only", "4x256"),
-        timed("any module", 90, "bench.engine"),
-        timed("adaptive weight", 50, "bench.adaptive_weight"),
+        timed("metrics", 80, "--only", "vgg 4x256", "alex 4x256", "metrics dists 4x256"),
+        timed("any module", 90, "--only", "modules"),
+        timed("steps", 50, "--only", "adaptive", "steps"),
     ),
-    "loss": (FUSED, timed("whole loss", 400, "bench.whole")),
+    "loss": (FUSED, timed("whole loss", 400, "--only", "loss ")),
     "sanitize": tuple(sanitized(tool) for tool in ("memcheck", "racecheck", "initcheck")),
 }
 DEFAULT_PARTS = ("build", "test", "bench")
@@ -90,10 +91,10 @@ def main(parts: Sequence[str]) -> int:
     if not torch.cuda.is_available():
         print(f"make gpu: torch {torch.__version__} sees no CUDA device; use make test and make bench", file=sys.stderr)
         return 2
-    folder = Path(os.environ.get("OUT") or report.ROOT / "bench/results/gpu")
+    folder = Path(os.environ.get("OUT") or FOLDER / "gpu")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").unlink(missing_ok=True)
-    results = Results(folder, report.this_machine(torch.device("cuda")))
+    results = Results(folder, this_machine(torch.device("cuda")))
     rows: list[dict[str, str]] = []
     good = True
     for step in [step for part in parts or DEFAULT_PARTS for step in PARTS[part]]:

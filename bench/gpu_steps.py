@@ -16,13 +16,9 @@ from pathlib import Path
 
 import torch
 
-from . import __main__ as operators
-from . import adaptive_weight, engine, gpu_tests, metrics, report, whole, whole_bench
+from . import __main__ as command
+from . import gpu_tests, results
 
-BENCHES = {
-    **{"bench.whole": whole.bench, "bench.metrics": metrics.bench, "bench.engine": engine.bench},
-    "bench.adaptive_weight": adaptive_weight.bench,
-}
 RESTART = 30  # seconds that a process of tests needs to be worth its start
 STOPPED = (124, 137, -9)  # what `timeout` returns where it ended a command
 
@@ -32,7 +28,7 @@ class Results:
     """A folder of results, and what they are true of."""
 
     folder: Path
-    machine: report.Machine
+    machine: results.Machine
 
     def path(self, suffix: str) -> Path:
         return self.folder / f"{self.machine.slug}{suffix}.csv"
@@ -97,31 +93,26 @@ class Step:
 
 
 class BenchStep(Step):
-    """A bench of ours, `python -m bench...`."""
+    """A run of `python -m bench`."""
 
     def left(self, results: Results, begun: str) -> list[str]:
         """The cases that lack the row of a variant; one that is incorrect has a row of none."""
+        _, _, _, *options = self.command_for(results)
         try:
-            suffix, columns, wanted = self._wanted(results)
+            wanted = command.parse(options).chosen
         except SystemExit:  # its options mean no case here, as it said itself
             return []
-        found: dict[tuple[str, ...], set[str]] = {key: set() for key in wanted}
-        for row in results.read(suffix):
-            if row["time"] >= begun:
-                found.setdefault(tuple(row[name] for name in columns), set()).add(row["variant"])
-        return [
-            " ".join(key) for key, names in wanted.items() if "" not in found[key] and not found[key].issuperset(names)
-        ]
-
-    def _wanted(self, results: Results) -> tuple[str, Sequence[str], dict[tuple[str, ...], Sequence[str]]]:
-        """What its file is called, the columns that name a case there, and the variants of each case."""
-        _, _, module, *options = self.command_for(results)
-        if module == "bench":
-            parsed = operators.parse(options)
-            return "", report.KEYS, {case.key: parsed.variants for case in parsed.cases}
-        bench = BENCHES[module]()
-        parsed = whole_bench.parse(bench, options)
-        return f"-{bench.suffix}", ("case",), {(case.name,): case.names for case in parsed.cases}
+        found: dict[tuple[str, str], set[str]] = {}
+        for row in results.read(""):
+            if row["date"] >= begun:
+                name = f"{row['variant']} {row['dtype']}".strip()
+                found.setdefault((row["suite"], row["case"]), set()).add(name)
+        left = []
+        for suite, case in wanted:
+            names = found.get((suite, case.name), set())
+            if "" not in names and not names.issuperset(case.names):
+                left.append(f"{suite} {case.name}")
+        return left
 
 
 class SuiteStep(Step):
@@ -152,11 +143,11 @@ class SuiteStep(Step):
 def call(command: Sequence[str], seconds: float, environment: Mapping[str, str], log: Path) -> tuple[str, str]:
     """Runs a command for so long at most; how it and what it started ended, and its output, which the log has too."""
     begin = log.stat().st_size if log.exists() else 0
-    own = {"PYTHONPATH": str(report.ROOT), "PYTHONUNBUFFERED": "1", "PERCEPTUAL_OPS_CUDA_ARCHS": architectures()}
+    own = {"PYTHONPATH": str(results.ROOT), "PYTHONUNBUFFERED": "1", "PERCEPTUAL_OPS_CUDA_ARCHS": architectures()}
     with log.open("a") as file:
         limited = ["timeout", "--kill-after=5", f"{max(seconds, 1):.0f}", *command]  # 0 would be no limit
         variables = {**os.environ, **own, **environment}
-        result = subprocess.run(limited, cwd=report.ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT)
+        result = subprocess.run(limited, cwd=results.ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT)
     with log.open("rb") as file:
         file.seek(begin)
         output = file.read().decode(errors="replace")

@@ -20,8 +20,8 @@ from types import ModuleType
 import torch
 
 from . import kernel_counts, roofline
-from .cases import CONTENT, TAPS, Images
 from .roofline import Cost, Shape
+from .suites.operators import CONTENT, TAPS, Images
 
 TABLE = Path(__file__).parent / "results" / "kernel_model.csv"
 COLUMNS = ["kernel", "case", "dtype", "layout", "items", "waves", "balance", "issue_us", "memory_us", "tensor_us"]

@@ -25,8 +25,8 @@ from perceptual_ops import PerceptualLoss, gradient_of
 from perceptual_ops.images import read_image
 from perceptual_ops.recipes.photographs import photograph
 
+from .case import error
 from .memory import in_fresh_process, status_bytes
-from .whole_case import error
 
 STYLE = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 COMPARED = 1024  # pixels on a side at which the whole image fits

@@ -40,9 +40,13 @@ class Peak:
     resident: int | None = None
 
 
-def peak(call: Call, device: torch.device) -> Peak:
-    """Calls three times on the CPU: to warm up, for the process, and for the allocator, whose account takes memory."""
-    call()
+def peak(call: Call, device: torch.device, warm_up: Call | None = None) -> Peak:
+    """Of a call, which runs twice on the CPU: for the process, and for the allocator, whose account takes memory.
+
+    Args:
+        warm_up: What is called before; None: the same.
+    """
+    (warm_up or call)()
     on_gpu = extra_peak_memory(call, device)
     if on_gpu is not None:
         return Peak(on_gpu)

@@ -1,4 +1,4 @@
-"""The packages people use for LPIPS and DISTS today, as modules with the numbers of our random trunks.
+"""The packages people use for perceptual losses today, as modules with the numbers of our random trunks.
 
 None of them is needed: what is not installed is left out of a bench with a sentence, and its test is skipped.
 """
@@ -10,7 +10,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from unittest import mock
 
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from perceptual_ops import load_network
-from perceptual_ops.networks.metric_weights import dists_weights
+from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
+from perceptual_ops.networks.metric_weights import dists_weights, linear_weights
+
+from .plain import CONTENT_WEIGHT, STYLE_WEIGHT
 
 _operators: list[torch.library.Library] = []  # a Library takes its definitions along when it is collected
 
@@ -67,16 +70,23 @@ def missing(package: str) -> str:
     return ""
 
 
+# Modules with torchvision's networks under names of their own.
+BORROWERS = ("piq.perceptual", "torchmetrics.functional.image.dists")
+
+
 @contextmanager
-def _untrained(torchvision: ModuleType) -> Iterator[None]:
-    """torchvision's networks without the trained weights that a peer asks for, which would be downloaded."""
-    models = torchvision.models
-    with mock.patch.multiple(
-        models,
-        vgg16=functools.partial(_without_weights, models.vgg16),
-        alexnet=functools.partial(_without_weights, models.alexnet),
-        squeezenet1_1=functools.partial(_without_weights, models.squeezenet1_1),
-    ):
+def _untrained(*borrowers: str) -> Iterator[None]:
+    """torchvision's networks without the trained weights that a peer asks for, which would be downloaded.
+
+    Args:
+        borrowers: Some of `BORROWERS`.
+    """
+    models = import_torchvision().models
+    untrained = {name: functools.partial(_without_weights, getattr(models, name)) for name in TRUNKS}
+    with ExitStack() as patches:
+        for module in (models, *map(importlib.import_module, borrowers)):
+            held = {name: build for name, build in untrained.items() if hasattr(module, name)}
+            patches.enter_context(mock.patch.multiple(module, **held))
         yield
 
 
@@ -91,47 +101,130 @@ def _without_weights(build, **_):
 def _take_trunk(peer: nn.Module, network: str) -> None:
     """Gives a peer's trunk the numbers of `weights="random"`."""
     own = [layer for layer in load_network(network, "random").modules() if isinstance(layer, nn.Conv2d)]
-    # Linear weights are convolutions too, with one channel and no bias.
+    # Linear weights are convolutions too, with one channel and no bias; of a chain, deeper layers may be unused.
     theirs = [layer for layer in peer.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None]
     for mine, other in zip(own, theirs, strict=True):
         other.load_state_dict(mine.state_dict())
 
 
-NETWORKS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
+TRUNKS = ("vgg16", "alexnet", "squeezenet1_1")
+NETWORKS = {"lpips-vgg": "vgg16", "lpips-alex": "alexnet", "lpips-squeeze": "squeezenet1_1"}
 
 
-def lpips(net: str, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
+def lpips(metric: str, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
     """The package lpips: images (N, 3, H, W) in [-1, 1] -> (N, 1, 1, 1)."""
-    with _untrained(import_torchvision()):
+    with _untrained():
         import lpips
 
-        module = lpips.LPIPS(net=net, verbose=False)
-    _take_trunk(module, NETWORKS[net])
+        module = lpips.LPIPS(net=metric.removeprefix("lpips-"), verbose=False)
+    _take_trunk(module, NETWORKS[metric])
     return module.to(memory_format=layout)
 
 
-def torchmetrics_lpips(net: str) -> nn.Module:
+def torchmetrics_lpips(metric: str) -> nn.Module:
     """torchmetrics' module: images (N, 3, H, W) in [-1, 1] -> the mean."""
-    with _untrained(import_torchvision()):
+    with _untrained():
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        module = LearnedPerceptualImagePatchSimilarity(net_type=net)
-    _take_trunk(module, NETWORKS[net])
+        module = LearnedPerceptualImagePatchSimilarity(net_type=metric.removeprefix("lpips-"))
+    _take_trunk(module, NETWORKS[metric])
     return module
+
+
+class OfUnitRange(nn.Module):
+    """A metric of images in [0, 1], given images in [-1, 1]."""
+
+    def __init__(self, metric: nn.Module) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
+        return self.metric((output + 1) / 2, (target + 1) / 2)
+
+
+def _piq(kind: str, learned: object = None, **settings: object) -> nn.Module:
+    """A loss of piq's; `learned` is what it would download."""
+    import_torchvision()
+    piq = importlib.import_module("piq")
+    with _untrained("piq.perceptual"), mock.patch("torch.hub.load_state_dict_from_url", lambda *args, **kw: learned):
+        module = getattr(piq, kind)(**settings)
+    _take_trunk(module.model, "vgg16")
+    return module
+
+
+def piq_lpips(metric: str) -> nn.Module:
+    """piq's LPIPS by VGG16: images (N, 3, H, W) in [-1, 1] -> the mean."""
+    channels = (64, 128, 256, 512, 512)
+    weights = [weight.view(1, -1, 1, 1) for weight in linear_weights(True, "vgg16", "0.1", "random", channels)]
+    return OfUnitRange(_piq("LPIPS", weights))
+
+
+def piq_dists(metric: str) -> nn.Module:
+    """piq's DISTS: images (N, 3, H, W) in [0, 1] -> the mean; it makes images of more than 256 pixels smaller."""
+    alpha, beta = (torch.cat(numbers).view(1, -1, 1, 1) for numbers in dists_weights(None))
+    return _piq("DISTS", {"alpha": alpha, "beta": beta})
+
+
+class PiqStyle(nn.Module):
+    """piq's content and style losses, weighted to the numbers of PerceptualLoss.preset("johnson-style").
+
+    piq sums over channels where pytorch/examples takes the mean, and divides no Gram matrix. It has no kept targets.
+    """
+
+    style: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = {"relu1_2": 64, "relu2_2": 128, "relu3_3": 256, "relu4_3": 512}
+        settings = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        self.content = _piq("ContentLoss", layers=["relu2_2"], weights=[CONTENT_WEIGHT / 128], **settings)
+        self.styles = _piq("StyleLoss", layers=[*channels], weights=[1.0] * 4, **settings)
+        self.channels = [*channels.values()]
+
+    def set_style(self, image: Tensor) -> None:  # (1, 3, H, W)
+        self.style = image
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
+        """Grams of layer i are of C channels and H W / 4^i pixels; piq's loss is the mean over C x C, summed."""
+        pixels = output.shape[2] * output.shape[3]
+        sizes = [channels * pixels // 4**i for i, channels in enumerate(self.channels)]
+        self.styles.weights = [torch.tensor(STYLE_WEIGHT / size**2) for size in sizes]
+        return self.content(output, target) + self.styles(output, self.style.expand_as(output))
 
 
 class PeerDists(nn.Module):
     """The package DISTS-pytorch: images (N, 3, H, W) in [0, 1] -> (N); without the file it seeks beside Python."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str) -> None:
         super().__init__()
-        with _untrained(import_torchvision()):
-            from DISTS_pytorch import DISTS
-
-            self.dists = DISTS(load_weights=False)
+        with _untrained():
+            self.dists = self.network()
         _take_trunk(self.dists, "vgg16")
         for own, numbers in zip((self.dists.alpha, self.dists.beta), dists_weights(None), strict=True):
             own.data.copy_(torch.cat(numbers).view_as(own))
 
+    def network(self) -> nn.Module:
+        from DISTS_pytorch import DISTS
+
+        return DISTS(load_weights=False)
+
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return self.dists(output, target, require_grad=torch.is_grad_enabled())
+
+
+class TorchmetricsDists(PeerDists):
+    """The network of torchmetrics' DISTS, which the metric itself makes anew for every batch."""
+
+    def network(self) -> nn.Module:
+        dists = importlib.import_module("torchmetrics.functional.image.dists")
+        with _untrained("torchmetrics.functional.image.dists"):
+            return dists.DISTSNetwork(load_weights=False)
+
+
+def pyiqa_lpips(metric: str) -> nn.Module:
+    """pyiqa's LPIPS as its documentation calls it: images (N, 3, H, W) in [-1, 1] -> the mean."""
+    with _untrained():
+        pyiqa = importlib.import_module("pyiqa")
+        module = pyiqa.create_metric(metric if metric != "lpips-alex" else "lpips", as_loss=True)
+    _take_trunk(module, NETWORKS[metric])
+    return OfUnitRange(module)

@@ -1,7 +1,8 @@
-"""The loss as training scripts write it in plain PyTorch, after pytorch/examples' fast neural style."""
+"""Losses as training scripts write them in plain PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -9,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptual_ops import load_network
+from perceptual_ops.names import NetworkName
 from perceptual_ops.networks import Relu, WeightSource
 
-from .cases import CONTENT_WEIGHT, STYLE_WEIGHT, TAPS
-
-CONTENT = "relu2_2"
+# pytorch/examples' fast neural style: both terms reach the gradient.
+STYLES, CONTENT = ("relu1_2", "relu2_2", "relu3_3", "relu4_3"), "relu2_2"
+STYLE_WEIGHT, CONTENT_WEIGHT = 1e10, 1e5
 
 
 def gram(features: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
@@ -22,37 +24,42 @@ def gram(features: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, C)
     return flat.bmm(flat.transpose(1, 2)) / (channels * height * width)
 
 
-class PlainLoss(nn.Module):
-    """The numbers of PerceptualLoss.preset("johnson-style"), by a frozen trunk under ordinary autograd.
+class Features(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] -> maps by layer, of a frozen chain under ordinary autograd.
 
-    ReLUs work in place, as torchvision's do. The content image runs without a graph and no further than its tap, which
-    is less than pytorch/examples does: it runs the whole trunk.
+    ReLUs work in place, as torchvision's do.
 
     Args:
-        weights: Of VGG16, see `load_network`.
-        layout: Memory format of the trunk and its maps.
+        weights: See `load_network`.
+        layout: Memory format of the network and its maps.
     """
 
-    grams: list[Tensor]
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, weights: WeightSource, layout: torch.memory_format = torch.contiguous_format) -> None:
+    def __init__(
+        self,
+        network: NetworkName,
+        layers: Sequence[str],
+        weights: WeightSource,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         super().__init__()
-        network = load_network("vgg16", weights, layers=TAPS)
-        self.layout = layout
-        self.slices = nn.ModuleDict()
-        layers: list[nn.Module] = []
-        for layer in network.layers:
-            layers.append(nn.ReLU(inplace=True) if isinstance(layer, Relu) else deepcopy(network.module_of(layer)))
-            if layer.name in TAPS:
-                self.slices[layer.name] = nn.Sequential(*layers)
-                layers = []
-        for name, values in (("mean", network.mean), ("std", network.std)):
+        loaded = load_network(network, weights, layers=layers)
+        self.layout, self.slices = layout, nn.ModuleDict()
+        modules: list[nn.Module] = []
+        for layer in loaded.layers:
+            modules.append(nn.ReLU(inplace=True) if isinstance(layer, Relu) else deepcopy(loaded.module_of(layer)))
+            if layer.name in layers:
+                self.slices[layer.name] = nn.Sequential(*modules)
+                modules = []
+        for name, values in (("mean", loaded.mean), ("std", loaded.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
         self.to(memory_format=layout)
         self.requires_grad_(False)
 
-    def features(self, images: Tensor, last: str) -> dict[str, Tensor]:  # (N, 3, H, W)
-        """Maps by tap, up to the last one wanted."""
+    def forward(self, images: Tensor, last: str) -> dict[str, Tensor]:
+        """Up to the last layer wanted."""
         x = (images.contiguous(memory_format=self.layout) - self.mean) / self.std
         found = {}
         for name, layers in self.slices.items():
@@ -61,14 +68,46 @@ class PlainLoss(nn.Module):
                 break
         return found
 
+
+class PlainFeatureLoss(nn.Module):
+    """SRGAN's loss as super-resolution trains with it: the mean squared error at conv5_4 of VGG19."""
+
+    LAYER = "conv5_4"
+
+    def __init__(self, layout: torch.memory_format = torch.contiguous_format) -> None:
+        super().__init__()
+        self.features = Features("vgg19", [self.LAYER], "random", layout)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
+        with torch.no_grad():
+            wanted = self.features(target, self.LAYER)[self.LAYER]
+        return F.mse_loss(self.features(output, self.LAYER)[self.LAYER], wanted)
+
+
+class PlainLoss(nn.Module):
+    """The numbers of PerceptualLoss.preset("johnson-style"), after pytorch/examples.
+
+    The content image runs without a graph and no further than its tap, which is less than pytorch/examples does: it
+    runs the whole trunk.
+
+    Args:
+        weights, layout: Of VGG16, see `Features`.
+    """
+
+    grams: list[Tensor]
+
+    def __init__(self, weights: WeightSource, layout: torch.memory_format = torch.contiguous_format) -> None:
+        super().__init__()
+        self.features = Features("vgg16", STYLES, weights, layout)
+
     def set_style(self, image: Tensor) -> None:  # (1, 3, H, W)
         with torch.no_grad():
-            self.grams = [gram(x) for x in self.features(image, next(reversed(TAPS))).values()]
+            self.grams = [gram(x) for x in self.features(image, STYLES[-1]).values()]
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:  # (N, 3, H, W) each
         with torch.no_grad():
             content = self.features(target, CONTENT)[CONTENT]
-        found = self.features(output, next(reversed(TAPS)))
+        found = self.features(output, STYLES[-1])
         style = sum(
             F.mse_loss(gram(x), wanted.expand(len(x), -1, -1))
             for x, wanted in zip(found.values(), self.grams, strict=True)

@@ -24,9 +24,9 @@ from perceptual_ops import LPIPS, PerceptualLoss
 from perceptual_ops.images import read_image
 from perceptual_ops.recipes.photographs import held_out_photographs
 
-from .report import ROOT
+from .results import FOLDER
 
-TABLE = ROOT / "bench" / "results" / "precision.csv"
+TABLE = FOLDER / "precision.csv"
 COLUMNS = ("loss", "images", "dtype", "pairs", "value_worst", "value_median", "cosine_worst", "cosine_median")
 SIDE = 96  # pixels of a square
 WEIGHTS = "stlpips"

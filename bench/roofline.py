@@ -14,7 +14,7 @@ from math import prod
 
 import torch
 
-from .timing import MIB, ColdCache, measure
+from .timing import MIB, ColdCache, time_one
 
 Shape = Sequence[int]  # (N, C, H, W)
 
@@ -91,7 +91,7 @@ def copy_bandwidth(cache: ColdCache, seconds: float) -> float:
     size = 1024 * MIB if cache.device.type == "cuda" else 256 * MIB
     source = torch.ones(size // FP32, device=cache.device)
     target = torch.empty_like(source)
-    return 2 * size / measure({"copy": lambda: target.copy_(source)}, cache, seconds)["copy"].median
+    return 2 * size / time_one(lambda: target.copy_(source), cache, seconds).median
 
 
 def matmul_rate(dtype: torch.dtype, cache: ColdCache, seconds: float) -> float:
@@ -105,6 +105,6 @@ def matmul_rate(dtype: torch.dtype, cache: ColdCache, seconds: float) -> float:
     rates = []
     for product in dtypes:
         matrix = torch.randn(side, side, device=cache.device).to(product)
-        timing = measure({"matmul": partial(torch.matmul, matrix, matrix)}, cache, seconds)["matmul"]
+        timing = time_one(partial(torch.matmul, matrix, matrix), cache, seconds)
         rates.append(2 * side**3 / timing.median)
     return max(rates)

@@ -30,7 +30,7 @@ from perceptual_ops import DISTS, LPIPS, PerceptualLoss
 from perceptual_ops.distributed import sharded
 from perceptual_ops.distributed.ranks import Ranks
 
-from . import report
+from . import console, results
 from .memory import allocated_peak
 
 Loss = PerceptualLoss | LPIPS | DISTS
@@ -45,12 +45,12 @@ RANKS = (1, 2, 4)
 EXACT, LARGE = (136, 80), (512, 256)  # height and width of images for errors, and for bytes and memory
 TILE = 128
 TIMEOUT, GUARD = timedelta(seconds=60), 3600.0  # of the group; of a rank that failed, seconds
-COLUMNS = (
-    *("time", "device", "threads", "torch", "library", "commit", "loss", "ranks", "size"),
-    *("value_error", "gradient_error", "rows_kb", "sums_kb", "allocated_mb", "killed_s"),
-)
 KEYS = ("loss", "ranks")
-PRINTED = (*KEYS, "size", *COLUMNS[-6:])
+PRINTED = (
+    *(*KEYS, "size", "value_error", "gradient_error"),
+    *("rows_kb", "sums_kb", "allocated_mb", "killed_s"),
+)
+COLUMNS = (*PRINTED, *results.OF_MACHINE)
 
 
 @dataclass
@@ -189,7 +189,7 @@ def calls(rank: int) -> dict[str, tuple[Found, Found]]:
 
 
 def row(
-    machine: report.Machine, name: str, found: Sequence[tuple[Found, Found]], one: Sequence[np.ndarray], killed: str
+    machine: results.Machine, name: str, found: Sequence[tuple[Found, Found]], one: Sequence[np.ndarray], killed: str
 ) -> dict[str, str]:
     """A row of the CSV.
 
@@ -202,7 +202,7 @@ def row(
     whole = exact[0].value, np.concatenate([part.gradient for part in exact], axis=2)
     errors = [abs(x - y).max() / abs(y).max() for x, y in zip(whole, one, strict=True)]
     return {
-        **{key: str(value) for key, value in vars(machine).items()},
+        **vars(machine),
         **{"loss": name, "ranks": str(len(found)), "size": "x".join(map(str, LARGE))},
         **{"value_error": f"{errors[0]:.1e}", "gradient_error": f"{errors[1]:.1e}"},
         "rows_kb": f"{max(part.sent.rows for part in large) / 1e3:.4g}",
@@ -215,9 +215,9 @@ def row(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark, prints its table and keeps it."""
     parser = argparse.ArgumentParser("python -m bench.sharded", description="Losses of an image on several processes.")
-    parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the CSV")
     options = parser.parse_args(arguments)
-    machine = report.this_machine(torch.device("cpu"))
+    machine = results.this_machine(torch.device("cpu"))
     known = [(name, str(count)) for name in LOSSES for count in RANKS]
     path, rows, one = options.out / f"{machine.slug}-sharded.csv", [], {name: of_one(name) for name in LOSSES}
     for count in RANKS:
@@ -225,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = on_ranks(count, calls)
         killed = f"{delay(next(iter(LOSSES)), count):.2f}" if count > 1 else ""
         rows += [row(machine, name, [by_loss[name] for by_loss in found], one[name], killed) for name in LOSSES]
-        report.write_csv(path, rows, known, COLUMNS, KEYS)
-    print("\n".join(report.aligned([PRINTED, *(tuple(each[key] for key in PRINTED) for each in rows)], left=1)))
+        results.update(path, rows, known, KEYS, COLUMNS)
+    print("\n".join(console.aligned([PRINTED, *(tuple(each[key] for key in PRINTED) for each in rows)], left=1)))
     return 0
 
 

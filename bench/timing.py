@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,12 @@ import torch
 Call = Callable[[], object]
 
 MIN_ROUNDS = 5
-WARM_UP_SHARE = 0.25
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median and the 20 % and 80 % quantiles of `count` calls."""
+    """Seconds of one call, or a ratio: the median and the 20 % and 80 % quantiles of `count` calls."""
 
     median: float
     low: float
@@ -29,8 +27,8 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Timing:
-        """Summarises two or more samples; quantiles are interpolated between neighbours."""
-        low, *_, high = statistics.quantiles(samples, n=5, method="inclusive")
+        """Of samples; quantiles are interpolated between neighbours."""
+        low, *_, high = statistics.quantiles(samples, n=5, method="inclusive") if len(samples) > 1 else samples * 2
         return cls(statistics.median(samples), low, high, len(samples))
 
 
@@ -83,66 +81,37 @@ def time_once(call: Call, device: torch.device) -> float:
     return elapsed
 
 
-def measure(calls: Mapping[str, Call], cache: ColdCache, seconds: float) -> dict[str, Timing]:
-    """Times rival calls in turn (A B C A B C ...), so that a machine's drift hits all alike.
-
-    Args:
-        calls: What to time, by name. A result is freed before the next call.
-        cache: Emptied before every timed call.
-        seconds: Wall-clock time to spend on each call, evictions included, after a quarter of it for the warm-up. There
-            are at least `MIN_ROUNDS` rounds, however long they take.
-    """
-    warm = time.perf_counter() + WARM_UP_SHARE * seconds * len(calls)
-    while True:
-        for call in calls.values():
-            call()
-        synchronize(cache.device)
-        if time.perf_counter() >= warm:
-            break
-    return take_turns(calls, cache, seconds)
-
-
 def take_turns(
     calls: Mapping[str, Call], cache: ColdCache, seconds: float = 0.0, rounds: int = MIN_ROUNDS
-) -> dict[str, Timing]:
-    """Times rival calls, warm by now, for some seconds each and so many rounds at least."""
+) -> dict[str, list[float]]:
+    """Seconds of rival calls in turn (A B C, C B A, ...), so that a machine's drift hits all alike.
+
+    Args:
+        calls: What to time, by name; warm by now. A result is freed before the next call.
+        cache: Emptied before every timed call.
+        seconds: Wall-clock time to spend on each call, evictions included.
+        rounds: At least so many, however long they take.
+    """
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
     end = time.perf_counter() + seconds * len(calls)
     while min(map(len, samples.values())) < rounds or time.perf_counter() < end:
-        for name, call in calls.items():
+        for name in order:
             cache.evict()
-            samples[name].append(time_once(call, cache.device))
-    return {name: Timing.of(values) for name, values in samples.items()}
+            samples[name].append(time_once(calls[name], cache.device))
+        order.reverse()
+    return samples
 
 
-@dataclass(frozen=True)
-class CpuTime:
-    """CPU seconds, of all cores: that went by, that were used, that this process used."""
-
-    total: float
-    used: float
-    own: float
-
-    @classmethod
-    def now(cls, device: torch.device) -> CpuTime | None:
-        """None where the CPU is not the device that is timed, or the system keeps no such account in /proc."""
-        if device.type != "cpu":
-            return None
-        try:
-            ticks = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
-        except OSError:
-            return None
-        _user, _nice, _system, idle, waiting, *_ = ticks
-        second, own = os.sysconf("SC_CLK_TCK"), os.times()
-        return cls(sum(ticks) / second, (sum(ticks) - idle - waiting) / second, own.user + own.system)
+def time_one(call: Call, cache: ColdCache, seconds: float) -> Timing:
+    """Of a call without rivals, after a warm-up."""
+    call()
+    return Timing.of(take_turns({"": call}, cache, seconds)[""])
 
 
-def used_by_others(before: CpuTime | None, after: CpuTime | None) -> float | None:
-    """Share (0 to 1) of the machine's CPU time that other processes took meanwhile; None where it is not known."""
-    if before is None or after is None or after.total == before.total:
-        return None
-    others = (after.used - before.used) - (after.own - before.own)
-    return max(0.0, others / (after.total - before.total))
+def ratio(samples: Sequence[float], of: Sequence[float]) -> Timing:
+    """Of two calls in the same rounds, pair by pair."""
+    return Timing.of([one / other for one, other in zip(samples, of, strict=True)])
 
 
 def extra_peak_memory(call: Call, device: torch.device) -> int | None:

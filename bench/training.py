@@ -1,7 +1,7 @@
 """`python -m bench.training`: trains a small network on photographs with our loss and with the plain one.
 
 The same seed, photographs and order for every run, each in a process of its own. Two runs of the plain loss that differ
-in its memory format alone say how far apart equals are: ours may be twice as far. See NOTES.md.
+in its memory format alone say how far apart equals are: ours may be twice as far. See README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from examples.training_loop import photographs, random_crops
 from perceptual_ops import PerceptualLoss
 from perceptual_ops.networks import WeightSource, available
 
-from . import report
+from . import console, results
 from .memory import Peak, in_fresh_process, peak
 from .plain import PlainLoss
 
@@ -39,8 +39,8 @@ COMPILATIONS = 2
 ALLOWED = 2.0
 
 COLUMNS = (
-    *("time", "device", "threads", "torch", "library", "commit", "run", "reference", "steps", "seconds"),
-    *("largest_difference", "mean_difference", "allocated_mb", "resident_mb", "first_loss", "last_loss"),
+    *("run", "reference", "steps", "seconds", "largest_difference", "mean_difference"),
+    *("allocated_mb", "resident_mb", "first_loss", "last_loss", *results.OF_MACHINE),
 )
 
 
@@ -179,7 +179,7 @@ def verdicts(curves: dict[str, Curve]) -> list[str]:
     return found
 
 
-def rows(machine: report.Machine, curves: dict[str, Curve]) -> list[dict[str, str]]:
+def rows(machine: results.Machine, curves: dict[str, Curve]) -> list[dict[str, str]]:
     """A CSV row for each run."""
     table = []
     for name, curve in curves.items():
@@ -187,8 +187,8 @@ def rows(machine: report.Machine, curves: dict[str, Curve]) -> list[dict[str, st
         apart = differences(curve, curves[reference]) if reference in curves else (None, None)
         memory = (None if size is None else size / 1e6 for size in (curve.peak.allocated, curve.peak.resident))
         numbers = (curve.seconds, *apart, *memory, curve.losses[0], curve.losses[-1])
-        texts = (name, reference, str(len(curve.losses)), *map(report.optional, numbers))
-        table.append(dict(zip(COLUMNS, (*(str(vars(machine)[key]) for key in COLUMNS[:6]), *texts), strict=True)))
+        texts = (name, reference, str(len(curve.losses)), *map(results.number, numbers))
+        table.append(dict(zip(COLUMNS, (*texts, *vars(machine).values()), strict=True)))
     return table
 
 
@@ -204,7 +204,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.training", description="Training with our loss and the plain one")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
-    parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV files")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the CSV files")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="runs whose name contains it")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
@@ -217,7 +217,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains and returns the exit code: 1 where ours is further from the plain run than allowed."""
     options = parse(arguments)
-    machine = report.this_machine(torch.device(options.device))
+    machine = results.this_machine(torch.device(options.device))
     shape = (options.batch, options.size, options.size)
     curves = {}
     for name in RUNS:
@@ -226,10 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             curves[name] = in_fresh_process(train, name, options.weights, shape, options.steps, options.device)
     table = rows(machine, curves)
     path = options.out / f"{machine.slug}-training.csv"
-    report.write_csv(path, table, [(name,) for name in RUNS], COLUMNS, keys=("run",))
+    results.update(path, table, [(name,) for name in RUNS], ("run",), COLUMNS)
     write_curves(path.with_stem(f"{path.stem}-curves"), curves)
-    print(f"\n{machine.device}; torch {machine.torch}; perceptual_ops {machine.library} at {machine.commit}\n{path}\n")
-    print("\n".join(report.aligned([COLUMNS[6:], *(list(row.values())[6:] for row in table)], left=2)))
+    print(f"\n{machine}\n{path}\n")
+    print("\n".join(console.aligned([COLUMNS[:10], *(list(row.values())[:10] for row in table)], left=2)))
     found = verdicts(curves)
     print("\n".join(found))
     return 1 if found else 0

@@ -1,7 +1,7 @@
 """`python -m bench.vae_gan`: trains examples/drop_in/vae_gan.py with our LPIPS and with the package lpips.
 
 The same seed, photographs and order for every run, each in a process of its own. Two runs of lpips that differ in the
-memory format of its network alone say how far apart equals are. See NOTES.md.
+memory format of its network alone say how far apart equals are. See README.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from perceptual_ops.networks import available
 from perceptual_ops.recipes.photographs import training_photographs
 from perceptual_ops.recipes.training_log import Log
 
-from . import peers, report
+from . import peers, results
 from .memory import in_fresh_process
 
 REFERENCE, TWIN, OURS = RUNS = ("lpips", "lpips NHWC", "ours")
 COLUMNS = (
-    *("time", "device", "threads", "torch", "library", "commit", "run", "weights", "size", "batch", "step"),
-    *("seconds", "l1", "lpips", "kl", "adversarial", "weight", "discriminator"),
+    *("run", "weights", "size", "batch", "step"),
+    *("seconds", "l1", "lpips", "kl", "adversarial", "weight", "discriminator", *results.OF_MACHINE),
 )
-NUMBERS = COLUMNS[COLUMNS.index("step") :]
+NUMBERS = COLUMNS[COLUMNS.index("step") : COLUMNS.index("discriminator") + 1]
 THINNED = 5  # every fifth step is kept
 
 Rows = list[dict[str, float]]
@@ -89,14 +89,14 @@ def write(path: Path, common: dict[str, str], curves: dict[str, Rows]) -> None:
         for row in rows
         if row["step"] == 1 or row["step"] % THINNED == 0
     ]
-    report.write_csv(path, kept, [(name,) for name in RUNS], COLUMNS, keys=("run",))
+    results.update(path, kept, [(name,) for name in RUNS], ("run",), COLUMNS)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.vae_gan", description="A VAE-GAN with our LPIPS and with lpips'")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
-    parser.add_argument("--out", type=Path, default=report.ROOT / "bench/results", help="folder of the CSV file")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the CSV file")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--start", type=int, default=100, help="first step of the discriminator")
     parser.add_argument("--batch", type=int, default=2)
@@ -110,17 +110,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reason := peers.missing("lpips"):
         print(reason)
         return 0
-    machine = report.this_machine(torch.device(options.device))
+    machine = results.this_machine(torch.device(options.device))
     path = options.out / f"{machine.slug}-vae-gan.csv"
-    common = {name: str(value) for name, value in vars(machine).items()}
-    common |= {"weights": Path(options.weights).name, "size": str(options.size), "batch": str(options.batch)}
+    common = vars(machine) | {
+        "weights": Path(options.weights).name,
+        "size": str(options.size),
+        "batch": str(options.batch),
+    }
     curves = {}
     for name in RUNS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         settings = (options.weights, options.steps, options.size, options.batch, options.start, options.device)
         curves[name] = in_fresh_process(train, name, *settings)
         write(path, common, curves)
-    print(f"\n{machine.device}; torch {machine.torch}; perceptual_ops {machine.library} at {machine.commit}\n{path}\n")
+    print(f"\n{machine}\n{path}\n")
     print("\n".join(summary(curves)))
     return 0
 

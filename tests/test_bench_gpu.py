@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import gpu, gpu_steps, gpu_tests, peers, report, whole_report
-from bench.cases import catalogue
+from bench import gpu, gpu_steps, gpu_tests, peers
+from bench import results as table
 from bench.gpu_steps import Results, Step, SuiteStep
-from bench.whole_cases import CASES, GRAPHS
+from bench.suites.loss import CASES, GRAPHS
+from bench.suites.operators import catalogue
 
-MACHINE = report.Machine("NVIDIA H200", 1, "2.13.0", "0.1.0", "0123456789ab", "2026-01-01T00:00:00+00:00")
+MACHINE = table.Machine(
+    "NVIDIA H200", "1", "2.13.0", "0.1.0", "compiled", "0123456789ab", "", "2026-01-01T00:00:00+00:00"
+)
 NEVER, LONG_AGO = "9999", "0001"
 
 
@@ -39,18 +41,18 @@ def test_limits_leave_time_for_the_start() -> None:
 def test_every_head_and_loss_is_asked_for(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "missing", lambda package: "")
     head, loss = (step.left(results, LONG_AGO) for step in gpu.ROWS)
-    assert len(head) == 9 + 2 and head[0] == "head fwd+grad 8x512x512 bfloat16 NHWC"  # and NCHW of the first size
+    assert len(head) == 9 + 2 and head[0] == "operators head fwd+grad 8x512x512 NHWC bf16"  # and NCHW of the first size
     assert loss == ["loss 8x512x512", "loss 8x256x256", "loss 1x256x256", "loss 4x256x256"]
     small = [case for case in CASES["cuda"] if case.size in ("1x256x256", "4x256x256")]
-    assert all({"ours bf16", *GRAPHS} <= {*case.distinct("cuda")} for case in small)
+    assert all({"ours bf16", *GRAPHS} <= {*case.available("cuda")} for case in small)
     for step in (*gpu.PARTS["bench"], *gpu.PARTS["engine"], gpu.PARTS["loss"][1]):
         assert step.left(results, LONG_AGO), step.name
     operators, compiled = (step.left(results, LONG_AGO) for step in gpu.PARTS["bench"][2:])
-    assert len(compiled) == 2 and {*head, *operators} == {" ".join(case.key) for case in catalogue("cuda")}
+    assert len(compiled) == 2 and {*head, *operators} == {f"operators {case.name}" for case in catalogue("cuda")}
 
 
 def test_a_bench_without_a_case_leaves_none(results: Results) -> None:
-    assert gpu.timed("nothing", 600, "bench.whole", "--only", "no such case").left(results, LONG_AGO) == []
+    assert gpu.timed("nothing", 600, "--only", "no such case").left(results, LONG_AGO) == []
 
 
 def finished(returncode: int) -> SimpleNamespace:
@@ -60,17 +62,15 @@ def finished(returncode: int) -> SimpleNamespace:
 def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of an earlier run does not count, nor one without all variants; an incorrect case has one row."""
     made = [
-        *(("loss 8x512x512", variant, "passed", NEVER) for variant in gpu.LOSSES),
-        ("loss 8x256x256", "eager", "passed", NEVER),
-        *(("loss 1x256x256", variant, "passed", LONG_AGO) for variant in gpu.LOSSES),
+        *(("8x512x512", *variant.rsplit(" ", 1), NEVER) for variant in gpu.LOSSES),
+        ("8x256x256", "eager", "fp32", NEVER),
+        *(("1x256x256", *variant.rsplit(" ", 1), LONG_AGO) for variant in gpu.LOSSES),
     ]
 
     def run(command: list[str], **settings: object) -> SimpleNamespace:
         assert command[:3] == ["timeout", "--kill-after=5", "55"] and f"--out={results.folder}" in command
-        with results.path("-loss").open("w", newline="") as file:
-            writer = csv.DictWriter(file, whole_report.COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(dict(zip(("case", "variant", "status", "time"), row, strict=True)) for row in made)
+        rows = [dict(zip(("case", "variant", "dtype", "date"), row, strict=True)) | {"suite": "loss"} for row in made]
+        table.write(results.path(""), rows)
         return finished(124)
 
     monkeypatch.setattr(gpu_steps.subprocess, "run", run)
@@ -80,7 +80,7 @@ def test_cases_that_a_stopped_bench_has_not_made_are_named(results: Results, mon
         "loss 1x256x256",
         "loss 4x256x256",
     ]
-    made.append(("loss 8x256x256", "", "incorrect: ours bf16", NEVER))
+    made.append(("8x256x256", "", "", NEVER))
     assert gpu.ROWS[1].run(results).left == ["loss 1x256x256", "loss 4x256x256"]
 
 
@@ -96,9 +96,9 @@ def test_a_step_ends_at_its_limit_and_keeps_its_output(results: Results) -> None
 
 
 def test_the_parts_and_their_files(results: Results, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """No more than eight files, flat in the folder; a row for each step; 1 where something is left or failed."""
+    """Flat in the folder; a row for each step; 1 where something is left or failed."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(report, "this_machine", lambda device: MACHINE)
+    monkeypatch.setattr(gpu, "this_machine", lambda device: MACHINE)
     monkeypatch.setenv("OUT", str(results.folder))
     good = Step("good", ("python", "-c", "print('well')"), 600)
     bad = Step("bad", ("python", "-c", "raise SystemExit(1)"), 600)
@@ -112,17 +112,15 @@ def test_the_parts_and_their_files(results: Results, monkeypatch: pytest.MonkeyP
     assert all(row["device"] == "NVIDIA H200" and row["commit"] == MACHINE.commit and row["torch"] for row in rows)
     monkeypatch.setattr(gpu, "BUILD", bad)
     assert gpu.main(["bad"]) == 1 and [row["step"] for row in results.read("-parts")] == ["bad"]
-    suffixes = {"", *(f"-{bench().suffix}" for bench in gpu_steps.BENCHES.values()), "-parts", "-tests"}
-    assert len(suffixes) + len({"log.txt"}) <= 8
     assert {path.name for path in results.folder.iterdir()} == {"nvidia-h200-parts.csv", "log.txt"}
 
 
 def test_outside_a_repository_the_commit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
     monkeypatch.delenv("GIT_COMMIT", raising=False)
-    assert report.git_commit() == "unknown"
+    assert table.commit_and_changes() == ("unknown", "")
     monkeypatch.setenv("GIT_COMMIT", "0123456789ab")
-    assert report.git_commit() == "0123456789ab"
+    assert table.commit_and_changes() == ("0123456789ab", "")
 
 
 def test_without_a_gpu_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -225,7 +223,7 @@ def test_what_needs_a_gpu_is_marked() -> None:
     some = ["tests/test_input_size.py", "tests/test_lean_guest.py"]
     assert {*some, "tests/test_operators.py", "tests/test_module_trunk.py"} <= {*files}
     command = [sys.executable, "-c", COLLECT, *some, "tests/test_gram_plan.py"]
-    found = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(command, cwd=table.ROOT, capture_output=True, text=True, check=True).stdout
     names = [line for line in found.splitlines() if "::" in line]
     assert {name.partition("::")[0] for name in names} == {*some}
     assert all("cuda" in name for name in names) and any("test_in_a_cuda_graph[module]" in name for name in names)

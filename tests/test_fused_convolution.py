@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import fused_convolution, timing
-from bench.cases import Images
 from bench.fused_convolution import Finding, Fused, examine, verdict
+from bench.suites.operators import Images
 
 
 def right(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from host.traffic import counts
 from host.worker import load
 
 from bench import kernel_counts, kernel_model, tables
-from bench.cases import Images
 from bench.kernel_model import ASSUMPTIONS, Prediction
+from bench.suites.operators import Images
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.metric_cases import own_metric
+from bench.suites.metrics import own_metric
 from perceptual_ops import _checks as checks
 from perceptual_ops import ops, reference
 from perceptual_ops.engine import distances, metric_op, stages, style_parts, tiles

@@ -99,7 +99,7 @@ def kept(name: str) -> Tensor:
 
 def machine() -> str:
     """What the figures were measured on."""
-    from bench.report import this_machine
+    from bench.results import this_machine
 
     found = this_machine(torch.device(DEVICE))
     return f"{found.device}, torch {found.torch}"

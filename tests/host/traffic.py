@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-from bench.cases import Images
+from bench.suites.operators import Images
 from host.build import build
 from host.worker import Launch, Worker, load
 

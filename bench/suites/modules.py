@@ -1,10 +1,10 @@
-"""Feature losses over modules of other packages as data: image batches, and rival ways to a value and its gradient."""
+"""Feature losses over modules of other packages: their value and image gradient, by autograd and chunk by chunk."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ from perceptual_ops import LPIPS, PerceptualLoss
 from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_ops.networks.published import PUBLISHED
 
-from . import peers
-from .timing import Call
-from .whole_case import FP32, Case, Variant, value_and_gradient
+from .. import peers
+from ..case import FP32, ImageCase, Variant, named, of_size, value_and_gradient
+from ..timing import Call
+from . import Suite
 
 
 @dataclass(frozen=True)
@@ -136,41 +137,35 @@ def own_loss(network: str, **options: Any) -> nn.Module:
     return PerceptualLoss(found.build(), content_layers=layers, mean=IMAGENET_MEAN, std=IMAGENET_STD, **options)
 
 
-def ours(chunk: int) -> Variant:
-    return Variant(partial(own_loss, chunk_size=chunk), chunk=chunk)
+def ours(chunk: int | None = None) -> Variant:
+    who = f"ours, chunk {chunk}" if chunk else "ours"
+    return Variant(who, partial(own_loss, chunk_size=chunk), chunk=chunk)
 
 
-VARIANTS = {
-    "eager": Variant(PlainFeatureLoss),
-    "lpips": Variant(lambda network: peers.lpips("squeeze"), package="lpips"),
-    "autograd": Variant(partial(own_loss, engine="autograd")),
-    "memsave": Variant(memsave, package="memsave_torch"),
-    **{f"ours, chunk {chunk}": ours(chunk) for chunk in (1, 2, 4, 16)},
-}
-RIVALS = ("eager", "lpips", "autograd", "memsave")
-CHUNKED = tuple(name for name in VARIANTS if name not in RIVALS)
-ENDS = (CHUNKED[0], CHUNKED[-1])
-EVERY = ("eager", "autograd", "memsave", *CHUNKED)
-# Of what takes longer: eager is the same by autograd.
-SOME, FEW = ("eager", "memsave", *(f"ours, chunk {chunk}" for chunk in (1, 4, 16))), ("eager", *ENDS)
-OF_LPIPS = ("lpips", *ENDS)
-
+VARIANTS = named(
+    Variant("eager", PlainFeatureLoss),
+    Variant("lpips", lambda network: peers.lpips("lpips-squeeze"), package="lpips"),
+    Variant("autograd", partial(own_loss, engine="autograd")),
+    Variant("memsave", memsave, package="memsave_torch"),
+    ours(),
+    *map(ours, (2, 4, 16)),
+)
+EAGER = ("eager fp32", "memsave fp32", "ours fp32", "ours, chunk 4 fp32", "ours, chunk 16 fp32")
+OF_LPIPS = ("lpips fp32", "ours fp32", "ours, chunk 16 fp32")
 # How many samples a convolution is given and how images are normalised decide how it rounds. Through ResNet-50 that
-# moves maxima and signs: shares of the gradient up to 7e-3 were seen. Of the same chunks `gradient_error` wants 1e-6.
+# moves maxima and signs: shares of the gradient up to 7e-3 were seen.
 TOLERANCE = {FP32: (1e-4, 3e-2)}
 
 
 @dataclass(frozen=True)
-class EngineCase(Case):
+class ModuleCase(ImageCase):
     """A batch of images and their targets.
 
     Attributes:
         network: One of `NETWORKS`, or `SQUEEZE`.
     """
 
-    names: tuple[str, ...] = EVERY
-    rounds: int = 3
-    network: str = "resnet-50"
+    network: str = field(kw_only=True)
 
     variants = VARIANTS
     tolerance = TOLERANCE
@@ -180,19 +175,12 @@ class EngineCase(Case):
         return f"{self.network} {self.size}"
 
     @property
-    def peer(self) -> str:
-        return "lpips" if self.network == SQUEEZE else "eager"
-
-    @property
     def package(self) -> str:
         """What must be installed for any of the variants."""
         return NETWORKS[self.network].package if self.network in NETWORKS else ""
 
-    def distinct(self, device_type: str) -> tuple[str, ...]:
-        """Without peers that are not installed."""
-        if peers.missing(self.package):
-            return ()
-        return tuple(name for name in super().distinct(device_type) if not peers.missing(VARIANTS[name].package))
+    def available(self, device_type: str) -> tuple[str, ...]:
+        return () if peers.missing(self.package) else super().available(device_type)
 
     def call(self, name: str, device: torch.device) -> Call:
         output, target = self.images((self.batch, self.batch), torch.contiguous_format, device)
@@ -202,14 +190,18 @@ class EngineCase(Case):
         return value_and_gradient(lambda output, target: module(output, target).mean(), output, target)
 
 
-SIZE = (16, 224, 224)
-OF_16 = (
-    EngineCase(*SIZE, FEW, network="convnext-s"),
-    EngineCase(*SIZE, EVERY, network="resnet-50"),
-    EngineCase(*SIZE, FEW, network="vgg16-bn"),
-    EngineCase(*SIZE, FEW, network="efficientnet-b0"),
-    EngineCase(*SIZE, SOME, network="vit-s14"),
-    EngineCase(*SIZE, FEW, network="dinov2-s14"),
-    EngineCase(*SIZE, OF_LPIPS, network=SQUEEZE),
+def of(network: str, batch: int, names: tuple[str, ...] = EAGER, **settings: Any) -> ModuleCase:
+    return ModuleCase(names, network=network, **of_size(f"{batch}x224x224"), **settings)
+
+
+CASES = (
+    of("resnet-50", 8, quick=True, rounds=3),
+    of("convnext-s", 16, rounds=3),
+    of("resnet-50", 16, tuple(name for name in VARIANTS if name != "lpips fp32"), rounds=3),
+    of("vgg16-bn", 16, rounds=3),
+    of("efficientnet-b0", 16, rounds=3),
+    of("vit-s14", 16, rounds=3),
+    of("dinov2-s14", 16, rounds=3),
+    of(SQUEEZE, 16, OF_LPIPS, rounds=3),
 )
-CASES = {"cpu": OF_16, "cuda": OF_16}
+SUITE = Suite("modules", "Losses over any module", {"cpu": CASES, "cuda": CASES})

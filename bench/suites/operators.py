@@ -1,30 +1,32 @@
-"""What is timed, as data: workloads at sizes of images.
+"""The operators alone, on features as VGG16 makes them: workloads at sizes of images.
 
 A new row of the table is one `build` function and one line in `WORKLOADS`; a new size is one line in `IMAGES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import perceptual_ops
 from perceptual_ops import reference
 
-from . import roofline
-from .rivals import Problem
+from .. import roofline
+from ..case import SHORT, Case, Variant, named
+from ..plain import CONTENT_WEIGHT, STYLE_WEIGHT
+from ..timing import Call
+from . import Suite
 
 # Channels and stride of VGG16's taps; LPIPS and DISTS look one deeper.
 TAPS = {"relu1_2": (64, 1), "relu2_2": (128, 2), "relu3_3": (256, 4), "relu4_3": (512, 8)}
 CONTENT = "relu3_3"
 METRIC_TAPS = TAPS | {"relu5_3": (512, 16)}
-
-# Weights of pytorch/examples' fast neural style: both terms reach the gradient.
-STYLE_WEIGHT, CONTENT_WEIGHT = 1e10, 1e5
 
 # Not 1, so that an operator that ignores its upstream gradient is found out.
 UPSTREAM = 3.0
@@ -46,6 +48,32 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """A workload on concrete tensors.
+
+    Attributes:
+        evaluate: (operators, leaves, *constants) -> outputs, where operators are `OURS` or the reference.
+        leaves: The tensors whose gradient is taken.
+        cost: Compulsory traffic and FLOP of one call.
+        constants: Further arguments.
+        upstream: One gradient for each output; none for a forward alone.
+    """
+
+    evaluate: Callable[..., list[Tensor]]
+    leaves: list[Tensor]
+    cost: roofline.Cost
+    constants: tuple[Any, ...] = ()
+    upstream: list[Tensor] | None = None
+
+    def run(self, forward: Callable[..., list[Tensor]]) -> list[Tensor]:
+        """Outputs, then gradients by the leaves, by a forward with its operators bound."""
+        outputs = forward(self.leaves, *self.constants)
+        if self.upstream is None:
+            return outputs
+        return [*outputs, *torch.autograd.grad(outputs, self.leaves, self.upstream)]
+
+
+@dataclass(frozen=True)
 class Workload:
     """A row of the table at any size of images."""
 
@@ -53,33 +81,63 @@ class Workload:
     build: Callable[[Images, Draw], Problem]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A workload at one size of images."""
+OPERATORS = (
+    "gram_matrix", "channel_statistics", "style_loss", "feature_loss", "total_variation", "lpips_distance",
+    "dists_distance",
+)  # fmt: skip
+OURS = SimpleNamespace(**{name: partial(getattr(perceptual_ops, name), backend="native") for name in OPERATORS})
+# An operator's module is the namespace it comes from.
+VARIANTS = named(
+    *(
+        variant
+        for dtype in SHORT
+        for variant in (
+            Variant("eager", lambda: reference, dtype),
+            Variant("compiled", lambda: reference, dtype, compiled=True),
+            Variant("ours", lambda: OURS, dtype),
+        )
+    )
+)
+# Largest difference from eager over the largest value, by the dtype of the result. fp32: another order of summation; a
+# plain tensor-core accumulator already fails. 16 bits: two roundings of the largest value.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
-    workload: Workload
-    images: Images
+
+@dataclass(frozen=True)
+class OperatorCase(Case):
+    """A workload at one size of images, in one dtype."""
+
+    workload: Workload = field(kw_only=True)
+    images: Images = field(kw_only=True)
+
+    variants = VARIANTS
+    fresh = False
 
     @property
     def name(self) -> str:
         images = self.images
-        return f"{self.workload.name} {images.batch}x{images.size}x{images.size}"
+        layout = "NHWC" if images.layout == torch.channels_last else "NCHW"
+        return f"{self.workload.name} {images.batch}x{images.size}x{images.size} {layout} {SHORT[images.dtype]}"
 
     @property
-    def dtype(self) -> str:
-        return str(self.images.dtype).removeprefix("torch.")
+    def cost(self) -> roofline.Cost:
+        return self.workload.build(self.images, Draw(self.images, torch.device("meta"))).cost
 
-    @property
-    def layout(self) -> str:
-        return "NHWC" if self.images.layout == torch.channels_last else "NCHW"
+    def call(self, name: str, device: torch.device) -> Call:
+        problem, variant = self.workload.build(self.images, Draw(self.images, device)), self.variant(name)
+        forward = partial(problem.evaluate, variant.build())
+        if variant.compiled:
+            forward = torch.compile(forward, dynamic=False, fullgraph=True)
+        return partial(problem.run, forward)
 
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return (self.name, self.dtype, self.layout)
+    def disagreement(self, name: str, actual: Tensor, expected: Tensor) -> float:
+        """Largest difference over the largest expected value; NaN, which no tolerance admits, where that is 0."""
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
+            return float("inf")
+        return ((actual.float() - expected.float()).abs().max() / expected.abs().max().float()).item()
 
-    def problem(self, device: torch.device) -> Problem:
-        """The case on random tensors, the same at every call."""
-        return self.workload.build(self.images, Draw(self.images, device))
+    def allowed(self, name: str, expected: Sequence[Tensor]) -> Iterator[float]:
+        return iter([TOLERANCE[result.dtype] for result in expected])
 
 
 class Draw:
@@ -87,7 +145,7 @@ class Draw:
 
     def __init__(self, images: Images, device: torch.device) -> None:
         self.images, self.device = images, device
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.generator = None if device.type == "meta" else torch.Generator(device).manual_seed(0)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, fp32, contiguous."""
@@ -182,14 +240,13 @@ WORKLOADS = (
     Workload("gram fwd", partial(build_gram, taps=TAPS, gradient=False)),
     Workload("tv fwd+grad", build_variation),
 )
+QUICK = (WORKLOADS[0], WORKLOADS[-1])
 # One tap at a time, at the first size only: relu1_2 is bound by memory, relu4_3 by its products.
 TAP_WORKLOADS = tuple(Workload(f"gram {tap} fwd+grad", partial(build_gram, taps=[tap], gradient=True)) for tap in TAPS)
 # As a trunk hands its maps over.
 METRIC_WORKLOADS = (
-    *(
-        Workload(f"{evaluate.__name__} fwd+grad", partial(build_metric, evaluate=evaluate))
-        for evaluate in (lpips, dists)
-    ),
+    Workload("lpips fwd+grad", partial(build_metric, evaluate=lpips)),
+    Workload("dists fwd+grad", partial(build_metric, evaluate=dists)),
     Workload("statistics fwd+grad", build_statistics),
 )
 METRIC_IMAGES = {
@@ -224,11 +281,19 @@ HEAD_IMAGES = [
 ]
 
 
-def catalogue(device_type: str) -> list[Case]:
+def case_of(workload: Workload, images: Images, quick: bool = False) -> OperatorCase:
+    names = tuple(f"{who} {SHORT[images.dtype]}" for who in ("eager", "compiled", "ours"))
+    return OperatorCase(names, workload=workload, images=images, quick=quick)
+
+
+def catalogue(device_type: str) -> list[OperatorCase]:
     """Every case of a kind of device."""
     sizes = IMAGES[device_type]
-    heads = [Case(WORKLOADS[0], images) for images in HEAD_IMAGES] if device_type == "cuda" else []
-    everywhere = [Case(workload, images) for workload in WORKLOADS for images in sizes]
-    metrics = [Case(workload, images) for workload in METRIC_WORKLOADS for images in METRIC_IMAGES[device_type]]
-    taps = [Case(workload, sizes[0]) for workload in TAP_WORKLOADS]
-    return list({case.key: case for case in heads + everywhere + metrics + taps}.values())
+    heads = [case_of(WORKLOADS[0], images) for images in HEAD_IMAGES] if device_type == "cuda" else []
+    everywhere = [case_of(workload, images, workload in QUICK) for workload in WORKLOADS for images in sizes]
+    metrics = [case_of(workload, images) for workload in METRIC_WORKLOADS for images in METRIC_IMAGES[device_type]]
+    taps = [case_of(workload, sizes[0]) for workload in TAP_WORKLOADS]
+    return list({case.name: case for case in heads + everywhere + metrics + taps}.values())
+
+
+SUITE = Suite("operators", "Operators on features", {kind: catalogue(kind) for kind in IMAGES})
