@@ -68,17 +68,21 @@ paper: build
 test: build
 	$(PYTEST)
 
-# The suite in plain PyTorch: the files of tests whose numbers an operator or a loss makes.
-WITHOUT_ARITHMETIC := build* cuda_choice* manylinux* setup* host_* compat_* bench* cli* compare* train_cli* command_outputs* examples* files* model_files* \
-    damaged_models* malformed* training_files* picture* images* crops* weights* broken_weights* state_dicts* \
-    kernel_* sass* gram_plan* native_library* library_file* recipe_networks* programs* compiled_calls* settings* stlpips* \
-    training.py training_checkpoints* training_data* training_processes* adaptive* architectures* chunked* cosine* \
-    engine_options* house* module_* input_size* network_names* published* recognition* tf32_* typing* unknown_kinds* \
-    broken_packages* captured_weights* check_* complaints* heat_map* image_lists* import* inversion* large_memory* \
-    large_stylize* launches* makefile* metadata* metric_weights* progress* sharded_* style_transfer* training_recipes* \
-    workflows*
+# The suite in plain PyTorch: all but the tests of the compiled file and its kernels; of the code around the library; of
+# commands, trainings and what is built on losses; of files and weights; of names and modes, which are read before an
+# operator runs; of drop-ins' classes beside those whose numbers are compared; and what takes minutes.
+OF_THE_COMPILED_FILE := build* cuda_choice* gram_plan* host_* kernel_* launches* library_file* manylinux* native_library* sass* setup*
+OF_THE_HOUSE := bench* check_* house* import* makefile* metadata* typing* workflows*
+OF_COMMANDS := cli* command_outputs* compare* examples* inversion* programs* progress* recipe_networks* train_cli* training*
+OF_FILES := broken_* captured_weights* crops* damaged_models* files* heat_map* image_lists* images* malformed* metric_weights* model_files* \
+    picture* state_dicts* stlpips* weights*
+OF_NAMES := adaptive* architectures* compiled_calls* complaints* engine_options* network_names* settings* tf32_*
+OF_DROP_INS := compat_basicsr_* compat_compiled_settings* compat_dists* compat_door* compat_images* compat_kept* compat_lpips_* compat_missing* \
+    compat_more_lpips* compat_piq_* compat_programs* compat_tiles* compat_torchmetrics_*
+OF_MINUTES := large_memory* large_stylize* published_networks* sharded_*
+NOT_IN_PLAIN := $(OF_THE_COMPILED_FILE) $(OF_THE_HOUSE) $(OF_COMMANDS) $(OF_FILES) $(OF_NAMES) $(OF_DROP_INS) $(OF_MINUTES)
 test-plain: build
-	PERCEPTUAL_OPS_NATIVE=0 $(PYTEST) $(patsubst %,--ignore-glob="tests/test_%",$(WITHOUT_ARITHMETIC))
+	PERCEPTUAL_OPS_NATIVE=0 $(PYTEST) $(patsubst %,--ignore-glob="tests/test_%",$(NOT_IN_PLAIN))
 
 # The oldest torch that is served; there are wheels of it for Python 3.12 and older.
 test-older-torch:
@@ -122,7 +126,8 @@ bench-sharded: build
 	$(RUN) -m bench.sharded
 
 bench-plain: build
-	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench --full --only "loss 4x256" "loss 16x256" "lpips-vgg 4x256" "metrics dists 4x256" \
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench --full --only "loss 4x256" "loss 16x256" "lpips-vgg 4x256" "lpips-alex 4x256" \
+	    "metrics dists 4x256" \
 	    --variants "eager fp32" "lpips fp32" "DISTS_pytorch fp32" "ours fp32"
 
 bench-commits: build

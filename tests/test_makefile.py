@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import shutil
@@ -106,3 +107,14 @@ def test_clean_leaves_the_environment_and_measurements(finished: Path) -> None:
     assert left == {".venv", "bench/results/gpu", ".DS_Store"}
     assert (finished / ".venv" / "__pycache__").exists()
     assert not (finished / "perceptual_ops" / "engine" / "__pycache__").exists()
+
+
+def test_the_suite_in_plain_pytorch_has_what_computes(checkout: Path) -> None:
+    """Each pattern leaves out some file, and none a file of a loss's numbers."""
+    globs = re.findall(r'--ignore-glob="tests/(.*?)"', make(checkout, "-n", "test-plain").stdout)
+    files = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    found = {glob: set(fnmatch.filter(files, glob)) for glob in globs}
+    assert [glob for glob, names in found.items() if not names] == []
+    kept = {name.removeprefix("test_").removesuffix(".py") for name in files - set().union(*found.values())}
+    drop_ins = {f"compat_{library}" for library in ("basicsr", "lpips", "piq", "torchmetrics")}
+    assert {"chunked", "cosine", "input_size", "module_trunk", "operators", "plain", *drop_ins} <= kept

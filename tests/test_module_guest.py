@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 import perceptual_ops as po
 from perceptual_ops.networks import FeatureNetwork, ModuleFeatures
 
-pytestmark = pytest.mark.usefixtures("library")
 OUTPUT = {"content_layers": ["output"], "style_layers": None, "tv_weight": 0.0}
 
 

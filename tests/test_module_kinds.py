@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import perceptual_ops as po
 from perceptual_ops.engine.input_size import InputSize
 
-pytestmark = pytest.mark.usefixtures("library", "on_device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 class Named(Residual):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import perceptual_ops as po
 
-pytestmark = pytest.mark.usefixtures("library", "on_device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 class Residual(nn.Module):
