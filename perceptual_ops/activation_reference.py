@@ -100,7 +100,8 @@ def filtered(maxima: Tensor, kind: str, kernel: int, stride: int) -> Tensor:
         return maxima
     if kind == "average":
         return F.avg_pool2d(maxima, kernel, stride)
-    padded = F.pad(maxima, (2, 2, 2, 2), mode="reflect")
+    wide = maxima.float() if maxima.dtype == torch.float16 else maxima  # torch 2.4 reflects no fp16 on a CPU
+    padded = F.pad(wide, (2, 2, 2, 2), mode="reflect").to(maxima.dtype)
     return F.conv2d(padded, reference.binomial_filter(maxima), stride=stride, groups=maxima.shape[1])
 
 
