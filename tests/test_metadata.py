@@ -44,7 +44,10 @@ LEAST_TORCH_IS_NAMED = {  # and how often
     "CMakeLists.txt": (r"set\(least_torch ([\d.]+)\)", 1),
     "csrc/library.cpp": (r"torch_target=([\d.]+)", 1),
     "csrc/common/torch_cuda.cpp": (r"torch >= ([\d.]+)", 1),
-    "README.md": (r"compiled operators[^.]*torch >= (\d+\.\d+)|every torch from (\d+\.\d+)", 3),
+    "README.md": (r"compiled operators[^.]*torch >= (\d+\.\d+)", 1),
+    "docs/installation.md": (r"for Linux and torch >= (\d+\.\d+)|every torch from (\d+\.\d+)", 2),
+    "docs/limits.md": (r"Compiled operators need torch >= (\d+\.\d+)", 1),
+    "docs/design.md": (r"stable ABI of torch (\d+\.\d+)", 1),
     "CONTRIBUTING.md": (r"at target (\d+\.\d+)", 1),
     "docs/complaints.md": (r"torch from (\d+\.\d+)", 1),
 }
