@@ -8,6 +8,7 @@
 # bench-plain  memory and time of the losses in plain PyTorch, PERCEPTUAL_OPS_NATIVE=0, against eager
 # bench-photograph  the style gradient of a photograph of 8000 x 8000 pixels in capped memory (an hour)
 # bench-commits  time the losses against those of COMMIT, and compare their bits
+# guard  what fixed small calls do, counted and compared with bench/results/guard.csv; ACCEPT=1 makes that table
 # kernel-resources  registers and memory of every kernel, written to bench/results/kernel_resources.csv
 # kernel-model  instructions of every main kernel, and a model of its speed: bench/results/kernel_{counts,model}.csv
 # bank-conflicts  of every pattern of accesses to shared memory, written to bench/results/kernel_bank_conflicts.csv
@@ -55,7 +56,7 @@ PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m 
 CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-training bench-photograph bench-sharded bench-plain bench-commits kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-training bench-photograph bench-sharded bench-plain bench-commits guard kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -132,6 +133,9 @@ bench-plain: build
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)
+
+guard: build
+	$(RUN) -m bench.guard $(if $(ACCEPT),--accept)
 
 kernel-resources: build
 	$(RUN) -m bench.kernel_resources

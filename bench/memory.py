@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.autograd import DeviceType
@@ -54,13 +54,18 @@ def peak(call: Call, device: torch.device, warm_up: Call | None = None) -> Peak:
     return Peak(allocated_peak(call), resident)
 
 
-def allocated_peak(call: Call) -> int:
-    """By the profiler's record of every allocation (positive) and deallocation (negative)."""
+def profiled_events(call: Call) -> Sequence[Any]:
+    """The profiler's record of one call: its operators, and "[memory]" for every allocation and deallocation."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         call()
     record = profiler.profiler
     assert record is not None and record.kineto_results is not None
-    events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
+    return record.kineto_results.events()
+
+
+def allocated_peak(call: Call) -> int:
+    """By the profiler's record of every allocation (positive) and deallocation (negative)."""
+    events = [event for event in profiled_events(call) if event.name() == "[memory]"]
     on_host = [event for event in events if event.device_type() == DeviceType.CPU]
     return max(accumulate(event.nbytes() for event in sorted(on_host, key=lambda event: event.start_ns())), default=0)
 
