@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import perceptual_ops  # noqa: E402
 from perceptual_ops import names  # noqa: E402
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "perceptual_ops"
 author = "The perceptual_ops authors"
@@ -27,7 +31,7 @@ html_theme = "furo"
 html_title = f"perceptual_ops {version}"
 html_copy_source = False
 pygments_dark_style = "github-dark"
-smartquotes = False  # "vgg16" is a name to be copied
+smartquotes_action = "D"  # dashes; quotes stay straight, as in "vgg16", which is to be copied
 html_theme_options = {"navigation_with_keys": True}
 myst_heading_anchors = 3
 
@@ -37,7 +41,16 @@ add_module_names = False
 autodoc_member_order = "bysource"
 # An argument's type is shown by its name in `names`, not by the strings that it stands for.
 autodoc_type_aliases = {name: f"perceptual_ops.names.{name}" for name in vars(names) if name[0].isupper()}
-autodoc_type_aliases["PerceptualLoss"] = "perceptual_ops.PerceptualLoss"
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
+
+
+def is_setting(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """Leaves out the attributes that a constructor's arguments are kept as: the arguments are described."""
+    made_by = getattr(getattr(member, "fget", None), "__module__", "")
+    return True if made_by == "perceptual_ops._settings" else None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", is_setting)

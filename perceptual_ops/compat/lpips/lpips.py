@@ -43,7 +43,7 @@ class LPIPS(LpipsModule):
 
     Attributes:
         spatial: As given; may be set, and counts from the next call on. So may the options.
-        net, scaling_layer, lins, lin0, ...: lpips' parts for forwards of one's own: copies that nothing trains.
+        net, scaling_layer, lins: Parts of lpips, frozen copies, for a forward of your own; lin0, lin1 and so on too.
         chns, L, pnet_type, pnet_rand, pnet_tune, lpips, version: As in lpips; fixed.
 
     Args:
