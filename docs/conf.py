@@ -39,8 +39,13 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
-# An argument's type is shown by its name in `names`, not by the strings that it stands for.
-autodoc_type_aliases = {name: f"perceptual_ops.names.{name}" for name in vars(names) if name[0].isupper()}
+autodoc_default_options = {"exclude-members": "extra_repr"}
+# An argument's type is shown by its name in `names`, not by the strings that it stands for; but not where it may be None,
+# of which Sphinx would show the repr.
+OPTIONAL = {"Pooling", "Reduction", "TileSize"}
+autodoc_type_aliases = {
+    name: f"perceptual_ops.names.{name}" for name in vars(names) if name[0].isupper() and name not in OPTIONAL
+}
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88

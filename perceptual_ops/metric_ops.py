@@ -111,7 +111,7 @@ def lpips_distance(
         (N,), or a scalar for another reduction; for spatial a list of one (N, 1, H, W) per layer. fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described, or channel_weights require grad.
+        TypeError, ValueError: Invalid argument, or channel_weights require grad.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     eps = checks.check_lpips_settings(eps, eps_inside, reduction, spatial)
@@ -152,7 +152,7 @@ def dists_distance(
         (N,), or a scalar for another reduction; fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described, or alpha or beta require grad.
+        TypeError, ValueError: Invalid argument, or alpha or beta require grad.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)

@@ -107,7 +107,7 @@ def gram_matrix(x: Tensor, normalize: GramNormalization = "chw", *, backend: Bac
         (N, C, C), symmetric, fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        TypeError, ValueError: Invalid argument; the message names it.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_map("x", x)
@@ -127,11 +127,11 @@ def channel_statistics(x: Tensor, *, backend: Backend = "auto") -> Tensor:
         backend: See the module.
 
     Returns:
-        (N, 2, C), fp32 (fp64 for fp64): means, then sqrt(v + 1e-5) of the biased variances v. The 1e-5, that of batch
-        normalisation and AdaIN, gives channels that are constant a gradient, 0.
+        (N, 2, C), fp32 (fp64 for fp64), with means first, then sqrt(v + 1e-5) of the biased variances v. The 1e-5 is
+        that of batch normalisation and AdaIN; with it the gradient of a constant channel is 0.
 
     Raises:
-        TypeError, ValueError: An argument is not as described.
+        TypeError, ValueError: Invalid argument.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_map("x", x)
@@ -226,7 +226,7 @@ def style_loss(
         A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described, or target_grams or weights require grad.
+        TypeError, ValueError: Invalid argument, or target_grams or weights require grad.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_choice("normalize", normalize, checks.NORMALIZATIONS)
@@ -267,7 +267,7 @@ def feature_loss(
         A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described, or weights require grad.
+        TypeError, ValueError: Invalid argument, or weights require grad.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_choice("reduction", reduction, checks.REDUCTIONS)
@@ -295,7 +295,7 @@ def total_variation(
         A scalar, or (N,) for reduction="none"; fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described.
+        TypeError, ValueError: Invalid argument.
         RuntimeError: backend="native" where the compiled operators cannot run.
     """
     checks.check_map("x", x)

@@ -39,18 +39,18 @@ def _learned(name: str) -> Any:
 class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     """DISTS-pytorch's `DISTS`: (N,), or a scalar for a batch of 1, from images in [0, 1].
 
-    Repeated from there: no gradient flows to the images unless a call says `require_grad=True`. Otherwise than there:
-    alpha and beta are not trainable, so that the backward of a loss without gradient raises instead of doing nothing.
+    Kept for parity: no gradient flows to the images unless a call says `require_grad=True`. Differences: alpha and beta
+    are not trainable, so the backward of a loss without gradient raises instead of doing nothing.
 
     Its state dict is empty. One of DISTS-pytorch loads all the same, alone or within a checkpoint of a model that held
     its DISTS: alpha, beta and the network in it become the loss's, with a warning where a model's are others than those
-    it was made with (alpha and beta are trained there unless they are frozen), since they are not saved again. What
-    becomes of an optimizer's state, `perceptual_ops.compat` says.
+    it was made with (alpha and beta are trained there unless they are frozen), since they are not saved again. For
+    an optimizer's state see `perceptual_ops.compat`.
 
     Attributes:
-        alpha, beta: The learned numbers (1, 1475, 1, 1), not normalised: copies, so set one instead of writing into it;
-            it counts from the next call on.
-        mean, std, chns: As in DISTS-pytorch; fixed.
+        alpha: The learned numbers (1, 1475, 1, 1), not normalised, and so is `beta`: copies, so set one instead of
+            writing into it; it holds from the next call on.
+        chns: As in DISTS-pytorch, fixed; so are `mean` and `std`.
 
     Args:
         load_weights: Whether alpha and beta are the learned ones; else they are drawn from a normal distribution around

@@ -25,7 +25,7 @@ VERSIONS: tuple[Version, ...] = get_args(Version)
 class LPIPS(DropsPeerState, HasEngineOptions):
     """lpips_pytorch's `LPIPS`: (1, 1, 1, 1), **summed over the batch**, from images in [-1, 1].
 
-    Otherwise than there: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
+    Differences: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
     checkpoint of a model that held lpips_pytorch's, whose weights are frozen as well, those are dropped.
 
     Args:
@@ -65,8 +65,8 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         """The sum of the distances of image pairs.
 
         Args:
-            x, y: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W), too, is.
-                Gradients flow to those that require them.
+            x, y: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, or (3, H, W). Gradients
+                flow to those that require them.
         """
         return self._loss(*pair_of(self._loss, x=x, y=y)).sum().view(1, 1, 1, 1)
 

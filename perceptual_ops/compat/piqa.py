@@ -23,7 +23,7 @@ from ._options import HasEngineOptions
 class LPIPS(DropsPeerState, HasEngineOptions):
     """piqa's `LPIPS`: a scalar, or (N,) for reduction="none", from images in [0, 1], whose range is not checked.
 
-    Otherwise than in piqa: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
+    Differences from piqa: the gradient at features that are all zero is 0, not NaN. Its state dict is empty; in a
     checkpoint of a model that held piqa's, whose weights are frozen as well, those are dropped.
 
     Args:

@@ -16,11 +16,11 @@ from ._lpips import LpipsModule, pair_of
 class LPIPS(LpipsModule):
     """taming's `LPIPS`: (N, 1, 1, 1) from images in [-1, 1], by **VGG16** (that of `compat.lpips` is AlexNet's).
 
-    Otherwise than in taming: dropout never runs, so `use_dropout` changes nothing; the gradient at features that are
+    Differences from taming: dropout never runs, so `use_dropout` changes nothing; the gradient at features that are
     all zero is 0, not NaN; its file of linear weights, which is that of lpips 0.1, comes with this library.
 
-    Its state dict is empty. A checkpoint of a model that held taming's loads all the same, see `compat.lpips.LPIPS`,
-    which has the attributes, too.
+    Its state dict is empty. A checkpoint of a model that held taming's loads nevertheless; see `compat.lpips.LPIPS`,
+    which has the same attributes.
 
     Args:
         use_dropout: Changes nothing.
@@ -49,7 +49,7 @@ class LPIPS(LpipsModule):
         """The distance of image pairs.
 
         Args:
-            input, target: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W),
-                too, is. Gradients flow to those that require them.
+            input, target: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, or (3, H, W).
+                Gradients flow to those that require them.
         """
         return self._loss(*pair_of(self._loss, input=input, target=target)).view(-1, 1, 1, 1)

@@ -36,12 +36,13 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
 
     The frozen network is on every rank. Bands go through it in tiles of `criterion.tile_size` (None is "auto"): a rank
     runs those whose feature pixels begin in its band (`engine.tiles.own_rows`), reads what their windows reach of other
-    bands, and gives the gradient by that back. Frames need no others; their values alone are added up.
+    bands (the halo), and sends the halo's gradient back. Frames need no others; only their values are added up.
 
     In a call with bands a rank sends the rows of output and target that others read (VGG16 to relu4_3: 48 rows above
-    their band and 42 below, of as many ranks as have them), N x 3 x W numbers each; as many of the gradient by the rows
-    that it has read itself; and to each other rank a kilobyte that says what it calls, and its sums, 8 bytes a number:
-    N x C x C of a layer of style (2.8 MB for four layers of VGG16), 6 x N x C of a layer of DISTS, N of a term.
+    their band and 42 below, of as many ranks as have them), N x 3 x W numbers each; as many of the gradient with
+    respect to the rows that it read itself; and to each other rank a kilobyte that describes the call, and its sums, 8
+    bytes a number: N x C x C of a layer of style (2.8 MB for four layers of VGG16), 6 x N x C of a layer of DISTS, N of
+    a term.
 
     Args:
         criterion: A `PerceptualLoss`, an `LPIPS` or a `DISTS`, the same on every rank; of bands over a chain (VGG,
@@ -50,7 +51,7 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
         group: None: torch.distributed's default group.
 
     Raises:
-        TypeError: criterion is no such loss.
+        TypeError: criterion is not such a loss.
         RuntimeError: There is no process group.
         ValueError: This process is not in the group.
     """
@@ -60,7 +61,7 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
 
 
 class Sharded(Module):
-    """What `sharded` returns."""
+    """A loss over several processes; `sharded` makes it."""
 
     def __init__(self, criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None) -> None:
         super().__init__()
@@ -81,17 +82,17 @@ class Sharded(Module):
                 gradient is a DTensor, too. The gradient flows to it.
             target: The same rows or frames, with the same batch or one of 1. None: what `set_content` kept. The
                 gradient flows to it if it requires one.
-            others: None; what the criterion takes beside them is refused, on every rank.
+            others: Other arguments of the criterion are refused, on every rank.
 
         Returns:
-            As the criterion: a scalar, or (N,) for reduction="none"; of a DTensor a replicated DTensor. Its upstream
+            A scalar, or (N,) for reduction="none", as the criterion; for a DTensor a replicated DTensor. Its upstream
             gradient has to be the same on every rank.
 
         Raises:
-            ValueError: An argument is not as described on one of the ranks, or ranks differ in what has to be the same:
+            ValueError: Invalid argument on one of the ranks, or ranks differ in what has to be the same:
                 on every rank.
             RuntimeError: A rank has ended, failed amid the call or did not make it: on every other within the timeout
-                of the group. The group is of no use then.
+                of the group. The group cannot be used any more then.
         """
         ranks, criterion, failure = Ranks(self._group), self.criterion, None
         try:

@@ -17,8 +17,8 @@ from ..engine.chunked_op import chunked as chunked_op
 class Chunked:
     """A function of samples as a loss; see `chunked`, which makes it.
 
-    It is no module: what fn holds is not moved, saved, trained or switched to training with a model that has the loss
-    as an attribute. Copies and pickles hold a copy of fn.
+    It is not a module: what fn holds is not moved, saved or trained with a model that has the loss as an attribute, and
+    keeps its training mode. Copies and pickles hold a copy of fn.
     """
 
     def __init__(self, fn: Callable[..., Tensor], chunk_size: int) -> None:
@@ -30,7 +30,7 @@ class Chunked:
 
     @property
     def fn(self) -> Callable[..., Tensor]:
-        """As it was given."""
+        """The function, as given."""
         return self._fn
 
     @property
@@ -82,10 +82,10 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
     """A loss of your own with one chunk's memory, and without a second backward.
 
     The loss gives fn a chunk of samples at a time, makes the gradient with respect to output in the forward, and frees
-    the chunk's graph before the next. The backward multiplies by the upstream number of each sample: with retain_graph
-    or torch.autograd.grad for adaptive weights it costs next to nothing each time. liger_kernel.chunked_loss does
-    this for language models. For rewards (CLIP, aesthetics), perceptual losses of latents through a decoder, and a
-    discriminator in the generator's step::
+    the chunk's graph before the next. The backward multiplies by each sample's upstream gradient: with retain_graph or
+    torch.autograd.grad for adaptive weights it costs next to nothing each time. liger_kernel.chunked_loss does this for
+    language models. For rewards (CLIP, aesthetics), perceptual losses of latents through a decoder, and a discriminator
+    in the generator's step::
 
         adversarial = po.chunked(lambda images: -discriminator(images).mean((1, 2, 3)), chunk_size=4)
 
@@ -93,7 +93,7 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
         loss = adversarial(generator(noise)).mean()
         loss.backward()
 
-    What varies from sample to sample is an argument, what does not fn may hold::
+    Pass what varies from sample to sample as an argument; fn may hold the rest::
 
         reward = po.chunked(lambda images, text: -(clip(resize(images)) * text).sum(1), chunk_size=2)
         loss = reward(images, text_embeddings).mean()
@@ -105,10 +105,10 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
     (a gradient penalty outside of fn; within fn it works).
 
     Make it once and call it often, under torch.compile outside of the compiled function. Evaluation belongs under
-    torch.no_grad(), or it pays for a gradient that nobody uses. Autocast is the caller's. A gradient through fp16 is
-    scaled as it is made, and does not vanish before a GradScaler sees it. Random numbers within fn, as of dropout, are
-    drawn chunk by chunk, and are others than for the whole batch. An empty batch gives no numbers and does not call fn.
-    torch.export and torch.jit.trace write fn itself, for the whole batch.
+    torch.no_grad(), or it pays for a gradient that nobody uses. It follows the caller's autocast. A gradient through
+    fp16 is scaled as it is made, and does not vanish before a GradScaler sees it. Random numbers within fn, as of
+    dropout, are drawn chunk by chunk, and are others than for the whole batch. An empty batch gives no numbers and does
+    not call fn. torch.export and torch.jit.trace write fn itself, for the whole batch.
 
     Args:
         fn: ``(output, *others) -> (n,)``: takes a chunk (n, ...) of each, and gives one floating-point number per
@@ -117,7 +117,7 @@ def chunked(fn: Callable[..., Tensor], *, chunk_size: int) -> Chunked:
         chunk_size: Samples that go through fn at a time, at least 1. The results are the same but for rounding.
 
     Returns:
-        A `Chunked`: call it with ``(output, *others)`` for a loss (N,).
+        A `Chunked`, to be called with ``(output, *others)`` for a loss (N,).
 
     Raises:
         TypeError, ValueError: fn is not callable, or chunk_size no number above 0.

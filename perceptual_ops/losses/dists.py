@@ -29,8 +29,8 @@ class DISTS(MetricLoss):
     """Distance of two images by structure and texture (Ding et al. 2020, arXiv 2004.07728), as a metric and as a loss.
 
     The images themselves and five ReLUs of a VGG16 with L2 pooling, compared channel by channel by their means and
-    their covariance over the pixels: `dists_distance`. Tolerant of texture resampled; 0 for the same image. The numbers
-    are those of the package DISTS-pytorch, which makes no gradient unless asked to; ours always does.
+    their covariance over the pixels: `dists_distance`. It tolerates resampled texture, and is 0 for equal images. The
+    numbers are those of the package DISTS-pytorch, which makes no gradient unless asked to; ours always does.
 
     Args:
         weights: Of VGG16, see `load_network`.
@@ -44,8 +44,8 @@ class DISTS(MetricLoss):
         options: Of the engine, see `losses.EngineOptions`.
 
     Raises:
-        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
-        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+        TypeError, ValueError: Invalid argument; the message names it.
+        OSError, ModuleNotFoundError: Weights are not available; the message says where to put them.
     """
 
     metric: str = "dists"
@@ -99,7 +99,7 @@ class DISTS(MetricLoss):
         frames: bool = False,
         sample_weight: Numbers | None = None,
     ) -> Tensor:
-        """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
+        """The distance of image pairs, which is symmetric. That of clips is the mean over their frames.
 
         Args:
             output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);

@@ -42,26 +42,26 @@ def gradient_of(
     Pictures may be tensors, NumPy arrays and memmaps, slices of safetensors files (`f.get_slice`), or objects with a
     `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices; the gradient may go to a memmap. So
     memory holds one tile, whatever the picture: on a CPU one to two gigabytes for VGG16 in fp32 at the default size.
-    Features that `set_content` kept grow with their picture: give large targets here. Clips are for the criterion
-    itself, which takes the memory of some frames or of a tile beside theirs.
+    Features that `set_content` kept grow with their picture: give large targets here. Clips go to the criterion itself,
+    which needs the memory of a few frames or of a tile beside theirs.
 
     Args:
         criterion: A `PerceptualLoss`, `LPIPS` or `DISTS` over a chain (VGG, AlexNet), with engine="lean".
         output: (3, H, W) or (1, 3, H, W), floating point, in the criterion's input_range.
         target: Of the same size; for a `PerceptualLoss` its content, by default that of `set_content`. No gradient is
             made by it. Style is what `set_style` was given.
-        mask: Of the pixels that are looked at, (1, H, W) or (1, 1, H, W) in [0, 1] of the output's size, a picture too,
-            or bool; see `PerceptualLoss.forward`. It is held as a whole, as are the masks of `set_style`. Not for a
+        mask: Which pixels are compared, (1, H, W) or (1, 1, H, W) in [0, 1] of the output's size, a picture too, or
+            bool; see `PerceptualLoss.forward`. It is held as a whole, as are the masks of `set_style`. Not for a
             `DISTS`.
         out: Where the gradient goes, fp32 or fp64, shaped like the output; overwritten. Default: a new tensor on the
             criterion's device.
         progress: Called with how many tiles are done, and of how many; style and DISTS go over them twice.
 
     Returns:
-        The loss (), and the gradient of it by the output: `out`, or a tensor (1, 3, H, W).
+        The loss (), and its gradient with respect to the output, which is `out` or a tensor (1, 3, H, W).
 
     Raises:
-        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
+        TypeError, ValueError: Invalid argument; the message names it.
         RuntimeError: The compiled operators cannot run here.
     """
     check_criterion(criterion)

@@ -41,8 +41,8 @@ LAYERS: dict[LpipsTrunk, dict[str, int]] = {
 class LPIPS(MetricLoss):
     """Distance of two images as people see it (Zhang et al. 2018, arXiv 1801.03924), as a metric and as a loss.
 
-    The features of both images at several layers, each pixel's scaled to unit length over the channels; the squares of
-    their difference, weighted by channel and averaged over the pixels, summed over the layers: `lpips_distance`. The
+    Features of both images at several layers are scaled to unit length over the channels of each pixel. Their squared
+    differences are weighted by channel, averaged over the pixels and summed over the layers, see `lpips_distance`. The
     numbers are those of the package lpips; gradients at features that are all zero are 0, not NaN.
 
     Args:
@@ -64,8 +64,8 @@ class LPIPS(MetricLoss):
             largest, and much larger ones through all layers.
 
     Raises:
-        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
-        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+        TypeError, ValueError: Invalid argument; the message names it.
+        OSError, ModuleNotFoundError: Weights are not available; the message says where to put them.
     """
 
     metric: str = "lpips"
@@ -146,19 +146,19 @@ class LPIPS(MetricLoss):
         sample_weight: Numbers | None = None,
         mask: Images | None = None,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """The distance of image pairs; it is the same both ways round. That of clips is the mean over their frames.
+        """The distance of image pairs, which is symmetric. That of clips is the mean over their frames.
 
         Args:
             output, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range, or clips (N, 3, T, H, W);
                 either may be a batch of 1. Or two lists of N images (3, H, W) or (1, 3, H, W) of any sizes. Gradients
                 flow to those that require them.
-            return_layers: Whether to return the layers' shares too.
+            return_layers: Whether to return the value of each layer too.
             frames: Whether to return the distance of each frame instead of their mean; for reduction="none". Spatial
                 maps are of each frame anyway.
             sample_weight: (N,) numbers by which the distances are multiplied; pairs of weight 0 do not run. See
                 `PerceptualLoss.forward`, which says more of clips and lists, too.
-            mask: (N or 1, 1, H, W) in [0, 1]: which pixels are compared. Of each layer the distances of pixels are
-                averaged with the mask, brought to the layer, as their weight. See `PerceptualLoss.forward`; not for
+            mask: (N or 1, 1, H, W) in [0, 1]: which pixels are compared. At each layer the distances of the pixels are
+                averaged with the mask, brought to the layer's size, as weight. See `PerceptualLoss.forward`; not for
                 spatial maps.
 
         Returns:

@@ -22,7 +22,7 @@ COMPUTE_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in
 
 
 class EngineOptions(TypedDict, total=False):
-    """Options of the engine, keywords beside the arguments that the class describes; attributes, too, to be set later.
+    """Keyword arguments that every loss over a network takes besides its own; attributes, too, that may be set later.
 
     Args:
         compute_dtype: dtype of the arithmetic of a network in fp32: torch.float32, bfloat16 or float16, or its name.
@@ -39,8 +39,8 @@ class EngineOptions(TypedDict, total=False):
             DISTS) tiles go through the network twice, so more time is taken. "auto": as `batching.auto_tile_side` says
             for dtype and device type, twice as large for LPIPS, whose first layers go in tiles of their own. None:
             "auto" for images above 4 megapixels in fp32, 8 in 16 bits; the first layers of LPIPS go in tiles from
-            images above two chunks on. What needs the whole image is refused with it:
-            engine="autograd", networks that are no chains, maps, shares of layers.
+            images above two chunks on. It is refused where the whole image is needed: engine="autograd", networks that
+            are no chains, spatial maps, values by layer.
         engine: "lean" makes the gradient with respect to the images in the forward, keeps nothing else, and multiplies
             it by the upstream gradient in the backward. So evaluation belongs under torch.no_grad(), or it pays for a
             gradient that nobody uses, and there is no second derivative. "autograd" runs the network through ordinary

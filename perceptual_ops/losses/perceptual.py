@@ -41,11 +41,11 @@ class PerceptualLoss(PerceptualSettings):
     `perceptual_ops.ops`; a part whose weight is 0 or whose layers are empty is not computed. Total variation is
     "l2_squared" on the image in [0, 1].
 
-    What the constructor takes are attributes too: set later they hold from the next call on, but for network, weights,
-    mean, std and drop_tokens, which are fixed. New layers drop the kept target of their part, another gram_normalize,
-    gram_over, style_statistics or normalize_features that of style, another input_size or resize_mode both. Under
-    torch.compile every new value is compiled anew, up to torch's limit (eight): anneal a weight outside of it.
-    torch.export and torch.jit.trace write programs that hold the weights and run where this library is not.
+    Arguments are attributes too: a new value holds from the next call on; network, weights, mean, std and drop_tokens
+    are fixed. New layers drop the cached target of their part; a new gram_normalize, gram_over, style_statistics or
+    normalize_features drops that of style; a new input_size or resize_mode drops both. Under torch.compile every
+    new value is compiled again, up to torch's limit (eight): anneal a weight outside of the compiled function.
+    torch.export and torch.jit.trace write programs that hold the weights and do not need this library.
 
     Args:
         network: "vgg11", "vgg13", "vgg16", "vgg19", "alexnet", "squeezenet1_1" or their short names (see
@@ -58,28 +58,28 @@ class PerceptualLoss(PerceptualSettings):
             torchvision's `vgg16().features`, run like VGG by name (`networks/recognition.py`).
         weights: For a network by name: "imagenet", "stlpips", "random", a path or a state dict (see `load_network`);
             "lvd142m" for "dinov2_base".
-        content_layers, style_layers: Layer name -> weight, or a list of names that weigh 1. None: no such part.
+        content_layers, style_layers: Layer name -> weight, or a list of names, each with weight 1. None: no such part.
             "default" for content: "relu3_3" of VGG16 and VGG19, "relu3_2" of VGG11 and VGG13, "relu3" of AlexNet,
-            "fire5" of SqueezeNet, the logits of ConvNeXt and ResNet, the last tokens of DINOv2; of a network of your
-            own they have to be named.
+            "fire5" of SqueezeNet, the logits of ConvNeXt and ResNet, the last tokens of DINOv2; required for a network
+            of your own.
         content_weight, style_weight, tv_weight: Weights of the parts.
         content_distance, style_distance: "mse", "l1", "charbonnier", "huber" or "sse" (see `style_loss`); of content
             also "cosine" (see `feature_loss`).
         gram_normalize: "none", "hw" or "chw" (see `gram_matrix`).
-        gram_over: What a Gram of clips (N, 3, T, H, W) is over: "frame", of which each has its own, or "clip": T, H and
-            W, with T * H * W in place of H * W in gram_normalize, as in NVIDIA's Cosmos tokenizer. Content and total
-            variation are means over frames in both. A clip longer than `chunk_size` then goes through the network
-            twice. A style that is a clip has one Gram too, and may have another length. Of images nothing changes.
+        gram_over: What a Gram of clips (N, 3, T, H, W) is summed over. "frame": each frame has its own. "clip": over T,
+            H and W, with T * H * W in place of H * W in gram_normalize, as in NVIDIA's Cosmos tokenizer; a clip longer
+            than `chunk_size` then goes through the network twice, and a style that is a clip has one Gram too, of any
+            length. Content and total variation are means over frames in both. Images are not affected.
         style_statistics: What styles are compared by: "gram" (Gatys et al.); "mean_std", a layer's distance being that
             of the means of its channels plus that of their standard deviations (Li et al. 2017; see
-            `channel_statistics`); "both", the sum of the two (Galerne et al. 2022). gram_over is of all of them; with
-            a `mask`, or masks of styles, it has to be "gram".
+            `channel_statistics`); "both", the sum of the two (Galerne et al. 2022). gram_over applies to all of them. A
+            `mask`, or masks of styles, need "gram".
         normalize_features: "channel": the channels of each pixel, or of each token, are divided by their length before
             both parts, as LPIPS does; "none".
         input_range: Values of black and white in the images, (0, 1), (-1, 1) or (0, 255) as a rule. Not checked: an
             output in training may overshoot.
-        input_size: The size in which all images enter the network, a number of pixels or (height, width); None: as they
-            come. Total variation is of the images as they come.
+        input_size: The size to which all images are brought before the network, a number of pixels or (height, width).
+            None: as they come. Total variation is of the images as they come.
         resize_mode: How they are brought to it: "bilinear" or "bicubic", antialiased, or "center_crop" or
             "random_crop". A crop is the same for the whole batch of output and target, and drawn at each call from
             torch's generator of the CPU.
@@ -92,8 +92,8 @@ class PerceptualLoss(PerceptualSettings):
         options: Of the engine, see `losses.EngineOptions`.
 
     Raises:
-        TypeError, ValueError: An argument is not as described; the message says which, what was expected and what came.
-        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+        TypeError, ValueError: Invalid argument; the message names it.
+        OSError, ModuleNotFoundError: Weights are not available; the message says where to put them.
     """
 
     @takes_engine_options
@@ -210,10 +210,10 @@ class PerceptualLoss(PerceptualSettings):
 
         A network of images (by name, or a sequence of plain layers) sees a clip frame by frame, `chunk_size` frames at
         a time, and the value of a clip is the mean over its frames, total variation included, but for the style of
-        gram_over="clip". `input_size` is that of a frame; a random crop is the same for all. A clip alone goes in
-        without a copy, a batch of more is copied once, unless its frames lie one behind the other, as in
-        `frames.transpose(1, 2)` of (N, T, C, H, W). A module of your own is given clips as they are: to one of images
-        pass `clip.transpose(1, 2).flatten(0, 1)`.
+        gram_over="clip". `input_size` is that of a frame; a random crop is the same for all. A single clip is not
+        copied; a batch of clips is copied once, unless its frames are contiguous in memory, as in `frames.transpose(1,
+        2)` of (N, T, C, H, W). A module of your own is given clips as they are: to one of images pass
+        `clip.transpose(1, 2).flatten(0, 1)`.
 
         Args:
             output: Images (N, 3, H, W), or (N, 1, H, W) for grey, in input_range; the gradient flows to them. Or clips
@@ -223,7 +223,7 @@ class PerceptualLoss(PerceptualSettings):
             target: Content images, shaped like the output or with a batch of 1; a list for a list. Default: those of
                 `set_content`. The gradient flows to them if they require it.
             style: Style images as in `set_style`. Default: those of `set_style`. No gradient flows to them.
-            return_terms: Whether to return the parts too.
+            return_terms: Whether to return the terms too.
             frames: Whether to return the numbers of each frame instead of their mean; for reduction="none", and where
                 no Gram is over clips.
             sample_weight: (N,) numbers w, a list, a NumPy array or a tensor, by which the values of the samples and
@@ -233,7 +233,7 @@ class PerceptualLoss(PerceptualSettings):
                 for a CUDA tensor the host waits for the device once. In compiled code, programs and CUDA graphs that
                 you capture the numbers of a tensor are not known, so all samples run; those of a list are constants,
                 compiled anew for others. All run, too, for weights that require grad, whose gradient is the values.
-            mask: Which pixels are looked at: (N or 1, 1, H, W) in [0, 1], of the output's size, floating point or bool;
+            mask: Which pixels are compared: (N or 1, 1, H, W) in [0, 1], of the output's size, floating point or bool;
                 of clips (N or 1, 1, T or 1, H, W), one of each frame; a list for a list. No gradient flows to it. It
                 comes to the map of each layer by area averages (`adaptive_avg_pool2d`); by `input_size` it is averaged,
                 or cropped, first. Content is the mean over the pixels with the mask as their weight ("sse" their sum).
@@ -244,9 +244,9 @@ class PerceptualLoss(PerceptualSettings):
                 [0, 1] is checked on a CPU, outside of compiled code; a NaN makes a NaN.
 
         Returns:
-            The loss: a scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64).
-            With return_terms also a dict of detached values shaped like the loss: "content", "style", "tv" weighted,
-            and "content/<layer>", "style/<layer>" unweighted.
+            A scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64). With
+            return_terms also a dict of detached values shaped like the loss: "content", "style", "tv" weighted, and
+            "content/<layer>", "style/<layer>" unweighted.
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size, or a target that is missing.

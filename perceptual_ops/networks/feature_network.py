@@ -94,7 +94,7 @@ class FeatureNetwork(Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype the trunk computes in: that of its weights."""
+        """The dtype of the trunk's weights, in which it computes."""
         return next(self.parameters()).dtype
 
     @property
@@ -134,7 +134,7 @@ class FeatureNetwork(Module):
             layers: names of the layers wanted, none deeper than the deepest tap; default: the taps.
 
         Returns:
-            Features by layer name, in the order asked: (N, C, H', W') in the network's dtype, or in autocast's.
+            Features (N, C, H', W') by layer name, in the order asked, in the network's dtype or in autocast's.
 
         Raises:
             TypeError: images that are not a floating-point tensor.

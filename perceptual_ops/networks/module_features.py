@@ -101,9 +101,9 @@ class ModuleFeatures(Module):
             layers: names of the layers wanted, among those given at construction; default: all of those.
 
         Returns:
-            Features by layer name, in the order asked, floating point: maps (N, C, H, W) or (N, C, D, H, W), tokens
-            (N, T, C) without the first `drop_tokens`, or vectors (N, C). Maps are taken as channels first: wrap a
-            module that gives (N, H, W, C), as torchvision's Swin does, and permute.
+            By layer name, in the order asked, floating-point maps (N, C, H, W) or (N, C, D, H, W), tokens (N, T, C)
+            without the first `drop_tokens`, or vectors (N, C). Maps are taken as channels first: wrap a module that
+            gives (N, H, W, C), as torchvision's Swin does, and permute.
 
         Raises:
             ValueError: a layer that is neither a submodule nor in what the module returns, that was not given at

@@ -1,4 +1,4 @@
-"""Complete uses of the losses: what a user would otherwise write around them."""
+"""Complete uses of the losses: style transfer, inversion, and training of networks."""
 
 from .exported import export_model
 from .feed_forward import train_style

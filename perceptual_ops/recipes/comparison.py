@@ -74,8 +74,8 @@ def comparison(
         tile_size: Of the loss, see `losses.EngineOptions`.
 
     Raises:
-        ValueError: An argument is not as described.
-        OSError, ModuleNotFoundError: Weights that cannot be had; the message says where to put them.
+        ValueError: Invalid argument.
+        OSError, ModuleNotFoundError: Weights are not available; the message says where to put them.
     """
     checks.check_choice("metric", metric, tuple(METRICS))
     network = METRICS[metric][0] if network is None else _known(metric, network)

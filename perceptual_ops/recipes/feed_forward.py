@@ -68,8 +68,8 @@ def train_style(
         How many pictures could not be read and were left out.
 
     Raises:
-        TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
-        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
+        TypeError, ValueError, OSError, ModuleNotFoundError: Invalid argument, before training begins.
+        DivergenceError: The loss or the weights became NaN or infinity; a ValueError.
     """
     if options.size < SMALLEST:
         raise ValueError(f"size: expected at least {SMALLEST} pixels, got {options.size}")

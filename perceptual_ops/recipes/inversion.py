@@ -52,7 +52,7 @@ def invert(
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: As `PerceptualLoss`; also a layer that the picture does not
             excite.
-        DivergenceError: The loss or the picture came to NaN or infinity; a ValueError.
+        DivergenceError: The loss or the picture became NaN or infinity; a ValueError.
     """
     checks.check_choice("kind", kind, KINDS)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)

@@ -29,7 +29,7 @@ StepCallback = Callable[[int, dict[str, float]], None]
 
 
 class DivergenceError(ValueError):
-    """A run that came to numbers that are none (NaN or infinity), so that there is no result."""
+    """A run diverged to NaN or infinity; there is no result."""
 
 
 @dataclass(frozen=True)

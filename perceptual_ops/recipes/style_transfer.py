@@ -124,8 +124,8 @@ def stylize(
         on_step: Called after each evaluation with its number, from 0, and its terms.
 
     Raises:
-        TypeError, ValueError: An argument is not as described.
-        DivergenceError: The loss or the picture came to NaN or infinity; a ValueError.
+        TypeError, ValueError: Invalid argument.
+        DivergenceError: The loss or the picture became NaN or infinity; a ValueError.
     """
     checks.check_seed(seed)
     checks.check_choice("optimizer", optimizer, OPTIMIZERS)

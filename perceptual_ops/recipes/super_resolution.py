@@ -135,8 +135,8 @@ def train_super_resolution(
         How many pictures could not be read and were left out.
 
     Raises:
-        TypeError, ValueError, OSError, ModuleNotFoundError: An argument is not as described, before training begins.
-        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
+        TypeError, ValueError, OSError, ModuleNotFoundError: Invalid argument, before training begins.
+        DivergenceError: The loss or the weights became NaN or infinity; a ValueError.
     """
     if scale not in SCALES:
         raise ValueError(f"scale: expected {', '.join(map(str, SCALES))}, got {scale!r}")

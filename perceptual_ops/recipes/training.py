@@ -38,7 +38,7 @@ PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a network is trained, whatever for.
+    """How a network is trained.
 
     Attributes:
         steps: Batches.
@@ -46,7 +46,7 @@ class TrainingOptions:
         size: Pixels of a side of a crop.
         lr: Adam's largest step size; it rises over the first tenth of the steps, then falls to 0 along a cosine.
         seed: Of weights, crops and whatever the network draws.
-        precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" with a loss scale that finds itself.
+        precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" with dynamic loss scaling.
         channels_last: Memory layout of network and images.
         compile: Whether torch.compile is used on the network.
         workers: Processes that read pictures; 0: the training process itself.
@@ -77,8 +77,8 @@ class TrainingOptions:
         checks.check_choice("precision", self.precision, tuple(PRECISIONS))
 
     def lr_factor(self, done: int) -> float:
-        """The share of `lr` of the step after as many. Adam's first steps have a gradient or two to go by, and all
-        weights move at once: at full size they would throw a network that starts near the solution far off."""
+        """The factor on `lr` after `done` steps. Adam's first steps rest on a gradient or two and move all weights at
+        once: at full size they would throw a network that starts near the solution far off."""
         rising = (done + 1) / math.ceil(WARM_UP * self.steps)
         return min(rising, 1.0) * (1 + math.cos(math.pi * done / self.steps)) / 2
 
@@ -109,7 +109,7 @@ class Training:
 
     Raises:
         ValueError: A batch that the processes cannot share evenly; a checkpoint of other settings.
-        DivergenceError: A loss or weights that are no numbers any more; a ValueError.
+        DivergenceError: The loss or the weights became NaN or infinity; a ValueError.
         ChildProcessError: A process that reads pictures was killed.
     """
 

@@ -43,7 +43,7 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     batch; the gradient of a norm that is 0 is 0. Grams are divided by C H W. A conv layer is taken before its ReLU.
 
     As in BasicSR, `layer_weights`, `perceptual_weight`, `style_weight` and `criterion_type` are read at each call.
-    Otherwise than in BasicSR: every `vgg_type` gets its own weights, by default torchvision's, and no file is looked
+    Differences from BasicSR: every `vgg_type` gets its own weights, by default torchvision's, and no file is looked
     for under `experiments/pretrained_models` (BasicSR loads VGG19's from there whatever the type; name the path as
     `weights` to use it); batch-norm variants are refused; `layer_weights` must name a layer.
 

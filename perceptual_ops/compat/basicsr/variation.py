@@ -23,7 +23,7 @@ class WeightedTVLoss(ModuleWithSettings):
         reduction: "mean" or "sum".
 
     Raises:
-        TypeError, ValueError: An argument is not as described.
+        TypeError, ValueError: Invalid argument.
     """
 
     loss_weight: float = setting("loss_weight", checks.check_number)

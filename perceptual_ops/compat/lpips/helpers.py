@@ -39,7 +39,7 @@ def upsample(in_tens: Tensor, out_HW: tuple[int, int] = (64, 64)) -> Tensor:
 def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The picture in a file, (H, W, 3) of uint8, as `perceptual_ops.images.read_image` reads it.
 
-    Otherwise than in lpips: transparency is composited on white, and raw files ("dng") are refused.
+    Differences from lpips: transparency is composited on white, and raw files ("dng") are refused.
     """
     import numpy as np
 
@@ -95,7 +95,7 @@ def psnr(p0: np.ndarray, p1: np.ndarray, peak: float = 255.0) -> np.floating[Any
 
 
 def dssim(p0: np.ndarray, p1: np.ndarray, range: float = 255.0) -> np.floating[Any]:
-    """(1 - SSIM) / 2 of arrays (H, W, C), by scikit-image; lpips asks it for a function that it no longer has.
+    """(1 - SSIM) / 2 of arrays (H, W, C), by scikit-image; lpips calls a function that scikit-image no longer has.
 
     Raises:
         ModuleNotFoundError: scikit-image is not installed.

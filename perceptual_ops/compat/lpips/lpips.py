@@ -32,19 +32,20 @@ NETWORKS: tuple[Net, ...] = get_args(Net)
 class LPIPS(LpipsModule):
     """lpips's `LPIPS`: (N, 1, 1, 1), or maps (N, 1, H, W) for spatial, from images in [-1, 1].
 
-    Otherwise than in lpips: nothing is trainable (there the linear weights are, unless one freezes them) and dropout
+    Differences from lpips: nothing is trainable (there the linear weights are, unless one freezes them) and dropout
     never runs, so `eval_mode` and `verbose` change nothing; the gradient at features that are all zero is 0, not NaN;
     `use_dropout=False` loads the linear weights like any other call (there they silently stay random).
 
     Its state dict is empty. One of lpips loads all the same, alone or within a checkpoint of a model that held lpips':
     the linear weights and the network in it become the loss's, with a warning where a model's are others than those it
-    was made with (lpips trains the linear weights unless they are frozen), since they are not saved again. What becomes
-    of an optimizer's state, `perceptual_ops.compat` says.
+    was made with (lpips trains the linear weights unless they are frozen), since they are not saved again. For an
+    optimizer's state see `perceptual_ops.compat`.
 
     Attributes:
-        spatial: As given; may be set, and counts from the next call on. So may the options.
-        net, scaling_layer, lins: Parts of lpips, frozen copies, for a forward of your own; lin0, lin1 and so on too.
-        chns, L, pnet_type, pnet_rand, pnet_tune, lpips, version: As in lpips; fixed.
+        spatial: As given; a new value holds from the next call on. So do the options.
+        net: The network of lpips, a frozen copy, for a forward of your own; so are `scaling_layer`, `lins`, `lin0` and
+            the rest.
+        version: As in lpips, fixed; so are `chns`, `L`, `pnet_type`, `pnet_rand`, `pnet_tune` and `lpips`.
 
     Args:
         pretrained: Whether the linear weights are the learned ones; else they are drawn as `torch.nn.Conv2d` draws its
@@ -141,9 +142,9 @@ class LPIPS(LpipsModule):
         """The distance of image pairs.
 
         Args:
-            in0, in1: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, which (3, H, W), too,
-                is. Gradients flow to those that require them.
-            retPerLayer: Whether to return the layers' shares too, as a list of the same shape.
+            in0, in1: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, or (3, H, W). Gradients
+                flow to those that require them.
+            retPerLayer: Whether to return the value of each layer too, a list of the same shape.
             normalize: Whether the images are in [0, 1] instead of [-1, 1].
         """
         in0, in1 = pair_of(self._loss, in0=in0, in1=in1)

@@ -58,7 +58,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
     As in piq the network follows the images to their device; `weights`, `distance`, `reduction` and
     `normalize_features` are read at each call; and a subclass may override `get_features`, `compute_distance`,
     `normalize` or, for styles, `gram_matrix`, which then run in ordinary autograd. Refusals that are assertions in piq
-    are AssertionErrors here, too. Otherwise than in piq: a module is copied, frozen and in eval mode; nothing behind
+    are AssertionErrors here, too. Differences from piq: a module is copied, frozen and in eval mode; nothing behind
     the deepest layer is run, so smaller images serve; unknown layers are refused.
 
     Args:
@@ -296,7 +296,7 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
 class StyleLoss(ContentLoss):
     """piq's `StyleLoss`: for each sample sum_l w_l mean over (C, C) of d(G_l(x), G_l(y)), with Grams F F^T undivided.
 
-    Arguments, and what is repeated from piq, are those of `ContentLoss`.
+    Arguments, and what is kept for parity with piq, are those of `ContentLoss`.
     """
 
     _is_style = True

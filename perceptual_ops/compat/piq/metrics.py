@@ -92,9 +92,9 @@ class LPIPS(ContentLoss):
 class DISTS(ContentLoss):
     """piq's `DISTS`: images whose shorter side is above 256 are scaled down to it first, bilinearly.
 
-    Repeated from piq unless `sum_of_distances` is set: reduction="sum" gives 1 - the sum of the similarities, which is
-    N - 1 below the sum of the distances. As in piq it is a `ContentLoss`, with its settings and methods but for
-    `weights` and `distance`, which are fixed.
+    Kept for parity with piq unless `sum_of_distances` is set: reduction="sum" gives 1 - the sum of the similarities,
+    which is N - 1 below the sum of the distances. As in piq it is a `ContentLoss`, with its settings and methods but
+    for `weights` and `distance`, which are fixed.
 
     Args:
         reduction: "mean" or "sum" over the batch, or "none".

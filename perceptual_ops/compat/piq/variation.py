@@ -19,7 +19,7 @@ def total_variation(
 ) -> Tensor:
     """piq's `total_variation` of images x (N, C, H, W), summed over channels and pixels.
 
-    Arguments, and what is otherwise than in piq, are those of `TVLoss`.
+    Arguments, and differences from piq, are those of `TVLoss`.
     """
     checks.check_choice("norm_type", norm_type, checks.VARIATIONS)
     with asserted():
@@ -30,7 +30,7 @@ def total_variation(
 class TVLoss(ModuleWithSettings, _Loss):
     """piq's `TVLoss`: the total variation of images, summed over channels and pixels.
 
-    As in piq `norm_type` and `reduction` are read at each call. Otherwise than in piq: the gradient of "l2" at a
+    As in piq `norm_type` and `reduction` are read at each call. Differences from piq: the gradient of "l2" at a
     constant image is 0, not NaN; negative values are no error.
 
     Args:
@@ -39,7 +39,7 @@ class TVLoss(ModuleWithSettings, _Loss):
         backend: As of `perceptual_ops.total_variation`.
 
     Raises:
-        ValueError: An argument is not as described.
+        ValueError: Invalid argument.
     """
 
     norm_type: Variation = setting("norm_type", partial(checks.check_choice, choices=checks.VARIATIONS))

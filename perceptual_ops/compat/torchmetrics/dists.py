@@ -60,7 +60,7 @@ class DeepImageStructureAndTextureSimilarity(NetworkMetric):
         self.net = DISTS(weights=weights, alpha_beta=alpha_beta, **options)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Takes the scores of image pairs (N, 3, H, W), or (N, 1, H, W) for grey, in.
+        """Adds the scores of image pairs (N, 3, H, W), or (N, 1, H, W) for grey.
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size.

@@ -48,7 +48,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
 
     Attributes:
         reduction: May be set, too, from "mean" to "sum" and back.
-        normalize, check_range: May be set; read at each call.
+        normalize: May be set, as may `check_range`; read at each call.
         net: The network, with the parts of lpips': `net`, `lins`, `lin0`, ..., `scaling_layer`, copies that nothing
             trains. May be set to another of its kind.
 
@@ -100,7 +100,7 @@ class LearnedPerceptualImagePatchSimilarity(NetworkMetric):
         self.net = LpipsNetwork(net_type, weights=weights, linear=linear, **options)
 
     def update(self, img1: Tensor, img2: Tensor) -> None:
-        """Takes the scores of image pairs (N, 3, H, W) in.
+        """Adds the scores of image pairs (N, 3, H, W).
 
         Raises:
             TypeError, ValueError: Images of a wrong type, shape, device or size, or out of range.

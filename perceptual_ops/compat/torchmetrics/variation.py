@@ -34,7 +34,7 @@ class TotalVariation(ScoreMetric):
         self.backend: Backend = backend
 
     def update(self, img: Tensor) -> None:
-        """Takes the scores of images (N, C, H, W) in.
+        """Adds the scores of images (N, C, H, W).
 
         Raises:
             TypeError, ValueError: Images of a wrong type or shape.
@@ -57,6 +57,6 @@ def total_variation(img: Tensor, reduction: Reduction | None = "sum", *, backend
         A scalar, or (N,) for "none" or None; fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: An argument is not as described.
+        TypeError, ValueError: Invalid argument.
     """
     return ops.total_variation(checks.check_map("img", img), "l1", check_reduction(reduction), backend=backend)
