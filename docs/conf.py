@@ -40,7 +40,7 @@ default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "extra_repr"}
-# An argument's type is shown by its name in `names`, not by the strings that it stands for; but not where it may be None,
+# An argument's type is shown by its name in `names`, not by the strings that it stands for; not where it may be None,
 # of which Sphinx would show the repr.
 OPTIONAL = {"Pooling", "Reduction", "TileSize"}
 autodoc_type_aliases = {
