@@ -107,6 +107,7 @@ def of(metric: str, size: str, names: Sequence[str] = (), **settings: Any) -> Me
     return MetricCase(tuple(names), metric=metric, **of_size(size), **settings)
 
 
+SCALED = ("lpips fp32", "compiled fp32", "torchmetrics fp32", "piq fp32", "plain fp32", "ours fp32")
 PAIRS = (
     of("lpips-vgg", "4x128x128", quick=True),
     of("dists", "4x128x128", quick=True),
@@ -114,6 +115,7 @@ PAIRS = (
     of("lpips-vgg", "4x256x256", gradient=False),
     of("lpips-alex", "4x256x256"),
     of("dists", "4x256x256"),
+    *(of("lpips-vgg", size, SCALED, rounds=3) for size in ("1x256x256", "16x256x256", "1x512x512", "1x1024x1024")),
     of("lpips-vgg", "1x1080x1920", rounds=3),
     of("lpips-vgg", "1x1080x1920", gradient=False, rounds=3),
 )
