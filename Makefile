@@ -3,6 +3,8 @@
 # test   build and run the test suite            lint   every linter and formatter, changing nothing
 # bench  time and memory against every rival, on CPU or CUDA: ONLY="loss metrics" for some, FULL=1 for all sizes (hours),
 #     BUSY=2 beside two processes that take the CPU      wheels  both wheels and the sdist in dist/
+# out-of-memory  the largest batch and image that fit 1, 2 and 4 GB, ours and rivals' (FULL=1, ONLY="dists batch")
+# report  tables and plots of README.md and docs/, from the CSVs of bench/results
 # bench-training  train on photographs with our loss and with the plain one: curves, time, memory
 # bench-sharded  losses of one image on 1, 2 and 4 processes: errors, bytes, memory, and how soon a death is known
 # bench-plain  memory and time of the losses in plain PyTorch, PERCEPTUAL_OPS_NATIVE=0, against eager
@@ -56,7 +58,7 @@ PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m 
 CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench bench-training bench-photograph bench-sharded bench-plain bench-commits guard kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench out-of-memory report bench-training bench-photograph bench-sharded bench-plain bench-commits guard kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -115,6 +117,12 @@ lint: $(VENV)/.installed
 
 bench: build
 	$(RUN) -m bench $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(BUSY),--busy $(BUSY))
+
+out-of-memory: build
+	$(RUN) -m bench.out_of_memory $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full)
+
+report: build
+	$(RUN) -m bench.pages
 
 bench-training: build
 	$(RUN) -m bench.training
