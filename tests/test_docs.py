@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 import docs_stand_ins
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from sybil import Document
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
+import perceptual_ops as po
 from perceptual_ops import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +83,13 @@ def docstring_examples() -> Iterator[Any]:
 @pytest.mark.parametrize("code", list(docstring_examples()))
 def test_examples_of_docstrings_run(code: str, installed: Callable[[str], dict[str, Any]]) -> None:
     exec(compile(code, "docstring", "exec"), installed(code) | docs_stand_ins.names_of_docstrings())
+
+
+@pytest.mark.parametrize("room", [po, po.losses, po.distributed], ids=lambda room: room.__name__)
+def test_public_names_are_in_the_reference(room: ModuleType) -> None:
+    """Modules of compat and recipes are shown with all of their `__all__`."""
+    shown = set(re.findall(r"[\w]+", "".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").iterdir())))
+    assert set(room.__all__) <= shown
 
 
 @pages
