@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import docs_stand_ins
 import pytest
@@ -45,6 +46,14 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_block_is_left_out(page: Path) -> None:
     """What is no program is "text"; Sphinx's directives are in braces."""
     assert {language for language in languages(page) if language[:1] != "{"} <= {"python", "bash", "text"}
+
+
+@pages
+def test_addresses_are_whole(page: Path) -> None:
+    """Of links to elsewhere; `make docs` follows the others."""
+    for address in re.findall(r"\]\((\w+://[^)]*)\)|<(\w+://[^>]*)>", page.read_text("utf-8")):
+        parts = urlsplit("".join(address))
+        assert parts.scheme == "https" and "." in parts.netloc and " " not in parts.geturl(), address
 
 
 @pytest.fixture
