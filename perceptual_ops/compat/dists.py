@@ -55,10 +55,9 @@ class DISTS(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
     Args:
         load_weights: Whether alpha and beta are the learned ones; else they are drawn from a normal distribution around
             0.1, with the global random numbers.
-        weights: Of VGG16, see `perceptual_ops.load_network`.
+        weights: Weights of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers, in place of the official ones; see `perceptual_ops.DISTS`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            They may be set later, too.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`. They may be set later, too.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.

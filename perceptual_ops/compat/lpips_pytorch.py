@@ -31,8 +31,8 @@ class LPIPS(DropsPeerState, HasEngineOptions):
     Args:
         net_type: "alex", "vgg" or "squeeze".
         version: "0.1".
-        weights: Of the network, see `perceptual_ops.LPIPS`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
+        weights: Weights of the network, see `perceptual_ops.LPIPS`.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.

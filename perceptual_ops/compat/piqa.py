@@ -30,9 +30,9 @@ class LPIPS(DropsPeerState, HasEngineOptions):
         network: "alex", "vgg" or "squeeze".
         epsilon: Beside the length of a pixel's channels.
         reduction: "mean" or "sum" over the batch, or "none".
-        weights: Of the network, see `perceptual_ops.LPIPS`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            They, `epsilon` and `reduction` may be set later, too.
+        weights: Weights of the network, see `perceptual_ops.LPIPS`.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`. They, `epsilon` and `reduction` may
+            be set later, too.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.

@@ -24,8 +24,8 @@ class LPIPS(LpipsModule):
 
     Args:
         use_dropout: Changes nothing.
-        weights, linear: Of the network and its linear layers, see `perceptual_ops.LPIPS`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
+        weights, linear: Weights of the network and of its linear layers, see `perceptual_ops.LPIPS`.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.

@@ -33,7 +33,7 @@ class DISTS(MetricLoss):
     numbers are those of the package DISTS-pytorch, which makes no gradient unless asked to; ours always does.
 
     Args:
-        weights: Of VGG16, see `load_network`.
+        weights: Weights of VGG16, see `load_network`.
         alpha_beta: The learned numbers: None for the official ones, or a path or state dict with `alpha` and `beta`,
             (1, 1475, 1, 1) each.
         normalize_weights: Whether they are divided by the sum of all, as the paper does. Without, the distance is that
@@ -41,7 +41,7 @@ class DISTS(MetricLoss):
         input_range: Values of black and white in the images; not checked.
         reduction: "none", or "mean" or "sum" over the batch.
         mean, std: Normalisation of an image in [0, 1] for the network, three numbers each. None: ImageNet's.
-        options: Of the engine, see `losses.EngineOptions`.
+        options: Options of the engine, see `losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError: Invalid argument; the message names it.

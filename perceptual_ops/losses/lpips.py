@@ -47,9 +47,11 @@ class LPIPS(MetricLoss):
 
     Args:
         network: "alex" or "alexnet", "vgg16" or "vgg", "squeeze" or "squeezenet1_1".
-        weights: Of the trunk: "imagenet", "stlpips" (the shift-tolerant ST-LPIPS of Ghildyal and Liu 2022, "alex" and
-            "vgg16", with the linear weights it was published with), "random", a path or a state dict (`load_network`).
-        version: Of the official linear weights: "0.1", or "0.0", whose trunk takes images in [-1, 1] as they are.
+        weights: Weights of the trunk: "imagenet", "stlpips" (the shift-tolerant ST-LPIPS of Ghildyal and Liu 2022,
+            "alex" and "vgg16", with the linear weights it was published with), "random", a path or a state dict
+            (`load_network`).
+        version: Version of the official linear weights: "0.1", or "0.0", whose trunk takes images in [-1, 1] as they
+            are.
         linear: True: the official linear weights, or those of "stlpips"; False: every channel weighs 1; or a path or
             state dict of others, such as a checkpoint of the package lpips.
         spatial: Whether the result is a map over the pixels instead of a number: each layer's, resized bilinearly to
@@ -58,10 +60,10 @@ class LPIPS(MetricLoss):
         reduction: "none", or "mean" or "sum" over the batch; "none" for spatial.
         eps, eps_inside: See `lpips_distance`; torchmetrics has 1e-8 inside the root.
         mean, std: Normalisation of an image in [0, 1], three numbers each. None: that of the version.
-        options: Of the engine, see `losses.EngineOptions`. Spatial maps and per-layer values use ordinary autograd,
-            with its memory cost; maps of large images go in tiles where no gradient is wanted. "alex" and "vgg16" run
-            images of more than twice the pixels of a chunk in tiles through the first layers, whose maps are the
-            largest, and much larger ones through all layers.
+        options: Options of the engine, see `losses.EngineOptions`. Spatial maps and per-layer values use ordinary
+            autograd, with its memory cost; maps of large images go in tiles where no gradient is wanted. "alex" and
+            "vgg16" run images of more than twice the pixels of a chunk in tiles through the first layers, whose maps
+            are the largest, and much larger ones through all layers.
 
     Raises:
         TypeError, ValueError: Invalid argument; the message names it.

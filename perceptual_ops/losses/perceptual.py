@@ -89,7 +89,7 @@ class PerceptualLoss(PerceptualSettings):
         mean, std: Normalisation of an image in [0, 1], a number for each channel or one for all. None: the network's
             own; ImageNet's for a network by name, none for your own module.
         eps, delta: Parameters of "charbonnier" and "huber" (see `style_loss`).
-        options: Of the engine, see `losses.EngineOptions`.
+        options: Options of the engine, see `losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError: Invalid argument; the message names it.

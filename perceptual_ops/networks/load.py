@@ -68,7 +68,7 @@ def load_network(
         pooling: "max", "average", "blur" or "l2"; default: what the weights were trained with, "blur" for "stlpips" and
             "max" for all others. With "blur", the first convolution of AlexNet has stride 1 and a blur of its own.
         mean, std: normalisation of each channel; the default is ImageNet's.
-        seed: of the "random" weights; the global random numbers are not touched.
+        seed: seed of the "random" weights; the global random numbers are not touched.
         progress: whether a download draws a progress bar on stderr.
 
     Raises:

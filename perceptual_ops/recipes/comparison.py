@@ -71,7 +71,7 @@ def comparison(
         weights: Of the network, as in `load_network`; None: "imagenet"; "stlpips" has none but its own.
         layers: For "content" and "style", each weighing 1; None: those of `default_layers`.
         device: Where the network is to be.
-        tile_size: Of the loss, see `losses.EngineOptions`.
+        tile_size: Tile size of the loss, see `losses.EngineOptions`.
 
     Raises:
         ValueError: Invalid argument.

@@ -42,12 +42,13 @@ def invert(
 
     Args:
         picture: (1, 3, H, W) in [0, 1].
-        layer: Of the network, by name.
+        layer: A layer of the network, by name.
         kind: "content": the features, which know where everything is. "style": their Gram matrix, which does not.
         network, weights: As in `load_network`.
-        tv_weight: Of smoothness, at least 0. What a layer does not know is left to it; with 0.01 it is left as noise.
+        tv_weight: Weight of smoothness, at least 0, which decides what a layer does not know; with 0.01 that stays
+            noise.
         steps, optimizer, lr, on_step: As in `stylize`.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
         TypeError, ValueError, OSError, ModuleNotFoundError: As `PerceptualLoss`; also a layer that the picture does not

@@ -39,7 +39,7 @@ class Model:
     Attributes:
         kind: "style" or "super-resolution".
         scale: How many times larger its results are.
-        multiple: Of pixels that the sides of what the network is given have to be.
+        multiple: The sides of its input have to be multiples of so many pixels.
         network: Images (N, 3, H, W) in [0, 1] -> (N, 3, scale H, scale W); a little may lie beyond [0, 1].
         name: What errors call it: its file, if it came from one.
     """

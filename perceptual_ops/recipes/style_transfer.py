@@ -60,7 +60,7 @@ def style_transfer_loss(
         network, weights: As in `load_network`.
         content_layers, style_layers: Names of layers, at least one each.
         style_weight, tv_weight: Weights of these parts against 1 for the content; no unit.
-        tile_size: Of the loss, see `losses.EngineOptions`.
+        tile_size: Tile size of the loss, see `losses.EngineOptions`.
 
     Returns:
         The loss, on the device of the pictures.
@@ -119,7 +119,7 @@ def stylize(
         lr: Adam's first step size, in units of the picture's values; it falls to 0 along a cosine.
         init: "content" starts at the content, "noise" at Gaussian noise; both are moved to the style's palette. Or the
             picture to start at, shaped like the content, on its device.
-        seed: Of the noise. On a CPU the same arguments give the same bits.
+        seed: Seed of the noise. On a CPU the same arguments give the same bits.
         snapshots_at: The evaluations, from 0, whose picture is kept.
         on_step: Called after each evaluation with its number, from 0, and its terms.
 

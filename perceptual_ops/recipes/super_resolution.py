@@ -124,7 +124,7 @@ def train_super_resolution(
         loss: "pixel", "feature" or "combined" (see `SuperResolutionLoss`).
         network: As package.module:name, (N, 3, H, W) -> (N, 3, scale H, scale W); None:
             `SuperResolutionNet`.
-        weights: Of VGG16, as in `PerceptualLoss`.
+        weights: Weights of VGG16, as in `PerceptualLoss`.
         layers: Whose features are compared, by "feature" and "combined".
         options: How; the size is that of the large crops, a multiple of the scale.
         device: Where.

@@ -45,7 +45,7 @@ class TrainingOptions:
         batch: Crops of a batch, of all processes together.
         size: Pixels of a side of a crop.
         lr: Adam's largest step size; it rises over the first tenth of the steps, then falls to 0 along a cosine.
-        seed: Of weights, crops and whatever the network draws.
+        seed: Seed of weights, crops and all that the network draws.
         precision: "fp32", or "bf16" and "fp16" of autocast; "fp16" with dynamic loss scaling.
         channels_last: Memory layout of network and images.
         compile: Whether torch.compile is used on the network.

@@ -55,10 +55,10 @@ class PerceptualLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions):
         perceptual_weight, style_weight: Factors of the two losses.
         criterion: "l1", "l2" or "fro".
         weights: Weights of the network, see `perceptual_ops.load_network`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            chunk_size serves the lean engine. engine may be None, as without it: "lean" for one of the two losses. Both
-            together, and "fro", take one pass of ordinary autograd, which tile_size is refused with, since their
-            gradients are weighted by numbers that only the backward knows.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`. chunk_size serves the lean engine.
+            engine may be None, as without it: "lean" for one of the two losses. Both together, and "fro", take one pass
+            of ordinary autograd, which tile_size is refused with, since their gradients are weighted by numbers that
+            only the backward knows.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.

@@ -39,8 +39,8 @@ class WeightedTVLoss(ModuleWithSettings):
 
         Args:
             pred: Images (N, C, H, W), any range.
-            weight: Of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W). One for the
-                whole batch, of which BasicSR's mean is N times too large, is refused.
+            weight: Weight of each pixel towards the one below it and to its right, (N, C, H, W) or (N, 1, H, W). One
+                for the whole batch, of which BasicSR's mean is N times too large, is refused.
         """
         checks.check_map("pred", pred)
         if weight is not None:

@@ -51,7 +51,7 @@ class LPIPS(LpipsModule):
         pretrained: Whether the linear weights are the learned ones; else they are drawn as `torch.nn.Conv2d` draws its
             own, from the global random numbers.
         net: "alex", "vgg", "vgg16" (the same) or "squeeze".
-        version: Of the learned linear weights: "0.1", or "0.0", whose network takes images as they are.
+        version: Version of the learned linear weights: "0.1", or "0.0", whose network takes images as they are.
         lpips: Whether there are linear weights at all; else every channel weighs 1.
         spatial: Whether the result is a map.
         pnet_rand: Whether the network has random weights.
@@ -59,9 +59,9 @@ class LPIPS(LpipsModule):
         use_dropout, eval_mode, verbose: Change nothing.
         model_path: A checkpoint of lpips with linear weights; those of the network are taken from it too, if it has
             them.
-        weights: Of the network, see `perceptual_ops.LPIPS`.
+        weights: Weights of the network, see `perceptual_ops.LPIPS`.
         linear: The linear weights, in place of what the arguments above say; see `perceptual_ops.LPIPS`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`; ValueError for pnet_tune.

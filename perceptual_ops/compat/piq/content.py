@@ -73,9 +73,9 @@ class ContentLoss(SaysWhatIsMissing, DropsPeerState, HasEngineOptions, _Loss):
         allow_layers_weights_mismatch: Whether layers without a weight, and weights without a layer, are left out.
         as_named: Whether each layer gives what its name says, and has the weight at its place in `weights`.
         network_weights: Weights of a network by name, see `perceptual_ops.load_network`.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            Normalised features, weights that are tensors, distances of your own, your own module, and a style whose
-            gradient is wanted take ordinary autograd, which tile_size is refused with.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`. Normalised features, weights that are
+            tensors, distances of your own, your own module, and a style whose gradient is wanted take ordinary
+            autograd, which tile_size is refused with.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.PerceptualLoss`.

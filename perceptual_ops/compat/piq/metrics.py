@@ -45,9 +45,8 @@ class LPIPS(ContentLoss):
         reduction: "mean" or "sum" over the batch, or "none".
         mean, std: Normalisation of images in [0, 1].
         weights, linear: As of `perceptual_ops.LPIPS`; linear may be the list of tensors that piq downloads.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
-            `replace_pooling`, settings that are not LPIPS's and methods of a subclass take ordinary autograd, which
-            tile_size is refused with.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`. `replace_pooling`, settings that are
+            not LPIPS's and methods of a subclass take ordinary autograd, which tile_size is refused with.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.LPIPS`.
@@ -101,10 +100,10 @@ class DISTS(ContentLoss):
         mean, std: Normalisation of images in [0, 1].
         sum_of_distances: Whether reduction="sum" sums the distances.
         resize: Whether large images are scaled down.
-        weights: Of VGG16, see `perceptual_ops.load_network`.
+        weights: Weights of VGG16, see `perceptual_ops.load_network`.
         alpha_beta: The learned numbers: None for those of DISTS, divided by their sum; or, for instance, piq's own
             file, by its path or as a state dict, which is taken as it is, as piq does.
-        options: Of the engine, see `perceptual_ops.losses.EngineOptions`.
+        options: Options of the engine, see `perceptual_ops.losses.EngineOptions`.
 
     Raises:
         TypeError, ValueError, OSError: As `perceptual_ops.DISTS`.

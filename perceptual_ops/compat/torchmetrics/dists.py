@@ -81,8 +81,8 @@ def deep_image_structure_and_texture_similarity(
         preds, target: Images (N, 3, H, W), or (N, 1, H, W) for grey, in [0, 1]. The network follows them to their
             device, and to fp64.
         reduction: "mean" or "sum" over the batch, "none" or None.
-        weights: Of VGG16, see `perceptual_ops.load_network`; under torch.compile a name or path, for a network cannot
-            be made within a graph.
+        weights: Weights of VGG16, see `perceptual_ops.load_network`; under torch.compile a name or path, for a network
+            cannot be made within a graph.
 
     Returns:
         A scalar, or (N,) for "none" or None; a scalar, too, for one pair.
