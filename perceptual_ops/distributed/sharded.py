@@ -45,7 +45,7 @@ def sharded(criterion: PerceptualLoss | MetricLoss, group: ProcessGroup | None =
     a term.
 
     Args:
-        criterion: A `PerceptualLoss`, an `LPIPS` or a `DISTS`, the same on every rank; of bands over a chain (VGG,
+        criterion: A `perceptual_ops.PerceptualLoss`, LPIPS or DISTS, the same on every rank; for bands a chain (VGG,
             AlexNet) with engine="lean". Its kept targets are those of the whole: call `set_style` and, for images,
             `set_content` with the same images on every rank; for clips `set_content` with the rank's own frames.
         group: None: torch.distributed's default group.
