@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-SPIN = "while True: pass"
+# Until the process that wanted it is gone, however that ended.
+SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 @contextmanager

@@ -8,15 +8,18 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+import perceptual_ops
 from perceptual_ops import load_network
 from perceptual_ops.networks import IMAGENET_MEAN, IMAGENET_STD
 from perceptual_ops.networks.metric_weights import dists_weights, linear_weights
@@ -50,6 +53,7 @@ def import_torchvision() -> ModuleType:
 
 USUAL_INSTALLATION = "pip install --no-deps -r requirements-data.txt"
 INSTALLATION = {
+    "pyiqa": "pip install pyiqa",
     # On no package index.
     "memsave_torch": "pip install --no-deps git+https://github.com/plutonium-239/memsave_torch",
 }
@@ -107,6 +111,7 @@ def _take_trunk(peer: nn.Module, network: str) -> None:
         other.load_state_dict(mine.state_dict())
 
 
+LPIPS_WEIGHTS = Path(perceptual_ops.__file__).parent / "networks" / "data"
 TRUNKS = ("vgg16", "alexnet", "squeezenet1_1")
 NETWORKS = {"lpips-vgg": "vgg16", "lpips-alex": "alexnet", "lpips-squeeze": "squeezenet1_1"}
 
@@ -222,9 +227,17 @@ class TorchmetricsDists(PeerDists):
 
 
 def pyiqa_lpips(metric: str) -> nn.Module:
-    """pyiqa's LPIPS as its documentation calls it: images (N, 3, H, W) in [-1, 1] -> the mean."""
-    with _untrained():
-        pyiqa = importlib.import_module("pyiqa")
-        module = pyiqa.create_metric(metric if metric != "lpips-alex" else "lpips", as_loss=True)
+    """pyiqa's LPIPS as its documentation makes it: images (N, 3, H, W) in [-1, 1] -> the mean.
+
+    What it downloads besides torchvision's weights are LPIPS's own, which are here.
+    """
+
+    def opened(request: urllib.request.Request, *arguments: object, **keywords: object) -> object:
+        (network,) = (network for network in ("alex", "vgg") if network in request.full_url)
+        return urllib.request.urlopen((LPIPS_WEIGHTS / f"lpips-v0.1-{network}.pth").as_uri())
+
+    pyiqa = importlib.import_module("pyiqa")
+    with _untrained(), mock.patch("torch.hub.urlopen", opened):
+        module = pyiqa.create_metric("lpips" if metric == "lpips-alex" else metric, as_loss=True)
     _take_trunk(module, NETWORKS[metric])
     return OfUnitRange(module)
