@@ -25,8 +25,9 @@ class Unexplained(ValueError):
     """A row in which ours is not the fastest has no reason in `REASONS`."""
 
 
-def table(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heading) - 1)]
+def table(heading: Sequence[str], lines: Iterable[Sequence[str]], words: Container[int] = (0,)) -> str:
+    """`words`: columns of words; numbers are at the right."""
+    rule = ["---" if column in words else "---:" for column in range(len(heading))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *lines))
 
 
@@ -121,7 +122,7 @@ def steps(rows: Sequence[Row]) -> str:
                     step, rest = float(row["median_ms"]), float(bare["median_ms"])
                     found = memory(float(row["allocated_mb"])) if row["allocated_mb"] else ""
                     lines.append([case, f"{name} {dtype}", time(step), time(rest), f"{1 - rest / step:.0%}", found])
-    return table(["step", "loss by", "time", "without the loss", "share of the loss", "memory"], lines)
+    return table(["step", "loss by", "time", "without the loss", "share of the loss", "memory"], lines, words=(0, 1))
 
 
 def busy(rows: Sequence[Row]) -> str:
@@ -134,7 +135,9 @@ def busy(rows: Sequence[Row]) -> str:
             lines.append(
                 [f"{row['suite']} {row['case']}", f"{row['variant']} {row['dtype']}", *map(spread, (idle[key], row))]
             )
-    return table(["case", "rival", "times ours, idle [20-80 %]", "beside busy processes [20-80 %]"], lines)
+    return table(
+        ["case", "rival", "times ours, idle [20-80 %]", "beside busy processes [20-80 %]"], lines, words=(0, 1)
+    )
 
 
 def spread(row: Row) -> str:
@@ -159,7 +162,7 @@ def not_fastest(rows: Sequence[Row]) -> str:
         for row, found in slower([row for row in rows if row["suite"] == suite]):
             name = f"{row['variant']} {row['dtype']}"
             lines.append([f"{suite} {row['case']}", name, f"{found:.2f}", reason(row, name)])
-    return table(["case", "faster", "its time over ours", "why"], lines)
+    return table(["case", "faster", "its time over ours", "why"], lines, words=(0, 1, 3))
 
 
 def reason(row: Row, name: str) -> str:
@@ -179,7 +182,28 @@ def out_of_memory(rows: Sequence[Row]) -> str:
         key = row["loss"], row["axis"], row["variant"]
         lines.setdefault(key, {})[int(row["limit_mb"])] = f"{'at least ' if row['at_cap'] else ''}{row['largest']}"
     heading = ["loss", "largest", "by", *(memory(limit) for limit in limits)]
-    return table(heading, ([*key, *(of.get(limit, "") for limit in limits)] for key, of in lines.items()))
+    cells = ([*key, *(of.get(limit, "") for limit in limits)] for key, of in lines.items())
+    return table(heading, cells, words=(0, 1, 2))
+
+
+def precision(rows: Sequence[Row]) -> str:
+    """How far losses in fp32, fp16 and bf16 are from fp64, and the cosine of their gradients."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row["loss"], row["images"]), {})[row["dtype"]] = row
+    heading = [
+        "loss",
+        "images",
+        *(f"value off, {dtype}" for dtype in DTYPES),
+        *(f"cosine, {x}" for x in ("fp16", "bf16")),
+    ]
+    lines = []
+    for key, of in found.items():
+        single, half, brain = (of[name] for name in ("float32", "float16", "bfloat16"))
+        values = [f"{float(x['value_worst']):.1e} ({float(x['value_median']):.1e})" for x in (single, brain, half)]
+        cosines = [f"{float(x['cosine_worst']):.4f} ({float(x['cosine_median']):.4f})" for x in (half, brain)]
+        lines.append([*key, *values, *cosines])
+    return table(heading, lines, words=(0, 1))
 
 
 def scaling(rows: Sequence[Row], axis: str, value: str) -> dict[str, list[tuple[float, float]]]:

@@ -53,7 +53,7 @@ class Report:
         path = self.folder / f"{csv}.csv"
         if not path.exists():
             raise ValueError(f"{page}: report {found['words']}: expected a CSV of bench/results, got {csv}")
-        text = REGIONS[name](self, page, words, [row for row in read(path) if not row["dirty"]])
+        text = REGIONS[name](self, page, words, [row for row in read(path) if not row.get("dirty")])
         return f"{found['words']}{found[2]}\n{text}\n\n"
 
     def shown(self, rows: Sequence[Row], what: str) -> Sequence[Row]:
@@ -104,6 +104,11 @@ def adaptive(report: Report, page: Path, words: Sequence[str], rows: Sequence[Ro
     """What adaptive weights gain, in a sentence."""
     shown = report.shown([row for row in rows if row["suite"] == "adaptive" and row["busy"] == "0"], "adaptive")
     return f"{sentences.adaptive(shown)} *{markdown.caption(shown, command('adaptive'))}*"
+
+
+def precision(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+    """Of `make accuracy`, which no speed is in: the build alone decides it."""
+    return f"{markdown.precision(rows)}\n\nWorst, and in brackets the median; `make accuracy`."
 
 
 def steps(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -165,6 +170,7 @@ REGIONS: Mapping[str, Region] = {
     "adaptive": adaptive,
     "compared": compared,
     "plain": plain,
+    "precision": precision,
     "steps": steps,
     "busy": busy,
     "not-fastest": not_fastest,

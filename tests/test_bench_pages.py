@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import markdown, pages, plots, results
+from bench import markdown, out_of_memory, pages, plots, results
 
 MACHINE = vars(results.Machine("CPU, 2 threads", "2", "2.13", "0.1.0", "compiled", "0123", "", "2026-01-02T03"))
 # What a commit must hold whose rows are shown, by suite.
@@ -222,6 +222,23 @@ def test_what_fits(tmp_path: Path) -> None:
         "| dists | batch | ours | at least 300 | at least 512 |",
         "| dists | batch | DISTS_pytorch | 3 | 7 |",
     ]
+
+
+def test_the_plot_of_what_fits(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, which draws, is not installed")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(region("out-of-memory-plot dists cpu"))
+    sides = [row | {"axis": "side"} for row in limits("ours", "batch", 2048, 4096)]
+    rows = [*limits("ours", "batch", 300, 512), *limits("DISTS_pytorch", "batch", 0, 7), *sides]
+    results.write(tmp_path / "results" / "cpu.csv", rows, out_of_memory.COLUMNS)
+    report = pages.Report(tmp_path, tmp_path / "results").make()
+    (text,) = report.plots.values()
+    assert plots.data_of(text) == {
+        "largest batch": {"ours": [[1000.0, 300.0], [2000.0, 512.0]], "DISTS_pytorch": [[2000.0, 7.0]]},
+        "largest side": {"ours": [[1000.0, 2048.0], [2000.0, 4096.0]]},
+    }
+    (page,) = report.pages.values()
+    assert "](docs/plots/out-of-memory-dists.svg)" in page and "1 GB" in text
 
 
 def test_plots_hold_their_numbers_and_are_the_same_again(tmp_path: Path) -> None:
