@@ -19,7 +19,7 @@ KIB = 1024
 WARP = 32
 REGISTERS = 64 * KIB  # of an SM, on every architecture from sm_80 on
 UNIT = 256  # registers are given to a warp in multiples of this
-MOST_REGISTERS = 255  # of a thread
+MAX_REGISTERS = 255  # of a thread
 # Threads and KiB of shared memory of an SM, by architecture. A block may take all but what is the system's.
 SMS = {80: (2048, 164), 86: (1536, 100), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228), 120: (1536, 100)}
 TUNED = 90
@@ -44,7 +44,7 @@ class Target:
     def registers(self) -> int:
         """The most that a thread may take."""
         warps = self.blocks * -(-self.threads // WARP)
-        return min(MOST_REGISTERS, REGISTERS // warps // UNIT * UNIT // WARP)
+        return min(MAX_REGISTERS, REGISTERS // warps // UNIT * UNIT // WARP)
 
     def shared(self, kernel: Resources) -> int:
         """Bytes of shared memory that a block takes of its SM."""

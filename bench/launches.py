@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from perceptual_ops import LPIPS, PerceptualLoss
 from perceptual_ops.engine import convolution, joined_runs, metric_head, perceptual_head, stages
-from perceptual_ops.engine.custom_op import Entry
+from perceptual_ops.engine.custom_op import TrunkInput
 
 from . import cubins, tables
 
@@ -106,7 +106,7 @@ def _writes(func: Any, results: Any) -> bool:
 def as_on_a_gpu(counted: Launches) -> Iterator[None]:
     """The lean engine makes its calls as on a GPU, and they are counted within its operators, too."""
 
-    def run(entry: Entry, call: Callable[..., Any], *arguments: Any) -> Any:
+    def run(trunk_input: TrunkInput, call: Callable[..., Any], *arguments: Any) -> Any:
         with counted:
             return call(*arguments)
 
@@ -117,7 +117,7 @@ def as_on_a_gpu(counted: Launches) -> Iterator[None]:
         mock.patch.object(joined_runs, "launches_cost", lambda device: True),
         mock.patch.object(stages, "launches_cost", lambda device: True),
         mock.patch.object(convolution, "_has_blocks", lambda weight: False),
-        mock.patch.object(Entry, "run", run),
+        mock.patch.object(TrunkInput, "run", run),
     ):
         yield
 

@@ -1,4 +1,4 @@
-"""The accuracy that operators owe, and maps to see it on: what tests and `perceptual-ops doctor --check` share."""
+"""The accuracy policy of operators and random maps to test it on, for tests and `perceptual-ops doctor --check`."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def relative_error(x: Tensor, exact: Tensor) -> float:
     return ((x.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-300)).item()
 
 
-# Last places that a result may be off whatever the naive run's luck. In fp64 the oracle itself is no better: a mean of
-# P values of both signs loses sqrt(P) of them, and which way depends on the processor's vectors.
+# Last places (ulps) that a result may be off whatever the naive run's luck. In fp64 the oracle itself is no better: a
+# mean of P values of both signs loses sqrt(P) of them, and which way depends on the processor's vectors.
 LAST_PLACES = {torch.float64: 128, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 

@@ -1,4 +1,4 @@
-"""autocast as devices have it: "meta" has none, and "mps" none before torch 2.5."""
+"""autocast on devices that may lack it: "meta" has none, "mps" none before torch 2.5."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITHOUT_AUTOCAST = tuple(filter(_is_missing, ("meta", "mps")))
 
 
 def autocast(device_type: str, dtype: torch.dtype | None = None) -> AbstractContextManager[object]:
-    """torch.autocast to a dtype; by None every dtype is as it is asked for."""
+    """torch.autocast to a dtype; None disables autocast."""
     if device_type in WITHOUT_AUTOCAST:
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=dtype, enabled=dtype is not None)

@@ -1,7 +1,7 @@
 """Gradients of the compiled operators (schemas: csrc/library.cpp).
 
-A gradient of a gradient is made by differentiating the reference: the backward operators are not differentiable
-themselves, and torch would pass zeros on where they stand.
+Double backward differentiates the reference: the backward operators are not differentiable themselves, and torch would
+silently return zeros for them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ library = torch.ops.perceptual_ops
 def _through_reference(
     value: Callable[[list[Tensor]], Tensor | list[Tensor]], inputs: list[Tensor], grad: Tensor | list[Tensor]
 ) -> list[Tensor | None]:
-    """The gradient of value(inputs) by those that want one, itself differentiable by `inputs` and `grad`.
+    """The gradient of value(inputs) with respect to inputs that require one, differentiable in `inputs` and `grad`.
 
-    One input may be computed from another, as the layers of a network are. The gradient is taken by aliases, so that it
-    stops at each input and does not run on into the next: the engine that called does that.
+    One input may be computed from another, as the layers of a network are. The gradient is taken with respect to
+    aliases, so that it stops at each input; the calling autograd engine continues from there.
     """
     aliases = [x.view_as(x) for x in inputs]
     wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
@@ -147,7 +147,7 @@ def _pair_gradients(
     value: Callable[..., Any],
     grad: Tensor | list[Tensor],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Gradients of a metric by both of its lists, each made only where one of the list wants it."""
+    """Gradients of a metric with respect to both lists, each computed only if one of the list requires it."""
     layers = len(features)
     if torch.is_grad_enabled():
         found = _through_reference(lambda maps: value(maps[:layers], maps[layers:]), [*features, *targets], grad)
@@ -236,10 +236,10 @@ _LISTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class _LayerLoss(torch.autograd.Function):
-    """An operator over lists, its tensors side by side.
+    """An operator over lists of tensors, flattened.
 
-    `register_autograd` takes lists apart and puts them together in Python at every call. On small maps that takes as
-    long as the operator itself.
+    `register_autograd` flattens and rebuilds lists in Python at every call, which on small maps takes as long as the
+    operator itself.
     """
 
     @staticmethod
@@ -259,14 +259,14 @@ class _LayerLoss(torch.autograd.Function):
 def layer_loss(
     name: str, features: list[Tensor], targets: list[Tensor], *settings: object
 ) -> tuple[Tensor, Tensor]:  # (N), (L, N)
-    """One of the operators over lists by name, the shorter way where nothing is traced."""
+    """Calls an operator over lists by name, by the faster path unless something traces."""
     if torch.compiler.is_compiling():
         return getattr(library, name)(features, targets, *settings)[:2]
     return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
 
 
 def register() -> None:
-    """Attaches fakes and gradients to the loaded library; once a process."""
+    """Registers fake kernels and gradients; once per process."""
     register_fakes()
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),

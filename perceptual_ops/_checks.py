@@ -22,7 +22,7 @@ LARGEST = sys.float_info.max
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 CONTENT_DISTANCES: tuple[FeatureDistance, ...] = get_args(FeatureDistance)
-COSINE_EPS = 1e-10  # beside the length of a vector, as in LPIPS
+COSINE_EPS = 1e-10  # added to the length of a vector, as in LPIPS
 NORMALIZATIONS: tuple[GramNormalization, ...] = get_args(GramNormalization)
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 VARIATIONS: tuple[Variation, ...] = get_args(Variation)
@@ -48,7 +48,7 @@ def check_choice(name: str, value: object, choices: Sequence[Choice]) -> Choice:
 
 
 def unknown(name: str, value: object, known: Iterable[str]) -> ValueError:
-    """The error of whoever is asked for what is not among what it knows."""
+    """The error for a value that is not among the known ones."""
     return ValueError(f"{name}: expected one of {', '.join(map(repr, known))}; got {value!r}")
 
 
@@ -73,7 +73,7 @@ def check_seed(seed: object) -> int:
 
 
 def check_weight(name: str, value: object) -> float:
-    """A weight of a part of a loss: from 0 to the largest number of fp32, in which losses are summed."""
+    """A weight of a part of a loss: from 0 to the largest fp32 number, since losses are summed in fp32."""
     number = check_number(name, value)
     if not 0 <= number <= torch.finfo(torch.float32).max:
         raise ValueError(f"{name}: expected a number of at least 0 that fp32 can hold, got {value!r}")

@@ -1,4 +1,4 @@
-"""What errors of others say, for messages of one sentence."""
+"""The text of foreign exceptions, for one-sentence messages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch has no class f
 
 
 def printable(text: str) -> str:
-    """A text of one line, in which what would move a terminal's cursor, colour it or break the line is escaped.
+    """The text with control characters (cursor movement, colours, line breaks) escaped.
 
-    Bytes of a file's name that are no UTF-8 stay as they are: whoever writes them knows how.
+    Bytes of a file name that are not UTF-8 are kept; the writer handles them.
     """
     return "".join(
         c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode() for c in text
@@ -18,12 +18,12 @@ def printable(text: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The text of an error in one line, printable, or its class where it has none."""
+    """The text of an error in one printable line, or its class if it has no text."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def sentence(error: BaseException) -> str:
-    """The text of an error for who runs a command: also where the system's own, which is no sentence, came through."""
+    """The text of an error as a sentence for users of a command, also for errors of the operating system."""
     if isinstance(error, OSError) and error.errno is not None and isinstance(error.filename, str):
         name = printable(error.filename)
         return f"{name}: expected a file or a folder that can be used, it cannot ({error.strerror})"

@@ -1,4 +1,4 @@
-"""Fake kernels of the compiled operators: what torch.compile and export know of their results (csrc/library.cpp).
+"""Fake (meta) kernels of the compiled operators, for torch.compile and torch.export (csrc/library.cpp).
 
 Strides are those of `torch.empty_like`, which the kernels follow too.
 """
@@ -21,7 +21,7 @@ def _losses_like(features: list[Tensor]) -> tuple[Tensor, Tensor]:  # (N), (L, N
 
 
 def _pair_like(features: list[Tensor], by_features: bool, by_targets: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients with respect to features and targets, which are one per sample even where one target served all."""
+    """Gradients with respect to features and targets, one per sample even if one target is shared by all."""
 
     def like(wanted: bool) -> list[Tensor]:
         return [torch.empty_like(x) for x in features] if wanted else []
@@ -38,7 +38,7 @@ def _statistics_like(features: list[Tensor], count: int) -> list[Tensor]:  # L x
 
 
 def register_fakes() -> None:
-    """Attaches them to the loaded library; once a process."""
+    """Registers the fake kernels; once per process."""
     fake = torch.library.register_fake
 
     @fake("perceptual_ops::gram_matrix")

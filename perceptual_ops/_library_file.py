@@ -1,7 +1,7 @@
 """The file of the compiled library: where it lies, and why it does not load, with the remedy.
 
-The system's loader says that in its own terms, of a file for another processor wrongly ("No such file"), and of one
-that is cut short not at all: it ends the process. It knows nothing of a library that an older checkout built.
+The dynamic loader's messages are terse, wrong for another architecture ("No such file"), and for a truncated file it
+crashes the process. It cannot tell a stale library, built from an older checkout.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from ._schemas import SCHEMAS
 
 HEADER = 64  # bytes of a 64-bit ELF file
-TEXTS = 1 << 18  # bytes before and after the first schema, among which the others are
+TEXTS = 1 << 18  # bytes around the first schema that contain the others
 PROCESSORS = {3: "x86", 21: "ppc64", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
 BUILD = "run `pip install --no-build-isolation .` in a checkout"
 
 
 def find_library(own: Path) -> tuple[Path | None, str]:
-    """The library to load, or why there is none: that beside the code, or that of an installed copy of the same code.
+    """The library to load, or why there is none: the one beside the code, or in an installed copy of the same code.
 
     Python started in a checkout imports the checkout's folder, whose library `pip install .` puts elsewhere. A library
     of other code may lack operators or take other arguments, so it is left alone.
@@ -66,7 +66,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def fault_of(library: Path) -> str:
-    """What is wrong with a file that must not be given to the loader; empty where it may."""
+    """Why a file must not be passed to the loader; empty if it may be."""
     try:
         with open(library, "rb") as file:
             header, size = file.read(HEADER), os.fstat(file.fileno()).st_size
@@ -88,9 +88,10 @@ def fault_of(library: Path) -> str:
 
 
 def _lacking(library: Path) -> str:
-    """The first operator that a library does not have by its schema, or nothing.
+    """The first operator whose schema a library lacks, or an empty string.
 
-    Read from its texts: once it is loaded its operators stay, and to call one by another schema can crash Python.
+    Read from the file's strings: operators of a loaded library cannot be unloaded, and a call by another schema can
+    crash.
     """
     texts = [f"{name}{schema}\0".encode() for name, schema in SCHEMAS.items()]
     with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -106,7 +107,7 @@ def _processor(header: bytes) -> str:
 
 
 def explained(said: str, torch_version: str) -> str:
-    """The cause and the remedy of what the loader said."""
+    """Cause and remedy for a message of the loader."""
     if version := re.search(r"version [`'](GLIBC_[\d.]+)'", said):
         return f"it needs {version[1]}, this system has {os.confstr('CS_GNU_LIBC_VERSION')}: {BUILD}"
     if version := re.search(r"(\S+): version [`'](\S+)'", said):

@@ -1,4 +1,4 @@
-"""torch's Module with calls that are typed: as its `forward`, where torch says Any."""
+"""torch's Module with calls typed as its `forward`, where torch says Any."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class HasForward(Protocol[P, Result]):
 if TYPE_CHECKING:
 
     class Module(nn.Module):
-        """torch's; its call runs `forward` between the hooks.
+        """torch's Module.
 
-        A forward with overloads is called by the first of them alone: such a class has its overloads at `__call__`.
+        A checker takes only the first overload of a forward for its call: such a class has its overloads at `__call__`.
         """
 
         def __call__(self: HasForward[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:

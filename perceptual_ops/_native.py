@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 LIBRARY = Path(__file__).with_name("_C.so")
 LEAST_TORCH = 2, 10  # whose stable ABI the library is built for
-LEAST_CAPABILITY = 8, 0  # of a GPU, which cp.async asks for
+LEAST_CAPABILITY = 8, 0  # of a GPU; cp.async needs it
 SWITCH = "PERCEPTUAL_OPS_NATIVE"  # an environment variable; 0: plain PyTorch alone
 SWITCHED_OFF = f"{SWITCH}=0 in the environment"
 BESIDE_A_SERVED_GPU = (
@@ -35,9 +35,9 @@ class NativeLibrary:
     """State of the compiled library.
 
     Attributes:
-        reason: Why there are no compiled operators; empty where they are loaded.
+        reason: Why there are no compiled operators; empty if they are loaded.
         cuda_reason: Why they do not serve CUDA tensors; empty where they do.
-        build_info: What the library says of its build: version, compiler, CUDA toolkit and architectures.
+        build_info: Build of the library: version, compiler, CUDA toolkit and architectures.
         file: The library, beside the code or in an installed copy.
         is_broken: Whether there is a library that does not load.
     """
@@ -69,10 +69,10 @@ class NativeLibrary:
 
 
 def constant_when_compiled(function: F) -> F:
-    """torch.compile runs the function once while it traces, and keeps its graph whole.
+    """Marks a function that torch.compile runs once while tracing, without a graph break.
 
-    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import;
-    its mark is torch's own affair, and a test compares the two.
+    As `torch.compiler.assume_constant_result`, which imports torch._dynamo and so takes half of this library's import
+    time. The mark is private to torch; a test compares the two.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -145,7 +145,7 @@ def _load() -> NativeLibrary:
 
 
 def _loaders_error(library: Path) -> str:
-    """Loads it; why that fails, or nothing."""
+    """Loads the library; why that fails, or an empty string."""
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
@@ -154,7 +154,7 @@ def _loaders_error(library: Path) -> str:
 
 
 def _why_not_wanted() -> str:
-    """Why no library is looked for; empty where one is."""
+    """Why no library is searched for; empty if one is."""
     if os.environ.get(SWITCH) == "0":
         return SWITCHED_OFF
     if not sys.platform.startswith("linux"):
@@ -166,13 +166,13 @@ def _why_not_wanted() -> str:
 
 native = _load()
 
-# Nobody needs to be told what they chose, nor what they cannot have: `doctor` says both.
+# No warning for what the user chose or cannot have: `doctor` reports both.
 _told: set[str] = {_why_not_wanted()}
 
 
 @constant_when_compiled
 def fall_back(reason: str) -> bool:
-    """Warns once, for each reason, that plain PyTorch runs in place of the compiled operators."""
+    """Warns once per reason that plain PyTorch replaces the compiled operators."""
     if reason not in _told:
         _told.add(reason)
         warnings.warn(f"perceptual_ops runs in plain PyTorch: {reason}", RuntimeWarning, stacklevel=5)

@@ -30,12 +30,12 @@ def prepare_streams() -> None:
 
 
 def discard_output() -> None:
-    """Sends what is still in the buffers of stdout and stderr nowhere, since nobody reads it."""
+    """Discards what stdout and stderr still buffer, since nobody reads it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             os.dup2(nowhere, stream.fileno())
-        except (OSError, ValueError):  # no file, but an object of the caller's
+        except (OSError, ValueError):  # not a file, but an object of the caller
             continue
     os.close(nowhere)
 

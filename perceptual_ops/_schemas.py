@@ -1,4 +1,4 @@
-"""The schemas of the compiled operators, as csrc/library.cpp has them: what this code calls a library by."""
+"""The schemas of the compiled operators, equal to csrc/library.cpp; a library with others is stale."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attributes of modules that users set at any time: checked when set and read at each call, or fixed.
 
-A plain attribute of a module takes any value, and counts only where the forward happens to read it.
+A plain attribute of a module takes any value and has an effect only where the forward happens to read it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Given = TypeVar("Given", contravariant=True)
 
 
 class Converted(Protocol[Held, Given]):
-    """The type of a setting that is read as another type than it is set as; others have that of their values."""
+    """The type of a setting that is read as another type than it is set as."""
 
     def __get__(self, module: nn.Module, kind: type | None = None) -> Held: ...
 
@@ -29,7 +29,7 @@ Fixed = Converted[Held, Never]  # an attribute that is only read
 
 
 class ModuleWithSettings(Module):
-    """A module whose `setting` and `fixed` attributes see every value, a module or a parameter as well."""
+    """A module whose `setting` and `fixed` attributes check every value, even a module or a parameter."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         attribute = getattr(type(self), name, None)
@@ -46,8 +46,8 @@ def setting(
 
     Args:
         name: Of the attribute; its value is kept as `_<name>`.
-        check: (name, value) -> what is kept; raises TypeError or ValueError where the value is not as described.
-        changed: Called with the module when a value replaced another: what was derived from it is made again.
+        check: (name, value) -> what is kept; raises TypeError or ValueError for an invalid value.
+        changed: Called with the module after the value changed, to recompute what depends on it.
     """
     kept = f"_{name}"
 
@@ -61,10 +61,10 @@ def setting(
 
 
 def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -> Any:
-    """An attribute that is decided when the module is made, as `_<name>` or `kept`, and refused afterwards.
+    """A read-only attribute that is set at construction, as `_<name>` or `kept`.
 
-    `read` makes it of the module where nothing is kept. Without either, as of weights, which may be large, it can only
-    be refused, and reading it is the AttributeError of an attribute that is not there.
+    `read` computes it from the module if nothing is stored. Without either, as for weights, which may be large, reading
+    raises AttributeError.
     """
     kept = kept or f"_{name}"
 
@@ -81,12 +81,12 @@ def fixed(name: str, kept: str = "", read: Callable[[Any], Any] | None = None) -
 def passed_on(
     name: str, to: str = "_loss", known_as: str = "", check: Callable[[str, Any], Any] = lambda name, value: value
 ) -> Any:
-    """A setting that a module within holds, checks and reads.
+    """A setting that is delegated to a submodule.
 
     Args:
         name: Of the attribute.
-        to: The attribute that is the module within.
-        known_as: Name of the setting there, if another.
+        to: The attribute that is the submodule.
+        known_as: Name of the setting there, if different.
         check: (name, value) -> what is passed on.
     """
     known_as = known_as or name

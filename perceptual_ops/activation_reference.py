@@ -1,6 +1,6 @@
-"""What a trunk does between its convolutions, in plain PyTorch: the oracle of the operators in csrc/activation.
+"""What lies between a trunk's convolutions, in plain PyTorch: the oracle of the operators in csrc/activation.
 
-All of it computes in the dtype it is given: pass fp64 for the exact result. Windows are numbered row by row.
+Everything computes in the dtype of its input: pass fp64 for the exact result. Window positions are row-major.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import reference
 
-NOWHERE = -1  # a window whose maximum does not pass the ReLU
+NOWHERE = -1  # code of a window whose maximum does not pass the ReLU
 
 
 def flat(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, H * W * C), in the order of a channels_last map
@@ -19,7 +19,7 @@ def flat(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, H * W * C), in the order o
 
 
 def packed(values: Tensor, bits: int) -> Tensor:
-    """Small numbers (N, C, H, W), `bits` bits each, as bytes (N, ceil(C H W bits / 8)), lowest bits first."""
+    """Packs small integers (N, C, H, W), `bits` bits each, into bytes (N, ceil(C H W bits / 8)), lowest bits first."""
     count = 8 // bits
     padded = F.pad(flat(values.to(torch.int64) & (2**bits - 1)), (0, -flat(values).shape[1] % count))
     shifts = bits * torch.arange(count, device=values.device)
@@ -28,7 +28,7 @@ def packed(values: Tensor, bits: int) -> Tensor:
 
 
 def unpacked(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:
-    """What `packed` packed, as a map (N, *shape)."""
+    """Inverse of `packed`: a map (N, *shape)."""
     shifts = bits * torch.arange(8 // bits, device=numbers.device)
     values = (numbers.unsqueeze(-1).to(torch.int64) >> shifts & 2**bits - 1).flatten(1)
     channels, height, width = shape
@@ -37,7 +37,7 @@ def unpacked(numbers: Tensor, bits: int, shape: tuple[int, int, int]) -> Tensor:
 
 
 def code_bits(kernel: int) -> int:
-    """Of one window's position; all of them are set for `NOWHERE`."""
+    """Bits of a window position; all are set for `NOWHERE`."""
     return 4 if kernel <= 3 else 8
 
 
@@ -50,7 +50,7 @@ def loss_scale(
     grows: Tensor | None,  # ()
     room: float,
 ) -> Tensor:  # (4, N)
-    """The next scale of finite numbers above 0, its ratio to the last one, the bound then, and zeros."""
+    """The next scale, its ratio to the last one, the new bound, and zeros; for finite bounds above 0."""
     first = taps[0] if bound is None else bound
     before = torch.ones_like(first) if scale is None else scale
     come = torch.zeros_like(first) if bound is None else bound * (1 if grown is None else grown) * spread
@@ -80,7 +80,7 @@ def windows(x: Tensor, kernel: int, stride: int) -> list[Tensor]:
 
 
 def step_of(kind: str, stride: int) -> int:
-    """How far apart the windows of the maxima lie: the filter of "blur" takes the stride."""
+    """Stride of the maxima's windows: in "blur", the filter has the stride."""
     return 1 if kind == "blur" else stride
 
 
@@ -95,7 +95,7 @@ def first_maxima(x: Tensor, kernel: int, stride: int, relu: bool) -> tuple[Tenso
 
 
 def filtered(maxima: Tensor, kind: str, kernel: int, stride: int) -> Tensor:
-    """What follows the maxima: nothing, the mean of each window, or the binomial filter."""
+    """The second step of a pooling: nothing, the mean of each window, or the binomial filter."""
     if kind == "max":
         return maxima
     if kind == "average":
@@ -123,7 +123,7 @@ def pooled_backward(
     kernel: int,
     stride: int,
 ) -> Tensor:  # (N, C, *size)
-    """The gradient by x of a pooling of x whose maxima lay at `codes`."""
+    """The gradient of a pooling with respect to its input, from the codes of the argmaxes."""
     wide = grad.new_zeros((*grad.shape[:2], *size))
     with torch.enable_grad():
         maxima = (wide if kind == "average" else grad.new_zeros(codes.shape)).requires_grad_()

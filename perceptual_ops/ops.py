@@ -45,10 +45,10 @@ def use_native(inputs: Sequence[Tensor], backend: str) -> bool:
 
 
 def use_engine(device: torch.device, backend: str) -> bool:
-    """Whether the lean engine runs on a device: by the compiled operators, or by plain ones where they cannot.
+    """Whether the lean engine runs on a device: with the compiled operators, or with plain ones as a fallback.
 
-    Warns or raises then, as `backend` says. Plain operators replace those of CUDA for all GPUs or for none:
-    beside a GPU that is served, another one has ordinary autograd.
+    Warns or raises on a fallback, as `backend` says. Plain operators replace those of CUDA for all GPUs or for none:
+    beside a supported GPU, an unsupported one uses ordinary autograd.
     """
     if not use_operators(backend):
         return False
@@ -58,7 +58,7 @@ def use_engine(device: torch.device, backend: str) -> bool:
 
 
 def use_operators(backend: str) -> bool:
-    """Whether operators are asked for, and not the reference."""
+    """Whether `backend` asks for operators rather than the reference."""
     checks.check_choice("backend", backend, checks.BACKENDS)
     return backend != "reference" and not (backend == "auto" and makes_program())
 
@@ -81,12 +81,12 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _comp
 
 
 def makes_program() -> bool:
-    """Whether torch.export or torch.jit.trace is at work, whose programs are to run where this library is not."""
+    """Whether torch.export or torch.jit.trace is tracing, whose programs must run without this library."""
     return is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def grad_mode(enabled: bool) -> AbstractContextManager[object]:
-    """torch.set_grad_enabled; nothing in a program, where whoever runs it decides."""
+    """torch.set_grad_enabled; a no-op in a program, whose caller decides."""
     return contextlib.nullcontext() if makes_program() else torch.set_grad_enabled(enabled)
 
 
@@ -139,7 +139,7 @@ def channel_statistics(x: Tensor, *, backend: Backend = "auto") -> Tensor:
 
 
 def statistics_of(features: list[Tensor], backend: str) -> list[Tensor]:  # L x (N, 2, C)
-    """`channel_statistics` of several maps at once, which are checked."""
+    """`channel_statistics` of several checked maps at once."""
     if use_native(features, backend):
         return torch.ops.perceptual_ops.channel_statistics(features)
     return [reference.raw_channel_statistics(x) for x in features]

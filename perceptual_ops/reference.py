@@ -18,7 +18,7 @@ from ._autocast import autocast
 from .names import Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
 DISTS_EPS = 1e-6  # c1 and c2 of the paper
-DEVIATION_EPS = 1e-5  # added to a variance, as batch normalisation and AdaIN do: a root has a slope at 0
+DEVIATION_EPS = 1e-5  # added to a variance, as batch normalisation and AdaIN do: the root is then differentiable at 0
 L2_POOL_EPS = 1e-12
 
 
@@ -97,7 +97,7 @@ def statistics_terms(
     distance: str,
     parameter: float,
 ) -> tuple[Tensor, Tensor]:  # (N), (L, N)
-    """Distance of the means plus that of the deviations, by channel statistics."""
+    """Distance of the means plus that of the deviations."""
     errors = [found - target for found, target in zip(statistics, targets, strict=True)]
     halves = [[sample_distances(half, distance, parameter) for half in error.unbind(1)] for error in errors]
     return weighted_sum([of_means + of_deviations for of_means, of_deviations in halves], weights)
@@ -138,7 +138,7 @@ def unit_features(x: Tensor, eps: float, eps_inside: bool) -> Tensor:
     squares = x.square().sum(1, keepdim=True)
     if eps_inside:
         return x / (squares + eps).sqrt()
-    # Where a pixel has no features at all, no gradient flows to them.
+    # A pixel whose features are all 0 gets no gradient.
     return torch.where(squares == 0, torch.zeros_like(x), x) / (root(squares) + eps)
 
 
@@ -173,7 +173,7 @@ def dists_terms(
 
 
 def dists_by_statistics(statistics: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:  # (N, 6, C), (C), (C) -> (N)
-    """The distance by means of x, y and x - y over the pixels, and their variances."""
+    """The distance from the means of x, y and x - y over the pixels, and their variances."""
     x_mean, y_mean, e_mean, x_var, y_var, e_var = statistics.unbind(1)
     means = e_mean.square() / (x_mean.square() + y_mean.square() + DISTS_EPS)
     structures = e_var / (x_var + y_var + DISTS_EPS)

@@ -45,7 +45,7 @@ def make(name: str, **settings: object) -> Metric:
 
 
 def numbers(metric: Metric, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    return [number.to(dtype) for number in metric._kept["numbers"]]
+    return [number.to(dtype) for number in metric._kept["learned_weights"]]
 
 
 def features(metric: Metric, images: Tensor) -> list[Tensor]:

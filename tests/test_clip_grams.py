@@ -277,10 +277,10 @@ def test_the_operator_keeps_its_contract(chunk_size: int, library: None) -> None
     loss = of_clips(chunk_size=chunk_size).float()
     x, y = (clips(2, 3, seed, size=12).float() for seed in range(2))
     loss.set_style(y[:1])
-    entry, terms = loss.entry(x).encoded(), replace(loss.terms(), of_clips=True).encoded()
+    trunk_input, terms = loss.trunk_input(x).encoded(), replace(loss.terms(), of_clips=True).encoded()
     for output in (x, x.to(memory_format=torch.channels_last_3d)):
         given = output.requires_grad_(), y.clone().requires_grad_(), [], loss._kept["style"], None, []
-        torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, (*given, *entry, *terms, True, True))
+        torch.library.opcheck(torch.ops.perceptual_ops.perceptual_loss, (*given, *trunk_input, *terms, True, True))
 
 
 def test_clips_compile_whole(library: None) -> None:

@@ -57,17 +57,17 @@ def test_a_relative_path_from_two_folders(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_compiled_calls_keep_few_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kept, "MOST_TRACED", 2)
+    monkeypatch.setattr(_kept, "MAX_TRACED", 2)
     monkeypatch.setattr(_kept, "_traced", {})
 
     def call(weights: str) -> Tensor:
         return torch.compile(lpips_pytorch.lpips, backend="eager", fullgraph=True)(*PAIR, weights=weights)
 
-    paths = [str(tmp_path / f"{seed}.pth") for seed in range(_kept.MOST_TRACED + 1)]
+    paths = [str(tmp_path / f"{seed}.pth") for seed in range(_kept.MAX_TRACED + 1)]
     expected = [write(Path(path), seed) for seed, path in enumerate(paths)]
     for path, value in [*zip(paths, expected, strict=True), (paths[0], expected[0])]:
         torch.testing.assert_close(call(path), value)
-        assert len(_kept._traced) <= _kept.MOST_TRACED
+        assert len(_kept._traced) <= _kept.MAX_TRACED
 
 
 @pytest.mark.parametrize("weights", ["name", "state"])

@@ -88,7 +88,7 @@ def test_networks_of_two_metrics_cannot_be_shared() -> None:
     [
         ({"net_type": "squeeze", "weights": "random"}, "architecture"),
         ({"weights": "random"}, "weights"),
-        ({"linear": False}, "learned numbers"),
+        ({"linear": False}, "learned weights"),
     ],
     ids=["architecture", "weights", "linear"],
 )
@@ -103,7 +103,7 @@ def test_settings_that_differ_cannot_be_shared() -> None:
         setattr(other.net._loss, name, value)
         with pytest.raises(ValueError, match=r"^net: expected a network of the settings that this metric's own has"):
             wrappers.FeatureShare({"a": lpips(), "b": other})
-    with pytest.raises(ValueError, match=r"^net: expected a network of the learned numbers"):
+    with pytest.raises(ValueError, match=r"^net: expected a network of the learned weights"):
         wrappers.FeatureShare({"a": dists(), "b": dists(alpha_beta=exact_dists_numbers())})
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceptual_ops.engine import cuda_graph
-from perceptual_ops.engine.cuda_graph import MOST, MOST_DROPPED, WORTH_REPLAYS
+from perceptual_ops.engine.cuda_graph import MAX_DROPPED, MAX_GRAPHS, MIN_REPLAYS
 
 pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.filterwarnings("error::RuntimeWarning")]
 
 
-@pytest.mark.parametrize("served", [1, WORTH_REPLAYS * (MOST_DROPPED - 1)])
+@pytest.mark.parametrize("served", [1, MIN_REPLAYS * (MAX_DROPPED - 1)])
 def test_captures_that_hardly_serve_end(served: int, graph_stub: Stub) -> None:
     """A weight that is another one in each call, after one that was not: it may have been worth the rest."""
     ours, plain = (small(content_layers=["relu1_1"], cuda_graphs=graphs) for graphs in (True, False))
@@ -32,7 +32,7 @@ def test_captures_that_hardly_serve_end(served: int, graph_stub: Stub) -> None:
         ours.content_weight = plain.content_weight = 0.9**step
         assert torch.equal(ours(x, y), plain(x, y))
 
-    captured = MOST + MOST_DROPPED - 1
+    captured = MAX_GRAPHS + MAX_DROPPED - 1
     for step in range(1, captured):
         anneal(step)
     assert len(graph_stub.captures) == captured

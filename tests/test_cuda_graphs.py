@@ -16,7 +16,7 @@ from perceptual import images, make
 from torch import Tensor, nn
 
 import perceptual_ops as po
-from perceptual_ops.engine.cuda_graph import MOST
+from perceptual_ops.engine.cuda_graph import MAX_GRAPHS
 
 pytestmark = [pytest.mark.usefixtures("library"), pytest.mark.filterwarnings("error::RuntimeWarning")]
 
@@ -199,13 +199,13 @@ def test_the_least_recently_used_graph_goes_first(graph_device: str) -> None:
     def call(batch: int) -> None:
         loss(images(batch, SIZE, device=graph_device), images(batch, SIZE, 1, graph_device))
 
-    for batch in range(1, MOST + 1):
+    for batch in range(1, MAX_GRAPHS + 1):
         for _ in range(batch):
             call(batch)
     call(1)
-    assert replays(loss) == [*range(2, MOST + 1), 2]
-    call(MOST + 1)
-    assert replays(loss) == [*range(3, MOST + 1), 2, 1]
+    assert replays(loss) == [*range(2, MAX_GRAPHS + 1), 2]
+    call(MAX_GRAPHS + 1)
+    assert replays(loss) == [*range(3, MAX_GRAPHS + 1), 2, 1]
 
 
 def test_inference_then_training(graph_device: str) -> None:

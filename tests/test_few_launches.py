@@ -115,7 +115,7 @@ def test_bounds_of_style_gradients_hold() -> None:
     grams = [torch.eye(x.shape[1])[None] for x in maps.values()]
     head = perceptual_head.PerceptualHead(terms, torch.float32, [], grams, True, False)
     for layer, x in maps.items():
-        head.meet(layer, x)
+        head.on_tap(layer, x)
     head.terms()
     for layer in reversed(maps):
         bound = head.bound(layer)

@@ -55,7 +55,7 @@ def test_maps_of_lpips():
 
 @pytest.mark.parametrize(("optimizer", "most"), [("adam", 6.5), ("lbfgs", 8.5 + 2 * 3)])
 def test_stylize(monkeypatch, optimizer, most):
-    monkeypatch.setattr("perceptual_ops.recipes.optimization.MOST_STEPS", 3)
+    monkeypatch.setattr("perceptual_ops.recipes.optimization.MAX_STEPS", 3)
     style = picture(1)
 
     def paint(image: Tensor, tile_size: int | None) -> None:

@@ -75,8 +75,8 @@ def test_lbfgs_is_told_how_much(pictures, monkeypatch):
     loss.set_style(style)
     found = []
     for most in (20, 1):
-        monkeypatch.setattr("perceptual_ops.recipes.optimization.MOST_STEPS", most)
-        monkeypatch.setattr("perceptual_ops.recipes.optimization.LEAST_STEPS", 1)
+        monkeypatch.setattr("perceptual_ops.recipes.optimization.MAX_STEPS", most)
+        monkeypatch.setattr("perceptual_ops.recipes.optimization.MIN_STEPS", 1)
         image = content.clone().requires_grad_()
         minimize_with_lbfgs(Objective(loss, image, (), None), image, 15)
         found.append(image.detach())

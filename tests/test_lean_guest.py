@@ -230,7 +230,7 @@ def test_operators_keep_their_contract(dtype: torch.dtype) -> None:
     criterion = make(tv_weight=0.1, reduction="none")
     recorded: list[tuple[object, ...]] = []
     for x in (images(2).requires_grad_(), images(2, 17)[:, :1].expand(-1, 3, -1, -1)):
-        common = replace(criterion.entry(x), dtype=dtype).encoded()
+        common = replace(criterion.trunk_input(x), dtype=dtype).encoded()
         torch.library.opcheck(torch.ops.perceptual_ops.trunk_features, (x.detach(), *common, "relu1_1\nconv2_1"))
         grams = [torch.rand(1, 64, 64), torch.rand(2, 128, 128)]
         content = Part(("pool1", "conv2_1"), (0.5, 2.0), "mse", 0.0)

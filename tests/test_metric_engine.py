@@ -163,7 +163,7 @@ def test_fp16_gradients_do_not_vanish(name: str, library: None) -> None:
 
     def small(x: Tensor, y: Tensor, **settings: object) -> Tensor:
         metric = make(name, **settings)
-        metric._kept["numbers"] = [numbers * 2.0**-16 for numbers in metric._kept["numbers"]]
+        metric._kept["learned_weights"] = [numbers * 2.0**-16 for numbers in metric._kept["learned_weights"]]
         return 1e-6 * metric(x, y)
 
     x, y = pair(1, *SMALL[name])
@@ -189,11 +189,11 @@ def test_bounds_of_gradients_hold(apart: float, inside: bool) -> None:
 
 
 def test_gradients_by_maps_are_scaled_where_they_are_made() -> None:
-    """By learned numbers so small that nothing is left of them in fp16."""
+    """With learned weights so small that fp16 flushes them to 0."""
     x, y = (placed(torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(seed))).half() for seed in (0, 1))
     metric = Lpips([placed(torch.full((4,), 1e-9))], 1e-10, False)
     head = MetricHead(metric, {"a": 0}, {"a": y}, (True, True))
-    head.meet("a", x)
+    head.on_tap("a", x)
     exact = metric.gradients([0], [x.float()], [y.float()], None, True, True)[1:]
     for made, (expected,) in zip((head.by_output, head.by_target), exact, strict=True):
         scale = placed(torch.tensor([2.0**30, 2.0**31]))

@@ -47,7 +47,7 @@ def test_follows_its_module(name: str) -> None:
     exact = copy.deepcopy(metric).double()(x.double(), y.double())
     assert exact.dtype == torch.float64 and metric(x, y).dtype == torch.float32
     back = copy.deepcopy(metric).bfloat16()
-    assert all(number.dtype == torch.float32 for number in back._kept["numbers"])
+    assert all(number.dtype == torch.float32 for number in back._kept["learned_weights"])
     torch.testing.assert_close(back(x, y), exact.float(), rtol=0.05, atol=1e-3)
     torch.testing.assert_close(metric(x, y).double(), exact, rtol=1e-5, atol=1e-7)
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -94,14 +94,16 @@ def test_versions_and_linear_weights() -> None:
     x, y = pictures(1), pictures(1, seed=1)
     settings = {"weights": "random"}
     official = po.LPIPS("vgg16", **settings)
-    doubled = {f"lin{i}.model.1.weight": 2 * n.view(1, -1, 1, 1) for i, n in enumerate(official._kept["numbers"])}
+    doubled = {
+        f"lin{i}.model.1.weight": 2 * n.view(1, -1, 1, 1) for i, n in enumerate(official._kept["learned_weights"])
+    }
     torch.testing.assert_close(po.LPIPS("vgg16", linear=doubled, **settings)(x, y), 2 * official(x, y))
     plain = po.LPIPS("vgg16", linear=False, **settings)
-    assert all(bool((number == 1).all()) for number in plain._kept["numbers"])
+    assert all(bool((number == 1).all()) for number in plain._kept["learned_weights"])
     old = po.LPIPS("vgg16", version="0.0", **settings)
     scale, shift = old._kept["input"]
     assert torch.equal(scale, torch.ones_like(scale)) and torch.equal(shift, torch.zeros_like(shift))
-    assert not torch.equal(old._kept["numbers"][0], official._kept["numbers"][0])
+    assert not torch.equal(old._kept["learned_weights"][0], official._kept["learned_weights"][0])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,8 @@ def test_the_operator_keeps_its_contract(name: str, library: None) -> None:
     x, y = pictures(2).requires_grad_(), pictures(1, seed=1)
     settings = MetricSettings(metric.layers, metric.metric, *metric._eps_settings()).encoded()
     for mask in (None, *([] if name == "dists" else [torch.rand(1, 1, *x.shape[2:]).to(x)])):
-        arguments = x, y, metric._kept["numbers"], mask, *metric.entry(x).encoded(), *settings, True, False
+        learned, trunk_input = metric._kept["learned_weights"], metric.trunk_input(x).encoded()
+        arguments = x, y, learned, mask, *trunk_input, *settings, True, False
         torch.library.opcheck(torch.ops.perceptual_ops.metric_loss, arguments)
 
 

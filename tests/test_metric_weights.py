@@ -1,4 +1,4 @@
-"""The learned numbers of LPIPS and DISTS: those that are shipped, those that are brought, and what is refused."""
+"""Learned channel weights of LPIPS and DISTS: those shipped, those a user passes, and what is refused."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def test_features_of_a_chain_have_the_shape_of_its_size() -> None:
     from perceptual_ops.engine import perceptual_op
 
     loss = placed(po.PerceptualLoss("vgg11", weights="random", content_layers=["relu2_1"], input_size=16))
-    entry = loss.entry(images(1), InputSize(16, 16, "bilinear"))
+    trunk_input = loss.trunk_input(images(1), InputSize(16, 16, "bilinear"))
     x = images(2, size=30, dtype=torch.float32)
-    torch.library.opcheck(perceptual_op._trunk_features, (x, *entry.encoded(), "relu2_1"))
+    torch.library.opcheck(perceptual_op._trunk_features, (x, *trunk_input.encoded(), "relu2_1"))
 
 
 class Score(Residual):

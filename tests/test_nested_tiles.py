@@ -35,10 +35,10 @@ def results(pair: list[Tensor], tile_size: int | None, dtype: torch.dtype) -> li
     numbers = [torch.linspace(0.5, 1.5, CHANNELS, dtype=dtype) for _ in LAYERS]
     settings = MetricSettings(LAYERS, "lpips", eps=1e-10)
     leaves = [x.to(dtype).requires_grad_() for x in pair]
-    found = metric_loss(*leaves, numbers, loss.entry(leaves[0]), settings)
+    found = metric_loss(*leaves, numbers, loss.trunk_input(leaves[0]), settings)
     (found * torch.tensor([2.0, -3.0], dtype=dtype)).sum().backward()
     with torch.no_grad():
-        alone = metric_loss(*leaves, numbers, loss.entry(leaves[0]), settings)
+        alone = metric_loss(*leaves, numbers, loss.trunk_input(leaves[0]), settings)
     return [found.detach(), alone, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptual_ops.engine.custom_op import Entry
+from perceptual_ops.engine.custom_op import TrunkInput
 from perceptual_ops.engine.input_size import InputSize
 from perceptual_ops.engine.metric_op import MetricSettings
 from perceptual_ops.engine.operator_settings import OperatorSettings
@@ -34,7 +34,7 @@ class Every(OperatorSettings):
 PART = Part(("relu1_1", "pool1"), (0.5, 2.0), "mse", 0.0)
 NONE = Part((), (), "huber", 0.5)
 SETTINGS = [
-    Entry("vgg16/0", torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), torch.bfloat16, 2, InputSize.of_images()),
+    TrunkInput("vgg16/0", torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), torch.bfloat16, 2, InputSize.of_images()),
     InputSize(8, 9, "random_crop", torch.tensor([1, 2])),
     Terms(PART, NONE, "chw", 0.25),
     MetricSettings(("image", "relu1"), "lpips", 1e-10, True),

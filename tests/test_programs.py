@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import perceptual_ops as po
 from perceptual_ops.engine import registry
-from perceptual_ops.engine.registry import trunk_of
+from perceptual_ops.engine.registry import trunk_by_key
 
 # What opens the programs: torch alone, and not the process that made them.
 RUN = """
@@ -112,12 +112,12 @@ def test_a_key_names_the_weights() -> None:
     """A graph that was kept by a compiler holds the key: elsewhere it finds the same weights, or a sentence."""
     first, same = make()._trunk, make()._trunk
     other = po.PerceptualLoss("vgg11", weights="random", content_layers=["relu1_1"])._trunk
-    assert first.key != same.key and trunk_of(first.key) is first and trunk_of(same.key) is same
+    assert first.key != same.key and trunk_by_key(first.key) is first and trunk_by_key(same.key) is same
     content = first.key.rpartition("/")[0]
-    assert trunk_of(f"{content}/of another process").key.startswith(f"{content}/")
+    assert trunk_by_key(f"{content}/of another process").key.startswith(f"{content}/")
     assert content != other.key.rpartition("/")[0]
     with pytest.raises(RuntimeError, match="expected a loss over vgg11 on cpu whose weights hash to 0123, this proc"):
-        trunk_of("vgg11/cpu/0123/0")
+        trunk_by_key("vgg11/cpu/0123/0")
 
 
 def of_module() -> po.PerceptualLoss:
@@ -146,12 +146,12 @@ def test_a_graph_finds_the_weights_that_a_loss_has_now() -> None:
     weights = po.load_network("vgg11", "random", layers=["relu1_1"], seed=11).state_dict()
     criterion = po.PerceptualLoss("vgg11", weights=weights, content_layers=["relu1_1"])
     content = criterion._trunk.content()
-    assert trunk_of(f"{content}/of another process") is criterion._trunk
+    assert trunk_by_key(f"{content}/of another process") is criterion._trunk
     criterion.replace_network_weights({name: 2 * weight for name, weight in weights.items()})
     with pytest.raises(RuntimeError, match="this process holds none"):
-        trunk_of(f"{content}/of another process")
+        trunk_by_key(f"{content}/of another process")
     never_called = po.PerceptualLoss("vgg11", weights=weights, content_layers=["relu1_1"])
-    assert trunk_of(f"{content}/of another process") is never_called._trunk
+    assert trunk_by_key(f"{content}/of another process") is never_called._trunk
 
 
 def test_a_compiled_function_tells_losses_apart() -> None:

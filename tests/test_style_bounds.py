@@ -30,7 +30,7 @@ def statistics(x: Tensor) -> Tensor:  # (n, C, h, w) -> (n, 2, C)
 def bound_and_largest(terms: Terms, x: Tensor, styles: list[Tensor], guides: list[Tensor]) -> tuple[float, float]:
     """Of the gradient by a map."""
     head = PerceptualHead(terms, torch.float32, [], styles, True, False, masks=Masks.of(None, guides))
-    head.meet(LAYER, x)
+    head.on_tap(LAYER, x)
     head.terms()
     bound = head.bound(LAYER).item()
     return bound, head.gradient(LAYER, None).abs().max().item()

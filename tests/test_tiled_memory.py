@@ -52,7 +52,7 @@ def loss_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     layers = LAYERS if is_lpips else (IMAGE, *LAYERS)
     numbers = (1 if is_lpips else 2) * [torch.ones(3 if layer == IMAGE else CHANNELS) for layer in layers]
     settings = MetricSettings(layers, name, eps=1e-10 if is_lpips else 0.0)
-    return lambda x, y: metric_loss(x, y, numbers, loss.entry(x), settings).sum()
+    return lambda x, y: metric_loss(x, y, numbers, loss.trunk_input(x), settings).sum()
 
 
 @pytest.fixture(autouse=True)

@@ -138,7 +138,7 @@ def head_of(of: str, normalize_features: str = "none") -> PerceptualHead:
 
 
 def met(head: PerceptualHead) -> dict[str, torch.Tensor]:
-    head.meet("a", X)
+    head.on_tap("a", X)
     return head.terms()
 
 
@@ -159,8 +159,8 @@ DISTANCES: dict[str, Place] = {
     "masked, by ordinary autograd": lambda: graph_loss(
         terms_of("content"), lambda x, _: [x], X, None, [X], [], None, "reference", X[:, :1]
     ),
-    "content of a loss": lambda: head_of(of="content").meet("a", X),
-    "content of a loss in fp16": lambda: head_of(of="content").meet("a", X.half()),
+    "content of a loss": lambda: head_of(of="content").on_tap("a", X),
+    "content of a loss in fp16": lambda: head_of(of="content").on_tap("a", X.half()),
     "style of a loss": lambda: met(head_of(of="style")),
 }
 
@@ -180,7 +180,7 @@ OTHERS: dict[str, tuple[str, Place]] = {
     "metric of bench": ("metric: expected .*ssim", lambda: own_metric("ssim")),
     "features": (
         "normalize_features: expected .*'layer'",
-        lambda: head_of(of="content", normalize_features="layer").meet("a", X),
+        lambda: head_of(of="content", normalize_features="layer").on_tap("a", X),
     ),
     "features of ordinary autograd": (
         "normalize_features: expected .*'layer'",

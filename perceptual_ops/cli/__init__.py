@@ -20,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        Its exit code: 0; 1 where some pictures could not be used and the rest is done, or where numbers ran away and
-        nothing is written; 2 after one sentence on stderr for anything the user can mend; 130 for Ctrl-C; 141 where
-        nobody reads the output any more.
+        Its exit code: 0; 1 if some pictures could not be used and the rest is done, or if values diverged and nothing
+        is written; 2 after one sentence on stderr for anything the user can fix; 130 for Ctrl-C; 141 for
+        a closed output pipe.
     """
     prepare_streams()
     try:

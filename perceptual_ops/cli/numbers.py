@@ -1,4 +1,4 @@
-"""Numbers as options: a type for argparse each, which refuses what is out of range in one sentence."""
+"""argparse types for numbers, which refuse values out of range in one sentence."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def step_bar(
 
 
 def _cost(done: int, costs: Sequence[tuple[int, float]]) -> float:
-    """That of the first steps."""
+    """The cost of the first steps."""
     found = 0.0
     for steps, each in costs:
         found += min(done, steps) * each

@@ -1,4 +1,4 @@
-"""What a job on a folder leaves out: each picture is named at once and counted, and the rest is done."""
+"""Pictures that a job on a folder skips: each is named at once and counted, and the job goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Skipped:
     """The count of pictures that were left out.
 
     Args:
-        strict: Whether the first ends the job, as an error.
+        strict: Whether the first ends the job with an error.
     """
 
     def __init__(self, strict: bool) -> None:
@@ -64,7 +64,7 @@ class Skipped:
 
 
 def namesake(path: Path, first: Path) -> ValueError:
-    """The error of a picture that another of its folder leaves no name of its own, as suffixes do not count."""
+    """The error for two pictures in a folder whose names differ only in the suffix."""
     return ValueError(
         f"{path}: expected one picture of a name whatever its suffix, {first.name} comes first; rename one"
     )

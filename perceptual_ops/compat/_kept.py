@@ -16,7 +16,7 @@ from ..engine.modes import made_to_keep
 from ..networks.checkpoint_files import CHECKPOINT_SUFFIXES
 from ..networks.weights import WeightSource
 
-MOST_TRACED = 8
+MAX_TRACED = 8
 
 Maker = Callable[[str, WeightSource], Any]  # the name of a network and its weights -> a module
 Stamp = tuple[int, int] | None
@@ -63,6 +63,6 @@ def _key_of_traced(make: Maker, name: str, weights: str, device: torch.device, d
     path, stamp = _stamped(weights)
     key = f"{make.__module__}.{make.__qualname__} {name} {path} {stamp} {device} {dtype}"
     _traced[key] = _kept(make, name, path, stamp, device, dtype)
-    if len(_traced) > MOST_TRACED:  # code that held the oldest is compiled again at its next call
+    if len(_traced) > MAX_TRACED:  # code that held the oldest is compiled again at its next call
         del _traced[next(iter(_traced))]
     return key

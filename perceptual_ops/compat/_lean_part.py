@@ -14,7 +14,7 @@ _NO_PART = Part((), (), "mse", 0.0)
 
 def lean_content(loss: PerceptualLoss, part: Part, x: Tensor, y: Tensor) -> Tensor:  # (N, C, H, W) -> (N)
     """The content loss of x and its target y, with the gradients made at once where they are wanted."""
-    return perceptual_loss(x, y, [], [], loss.entry(x), Terms(part, _NO_PART, "none", 0.0))[0]
+    return perceptual_loss(x, y, [], [], loss.trunk_input(x), Terms(part, _NO_PART, "none", 0.0))[0]
 
 
 def lean_style(
@@ -22,4 +22,4 @@ def lean_style(
 ) -> Tensor:  # -> (N)
     """The style loss of x and the Grams of y, to which no gradient flows."""
     grams = loss.target_grams(y, part.layers, gram_normalize)
-    return perceptual_loss(x, None, [], grams, loss.entry(x), Terms(_NO_PART, part, gram_normalize, 0.0))[0]
+    return perceptual_loss(x, None, [], grams, loss.trunk_input(x), Terms(_NO_PART, part, gram_normalize, 0.0))[0]

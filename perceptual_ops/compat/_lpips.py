@@ -75,7 +75,7 @@ class LpipsModule(DropsPeerState, HasEngineOptions):
         self._loss = loss
 
     def _linear_numbers(self) -> list[Tensor]:  # L x (C)
-        return self._loss.learned_numbers(self._dtype())
+        return self._loss.learned_weights(self._dtype())
 
     def _dtype(self) -> torch.dtype:
         return self._loss.network_dtype()

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 def take_numbers(loss: MetricLoss, numbers: Sequence[Tensor], saved: torch.dtype) -> bool:
     """Makes numbers, each (C,), the learned ones of a loss; whether they, saved in a dtype, are others than it had."""
-    is_new = not all(same(own, other.to(saved)) for own, other in zip(loss.exact_numbers(), numbers, strict=True))
+    is_new = not all(same(own, other.to(saved)) for own, other in zip(loss.exact_weights(), numbers, strict=True))
     if is_new:
-        loss.set_learned_numbers(numbers)
+        loss.set_learned_weights(numbers)
     return is_new
 
 

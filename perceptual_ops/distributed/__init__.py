@@ -1,4 +1,4 @@
-"""Losses of images and clips that lie in parts on several processes, by torch.distributed."""
+"""Losses of images and clips sharded over processes, by torch.distributed."""
 
 from .sharded import Sharded, sharded
 

@@ -1,4 +1,4 @@
-"""What the ranks of a group tell each other before a call, so that what does not match is an error on all of them."""
+"""Ranks compare their arguments before a call, so that a mismatch is an error on all of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .._checks import widest
 from ..losses.metric import MetricLoss
 from ..losses.perceptual import PerceptualLoss
 
-ALIKE = 1e-2  # of the lengths of kept targets, which may be rounded otherwise on another device
+ALIKE = 1e-2  # relative tolerance of cached targets' norms, which may be rounded differently on another device
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of one rank.
+    """What one rank reports.
 
     Attributes:
         length: Rows of its band, or frames.
-        facts: What has to be the same on every rank, by name.
-        lengths: Those of its kept targets, which have to be about the same.
+        facts: Values that must be equal on every rank, by name.
+        lengths: Norms of its cached targets, which must be nearly equal.
         error: Why it cannot take part.
     """
 
@@ -56,7 +56,7 @@ def check_alike(reports: Sequence[Report]) -> None:
 
 
 def facts_of_images(images: Mapping[str, Tensor | None], dim: int) -> dict[str, object]:
-    """What parts of the same images have in common; `dim` is the one along which they are parts."""
+    """What shards of the same images have in common; they are sharded along `dim`."""
     found: dict[str, object] = {}
     for name, x in images.items():
         if x is None:
@@ -78,13 +78,13 @@ def facts_of_loss(criterion: PerceptualLoss | MetricLoss) -> dict[str, object]:
 
 @dataclass
 class KeptLengths:
-    """The lengths of kept targets, for which the host waits once."""
+    """Norms of cached targets, for which the host waits once."""
 
     _targets: Sequence[Tensor] = ()
     _lengths: Sequence[float] = ()
 
     def of(self, targets: Sequence[Tensor]) -> Sequence[float]:
-        """Those of the targets, each as one vector."""
+        """The norm of each target."""
         if len(targets) != len(self._targets) or any(a is not b for a, b in zip(targets, self._targets, strict=True)):
             self._targets = targets
             self._lengths = [torch.linalg.vector_norm(x, dtype=widest(x.device)).item() for x in targets]

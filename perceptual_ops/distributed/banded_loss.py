@@ -1,4 +1,4 @@
-"""The loss of images whose bands of rows lie on several ranks, and its gradient by this rank's band."""
+"""The loss of images sharded by rows over ranks, and its gradient with respect to this rank's band."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..engine.batching import chunks, default_chunk_size, rows_of
-from ..engine.custom_op import Entry, refuse_second_derivative, times_upstream, wanted_gradients
-from ..engine.modes import by_hand
+from ..engine.custom_op import TrunkInput, refuse_second_derivative, times_upstream, wanted_gradients
+from ..engine.modes import no_autograd
 from ..engine.tile_parts import Share
 from ..engine.tiled_loss import TiledLoss
 from ..engine.tiled_metric import TiledMetric
@@ -27,30 +27,30 @@ from .ranks import Ranks
 
 def loss_of_bands(
     criterion: PerceptualLoss | MetricLoss,
-    entry: Entry,
+    trunk_input: TrunkInput,
     side: int,
     parts: Parts,
     ranks: Ranks,
     reports: Sequence[Report],
 ) -> Tensor:  # (N)
-    """The loss of the whole images; the gradient by this rank's bands is made at once where it is wanted."""
+    """The loss of the whole images; the gradient with respect to this rank's band is computed in the forward."""
     factor, shift = criterion.range_map()
-    output, target = (_mapped(x, factor, shift, entry.wide) for x in (parts.output, parts.target))
+    output, target = (_mapped(x, factor, shift, trunk_input.wide) for x in (parts.output, parts.target))
     assert output is not None, "there is one"
     target, *wanted = wanted_gradients(output, target)
     rows = _rows_of(reports)
     shape = torch.Size([*output.shape[:2], max(band.stop for band in rows), output.shape[3]])
     criterion.check_size("output", shape, criterion.network_layers)
-    plan = _plan(criterion, entry, side, output.new_empty(()).expand(shape), target, wanted)
+    plan = _plan(criterion, trunk_input, side, output.new_empty(()).expand(shape), target, wanted)
     bands = Bands(ranks, rows, [plan.reads(band) for band in rows])
     plan.share = Share(bands.own, ranks.rank == 0, ranks.gathered)
-    with by_hand(output):
+    with no_autograd(output):
         images = bands.with_halo(output), None if target is None else bands.with_halo(target)
         made = [
-            bands.zeros(x, entry.wide) if x is not None and is_wanted else None
+            bands.zeros(x, trunk_input.wide) if x is not None and is_wanted else None
             for x, is_wanted in zip((output, target), wanted, strict=True)
         ]
-        size = entry.chunk_size or default_chunk_size(shape[2], shape[3], entry.dtype, output.device.type)
+        size = trunk_input.chunk_size or default_chunk_size(shape[2], shape[3], trunk_input.dtype, output.device.type)
         losses = [_of_samples(plan, samples, *images, *made).loss() for samples in chunks(shape[0], size)]
         gradients = [None if gradient is None else bands.returned(gradient) for gradient in made]
     loss: Tensor = _MadeInForward.apply(output, target, torch.cat(losses), *gradients)
@@ -65,16 +65,16 @@ def _rows_of(reports: Sequence[Report]) -> list[slice]:
 
 def _plan(
     criterion: PerceptualLoss | MetricLoss,
-    entry: Entry,
+    trunk_input: TrunkInput,
     side: int,
     whole: Tensor,  # (N, 3, H, W), of no memory
     target: Tensor | None,  # (N or 1, 3, h, W)
     wanted: Sequence[bool],
 ) -> TiledLoss | TiledMetric:
-    """The loss in tiles, which knows what they read before there are images."""
+    """The tiled loss, which knows the rows it reads before it has the images."""
     whole_target = None if target is None else whole[: target.shape[0]]
     by_output, by_target = (whole if is_wanted else None for is_wanted in wanted)
-    return in_tiles(criterion, entry, side, whole, whole_target, by_output, by_target)
+    return in_tiles(criterion, trunk_input, side, whole, whole_target, by_output, by_target)
 
 
 def _of_samples(
@@ -98,7 +98,7 @@ def _mapped(images: Tensor | None, factor: float, shift: float, wide: torch.dtyp
 
 
 class _MadeInForward(torch.autograd.Function):
-    """The loss (N), whose gradients by output and target are known."""
+    """The loss (N), whose gradients with respect to output and target are known."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Bands of rows of one image: who has which, what tiles read of others, and the way of a gradient back to them."""
+"""Bands of rows of one image: which rank has which, halo exchange, and the gradient's way back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .ranks import Ranks
 
 @dataclass(frozen=True)
 class Banded:
-    """Of an image, or of its gradient, the rows that one process has, as far as it asks for no others.
+    """The rows of an image, or of its gradient, that one process has; others must not be indexed.
 
     Attributes:
         shape: (N, C, H, W) of the whole.
-        pieces: First rows, and what is there, (N, C, h, W), one after the other.
+        pieces: First row and tensor (N, C, h, W) of each piece, in order.
     """
 
     shape: torch.Size
@@ -35,7 +35,7 @@ class Banded:
             piece[..., own, columns] = numbers[..., place, :]
 
     def samples(self, rows: slice) -> Banded:
-        """Some of the batch; of a single image that stands for every sample that one."""
+        """Some samples of the batch; a batch of 1 stays as it is."""
         if self.shape[0] == 1:
             return self
         pieces = [(first, piece[rows]) for first, piece in self.pieces]
@@ -56,9 +56,9 @@ class Bands:
     """An image in bands.
 
     Attributes:
-        ranks: Whose they are.
+        ranks: The group.
         rows: The rows of each rank; together, those of the image.
-        reads: The rows that each rank reads, its own and others'.
+        reads: The rows that each rank reads, with its halo.
     """
 
     ranks: Ranks
@@ -76,13 +76,13 @@ class Bands:
         return self.rows[self.ranks.rank]
 
     def with_halo(self, band: Tensor) -> Banded:  # (N, C, h, W)
-        """This process's band with what it reads of others, which it gets from them."""
+        """This process's band with its halo, which it receives from other ranks."""
         given = {rank: band[:, :, shifted(rows, -self.own.start)] for rank, rows in self._given.items()}
         shapes = {rank: (*band.shape[:2], rows.stop - rows.start, band.shape[3]) for rank, rows in self._taken.items()}
         return self._banded(band, self.ranks.exchanged(given, shapes, band))
 
     def zeros(self, band: Tensor, dtype: torch.dtype) -> Banded:
-        """A gradient by `with_halo(band)`."""
+        """A zero gradient with respect to `with_halo(band)`."""
         own = torch.zeros_like(band, dtype=dtype)
         return self._banded(
             own,
@@ -93,7 +93,7 @@ class Bands:
         )
 
     def returned(self, gradient: Banded) -> Tensor:  # (N, C, h, W)
-        """That by this process's band: its own, and what others made of its rows, added in the order of ranks."""
+        """The gradient with respect to this process's band, with the halo gradients of others added in rank order."""
         pieces = dict(gradient.pieces)
         own = pieces[self.own.start]
         given = {rank: pieces[rows.start] for rank, rows in self._taken.items()}
@@ -104,13 +104,13 @@ class Bands:
 
     @property
     def _given(self) -> dict[int, slice]:
-        """Which of this process's rows others read."""
+        """Rows of this process that others read."""
         common = {rank: overlap(reads, self.own) for rank, reads in enumerate(self.reads)}
         return {rank: rows for rank, rows in common.items() if rank != self.ranks.rank and rows.start < rows.stop}
 
     @property
     def _taken(self) -> dict[int, slice]:
-        """Which rows of others this process reads."""
+        """Rows of others that this process reads."""
         common = {rank: overlap(self.reads[self.ranks.rank], rows) for rank, rows in enumerate(self.rows)}
         return {rank: rows for rank, rows in common.items() if rank != self.ranks.rank and rows.start < rows.stop}
 
@@ -122,7 +122,7 @@ class Bands:
 
 
 def overlap(a: slice, b: slice) -> slice:
-    """What is in both; empty where its stop is no more than its start."""
+    """The intersection; empty if its stop is not above its start."""
     return slice(max(a.start, b.start), min(a.stop, b.stop))
 
 

@@ -1,4 +1,4 @@
-"""DTensors as parts of images, and a loss as a DTensor."""
+"""DTensors as shards of images, and a loss as a DTensor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DIM = 2  # the rows of images (N, C, H, W), and the frames of clips (N, C, T, H,
 
 
 def is_dtensor(x: object) -> TypeGuard[DTensor]:
-    """Whether it is one; who has one has imported the module, which takes a second."""
+    """Whether it is one, without importing the module, which takes a second."""
     module: Any = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def part_of(name: str, images: DTensor, ranks: Ranks) -> Tensor:
-    """The part of a DTensor that lies on this process; its gradient is a DTensor again."""
+    """The local shard of a DTensor; its gradient is a DTensor again."""
     from torch.distributed.tensor import Shard
 
     mesh, placements = images.device_mesh, images.placements
@@ -46,7 +46,7 @@ def part_of(name: str, images: DTensor, ranks: Ranks) -> Tensor:
 
 
 def replicated(loss: Tensor, like: DTensor) -> DTensor:
-    """A loss that is equal on all ranks, as a DTensor on the mesh of another."""
+    """A loss that is equal on all ranks, as a replicated DTensor on the mesh of `like`."""
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(loss, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)

@@ -1,4 +1,4 @@
-"""The loss of clips whose frames lie on several ranks: each sees its own, and the values are added up."""
+"""The loss of clips whose frames are sharded over ranks: each computes its own; the values are summed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def loss_of_frames(criterion: PerceptualLoss | MetricLoss, parts: Parts) -> Tens
 
 
 def joined_frames(loss: Tensor, ranks: Ranks, reports: Sequence[Report]) -> Tensor:  # () or (N)
-    """The mean over all frames, by that over this rank's."""
+    """The mean over all frames, from the mean over this rank's."""
     count = sum(report.length for report in reports)
     if not count:
         raise ValueError("output: expected a clip of at least one frame, got none on any rank")
@@ -46,7 +46,7 @@ def joined_frames(loss: Tensor, ranks: Ranks, reports: Sequence[Report]) -> Tens
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum, in the order of ranks; its gradient by the part of each is the upstream one, which all have."""
+    """The sum in rank order; the gradient with respect to each term is the upstream gradient, which all ranks have."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:

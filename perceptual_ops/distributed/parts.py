@@ -1,4 +1,4 @@
-"""This rank's part of the images, or clips, of a call, and what it says of them to the others."""
+"""This rank's shard of the images or clips of a call, and its report to the others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Parts:
         return self.output.dim() == 5
 
     def report(self, criterion: PerceptualLoss | MetricLoss, kept: KeptLengths) -> Report:
-        """What the others are to compare with theirs."""
+        """The report that other ranks compare with theirs."""
         images = {"output": self.output, "target": self.target}
         targets = self._kept_targets(criterion)
         facts = {**facts_of_loss(criterion), **facts_of_images(images, dim=DIM)}
@@ -57,7 +57,7 @@ class Parts:
         return Report(self.output.shape[DIM], facts, kept.of(targets))
 
     def _kept_targets(self, criterion: PerceptualLoss | MetricLoss) -> list[Tensor]:
-        """Those that have to be alike on all ranks: of frames each has its own."""
+        """Cached targets that must be equal on all ranks; of frames each rank has its own."""
         if isinstance(criterion, MetricLoss):
             return []
         kept = criterion.kept_targets()

@@ -1,4 +1,4 @@
-"""What the processes of a group send each other, in an order that depends on their ranks alone."""
+"""Communication within a group, in an order that depends on ranks alone."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Ranks:
         self._wire(device)
 
     def told(self, words: T) -> list[T]:
-        """What every process says, by rank; a picklable object."""
+        """All-gather of a picklable object, by rank."""
         found: list[Any] = [None] * self.count
         with self._answers():
             dist.all_gather_object(found, words, group=self._group)
         return found
 
     def gathered(self, x: Tensor) -> list[Tensor]:
-        """A tensor of one shape and dtype everywhere: that of every process, by rank."""
+        """All-gather of a tensor with equal shape and dtype on every rank."""
         sent = x.to(self._wire(x.device)).contiguous()
         found = [torch.empty_like(sent) for _ in range(self.count)]
         with self._answers():
@@ -71,12 +71,12 @@ class Ranks:
     def exchanged(
         self, given: Mapping[int, Tensor], shapes: Mapping[int, Sequence[int]], like: Tensor
     ) -> dict[int, Tensor]:
-        """What others gave to this process, by rank.
+        """Exchanges tensors point to point; returns those for this process, by sender.
 
         Args:
-            given: What it gives, by whom it is for.
-            shapes: Of what others give, by rank.
-            like: Of the dtype and device of all of it.
+            given: Tensors to send, by receiver.
+            shapes: Shapes to receive, by sender.
+            like: A tensor with the dtype and device of all of them.
         """
         wire = self._wire(like.device)
         found = {rank: torch.empty(*shape, dtype=like.dtype, device=wire) for rank, shape in shapes.items()}
@@ -90,7 +90,7 @@ class Ranks:
         return {rank: x.to(like.device) for rank, x in found.items()}
 
     def _wire(self, device: torch.device) -> torch.device:
-        """Where tensors are sent from: gloo's messages from one process to another are of the CPU."""
+        """The device to send from: gloo's point-to-point messages are on the CPU."""
         backends = dict(pair.split(":") for pair in dist.get_backend_config(self._group).split(","))
         backend = backends.get(device.type)
         if backend is None:

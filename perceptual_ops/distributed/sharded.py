@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .._module import Module
-from ..losses.gradients import check_criterion, entry_in_tiles
+from ..losses.gradients import check_criterion, tiled_trunk_input
 from ..losses.metric import MetricLoss
 from ..losses.perceptual import PerceptualLoss
 from .agreement import KeptLengths, Report, check_alike
@@ -103,7 +103,7 @@ class Sharded(Module):
                     "itself for masks, frames and terms"
                 )
             parts = Parts.of(criterion, ranks, output, target)
-            own = loss_of_frames(criterion, parts) if parts.are_frames else entry_in_tiles(criterion)
+            own = loss_of_frames(criterion, parts) if parts.are_frames else tiled_trunk_input(criterion)
             report = parts.report(criterion, self._kept)
         except (TypeError, ValueError, RuntimeError) as error:
             report, failure = Report(error=str(error)), error

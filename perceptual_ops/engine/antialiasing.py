@@ -28,7 +28,7 @@ def resized(images: Tensor, height: int, width: int, mode: str) -> Tensor:  # (N
 
 
 def resized_by_products(images: Tensor, height: int, width: int, mode: str) -> Tensor:
-    """As `resized`: two matrix products, for whose precision torch's settings hold."""
+    """As `resized`, by two matrix products, whose precision follows torch's settings."""
     shares = interpolation if torch.compiler.is_compiling() else kept_interpolation
     rows, columns = (
         shares(entered, size, mode, images.dtype, images.device)
@@ -41,7 +41,7 @@ def resized_by_products(images: Tensor, height: int, width: int, mode: str) -> T
 def interpolation(
     entered: int, size: int, mode: str, dtype: torch.dtype, device: torch.device
 ) -> Tensor:  # (size, entered)
-    """The share that each pixel of a line of `entered` has in each of `size`.
+    """The weights of each of `entered` pixels in each of `size` output pixels.
 
     The filter is as wide as the step where that is above one pixel, as PIL's and torch's: a triangle, or the cubic of
     Keys 1981 with a = -0.5.

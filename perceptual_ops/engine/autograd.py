@@ -37,7 +37,7 @@ def graph_loss(
     """The loss (N) and its terms, each (N).
 
     Args:
-        terms: What the loss is made of.
+        terms: The terms of the loss.
         features_of: The network.
         output: (N, 3, H, W).
         target: Content images (N or 1, 3, H, W), or None for `contents`.
@@ -73,7 +73,7 @@ def _clip_loss(
     backend: Backend,
     masks: tuple[Tensor | None, Sequence[Tensor]],  # of the frames (N * T or 1, 1, H, W)
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same of clips, by the styles of their frames."""
+    """`graph_loss` of clips, from the styles of their frames."""
     count, length, part = output.shape[0], output.shape[2], terms.style
     frames, targets = frames_of(output, count), None if target is None else frames_of(target, count)
     contents, found = [for_clips(x, count) for x in contents], []
@@ -103,7 +103,7 @@ def _total(values: dict[str, Tensor]) -> Tensor:  # (N)
 
 
 def _target_features(features_of: FeaturesOf, images: Tensor, terms: Terms) -> list[Tensor]:
-    """The pass keeps nothing unless a gradient is to flow to the images."""
+    """Records no graph unless the images require grad."""
     with ops.grad_mode(torch.is_grad_enabled() and images.requires_grad):
         return features_of(images, terms.content.layers)
 
@@ -120,7 +120,7 @@ def _chunk_terms(
 ) -> dict[str, Tensor]:
     """Every term of the samples of one chunk, each (n).
 
-    Of frames of clips their Grams (n, C, C), as "gram/<layer>", in place of style.
+    For frames of clips, their Grams (n, C, C) as "gram/<layer>" in place of style.
     """
     features = dict(zip(terms.layers, features_of(images, terms.layers), strict=True))
     if terms.is_of_unit_features:

@@ -1,4 +1,4 @@
-"""How many samples, and how much of a large one, go through a network at a time, and their targets with them."""
+"""Chunk sizes and tile sizes: how many samples, and how much of a large one, go through a network at a time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .._autocast import autocast
 
-# Pixels of a chunk in fp32. On a CPU, a map of 64 channels is then 16 MB, which the allocator hands out again without
-# asking the system for it; on a GPU, the first maps are a few hundred MB, large enough to fill it.
+# Pixels of a chunk in fp32. On a CPU, a map of 64 channels is then 16 MB, which the allocator reuses without a system
+# call; on a GPU, the first maps are a few hundred MB, enough to occupy it.
 CPU_PIXELS = 256 * 256
 GPU_PIXELS = 8 * 512 * 512
-# Of a tile through all layers on a CPU: what VGG16 reads of its neighbours, 45 pixels on each side to relu4_3 and 100
-# to relu5_3, is to be little beside its own.
+# Side of a tile through all layers on a CPU: VGG16's halo, 45 pixels on each side to relu4_3 and 100 to relu5_3, is to
+# be small beside it.
 TILE_PIXELS = 768 * 768
 LARGE = 2 * GPU_PIXELS  # of an image whose maps would take gigabytes
 WHERE_LARGE, AUTO = 0, -1  # tile sizes of None and "auto"
@@ -40,8 +40,8 @@ def samples_at_a_time(images: Tensor, dtype: torch.dtype) -> int:
 def tile_side(
     tile_size: int, height: int, width: int, dtype: torch.dtype, device_type: str, is_nested: bool = False
 ) -> int | None:
-    """The side of the tiles in which images go through all layers of a chain; None: whole, or in tiles for LPIPS's
-    first layers alone.
+    """The side of the tiles that run through all layers of a chain; None: images run whole, or in tiles for the first
+    layers of LPIPS alone.
 
     Args:
         tile_size: In pixels; `AUTO` for what `auto_tile_side` says; `WHERE_LARGE` for that where the image has more
@@ -55,9 +55,9 @@ def tile_side(
 
 
 def auto_tile_side(dtype: torch.dtype, device_type: str, is_nested: bool = False) -> int:
-    """The side of a tile for tile_size="auto": 768 pixels in fp32 on a CPU, 1448 elsewhere; by the bytes of a number
-    else, 1086 and 2048 in 16 bits. Twice that if it is nested, its first layers, whose maps are four times as large as
-    those of the next, in tiles of their own (LPIPS). What is left of an image over its tiles goes to the last, so one
+    """The side of a tile for tile_size="auto": 768 pixels in fp32 on a CPU, 1448 elsewhere; scaled by the size of
+    the dtype otherwise, 1086 and 2048 in 16 bits. Twice that for nested tiles (LPIPS), whose first layers, with maps
+    four times as large as the next, run in tiles of their own. The remainder of an image goes to its last tile, which
     may be half as long again. It depends on nothing else, so that the same input gives the same bits.
     """
     side = math.isqrt((TILE_PIXELS if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize)
@@ -65,7 +65,7 @@ def auto_tile_side(dtype: torch.dtype, device_type: str, is_nested: bool = False
 
 
 def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: str) -> int | None:
-    """The side of the tiles in which the first layers are run, or None where the image is no more than two of them."""
+    """The side of the tiles for the first layers; None where the image is no more than two of them."""
     pixels = _pixels(dtype, device_type)
     return math.isqrt(pixels) if height * width > 2 * pixels else None
 
@@ -82,24 +82,24 @@ def chunks(batch: int, size: int | None) -> list[slice]:
 
 
 def launches_cost(device: torch.device) -> bool:
-    """Whether little work is done before the host has asked for the next."""
+    """Whether launch overhead dominates small operators on this device."""
     return device.type == "cuda"
 
 
 @contextlib.contextmanager
 def target_pass(device: torch.device) -> Iterator[None]:
-    """Targets that are kept are made alike whatever the caller has switched on, and may be used in training later."""
+    """Computes cached targets independently of the caller's modes; they may be used in training later."""
     with torch.inference_mode(False), torch.no_grad(), autocast(device.type):
         yield
 
 
 def rows_of(targets: Sequence[Tensor], rows: slice) -> list[Tensor]:
-    """The rows of targets that are one per sample; those that stand for every sample as they are."""
+    """The rows of targets; a target with a batch of 1 stays as it is."""
     return [target if target.shape[0] == 1 else target[rows] for target in targets]
 
 
 def same_size(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Whether two batches are alike but for how many they are, and their channels."""
+    """Whether two batches have the same size apart from batch and channels."""
     # Size by size: whether symbolic ones are in a tuple is not known. No generator, which torch.compile cannot trace.
     return len(a) == len(b) and all([x == y for x, y in zip(a[2:], b[2:], strict=True)])
 

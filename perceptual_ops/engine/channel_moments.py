@@ -1,4 +1,4 @@
-"""Means and standard deviations of channels in a style: of parts of maps put together, and compared."""
+"""Channel means and standard deviations of a style: merged from parts of maps, and compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATISTICS = 2  # means and deviations
 
 
 def moments_of(x: Tensor) -> Tensor:  # (n, C, h, w) -> (n, 2, C)
-    """Means and squared deviations, in fp64; what is added beneath a deviation's root stays in."""
+    """Means and squared deviations, in fp64, with the eps of the deviation's root included."""
     mean, deviation = operators.channel_statistics([x])[0].to(checks.widest(x.device)).split(1, 1)
     return torch.cat([mean, deviation.square()], 1)
 
@@ -28,7 +28,7 @@ def statistics_by(moments: Tensor) -> Tensor:  # (n, 2, C)
 
 
 def merged(a: Tensor, b: Tensor, share: float) -> Tensor:  # (n, 2 K, C)
-    """Moments of two parts, means first, the second of which has a share of the pixels (Chan et al. 1983)."""
+    """Merged moments of two parts, means first; `share` is the second part's share of the pixels (Chan et al. 1983)."""
     (mean, squares), (other, of_other) = a.chunk(2, 1), b.chunk(2, 1)
     step = other - mean
     between = step.square() * (share * (1 - share))
@@ -59,7 +59,7 @@ def compare_statistics(
 
 
 def slope_rows(statistics: Tensor, slopes: Tensor, pixels: int) -> Tensor:  # (n, 2, C), (n, 2, C) -> (n, 4, C)
-    """What the gradient by a map needs of them: the statistics, and the loss's slopes by them over the pixels."""
+    """What the gradient with respect to a map needs: the statistics, and d loss / d statistics over the pixels."""
     return torch.cat([statistics, slopes / pixels], 1)
 
 
@@ -69,6 +69,6 @@ def gradients_by(
     rows: list[Tensor],  # L x (n, 4, C), see `slope_rows`
     others: list[Tensor | None],  # L x (n, C, h, w)
 ) -> list[Tensor]:
-    """The gradients of scale times the loss by maps or parts of them, each plus another of its shape."""
+    """d(scale * loss) / d maps, or parts of them, each plus another gradient of its shape."""
     statistics, slopes = ([x[:, part] for x in rows] for part in (slice(STATISTICS), slice(STATISTICS, None)))
     return operators.channel_statistics_backward(scale, maps, statistics, slopes, [1] * len(maps), others)

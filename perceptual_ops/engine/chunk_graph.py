@@ -1,4 +1,4 @@
-"""The autograd graph of one chunk's values: what it reaches besides the chunk, by the names that its function has."""
+"""Checks of the autograd graph of one chunk's values; foreign leaves are reported by name."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def passes_fp16(nodes: Iterable[Any]) -> bool:
 
 def _known_of(node: Any) -> Iterable[Any]:
     """What is known of the gradients that come to a node; before torch 2.5 of the tensors that it kept."""
-    # Not in torch's documentation: what else tells of a cast within a function or module?
+    # Undocumented in torch, but nothing else shows a cast within a function or module.
     if hasattr(node, "_input_metadata"):
         return node._input_metadata
     kept = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
@@ -171,7 +171,7 @@ def _closed_over(fn: types.FunctionType) -> Iterator[tuple[str, object]]:
     for own, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
         try:
             yield own, cell.cell_contents
-        except ValueError:  # empty yet
+        except ValueError:  # an empty cell
             continue
     yield from ((own, fn.__globals__[own]) for own in code.co_names if own in fn.__globals__)
     signature = inspect.signature(fn).parameters.values()

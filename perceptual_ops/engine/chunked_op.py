@@ -1,4 +1,4 @@
-"""Any loss of one number per sample and its gradient in one pass, a chunk of samples at a time; see custom_op.py.
+"""Any per-sample loss and its gradient in one pass, a chunk of samples at a time; see custom_op.py.
 
 The function runs under ordinary autograd within the operator. Each chunk's graph is freed before the next is made.
 """
@@ -28,8 +28,8 @@ class PerSample:
     """A function of a chunk of samples, under a key that an operator can take.
 
     Attributes:
-        key: Finds this object as long as it lives. It holds a number of this process too: a graph that a compiler kept
-            finds nothing in another process, rather than another function.
+        key: Finds this object while it lives. It includes an id of this process, so that a graph from a compiler's
+            cache finds nothing in another process rather than another function.
     """
 
     def __init__(self, fn: Callable[..., Tensor]) -> None:

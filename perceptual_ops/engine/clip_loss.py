@@ -1,8 +1,8 @@
 """A perceptual loss of clips whose style is of all frames at once, in the memory of one chunk of frames.
 
-Content and variation are means over frames. Style compares sums over all pixels of all frames, which are tiles in time:
-as of the tiles of an image (tiled_loss.py), a first pass adds up the Grams of all chunks of frames, a second makes
-gradients. Clips that fit in a chunk need one pass, several of them side by side.
+Content and variation are means over frames. Style compares sums over all pixels of all frames. As with the tiles of an
+image (tiled_loss.py), a first pass accumulates the Grams of all chunks of frames, a second computes gradients. Clips
+that fit in a chunk need one pass; several are batched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batching import chunks, rows_of
-from .custom_op import Entry, joined
+from .custom_op import TrunkInput, joined
 from .frames import clips_of, for_clips, frames_of
 from .masks import ALL_PIXELS, Masks
 from .perceptual_chunk import PerceptualChunk
@@ -27,7 +27,7 @@ from .tiled_loss import TiledLoss
 
 
 def clip_losses(
-    entry: Entry,
+    trunk_input: TrunkInput,
     terms: Terms,
     images: tuple[Tensor, Tensor | None],
     contents: Sequence[Tensor],
@@ -38,17 +38,17 @@ def clip_losses(
     """The loss (N) and its terms (K, N).
 
     Args:
-        entry, terms: Of the call.
+        trunk_input, terms: Of the call.
         images: Output (N, 3, T, H, W) and target (N or 1, 3, T, H, W).
         contents: (N or 1, T, C, H', W') of each content layer, in place of the target.
         grams: (N or 1, R, C) of each style layer, see style_layout.py.
-        gradients: By both; filled, or empty where they are not wanted.
+        gradients: With respect to both; filled in place, empty where they are not wanted.
         masks: Of the frames, (N * T or 1, 1, H, W).
     """
     output, target = images
     frames = frames_of(output[:1], 1)
-    side, length = entry.tile_side(frames), frames.shape[0]
-    at_once = 0 if side else entry.samples_at_a_time(frames) // length
+    side, length = trunk_input.tile_side(frames), frames.shape[0]
+    at_once = 0 if side else trunk_input.samples_at_a_time(frames) // length
     found = []
     if side:
         for gradient in gradients:
@@ -57,7 +57,7 @@ def clip_losses(
         count, first = output[rows].shape[0], rows.start * length
         by_output, by_target = (gradient[rows] if gradient.numel() else None for gradient in gradients)
         clips = _Clips(
-            entry, terms.of_frames(length), length, frames_of(output[rows], count),
+            trunk_input, terms.of_frames(length), length, frames_of(output[rows], count),
             None if target is None else frames_of(rows_of([target], rows)[0], count),
             [for_clips(x, count) for x in rows_of(contents, rows)], rows_of(grams, rows),
             by_output, by_target, masks.rows(slice(first, first + count * length)),
@@ -69,7 +69,7 @@ def clip_losses(
 
 def clip_styles(
     clip: Tensor,  # (1, 3, T, H, W)
-    entry: Entry,
+    trunk_input: TrunkInput,
     layers: Sequence[str],
     normalize: str,
     is_unit: bool,
@@ -77,13 +77,13 @@ def clip_styles(
 ) -> list[Tensor]:
     """The styles (1, R, C) of a clip over all frames, see `Terms`."""
     frames = frames_of(clip, 1)
-    sums = _sums(frames, entry, layers, entry.tile_side(frames), is_unit, style_statistics)
-    return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
+    sums = _sums(frames, trunk_input, layers, trunk_input.tile_side(frames), is_unit, style_statistics)
+    return [sums.of(layer, normalize).to(trunk_input.wide) for layer in layers]
 
 
 def _sums(
     frames: Tensor,  # (T, 3, H, W)
-    entry: Entry,
+    trunk_input: TrunkInput,
     layers: Sequence[str],
     side: int | None,
     is_unit: bool,
@@ -91,13 +91,13 @@ def _sums(
     masks: Masks = ALL_PIXELS,
 ) -> StyleSums:
     sums = StyleSums(layers, is_unit, style_statistics, of_clip=True)
-    for rows in entry.chunks(frames):
+    for rows in trunk_input.chunks(frames):
         own = masks.rows(rows)
         if not side:
-            sums.add(entry, frames[rows], masks=own)
+            sums.add(trunk_input, frames[rows], masks=own)
             continue
-        for tile in tiles_through(entry.trunk_key, layers, frames.shape, side):
-            sums.add(entry, frames[rows][tile.image], tile, own.in_tile(tile))
+        for tile in tiles_through(trunk_input.trunk_key, layers, frames.shape, side):
+            sums.add(trunk_input, frames[rows][tile.image], tile, own.in_tile(tile))
     return sums
 
 
@@ -108,11 +108,11 @@ class _Clips:
     Attributes:
         terms: Those of each frame, see `Terms.of_frames`.
         length: How many frames a clip has.
-        by_output, by_target: Where gradients go: written, or added up by tiles; None where they are not wanted.
+        by_output, by_target: Gradient buffers, written or accumulated by tiles; None where not wanted.
         masks: Of the frames.
     """
 
-    entry: Entry
+    trunk_input: TrunkInput
     terms: Terms
     length: int
     output: Tensor  # (n * T, 3, H, W)
@@ -126,7 +126,7 @@ class _Clips:
     def at_once(self) -> dict[str, Tensor]:
         """The terms by name, each (n), in one pass."""
         wanted = self.by_output is not None, self.by_target is not None
-        chunk = PerceptualChunk(self.entry, self.terms, self.output, self.target, *wanted, frames=self.length)
+        chunk = PerceptualChunk(self.trunk_input, self.terms, self.output, self.target, *wanted, frames=self.length)
         found, *made = chunk.run(self.contents, self.grams, self.masks)
         _write(made, (self.by_output, self.by_target))
         return self._of_clips(found)
@@ -137,16 +137,16 @@ class _Clips:
         Args:
             side: Of the tiles in which each chunk goes; None: whole.
         """
-        entry, terms = self.entry, self.terms
+        trunk_input, terms = self.trunk_input, self.terms
         settings = terms.is_of_unit_features, terms.style_statistics
-        sums = _sums(self.output, entry, terms.style.layers, side, *settings, self.masks)
-        style, slopes = sums.values(terms, self.grams, entry.wide)
-        parts = [self._part(rows, side, slopes) for rows in entry.chunks(self.output)]
+        sums = _sums(self.output, trunk_input, terms.style.layers, side, *settings, self.masks)
+        style, slopes = sums.values(terms, self.grams, trunk_input.wide)
+        parts = [self._part(rows, side, slopes) for rows in trunk_input.chunks(self.output)]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {name: value.to(entry.wide) for name, value in {**self._of_clips(found), **style}.items()}
+        return {name: value.to(trunk_input.wide) for name, value in {**self._of_clips(found), **style}.items()}
 
     def _part(self, rows: slice, side: int | None, slopes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Content and variation of some frames, each (t); the gradients of all terms by these go where they belong."""
+        """Content and variation of some frames, each (t); writes the gradients of all terms with respect to them."""
         output, contents = self.output[rows], [x[rows] for x in self.contents]
         target = None if self.target is None else self.target[rows]
         gradients = [clip if clip is None else clip[:, :, rows] for clip in (self.by_output, self.by_target)]
@@ -154,11 +154,13 @@ class _Clips:
         slopes = {layer: slopes_of_frames(x, output.shape[0]) for layer, x in slopes.items()} if wants_output else {}
         if side:
             by_output, by_target = (clip if clip is None else frames_of(clip, 1) for clip in gradients)
-            tiled = TiledLoss(self.entry, self.terms, side, output, target, contents, [], by_output, by_target, slopes)
+            tiled = TiledLoss(
+                self.trunk_input, self.terms, side, output, target, contents, [], by_output, by_target, slopes
+            )
             tiled.masks = self.masks.rows(rows)
             return tiled.run()
         terms = self.terms if slopes else replace(self.terms, style=NO_PART)
-        chunk = PerceptualChunk(self.entry, terms, output, target, wants_output, wants_target, slopes=slopes)
+        chunk = PerceptualChunk(self.trunk_input, terms, output, target, wants_output, wants_target, slopes=slopes)
         found, *made = chunk.run(contents, [], self.masks.rows(rows))
         _write(made, gradients)
         return found
@@ -174,7 +176,7 @@ class _Clips:
 
 
 def _write(made: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> None:
-    """Puts gradients (n * T, 3, H, W) of frames where they belong, (n, 3, T, H, W)."""
+    """Writes gradients (n * T, 3, H, W) of frames into those of clips (n, 3, T, H, W)."""
     for of_frames, gradient in zip(made, gradients, strict=True):
         if of_frames is not None and gradient is not None:
             gradient.copy_(clips_of(of_frames, gradient.shape[2]))

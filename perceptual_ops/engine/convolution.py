@@ -11,19 +11,20 @@ from torch.nn.grad import conv2d_input
 
 from ..networks.layers import Conv
 
-# oneDNN's fp32 convolution in channels_last adds all products of an output in one chain. Its rounding error grows with
-# the root of the length: at 512 channels six times that of torch's gradient in NCHW. Chains of so many cost a tenth.
+# oneDNN's fp32 convolution in channels_last accumulates all products of an output in one chain, whose rounding error
+# grows with the square root of its length: at 512 channels, six times that of torch's gradient in NCHW. Chains of this
+# length cost 10 % more time.
 CHAIN = 576
 
 
 class Convolution:
     """A convolution prepared once for one dtype.
 
-    On a CPU, oneDNN brings weights into blocks of its own at every call: for 512 channels 9 MB of scratch memory in
-    fp32, and a tenth of the time in bf16. Here they are kept as they were last used, as Inductor does with frozen
-    weights. Where the blocks depend on the size of the input, in bf16 and without AVX-512, they are made again for
-    another size: others would be brought into these at every call, by code that takes ten times as long as the sums.
-    In fp32 the input's channels are convolved in groups, and the results added.
+    On a CPU, oneDNN reorders weights into its blocked layout at every call: for 512 channels 9 MB of scratch memory in
+    fp32, and a tenth of the time in bf16. Here the reordered weights are cached, as Inductor does with frozen weights.
+    Where the layout depends on the input size, in bf16 and without AVX-512, they are reordered again for another size:
+    otherwise oneDNN would do so at every call, by code that takes ten times as long as the convolution. In fp32 the
+    input channels are convolved in groups and the results added.
 
     Args:
         weight: (out, in, k, k).
@@ -71,7 +72,7 @@ class Convolution:
 
     def _blocked_for(self, x: Tensor) -> list[Tensor]:
         size = x.shape if self._by_size else None
-        found = self._blocked  # one look: another thread may put another in its place
+        found = self._blocked  # read once: another thread may replace it
         if found is None or found[0] != size:
             assert self._weight is not None
             with torch.inference_mode(False):
@@ -101,8 +102,8 @@ class FrozenConv:
         dtype: Of the arithmetic.
 
     Attributes:
-        growth: How much larger than its input the input gradient can be at most, 1 at least: a tensor () on the device,
-            see `LossScale`; None where nobody asks (not fp16).
+        growth: Bound of how much its backward amplifies a gradient, at least 1: a tensor () on the device, see
+            `LossScale`; None unless the dtype is fp16.
     """
 
     def __init__(self, module: nn.Conv2d, layer: Conv, dtype: torch.dtype) -> None:
@@ -127,15 +128,15 @@ class FrozenConv:
 
 
 def _group(weight: Tensor) -> int:
-    """How many input channels go into one chain of sums, half at most; oneDNN's blocks are of 16."""
+    """How many input channels one chain of sums takes, half at most; oneDNN's blocks have 16."""
     _, channels, height, width = weight.shape
-    if weight.dtype != torch.float32:  # in a narrower dtype the rounding of the result is far larger
+    if weight.dtype != torch.float32:  # in 16 bits the rounding of the result is far larger
         return channels
     return max(16, min(CHAIN // (height * width), channels // 2) // 16 * 16)
 
 
 def _has_blocks(weight: Tensor) -> bool:
-    """Whether oneDNN serves these weights in blocks of its own."""
+    """Whether oneDNN reorders these weights into a blocked layout."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     served: dict[torch.dtype, Callable[[], bool]] = {

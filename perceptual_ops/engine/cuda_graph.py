@@ -1,7 +1,7 @@
 """Calls within an operator as CUDA graphs: captured once for their shapes and settings, then replayed on other images.
 
-A replay is one launch for the hundreds of a call, which on small images take the host longer than the GPU. A graph
-reads and writes the same memory every time, so images are copied into it, and results out of it.
+A replay is one launch in place of hundreds, which on small images take the host longer than the GPU. A graph has static
+input and output buffers, so images are copied in and results out.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Call = Callable[..., tuple[Tensor, ...]]
 
 DEVICE_TYPE = "cuda"
-MOST = 4  # graphs of a trunk
+MAX_GRAPHS = 4  # per trunk
 WARM_UPS = 3  # as torch.cuda.make_graphed_callables
-# A capture takes as long as tens of replays: where graphs give way to others before they served, as where a weight is
-# another number in every call, there are none after so many.
-WORTH_REPLAYS, MOST_DROPPED = 10, 8
+# A capture costs tens of replays. Once MAX_DROPPED graphs were evicted after fewer than MIN_REPLAYS replays on average,
+# as when a weight changes in every call, nothing is captured any more.
+MIN_REPLAYS, MAX_DROPPED = 10, 8
 
 _capturing = threading.Lock()  # a process can capture one graph at a time
 _broken: list[torch.cuda.CUDAGraph] = []
 
 
 def may_capture(images: Tensor) -> bool:
-    """Whether a call may be a graph: not on a CPU, in another capture, compiled code or a mode of dispatch."""
+    """Whether a call may be captured: not on a CPU, in another capture, in compiled code or under a dispatch mode."""
     if torch.compiler.is_compiling() or images.device.type != DEVICE_TYPE:
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():  # no public way
@@ -43,7 +43,7 @@ def may_capture(images: Tensor) -> bool:
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether what runs becomes part of a CUDA graph; compiled code does not ask."""
+    """Whether the current stream is being captured; compiled code does not ask."""
     if torch.compiler.is_compiling() or device.type != DEVICE_TYPE:
         return False
     with torch.cuda.device(device):
@@ -61,7 +61,7 @@ class CudaGraphs:
         self._dropped, self._served, self._refuses = 0, 0, False
 
     def run(self, call: Call, *arguments: Any) -> tuple[Tensor, ...]:
-        """call(*arguments), by a graph where one can be captured, and with one warning where none can.
+        """call(*arguments), by a graph if it can be captured, else with one warning.
 
         Args:
             call: A function of a module; what it does depends on its arguments and on torch's settings alone. It
@@ -82,19 +82,21 @@ class CudaGraphs:
             self._drop_oldest()
             found = None if self._refuses else _capture(call, arguments, self._room)
         if isinstance(found, _Captured):
-            self._captured[key] = found  # as the last that was used
+            self._captured[key] = found  # most recently used
             return found
         if found:
             self._refuse(f"one that a capture ends at: {found}")
         return None
 
     def _drop_oldest(self) -> None:
-        if len(self._captured) == MOST:
+        if len(self._captured) == MAX_GRAPHS:
             _, oldest = self._captured.popitem(last=False)
             self._dropped, self._served = self._dropped + 1, self._served + oldest.replays
             served = self._served + sum(captured.replays for captured in self._captured.values())
-            if self._dropped >= MOST_DROPPED and served < WORTH_REPLAYS * self._dropped:
-                self._refuse(f"other shapes or settings again and again: {self._dropped + MOST} kinds, {served} calls")
+            if self._dropped >= MAX_DROPPED and served < MIN_REPLAYS * self._dropped:
+                self._refuse(
+                    f"other shapes or settings again and again: {self._dropped + MAX_GRAPHS} kinds, {served} calls"
+                )
 
     def _refuse(self, what: str) -> None:
         self._refuses = True
@@ -108,13 +110,13 @@ class CudaGraphs:
 
 
 class _Room:
-    """What the graphs of a trunk share, since one is replayed after another.
+    """What the graphs of a trunk share, since they are replayed one at a time.
 
     Attributes:
-        pool: Their memory.
+        pool: Their memory pool.
         warm_up, capture: Two streams, the second for captures alone: the workspace that cuBLAS has for it lies in the
             pool, and not where torch.compile frees it.
-        done: When the results of the last replay have been taken.
+        done: Event after the results of the last replay were copied out.
     """
 
     def __init__(self) -> None:
@@ -128,11 +130,11 @@ class _Captured:
     """A graph.
 
     Attributes:
-        arguments: What it was captured with; its own.
-        results: What it writes.
-        read: Whatever else it reads, which must not go before it: weights, and what modules keep for a size.
-        stream: Where the memory of the arguments was taken.
-        given: Of which tensors the arguments are copies, by their place.
+        arguments: Its static inputs.
+        results: Its static outputs.
+        read: Other tensors that it reads and that must outlive it: weights, and what modules cache for a size.
+        stream: The stream on which the static inputs were allocated.
+        given: The tensors of which the static inputs are copies, by position.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -175,7 +177,7 @@ def _capture(call: Call, arguments: Sequence[Any], room: _Room) -> _Captured | s
         # Other threads may wait for the device meanwhile, as one that pins memory does.
         capture = torch.cuda.graph(graph, room.pool, room.capture, "thread_local")
         try:
-            # A capture that CUDA breaks off leaves the thread on its stream; `here` brings it back.
+            # A capture that CUDA aborts leaves the thread on its stream; `here` restores it.
             with _capturing, torch.cuda.stream(here), capture, watch:
                 results = call(*own)
         except Exception as error:
@@ -188,11 +190,11 @@ def _capture(call: Call, arguments: Sequence[Any], room: _Room) -> _Captured | s
 
 
 class _Watch(TorchDispatchMode):
-    """Refuses operations that CUDA would break a capture off at, while it can still be ended.
+    """Refuses operations that would make CUDA abort a capture, while it can still be ended cleanly.
 
     Attributes:
         read: Tensors that the capture reads and did not make, by the address of their memory.
-        failure: What ended it before its time.
+        failure: The error that ended it early.
     """
 
     def __init__(self) -> None:
@@ -224,14 +226,14 @@ def _address(x: Tensor) -> int:
 
 
 def _kind(value: Any) -> Hashable:
-    """What a graph depends on of an argument."""
+    """What of an argument is part of a graph's key."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.device
     return tuple(map(_kind, value)) if isinstance(value, list) else value
 
 
 def _settings_of_torch() -> Hashable:
-    """By which the same call may be other work."""
+    """Settings of torch that change what a call does: part of a graph's key."""
     cuda, cudnn, products = torch.backends.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
     return (
         cudnn.conv.fp32_precision, products.fp32_precision,  # type: ignore[attr-defined]  # not in their stubs
@@ -242,7 +244,7 @@ def _settings_of_torch() -> Hashable:
 
 
 def _mapped(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """Arguments with other tensors."""
+    """Arguments with their tensors replaced."""
     if isinstance(value, list):
         return [_mapped(x, replace) for x in value]
     return replace(value) if isinstance(value, Tensor) else value

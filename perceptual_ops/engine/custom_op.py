@@ -1,9 +1,9 @@
-"""What operators over a frozen trunk share: how images enter it, and a gradient that was made in the forward.
+"""What operators over a frozen trunk share: the trunk's input, and a gradient that was computed in the forward.
 
-Such operators are opaque to torch.compile: the network is named by its key, and what the caller's modes say (autocast,
-whose gradient is wanted) comes as an argument. Their first two arguments are the images, their last two whose gradient
-is wanted; they return the loss (N), values that no gradient flows through, and the gradients with respect to the
-images. Settings are objects to those who call them (operator_settings.py).
+Such operators are opaque to torch.compile: the network is passed by its key, and the caller's modes (autocast, which
+gradients are required) as arguments. Their first two arguments are the images, their last two whether each image's
+gradient is wanted. They return the loss (N), values without gradient, and the gradients with respect to the images.
+Callers pass settings as objects (operator_settings.py).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .batching import WHERE_LARGE, chunks, default_chunk_size, default_tile_side
 from .cuda_graph import Call
 from .input_size import InputSize
 from .operator_settings import OperatorSettings
-from .registry import Run, Tape, trunk_of
+from .registry import Run, Tape, trunk_by_key
 from .stages import TapGradients
 from .tiles import cut_of
 from .trunk import Trunk, holder
 
 
 @dataclass(frozen=True)
-class Entry(OperatorSettings):
-    """How images enter a trunk: in its size, images * scale + shift, in the dtype of the arithmetic.
+class TrunkInput(OperatorSettings):
+    """The input of a trunk: images resized to `input_size`, times scale plus shift, in the dtype of the arithmetic.
 
     Attributes:
         trunk_key: See `FrozenTrunk`.
-        scale, shift: (1, C, 1, 1), or (1, 1, 1, 1) for every channel.
+        scale, shift: (1, C, 1, 1), or (1, 1, 1, 1) for all channels.
         dtype: Of the arithmetic.
         chunk_size: Samples that go through the trunk at a time; 0: see `default_chunk_size`.
         input_size: The size.
@@ -49,8 +49,8 @@ class Entry(OperatorSettings):
     tile_size: int = WHERE_LARGE
 
     def run(self, call: Call, *arguments: Any) -> tuple[Tensor, ...]:
-        """call(*arguments), the arguments of an operator, by a graph where that is wanted."""
-        return trunk_of(self.trunk_key).graphs.run(call, *arguments) if self.cuda_graphs else call(*arguments)
+        """call(*arguments), the arguments of an operator; as a CUDA graph if those are on."""
+        return trunk_by_key(self.trunk_key).graphs.run(call, *arguments) if self.cuda_graphs else call(*arguments)
 
     @property
     def wide(self) -> torch.dtype:
@@ -61,7 +61,7 @@ class Entry(OperatorSettings):
         return chunks(images.shape[0], self.samples_at_a_time(images))
 
     def samples_at_a_time(self, images: Tensor) -> int:
-        """By the size in which the images enter."""
+        """By the size of the trunk's input."""
         if self.chunk_size:
             return self.chunk_size
         if self.input_size.is_given:
@@ -70,39 +70,39 @@ class Entry(OperatorSettings):
         return samples_at_a_time(images, self.dtype)
 
     def tile_side(self, images: Tensor, is_nested: bool = False) -> int | None:
-        """The side of the tiles in which images go through all layers; None: they go whole."""
-        return self.tile_side_of_chain(images, is_nested) if isinstance(trunk_of(self.trunk_key), Trunk) else None
+        """The side of the tiles that run through all layers; None: images run whole."""
+        return self.tile_side_of_chain(images, is_nested) if isinstance(trunk_by_key(self.trunk_key), Trunk) else None
 
     def tile_side_of_chain(self, images: Tensor, is_nested: bool = False) -> int | None:
-        """The same where the trunk is known to be a chain; torch.compile traces it."""
+        """`tile_side` of a trunk that is known to be a chain; torch.compile traces it."""
         if self.input_size.is_given:
             return None
         return tile_side(self.tile_size, images.shape[2], images.shape[3], self.dtype, images.device.type, is_nested)
 
     def tiles(self, images: Tensor, layers: Sequence[str]) -> tuple[str, int] | None:
-        """The pooling up to which large images go through a chain in tiles, and their side; None: they do not."""
-        trunk = trunk_of(self.trunk_key)
+        """The pooling up to which large images run through a chain in tiles, and the tiles' side; None: no tiles."""
+        trunk = trunk_by_key(self.trunk_key)
         side = default_tile_side(images.shape[2], images.shape[3], self.dtype, images.device.type)
         cut = cut_of(trunk.network.layers, layers) if side and isinstance(trunk, Trunk) else None
         return (cut, side) if cut and side else None
 
     def normalized(self, images: Tensor) -> Tensor:
         """A chunk of images (n, C, H, W) as the trunk takes them."""
-        return trunk_of(self.trunk_key).enter(self.input_size.entered(images), self.scale, self.shift, self.dtype)
+        return trunk_by_key(self.trunk_key).enter(self.input_size.entered(images), self.scale, self.shift, self.dtype)
 
     def forward(self, runs: list[Run], layers: Sequence[str]) -> list[Tape]:
         """See `FrozenTrunk.forward_together`."""
-        return trunk_of(self.trunk_key).forward_together(runs, layers, self.dtype)
+        return trunk_by_key(self.trunk_key).forward_together(runs, layers, self.dtype)
 
     def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
-        """Features (n, C, H', W') of a chunk of images, and the way back if `keep`."""
+        """Features (n, C, H', W') of a chunk of images, and their tape if `keep`."""
         found: dict[str, Tensor] = {}
         (tape,) = self.forward([(self.normalized(images), holder(found), keep)], layers)
         return [found[layer] for layer in layers], tape
 
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
         """The gradient (n, C, H, W) with respect to a chunk of images, plus another one."""
-        trunk = trunk_of(self.trunk_key)
+        trunk = trunk_by_key(self.trunk_key)
         x = trunk.backward(tape, gradients)
         factor = None if gradients.scale is None else 1 / gradients.scale.current  # which the backward has changed
         if not self.input_size.is_given:
@@ -118,8 +118,8 @@ class Entry(OperatorSettings):
 def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | None, bool, bool]:
     """The target (N, C, ...) as an operator takes it, and whether gradients of output and target are wanted.
 
-    The gradient of a target that stands for every sample is the sum of theirs, times upstream numbers that are not
-    known yet: such a target becomes one per sample.
+    The gradient of a target shared by all samples is a sum of theirs weighted by upstream gradients, which are unknown
+    in the forward: such a target is expanded to one per sample.
     """
     by_output, by_target = (
         torch.is_grad_enabled() and images is not None and images.requires_grad for images in (output, target)
@@ -130,25 +130,25 @@ def wanted_gradients(output: Tensor, target: Tensor | None) -> tuple[Tensor | No
 
 
 def gradient_like(images: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor:
-    """Like the images, or empty where it is not wanted."""
+    """A tensor like the images, or an empty one where it is not wanted."""
     return torch.empty_like(images, dtype=dtype) if wanted else images.new_empty(0, dtype=dtype)
 
 
 def chunks_in_parts(
-    entry: Entry, output: Tensor, *gradients: Tensor
+    trunk_input: TrunkInput, output: Tensor, *gradients: Tensor
 ) -> Iterator[tuple[slice, tuple[Tensor | None, ...]]]:
-    """The rows of each chunk, and those of gradients (N, ...) that are added up part by part.
+    """The rows of each chunk, and those rows of gradients (N, ...) that are accumulated tile by tile.
 
-    They are zeros first, and None where they are not wanted, and empty.
+    The gradients are zeroed first; None for those that are not wanted, which are empty.
     """
     for gradient in gradients:
         gradient.zero_()
-    for rows in entry.chunks(output):
+    for rows in trunk_input.chunks(output):
         yield rows, tuple(gradient[rows] if gradient.numel() else None for gradient in gradients)
 
 
 def written(made: Tensor, rows: slice, gradient: Tensor | None) -> Tensor:  # (N, ...), (n, ...)
-    """`made` with the gradient of some rows, if there is one; that itself where it is all of it, and laid out alike."""
+    """`made` with the gradient of some rows written; the gradient itself if it has all rows and the same strides."""
     if gradient is None:
         return made
     if (gradient.shape, gradient.stride(), gradient.dtype) == (made.shape, made.stride(), made.dtype):
@@ -158,14 +158,14 @@ def written(made: Tensor, rows: slice, gradient: Tensor | None) -> Tensor:  # (N
 
 
 def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
-    """What chunks have made, as that of the batch."""
+    """The results of chunks, concatenated."""
     return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def empty_results(
     output: Tensor, target: Tensor, rows: int, dtype: torch.dtype, wanted: Iterable[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a fake gives: the loss (N), values (rows, N), and the gradients by the images that are wanted."""
+    """The results of a fake kernel: loss (N), values (rows, N), and the image gradients that are wanted."""
     by_output, by_target = wanted
     return (
         output.new_empty(output.shape[0], dtype=dtype),
@@ -176,8 +176,8 @@ def empty_results(
 
 
 def no_gradients(inputs: Sequence[object]) -> list[list[None] | None]:
-    """What a backward returns for arguments that no gradient flows to."""
-    # A list of tensors wants a list of gradients, and so does an empty one, whatever it was to hold.
+    """What a backward returns for non-differentiable arguments."""
+    # A list of tensors takes a list of gradients, and so does any empty list.
     return [
         [None] * len(value) if isinstance(value, list) and all(isinstance(x, Tensor) for x in value) else None
         for value in inputs
@@ -185,8 +185,8 @@ def no_gradients(inputs: Sequence[object]) -> list[list[None] | None]:
 
 
 def times_upstream(made: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """A gradient (N, ...) times the upstream number (N) of each sample."""
-    # Out of place: a second backward finds the same gradients.
+    """A gradient (N, ...) times the upstream gradient (N) of each sample's loss."""
+    # Out of place: a second backward needs the same gradients.
     return (made * grad.view(-1, *[1] * (made.dim() - 1))).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""The distances of a content layer, as the engine asks for them: values, gradients and bounds of those."""
+"""Content distances for the lean engine: values, gradients, and bounds of the gradients."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ContentDistance(Protocol):
     def gradients(
         self, x: Tensor, y: Tensor, scale: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Values, Tensor | None, Tensor | None]:
-        """The distance, and the gradients of scale (n) * weight * distance that are wanted."""
+        """The distance, and the wanted gradients of scale (n) * weight * distance."""
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """At least the largest magnitude of each sample's gradient, weighted and unscaled."""
+        """An upper bound of each sample's gradient magnitude, weighted and unscaled."""
 
 
 @dataclass(frozen=True)
 class OfErrors:
-    """What `perceptual_ops.feature_loss` makes of the error of every element."""
+    """An elementwise distance of `perceptual_ops.feature_loss`."""
 
     name: str
     parameter: float
@@ -59,7 +59,7 @@ class OfErrors:
         return self._steepest(x, y, abs(self.weight) * (1.0 if self.name == "sse" else 1 / math.prod(x.shape[1:])))
 
     def _steepest(self, x: Tensor, y: Tensor, share: float) -> Tensor:  # (n)
-        """A bound of the slope of share * d."""
+        """A bound of the derivative of share * d."""
         if self.name in ("mse", "sse"):
             return 2 * share * (largest(x) + largest(y))
         steepest = {"l1": 1.0, "charbonnier": 1.0, "huber": self.parameter}
@@ -72,7 +72,7 @@ class OfErrors:
 class OfMaskedErrors(OfErrors):
     """The same with weights of the pixels: the sum over them of weights times the mean over the channels of d.
 
-    By a few passes of torch, for which an error, as wide as sums are, and its distance are held at a time.
+    In a few passes of torch; the error and its distance, in the accumulation dtype, exist at the same time.
 
     Attributes:
         mask: At the layer. "sse" sums over channels, weighed by the mask itself.
@@ -103,14 +103,14 @@ class OfMaskedErrors(OfErrors):
         return x.to(wide) - y.to(wide)
 
     def _weights(self, x: Tensor) -> Tensor:  # (n or 1, 1, H, W)
-        """Of an element of the map."""
+        """The weight of each element of the map."""
         return self.mask.pixels if self.name == "sse" else self.mask.shares / x.shape[1]
 
     def _summed(self, distances: Tensor) -> Tensor:  # (n, C, H, W) -> (n)
         return (self._weights(distances) * distances.sum(1, keepdim=True)).sum((1, 2, 3))
 
     def _slope(self, error: Tensor) -> Tensor:
-        """The derivative of d, in the memory of the error."""
+        """The derivative of d, written over the error."""
         if self.name in ("mse", "sse"):
             return error.mul_(2)
         if self.name == "l1":
@@ -157,7 +157,7 @@ class Cosine:
 
 
 def content_distance(name: str, parameter: float, weight: float, mask: LayerMask | None) -> ContentDistance:
-    """The distance of a name, see `perceptual_ops.feature_loss`; over a mask, if there is one."""
+    """The distance with a name, see `perceptual_ops.feature_loss`; weighted by a mask, if there is one."""
     if name == "cosine":
         return Cosine(weight, mask)
     settings = checks.check_choice("distance", name, checks.DISTANCES), parameter, weight

@@ -12,7 +12,7 @@ def frames_of(clips: Tensor, count: int) -> Tensor:  # (n or 1, C, T, H, W) -> (
 
 
 def for_clips(features: Tensor, count: int) -> Tensor:  # (n or 1, T, ...) -> (count * T, ...)
-    """What is of each frame; that of one clip stands for all."""
+    """Features of each frame; those of a single clip are repeated."""
     return features.expand(count, *features.shape[1:]).flatten(0, 1)
 
 
@@ -26,5 +26,5 @@ def as_one_map(x: Tensor, length: int) -> Tensor:  # (n * T, C, H, W) -> (n, C, 
 
 
 def for_frames(x: Tensor, length: int) -> Tensor:  # (n, ...) -> (n * T, ...)
-    """What is of each clip, for each of its frames."""
+    """Features of each clip, repeated for each frame."""
     return x.unsqueeze(1).expand(x.shape[0], length, *x.shape[1:]).flatten(0, 1) if length > 1 else x

@@ -1,4 +1,4 @@
-"""The size in which images enter a network: resized or cropped, alike for output and target."""
+"""The input size of a network: images are resized or cropped, output and target alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESIZE_MODES: tuple[ResizeMode, ...] = get_args(ResizeMode)
 
 @dataclass(frozen=True)
 class InputSize(OperatorSettings):
-    """The size that a network takes, and how images are brought to it.
+    """The size that a network takes, and how images are resized to it.
 
     Attributes:
         height, width: In pixels; 0 for that of the images.
@@ -39,7 +39,7 @@ class InputSize(OperatorSettings):
 
     @classmethod
     def of_images(cls) -> Self:
-        """As the images come."""
+        """The images' own size."""
         return cls(0, 0, RESIZE_MODES[0])
 
     @property
@@ -80,7 +80,7 @@ class InputSize(OperatorSettings):
         return images.index_select(2, rows.to(images.device)).index_select(3, columns.to(images.device))
 
     def of_mask(self, mask: Tensor, images: Tensor) -> Tensor:  # (N or 1, 1, H, W) -> (N or 1, 1, height, width)
-        """A mask of any size of images (N, C, H', W') or clips, as these enter: by area averages, or cropped."""
+        """A mask of images (N, C, H', W') or clips, resized by area averages or cropped as they are."""
         if self.is_given and self.mode in INTERPOLATIONS:
             return area_average(mask, self.height, self.width)
         of_images = area_average(mask, images.shape[-2], images.shape[-1])

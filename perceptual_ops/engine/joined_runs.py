@@ -1,4 +1,4 @@
-"""Several runs of a chain as one of all their samples, where launches on a GPU take longer than what they launch."""
+"""Several runs of a chain batched into one, where GPU launches take longer than the kernels."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .batching import launches_cost
 from .registry import Run
 from .stages import Saved
 
-FEW_PIXELS = 8 * 256 * 256  # of all runs, since their maps take a third more memory than those of runs side by side
+FEW_PIXELS = 8 * 256 * 256  # in total, since batched maps take a third more memory than runs in lockstep
 
 
 def are_few(runs: Sequence[Run]) -> bool:
-    """Whether several runs had better be one."""
+    """Whether several runs are better batched."""
     pixels = sum(x.shape[0] * x.shape[2] * x.shape[3] for x, _, _ in runs)
     return len(runs) > 1 and pixels <= FEW_PIXELS and launches_cost(runs[0][0].device)
 
 
 class JoinedRuns:
-    """One run for several, whose samples follow each other."""
+    """One run for several, their samples concatenated."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._counts = [x.shape[0] for x, _, _ in runs]
@@ -31,7 +31,7 @@ class JoinedRuns:
         self._runs: list[Run] = [(x, self._tap, any(self._keeps))]
 
     def take(self) -> Run:
-        """That run, which is held by nobody else from then on."""
+        """Gives up the batched run, keeping no reference."""
         return self._runs.pop()
 
     def saved(self, of_all: Saved) -> list[Saved]:

@@ -1,4 +1,4 @@
-"""Images that are read, and gradients that are written, a rectangle at a time: memory holds what is worked on."""
+"""Images read and gradients written by rectangles, so that memory holds only those in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tiles import Region
 
 
 class Readable(Protocol):
-    """Images (N, C, H, W) of which one asks for regions: a tensor, or what is like one in that."""
+    """Images (N, C, H, W) that are indexed by regions: a tensor, or an object that reads them."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -21,18 +21,18 @@ class Readable(Protocol):
 
 
 class Writable(Protocol):
-    """Their gradient, of which regions are added up."""
+    """A gradient that is accumulated by regions."""
 
     def __getitem__(self, region: Region, /) -> Tensor: ...
 
-    def __setitem__(self, region: Region, numbers: Tensor, /) -> None: ...
+    def __setitem__(self, region: Region, values: Tensor, /) -> None: ...
 
 
-BAND = 256  # rows of what goes over a picture in bands
+BAND = 256  # rows at a time of a pass over a whole picture
 
 
 class ReadByParts:
-    """A picture (1, C, H, W) of which one asks for regions, each a tensor.
+    """A picture (1, C, H, W) that is indexed by regions, each a tensor.
 
     Args:
         name: What its argument is called.
@@ -40,7 +40,7 @@ class ReadByParts:
             file; or an object with `shape` whose `read(rows, columns)` gives a rectangle (C, h, w) for two slices.
         device: Where its regions are to be.
         dtype: Of its regions.
-        factor, shift: What its numbers are multiplied by, and what is added.
+        factor, shift: Values are read as value * factor + shift.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class WrittenByParts:
         part = self._out[self._before + region[1:]]
         return (part if isinstance(part, Tensor) else _tensor_of(part)).to(self._device)[None]
 
-    def __setitem__(self, region: Region, numbers: Tensor) -> None:  # (1, C, h, w)
-        written = numbers[0] if isinstance(self._out, Tensor) else numbers[0].cpu().numpy()
+    def __setitem__(self, region: Region, values: Tensor) -> None:  # (1, C, h, w)
+        written = values[0] if isinstance(self._out, Tensor) else values[0].cpu().numpy()
         self._out[self._before + region[1:]] = written
 
     def _bands(self) -> Iterator[tuple[Any, ...]]:
@@ -138,7 +138,7 @@ class WrittenByParts:
 
 
 def memory_of(picture: Any) -> range:
-    """The addresses from a tensor's or an array's first byte to its last; none of anything else, or of none."""
+    """The address range of a tensor or an array; empty for anything else."""
     if isinstance(picture, Tensor):
         size = picture.element_size()
         start, strides = picture.data_ptr(), [stride * size for stride in picture.stride()]

@@ -1,4 +1,4 @@
-"""Loss scaling: an fp16 gradient on its way down a trunk, one scale for each sample, without a GradScaler."""
+"""Loss scaling of an fp16 gradient through a trunk: one scale per sample, without a GradScaler."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor
 
 operators: Any = torch.ops.perceptual_ops
 
-LARGEST = 2.0**15  # half of what fp16 holds
+LARGEST = 2.0**15  # half of the range of fp16
 
 
 def scale_of(*bounds: Tensor) -> Tensor:  # (N) -> (N)
-    """The largest power of two with which gradients of at most `bounds`, added, stay within what fp16 holds."""
+    """The largest power of two that keeps a sum of gradients of at most `bounds` in the range of fp16."""
     return operators.loss_scale(None, None, None, 1.0, bounds, None, LARGEST)[0]
 
 
 class LossScale:
-    """A power of two for each sample that keeps its gradient within what fp16 holds.
+    """A power of two per sample that keeps its gradient in the range of fp16.
 
-    The gradient is made before anyone knows the factor that a GradScaler will bring, and by itself, a mean over a map,
-    it would vanish. What overflows cannot be mended, so the scale follows bounds: the largest magnitude, measured where
-    the last ReLU was passed, times the most that a convolution can make of it. They are a few hundred times above the
-    truth as a rule; fp16 has the room. Gradients below about 1e-20 are lost. Everything stays on the device, and each
-    choice is one launch on a GPU.
+    The gradient is computed before a GradScaler's factor is known, and unscaled, as a mean over a map, it would
+    underflow. Overflow cannot be undone, so the scale follows upper bounds: the largest magnitude, measured at the last
+    ReLU, times the most that a convolution can amplify it. The bounds are typically a few hundred times too high, for
+    which fp16 has room. Gradients below about 1e-20 are lost. Everything stays on the device; each choice of a scale is
+    one launch on a GPU.
 
-    The growth of a convolution, how much larger than its input its input gradient can be, is a tensor (), so that the
-    host never waits; 1 at least.
+    The growth of a convolution, a bound of how much its backward amplifies the gradient and 1 at least, is a tensor (),
+    so that the host never waits.
     """
 
     def __init__(self) -> None:
         self._scale: Tensor | None = None
-        # Of the gradient (N), times the scale, before it grew; None before there is one.
+        # Bound (N) of the scaled gradient before it grew; None before there is a gradient.
         self._bound: Tensor | None = None
         self._grown: Tensor | None = None
         self._maxima: Tensor | None = None
 
     @property
     def current(self) -> Tensor:
-        """What the gradient is multiplied by, (N) fp32; to be asked once it was chosen."""
+        """The scale of the gradient, (N) fp32, once it was chosen."""
         assert self._scale is not None, "the deepest layer is a tap"
         return self._scale
 
@@ -54,13 +54,13 @@ class LossScale:
         """Chooses the next scale.
 
         Args:
-            taps: Bounds (N) of the gradients that come in here, unscaled; one at least where there is no gradient yet.
-            spread: How much the gradient may grow before it is written again.
-            grows: The growth of the next convolution; None where nothing comes.
-            room: The largest magnitude after that.
+            taps: Bounds (N) of the gradients that are added here, unscaled; at least one if there is no gradient yet.
+            spread: Bound of how much the gradient grows before it is written again.
+            grows: The growth of the next convolution; None if there is none.
+            room: The largest magnitude allowed after that.
 
         Returns:
-            What the gradient is to be multiplied by when it is written, (N); None where there is none yet.
+            The factor (N) for the gradient when it is written next; None if there is no gradient yet.
         """
         first = self._bound is None
         chosen = operators.loss_scale(self._scale, self._bound, self._grown, spread, taps, grows, room)
@@ -69,13 +69,13 @@ class LossScale:
         return None if first else factor
 
     def grow(self, growth: Tensor) -> None:
-        """Takes note of a convolution."""
+        """Records the growth of a convolution."""
         self._grown = growth if self._grown is None else self._grown * growth
 
     def measured(self) -> Tensor:
-        """Zeros (N) that are to become the largest magnitudes of the gradient where it is written, in place of a bound.
+        """Zeros (N) that the next operator raises to the largest magnitudes of the gradient, in place of a bound.
 
-        Once for each choice.
+        Once per choice.
         """
         self._bound, self._maxima = self._maxima, None
         assert self._bound is not None

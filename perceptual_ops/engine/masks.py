@@ -1,4 +1,4 @@
-"""Masks of images, brought to the maps of layers by area averages, and the pixels that a tile has of them."""
+"""Masks of images, resized to layers' maps by area averages, and cropped to tiles."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LayerMask:
 
     @property
     def shares(self) -> Tensor:  # (n or 1, 1, h, w)
-        """What each pixel has in the mean over the map; 0 for an empty mask."""
+        """Each pixel's share of the mean over the map; 0 for an empty mask."""
         return self.pixels / torch.where(self.total == 0, 1, self.total)
 
     @property
@@ -66,7 +66,7 @@ class Mask:
 
     Attributes:
         pixels: (n or 1, 1, H, W), in [0, 1], of the accumulation dtype.
-        tile: To whose own parts the maps are cut that come; None: they are those of the whole images.
+        tile: The maps are cropped to this tile's own region; None: they are of the whole images.
     """
 
     pixels: Tensor
@@ -78,7 +78,7 @@ class Mask:
         return self if self.pixels.shape[0] == 1 else Mask(self.pixels[rows])
 
     def in_tile(self, tile: Tile) -> Mask:
-        """As a tile's own parts meet it."""
+        """The mask for a tile's own region."""
         return replace(self, tile=tile)
 
     def of(self, layer: str, x: Tensor) -> LayerMask:
@@ -97,7 +97,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Masks:
-    """What a perceptual loss looks at.
+    """The pixels that a perceptual loss compares.
 
     Attributes:
         content: Of the content part; None: all pixels.
@@ -117,7 +117,7 @@ class Masks:
         return Masks(self.content and self.content.rows(rows), [guide.rows(rows) for guide in self.guides])
 
     def in_tile(self, tile: Tile) -> Masks:
-        """As a tile's own parts meet them."""
+        """The masks for a tile's own region."""
         return Masks(self.content and self.content.in_tile(tile), [guide.in_tile(tile) for guide in self.guides])
 
 
@@ -127,13 +127,13 @@ ALL_PIXELS = Masks()
 def weighed(metric: Metric, layers: Sequence[str], mask: Mask | None, tile: Tile | None = None) -> Metric:
     """The metric of masked images, or of a tile's maps, whose distances add up to those of the whole images.
 
-    By pixels, so that nothing is cut out of a tile's maps: what it brought along of its neighbours weighs 0.
+    By weights of pixels, so that a tile's maps are not cropped: the halo has weight 0.
 
     Args:
-        metric: That of the mean over all pixels, which it is without mask and tile.
+        metric: The one over all pixels, returned as it is without mask and tile.
         layers: Their names, by number.
         mask: Of the images.
-        tile: Whose maps come.
+        tile: The tile whose maps are compared.
     """
     if mask is None and tile is None:
         return metric
@@ -152,7 +152,7 @@ def weighed(metric: Metric, layers: Sequence[str], mask: Mask | None, tile: Tile
 
 
 def _own_weights(mask: Mask | None, tile: Tile, layer: str, x: Tensor) -> Tensor:  # (n or 1, 1, h, w) or (1, 1, 1, 1)
-    """Those of a tile's own part of a map."""
+    """The weights in a tile's own region of a map."""
     if mask is not None:
         return mask.in_tile(tile).of(layer, x).shares
     share = 1 / math.prod(tile.size(layer))

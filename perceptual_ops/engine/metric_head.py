@@ -1,4 +1,4 @@
-"""A metric of one chunk of image pairs, layer by layer as the trunk makes them."""
+"""A metric of one chunk of image pairs, layer by layer as the trunk computes the maps."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .perceptual_head import AT_ONCE, LayerGradients
 
 @dataclass
 class MetricHead:
-    """Values and gradients, each made of both maps when the trunk has the second, so that the first is gone.
+    """Values and gradients of a pair, computed as soon as both maps of a layer exist; the first is then freed.
 
-    Those of small maps wait for each other where launches cost, as on a GPU, and are made at once. Of gradients in
-    fp16, each of which has a scale of its own, the values are, and the gradients when the backward knows the scale.
+    Where launches dominate, as on a GPU, small maps are batched into one launch. For fp16 gradients, each with its own
+    scale, only the values are; the gradients follow when the backward knows the scale.
 
     Attributes:
-        metric: What is measured.
+        metric: The distance.
         indices: The metric's index of each layer.
-        targets: The target's maps, (n or 1, C, H, W). Taken over: a map is dropped when it was met.
-        wanted: Whether gradients with respect to the output's and the target's maps are.
-        values: The distance (n) of each layer met.
+        targets: The target's maps, (n or 1, C, H, W). Ownership is taken: a map is dropped once it has been compared.
+        wanted: Whether the gradients with respect to the output's and the target's maps are.
+        values: The distance (n) of each layer seen so far.
         by_output, by_target: The gradients with respect to the maps.
     """
 
@@ -43,8 +43,8 @@ class MetricHead:
     def __post_init__(self) -> None:
         self.by_output, self.by_target = (LayerGradients() for _ in range(2))
 
-    def meet(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
-        """A `Tap`: takes the output's map in, which nobody holds after that unless it waits for others."""
+    def on_tap(self, layer: str, output: Tensor) -> bool:  # (n, C, H, W)
+        """A `Tap`: compares the output's map, or keeps it to be batched with others."""
         self._waiting[layer] = output, self.targets.pop(layer)
         waiting = sum(map.nbytes for pair in self._waiting.values() for map in pair)
         if not launches_cost(output.device) or waiting > AT_ONCE:
@@ -52,12 +52,12 @@ class MetricHead:
         return layer in self._waiting
 
     def distances(self) -> dict[str, Tensor]:  # (n)
-        """That of each layer; to be asked when all maps were met, before the gradients."""
+        """The distance of each layer. Call it after the forward, before the gradients."""
         self._measure(leave=True)
         return self.values
 
     def _measure(self, leave: bool = False) -> None:
-        """Values and gradients of what waits, or leaves those in fp16 to the backward.
+        """Values and gradients of the maps that wait; fp16 gradients may be left to the backward.
 
         A module's maps may differ in dtype.
         """
@@ -71,7 +71,7 @@ class MetricHead:
                     self._measure_together(together)
 
     def _measure_together(self, layers: Sequence[str]) -> None:
-        """Those of layers of one dtype and scale."""
+        """Values and gradients of layers with one dtype and scale."""
         indices, outputs, targets = self._taken(layers)
         if any(self.wanted):
             scale, bounds = self._scale(indices[0], outputs[0], targets[0])
@@ -82,7 +82,7 @@ class MetricHead:
         self.values |= zip(layers, values, strict=True)
 
     def _leave_gradients(self, layers: Sequence[str]) -> None:
-        """The values, and the bounds of gradients that the backward asks for."""
+        """The values now; gradients later, with their bounds, when the backward asks."""
         indices, outputs, targets = self._taken(layers)
         self.values |= zip(layers, self.metric.values(indices, outputs, targets), strict=True)
         for layer, i, x, y in zip(layers, indices, outputs, targets, strict=True):
@@ -91,12 +91,12 @@ class MetricHead:
                     gradients.put_later(layer, partial(self._gradient, i, x, y, side), bound)
 
     def _gradient(self, i: int, x: Tensor, y: Tensor, side: int, scale: Tensor) -> Tensor:
-        """That by the map of one side, times a scale (n)."""
+        """The gradient with respect to one side's map, times a scale (n)."""
         _, *found = self.metric.gradients([i], [x], [y], scale, side == 0, side == 1)
         return found[side][0]
 
     def _taken(self, layers: Sequence[str]) -> tuple[list[int], list[Tensor], list[Tensor]]:
-        """Indices and maps of layers that wait no longer."""
+        """Indices and maps of layers, which are removed from the queue."""
         outputs, targets = map(list, zip(*(self._waiting.pop(layer) for layer in layers), strict=True))
         return [self.indices[layer] for layer in layers], outputs, targets
 
@@ -104,13 +104,13 @@ class MetricHead:
         return self.by_output, self.by_target
 
     def _bounds(self, i: int, x: Tensor, y: Tensor) -> list[Tensor | None]:  # (n)
-        """Of the gradients that are wanted."""
+        """Bounds of the gradients that are wanted."""
         like_x = y.expand_as(x)
         pairs = zip(((x, like_x), (like_x, x)), self.wanted, strict=True)
         return [self.metric.bound(i, *pair) if wanted else None for pair, wanted in pairs]
 
     def _scale(self, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
-        """What gradients in fp16 are scaled by (n), and the bounds of both (n); None where there is no scale."""
+        """The scale (n) of fp16 gradients and the bounds (n) of both; None for other dtypes."""
         if x.dtype != torch.float16:
             return None, [None, None]
         bounds = self._bounds(i, x, y)

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS of some layers' maps, as the lean engine asks for them: values, gradients, and bounds of those."""
+"""LPIPS and DISTS of feature maps for the lean engine: values, gradients, and bounds of the gradients."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Metric(Protocol):
     def gradients(
         self, layers: Sequence[int], x: list[Tensor], y: list[Tensor], grad: Tensor | None, by_x: bool, by_y: bool
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The distances (L, n), and the gradients of the sum of grad (n) * distances by x and y, or none."""
+        """The distances (L, n), and the gradients of sum(grad (n) * distances) with respect to x and y, or none."""
 
     def bound(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n)
-        """At least the largest magnitude of each sample's gradient with respect to x; to y with the two exchanged."""
+        """An upper bound of each sample's gradient magnitude with respect to x; for y, swap the two."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Lpips:
         return self.pixel_bounds(i, x, y).amax((1, 2, 3)).mul_(4 / (x.shape[2] * x.shape[3]))
 
     def pixel_bounds(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 1, H, W)
-        """At least a quarter of the largest magnitude of each pixel's gradient by x, by its distance alone."""
+        """A quarter of an upper bound of each pixel's gradient magnitude with respect to x, from its distance alone."""
         # With e the error of unit vectors, neither |w_c e_c| nor |sum of w e x / length| is more than the root of the
         # sum of w^2 e^2, and the gradient is at most the sum of the two, twice, over the length.
         squares = self.channel_weights[i].square()
@@ -75,10 +75,10 @@ class Lpips:
 
 @dataclass(frozen=True)
 class LpipsOfPixels(Lpips):
-    """The sum over pixels of weights times their distances, in place of the mean.
+    """The weighted sum over pixels of their distances, in place of the mean.
 
     Attributes:
-        weights_of: What the pixels weigh.
+        weights_of: The weights of the pixels.
     """
 
     weights_of: WeightsOf
@@ -135,7 +135,7 @@ class Dists:
         return self.bound_by(self.statistics(i, x, y), i, x, y)
 
     def statistics(self, i: int, x: Tensor, y: Tensor) -> Tensor:  # (n, 6, C)
-        """What the distance is made of: means of x, y and x - y over the pixels, and their variances."""
+        """The sufficient statistics of the distance: means of x, y and x - y over the pixels, then variances."""
         *_, (found,) = operators.dists_distance([x], [y], *self._numbers([i]))
         return found
 
@@ -158,7 +158,7 @@ class Dists:
 
 @dataclass(frozen=True)
 class DistsOfTile(Dists):
-    """The gradients of a tile's own parts of both maps; the distance is the whole image's.
+    """The gradients of a tile's own region of both maps; the distance is the whole image's.
 
     Attributes:
         of_image: The statistics (n, 6, C) of each layer over the whole image.
@@ -191,7 +191,7 @@ class DistsOfTile(Dists):
 
 @dataclass
 class DistsSums:
-    """The statistics of an image by those of its parts, in fp64.
+    """The statistics of an image, merged from those of its parts in fp64.
 
     Attributes:
         pixels: How many are in.
@@ -202,7 +202,7 @@ class DistsSums:
     moments: Tensor | None = None
 
     def add(self, statistics: Tensor, pixels: int) -> None:  # (n, 6, C)
-        """Takes a part in."""
+        """Merges a part."""
         wide = statistics.to(checks.widest(statistics.device))
         self.pixels += pixels
         self.moments = wide if self.moments is None else merged(self.moments, wide, pixels / self.pixels)

@@ -1,4 +1,4 @@
-"""What is switched off, or on again, within an operator, and for what is made to be kept."""
+"""Dispatch modes: what operators switch off or on again, and how cached tensors are made outside the caller's modes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def by_hand(images: Tensor) -> Iterator[None]:
-    """No graph, and every dtype as it is asked for."""
+def no_autograd(images: Tensor) -> Iterator[None]:
+    """No autograd graph and no autocast."""
     with torch.no_grad(), autocast(images.device.type):
         yield
 
 
 @contextlib.contextmanager
 def under_autograd() -> Iterator[None]:
-    """A graph is recorded within an operator, which torch runs below autograd: for modules that are not run by hand.
+    """Records an autograd graph within an operator, which torch runs below autograd: for modules that run by autograd.
 
-    The keys that torch left out for the operator are let in again; there is no public way.
+    It re-enables the dispatch keys that torch excludes within operators; there is no public way.
     """
     keys = torch._C.DispatchKey
     with (
@@ -41,7 +41,7 @@ def under_autograd() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_saved_tensors_hooks() -> Iterator[None]:
-    """Those of activation checkpointing would run the caller's whole region again for each chunk's backward."""
+    """Activation checkpointing's hooks would recompute the caller's whole region for each chunk's backward."""
     autograd, hooks = torch._C._autograd, []
     if not hasattr(autograd, "_top_saved_tensors_default_hooks"):  # torch 2.4: others lie on top of them
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
@@ -58,10 +58,10 @@ def _without_saved_tensors_hooks() -> Iterator[None]:
 
 
 def made_to_keep(make: Callable[[], T], device: torch.device) -> T:
-    """What `make` makes on a device, in no mode of the caller's and ready for every stream.
+    """Calls `make` outside the caller's modes; its tensors on the device are ready on every stream.
 
-    The fake tensors of a compiler, the record of a tracer, transforms, inference mode, autocast and the memory of a
-    CUDA graph are a thread's own: it is made in another.
+    Fake tensors, tracing, functorch transforms, inference mode, autocast and a CUDA graph's memory pool are
+    thread-local, so `make` runs in another thread.
 
     Raises:
         RuntimeError: A CUDA graph is being captured.
@@ -71,7 +71,7 @@ def made_to_keep(make: Callable[[], T], device: torch.device) -> T:
 
 
 def _on_stream(make: Callable[[], T], device: torch.device) -> Callable[[], T]:
-    """The same on the current stream, for which the host waits, once, so that no other stream has to."""
+    """Runs it on the current stream and synchronizes once, so that no other stream has to wait."""
     stream = torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
         if torch.cuda.is_current_stream_capturing():

@@ -17,18 +17,18 @@ from .modes import under_autograd
 from .registry import FrozenTrunk, Run, kind_of
 from .stages import TapGradients
 
-# What a module may make of a gradient in fp16 on its way down. Networks with normalisation layers change it little; for
-# others the backward is repeated with less.
+# Headroom for the growth of an fp16 gradient within a module. Networks with normalisation layers change it little; for
+# others the backward is repeated with a smaller scale.
 GROWTH = 2.0**12
 RETRIES = 3
 
 
 @dataclass(frozen=True)
 class ModuleTape:
-    """The graph of a forward.
+    """The autograd graph of a forward.
 
     Attributes:
-        entered: What went in, a leaf.
+        entered: The input, a leaf.
         maps: The features by layer, with their graph.
         passes_fp16: Whether the gradient is to be scaled.
     """
@@ -39,9 +39,9 @@ class ModuleTape:
 
 
 class ModuleTrunk(FrozenTrunk):
-    """A frozen network that is run by its own forward.
+    """A frozen network that runs by its own forward.
 
-    Autograd keeps what it wants of one chunk, and gives the memory back when the chunk's gradient is made.
+    Autograd saves what it needs for one chunk and frees it once the chunk's gradient exists.
     """
 
     def __init__(self, network: FeatureNetwork | ModuleFeatures) -> None:
@@ -86,7 +86,7 @@ class ModuleTrunk(FrozenTrunk):
         tapes = []
         while runs:
             x, tap, keep = runs.pop(0)
-            # Also without a graph: a module may make gradients of its own, or keep what it derives for the next call.
+            # Even without a graph: a module may compute gradients itself, or cache tensors for the next call.
             with under_autograd(), torch.set_grad_enabled(keep), self._precision(x.device, dtype):
                 entered = (x.clone() if x.is_inference() else x).requires_grad_(keep)
                 # A module may overwrite its images, but no leaf.
@@ -122,7 +122,7 @@ class ModuleTrunk(FrozenTrunk):
     def _narrows(self, maps: dict[str, Tensor], dtype: torch.dtype) -> bool:
         """Whether a gradient passes through fp16, whatever autocast says: by weights or casts of the module's own.
 
-        Looked for once for the same layers. In fp64 there is no loss scaling.
+        Determined once per set of layers. fp64 has no loss scaling.
         """
         key = dtype, frozenset(maps)
         if key not in self._passes_fp16:
@@ -135,7 +135,7 @@ class ModuleTrunk(FrozenTrunk):
 
 
 def _in_range(maps: list[Tensor], entered: Tensor, upstream: list[Tensor], scale: LossScale) -> Tensor:
-    """The gradient (n, C, ...) in fp16, by a smaller scale for the samples whose gradient overflowed."""
+    """The fp16 gradient (n, C, ...), recomputed at a smaller scale for samples that overflowed."""
     (found,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
     for _ in range(RETRIES):
         finite = found.isfinite().flatten(1).all(1)
@@ -148,6 +148,6 @@ def _in_range(maps: list[Tensor], entered: Tensor, upstream: list[Tensor], scale
     return found
 
 
-def per_channel(numbers: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)
-    """Numbers of each channel, as images or clips take them."""
-    return numbers.view(1, -1, *[1] * (images.dim() - 2))
+def per_channel(values: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)
+    """Values per channel, shaped to broadcast over images or clips."""
+    return values.view(1, -1, *[1] * (images.dim() - 2))

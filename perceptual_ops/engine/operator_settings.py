@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Arguments that operators take, by the type of a field. There are no lists of strings: names are joined, one a line.
+# Schema types by field type. Operators take no lists of strings, so names are joined by newlines.
 ARGUMENTS: dict[Any, str] = {
     str: "str", bool: "bool", int: "int", float: "float", torch.dtype: "ScalarType", Tensor: "Tensor",
     Tensor | None: "Tensor?",
@@ -20,13 +20,13 @@ ARGUMENTS: dict[Any, str] = {
 
 
 class OperatorSettings:
-    """A dataclass whose fields are arguments of an operator, one each; a field that is such a class is those of it.
+    """A dataclass whose fields are arguments of an operator; a nested OperatorSettings is flattened.
 
-    Whoever adds a setting adds a field: the operator's schema, encoding and decoding follow from its type.
+    To add a setting, add a field: the operator's schema, encoding and decoding follow from its type.
     """
 
     _types: ClassVar[dict[str, Any]]
-    _fields: ClassVar[tuple[str, ...]]  # as all that torch.compile reads: Dynamo of torch 2.4 knows tuples
+    _fields: ClassVar[tuple[str, ...]]  # tuples, since Dynamo of torch 2.4 traces those
     _names: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
@@ -82,5 +82,5 @@ def _is_settings(kind: Any) -> bool:
 
 
 def layer_names(layers: str) -> tuple[str, ...]:
-    """Layers as an operator's argument holds them: one a line."""
+    """Layer names from an operator's argument, which joins them by newlines."""
     return tuple(layers.split("\n")) if layers else ()

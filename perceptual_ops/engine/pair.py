@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .custom_op import Entry
+from .custom_op import TrunkInput
 from .metric_head import MetricHead
 from .metrics import Metric
 from .registry import Run
@@ -19,9 +19,9 @@ IMAGE = "image"  # the name of the images among the layers: DISTS compares them 
 
 @dataclass(frozen=True)
 class Pair:
-    """A chunk of pairs, and whose gradients are wanted: the output's and the target's."""
+    """A chunk of pairs; `wanted`: whether the output's and the target's gradient are."""
 
-    entry: Entry
+    trunk_input: TrunkInput
     metric: Metric
     layers: Sequence[str]
     output: Tensor  # (n, 3, H, W)
@@ -32,28 +32,28 @@ class Pair:
         """The distance (L, n) of each layer, and the gradients (n, 3, H, W) that are wanted.
 
         Args:
-            targets: The target's maps where they are known; taken over.
+            targets: The target's maps if known; ownership is taken.
         """
-        entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
+        trunk_input, layers = self.trunk_input, [layer for layer in self.layers if layer != IMAGE]
         head = MetricHead(self.metric, {layer: i for i, layer in enumerate(self.layers)}, targets, self.wanted)
         wants_output, wants_target = self.wanted
-        # Nobody but the trunk holds its input, so that it is gone when it was read.
-        runs: list[Run] = [(entry.normalized(self.output), head.meet, wants_output)]
-        if not targets:  # side by side, so that no more than one of its maps waits for the output's
-            runs.insert(0, (entry.normalized(self.target), holder(targets), wants_target))
-        *target_tape, tape = entry.forward(runs, layers)
-        by_images = self._meet_images(head) if IMAGE in self.layers else (None, None)
+        # Keep no reference, so the trunk frees its input after use.
+        runs: list[Run] = [(trunk_input.normalized(self.output), head.on_tap, wants_output)]
+        if not targets:  # in lockstep: at most one target map waits for the output's
+            runs.insert(0, (trunk_input.normalized(self.target), holder(targets), wants_target))
+        *target_tape, tape = trunk_input.forward(runs, layers)
+        by_images = self._compare_images(head) if IMAGE in self.layers else (None, None)
         values = head.distances()
         by_output = by_target = None
         if wants_target:
-            by_target = entry.backward(target_tape[0], head.by_target, self.target, by_images[1])
+            by_target = trunk_input.backward(target_tape[0], head.by_target, self.target, by_images[1])
         if wants_output:
-            by_output = entry.backward(tape, head.by_output, self.output, by_images[0])
+            by_output = trunk_input.backward(tape, head.by_output, self.output, by_images[0])
         return torch.stack([values[layer] for layer in self.layers]), by_output, by_target
 
-    def _meet_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
+    def _compare_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""
-        output, target = self.output.to(self.entry.wide), self.target.to(self.entry.wide)
+        output, target = self.output.to(self.trunk_input.wide), self.target.to(self.trunk_input.wide)
         (value,), *found = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *self.wanted)
         head.values[IMAGE] = value
         by_output, by_target = (gradients[0] if gradients else None for gradients in found)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .custom_op import Entry
+from .custom_op import TrunkInput
 from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead
 from .terms import Terms
@@ -19,13 +19,13 @@ operators: Any = torch.ops.perceptual_ops
 
 @dataclass(frozen=True)
 class PerceptualChunk:
-    """A chunk of samples, and whose gradients are wanted.
+    """A chunk of samples and the gradients that are wanted.
 
     Attributes:
         frames, slopes: See `PerceptualHead`.
     """
 
-    entry: Entry
+    trunk_input: TrunkInput
     terms: Terms
     output: Tensor  # (n, 3, H, W)
     target: Tensor | None  # (n, 3, H, W)
@@ -41,32 +41,34 @@ class PerceptualChunk:
         (n, 3, H, W).
 
         Args:
-            contents: K x (n or 1, C, H', W'), in place of the target; taken over.
+            contents: K x (n or 1, C, H', W'), in place of the target; ownership is taken.
             grams: S x (n or 1, R, C), see style_layout.py.
             masks: Of the chunk.
         """
-        entry, terms, by_output, by_target, target_tape = self.entry, self.terms, None, None, None
+        trunk_input, terms, by_output, by_target, target_tape = self.trunk_input, self.terms, None, None, None
         if self.target is not None:
-            contents, target_tape = entry.features(self.target, terms.content.layers, self.wants_target)
+            contents, target_tape = trunk_input.features(self.target, terms.content.layers, self.wants_target)
         wanted = self.wants_output, self.wants_target
-        head = PerceptualHead(terms, entry.wide, contents, grams, *wanted, self.slopes, self.frames, masks)
+        head = PerceptualHead(terms, trunk_input.wide, contents, grams, *wanted, self.slopes, self.frames, masks)
         tape = None
         if terms.layers:
-            # Nobody but the trunk holds its input, so that it is gone when it was read.
-            (tape,) = entry.forward([(entry.normalized(self.output), head.meet, self.wants_output)], terms.layers)
+            # Keep no reference, so the trunk frees its input after use.
+            (tape,) = trunk_input.forward(
+                [(trunk_input.normalized(self.output), head.on_tap, self.wants_output)], terms.layers
+            )
         if self.target is not None and self.wants_target and target_tape is not None:
-            by_target = entry.backward(target_tape, head.by_target, self.target, None)
+            by_target = trunk_input.backward(target_tape, head.by_target, self.target, None)
         found = head.terms()
         variation, by_variation = self._variation()
         if variation is not None:
             found["tv"] = variation
         if self.wants_output and tape is not None:
-            by_output = entry.backward(tape, head, self.output, by_variation)
+            by_output = trunk_input.backward(tape, head, self.output, by_variation)
         return found, by_output, by_target
 
     def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
-        """The total variation, where it is part of the loss, and its gradient, both weighted."""
-        weight, dtype = self.terms.variation, self.entry.wide
+        """The weighted total variation, if it is part of the loss, and its gradient."""
+        weight, dtype = self.terms.variation, self.trunk_input.wide
         if not weight:
             return None, None
         if not self.wants_output:

@@ -1,4 +1,4 @@
-"""Values and gradients with respect to the features of one chunk, layer by layer as the trunk makes them."""
+"""Values and feature gradients of one chunk, layer by layer as the trunk computes the maps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .styles import style_of
 from .terms import Terms
 from .unit_map import UnitMap
 
-AT_ONCE = 64 * 2**20  # bytes of maps that are taken in one launch: so much memory more, at most
+AT_ONCE = 64 * 2**20  # bytes of maps batched into one launch: the extra memory is at most that
 
 
 class LayerGradients:
-    """`TapGradients` that were made before, or are when they are asked for; each is given out once.
+    """`TapGradients` that exist already or are computed on request; each is handed out once.
 
     Attributes:
-        scale: What the trunk's backward scales them by; None while no map is in fp16. A trunk that passes through fp16
-            between its maps gives them one.
+        scale: The loss scale of the trunk's backward; None while no map is fp16. A trunk that passes through fp16
+            between its maps sets one.
     """
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class LayerGradients:
         self._to_make: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {}
 
     def note(self, dtype: torch.dtype) -> None:
-        """Takes note of the dtype of a map."""
+        """Records the dtype of a map."""
         if dtype == torch.float16 and self.scale is None:
             self.scale = LossScale()
 
     def put(self, layer: str, gradient: Tensor, scale: Tensor | None, bound: Tensor | None) -> None:
-        """A gradient (n, C, H, W) times scale (n), and the bound of its unscaled magnitude (n); None: as it is."""
+        """A gradient (n, C, H, W) times scale (n), and a bound (n) of its unscaled magnitude; None: unscaled."""
         self.note(gradient.dtype)
         self._made[layer] = gradient, scale, bound
 
     def put_later(self, layer: str, make: Callable[[Tensor], Tensor], bound: Tensor) -> None:
-        """A gradient in fp16 that is made times a scale (n) once the backward knows it; its bound as of `put`."""
+        """An fp16 gradient that is computed once the backward knows its scale (n); the bound is that of `put`."""
         self.note(torch.float16)
         self._to_make[layer] = make, bound
 
@@ -66,25 +66,26 @@ class LayerGradients:
 
 
 class PerceptualHead:
-    """The loss of one chunk, made of each map when the trunk has it, and its `TapGradients` by the output's maps.
+    """The loss of one chunk, map by map during the forward, and its `TapGradients` with respect to the output's maps.
 
-    A content gradient is made with its value, in one pass over map and target, so that the target is gone. A style
-    gradient needs its map and a matrix of its size in channels. Maps wait for the backward, so the values and matrices
-    of all layers are made at once, when the last is there. The gradient is made when the backward comes to it: made
-    before, it would take the same memory, but be freed out of order, and glibc's aligned allocations (before 2.38) do
-    not find their way back into such holes: the process would grow with every call. Those of small maps are made at
-    once where launches cost, as on a GPU.
+    A content gradient is computed together with its value, in one pass over map and target; the target is then freed. A
+    style gradient needs its map and a C x C matrix. Those maps live until the backward anyway, so the values and
+    matrices of all layers are computed in one launch after the last. The gradient itself is computed when the backward
+    reaches it: earlier, it would take the same memory but be freed out of order, and glibc's aligned allocator (before
+    2.38) does not reuse such holes, so the process would grow with every call. Where launches dominate, as on a GPU,
+    those of small maps are computed in one launch.
 
     Args:
-        terms: What the loss is made of.
+        terms: The terms of the loss.
         wide: The accumulation dtype.
-        contents: Targets of the content layers, (n or 1, C, H, W). Taken over: a target is dropped when it was met.
-        grams: Targets of the style layers, (n or 1, R, C), see style_layout.py, those of each region one after the
-            other; none beside slopes.
+        contents: Targets of the content layers, (n or 1, C, H, W). Ownership is taken: a target is dropped once it has
+            been compared.
+        grams: Targets of the style layers, (n or 1, R, C), see style_layout.py, region by region; none if
+            slopes are given.
         by_output, by_target: Whether gradients with respect to the output's and the target's maps are wanted.
-        slopes: Of the loss by the style layers, as of `style_parts.Measured`, where they are of more than these maps:
-            style then has a gradient here and no value.
-        frames: How many samples in turn are the frames of a clip, whose Gram is over all of them.
+        slopes: d loss / d Gram of the style layers (`style_parts.Measured`), where the Grams are of more than these
+            maps: style then has a gradient here and no value.
+        frames: How many consecutive samples are the frames of one clip, whose Gram is over all of them.
         masks: Of the chunk's images.
 
     Attributes:
@@ -114,8 +115,8 @@ class PerceptualHead:
         self._wants_output, self._wants_target = by_output, by_target
         self._by_output = LayerGradients()
         self.by_target: LayerGradients = LayerGradients()
-        self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) that wait for their style gradient
-        self._slopes: dict[str, Tensor] = dict(slopes or {})  # of the loss by their Grams, (n, C, C)
+        self._styled: dict[str, Tensor] = {}  # maps (n, C, H, W) kept for their style gradient
+        self._slopes: dict[str, Tensor] = dict(slopes or {})  # d loss / d Gram, (n, C, C)
         self._has_style_values = slopes is None
         self._style_bounds: dict[str, Tensor] = {}  # (n)
 
@@ -128,15 +129,14 @@ class PerceptualHead:
         self._by_output.scale = scale
 
     def take_slopes(self, slopes: Mapping[str, Tensor]) -> None:
-        """Those that were not known before; their maps wait."""
+        """Sets slopes that were unknown during the forward; the maps have been kept."""
         self._slopes |= slopes
 
     def terms(self) -> dict[str, Tensor]:
-        """What `Terms.names` lists of content and style, each (n), of style (n / frames); to be asked when all maps
-        were met, once."""
+        """Content and style of `Terms.names`, each (n), of style (n / frames). Call it once, after the forward."""
         parts = [("content", self._terms.content.layers)]
         if self._has_style_values:
-            self._slopes |= self._meet_grams(self._styled)
+            self._slopes |= self._compare_grams(self._styled)
             parts.append(("style", self._terms.style.layers))
         found = {}
         for part, layers in parts:
@@ -145,19 +145,19 @@ class PerceptualHead:
                 found |= {name: self._values[name] for name in (f"{part}/{layer}" for layer in layers)}
         return found
 
-    def meet(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
-        """A `Tap`: takes a map in, and holds on to it where its style gradient is to come."""
+    def on_tap(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
+        """A `Tap`: compares a map, and keeps it if its style gradient is to follow."""
         if self._terms.is_of_unit_features:
-            self._meet_unit(layer, x)
+            self._compare_unit(layer, x)
             return False
         if layer in self._contents:
-            self._meet_content(layer, x, self._contents.pop(layer).to(x.dtype))
+            self._compare_content(layer, x, self._contents.pop(layer).to(x.dtype))
         if layer in self._terms.style.layers:
             self._by_output.note(x.dtype)
             if self._wants_output:
                 self._styled[layer] = x
             else:
-                self._meet_grams({layer: x})
+                self._compare_grams({layer: x})
         return layer in self._styled
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
@@ -173,7 +173,7 @@ class PerceptualHead:
         return total(bounds)
 
     def _bound_styles(self) -> dict[str, Tensor]:  # (n)
-        """Bounds of all style gradients, by few launches: the sum of a row of slopes, times the largest value."""
+        """Bounds of all style gradients in few launches: the largest row sum of slopes times the largest feature."""
         by_layer = {layer: self._style.magnitude(slopes) for layer, slopes in self._slopes.items()}
         widest = max(by_layer.values(), key=lambda slopes: slopes.shape[1])
         rows = widest.new_zeros((len(self._styled), *widest.shape[:2]), dtype=torch.float32)
@@ -190,9 +190,9 @@ class PerceptualHead:
         return bounds
 
     def _add_style_gradient(self, layer: str, scale: Tensor | None) -> None:
-        """That of one layer, or of all of its dtype where that is worth it; a scale is of one layer alone.
+        """The style gradient of one layer, or of all layers of its dtype where batching pays; a scale is per layer.
 
-        A content gradient is added in the same pass, with one rounding; before, it was brought to the scale.
+        The content gradient, already at that scale, is added in the same pass, with one rounding.
         """
         x, layers = self._styled[layer], [layer]
         if scale is None and launches_cost(x.device) and sum(map.nbytes for map in self._styled.values()) <= AT_ONCE:
@@ -204,7 +204,7 @@ class PerceptualHead:
         for layer, gradient in zip(layers, gradients, strict=True):
             made.put(layer, gradient, scale, None)
 
-    def _meet_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
+    def _compare_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
         """The style values of maps, and the slopes (n, C, C) of the loss with respect to their Grams."""
         found: dict[str, Tensor] = {}
         for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
@@ -216,8 +216,8 @@ class PerceptualHead:
             found |= measured.slopes
         return found
 
-    def _meet_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
-        """The content value, and its gradients where they are wanted."""
+    def _compare_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
+        """The content value, and the gradients that are wanted."""
         distance = self._content_distance(layer, x)
         if not self._wants_output and not self._wants_target:
             self._note_content(layer, distance.values(x, target))
@@ -232,8 +232,8 @@ class PerceptualHead:
             if gradient is not None:
                 gradients.put(layer, gradient, scale, bound)
 
-    def _meet_unit(self, layer: str, x: Tensor) -> None:  # (n, C, H, W)
-        """Both parts of features of unit length; their gradients are made at once, in the accumulation dtype."""
+    def _compare_unit(self, layer: str, x: Tensor) -> None:  # (n, C, H, W)
+        """Content and style of features of unit length; gradients are computed at once, in the accumulation dtype."""
         unit, of_output = UnitMap(x), None
         if layer in self._contents:
             target = UnitMap(self._contents.pop(layer).to(x.dtype))
@@ -248,7 +248,7 @@ class PerceptualHead:
             self._note_content(layer, values)
         if layer in self._terms.style.layers:
             if self._has_style_values:
-                self._slopes |= self._meet_grams({layer: unit.map})
+                self._slopes |= self._compare_grams({layer: unit.map})
             if self._wants_output:
                 slopes = self._slopes.pop(layer)
                 (of_output,) = self._style.gradients(None, {layer: unit.map}, [slopes], [of_output])
@@ -273,11 +273,11 @@ class PerceptualHead:
 
 
 def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)
-    """Their sum, by few launches."""
+    """Their sum, in few launches."""
     return torch.stack(list(values)).sum(0) if len(values) > 2 else reduce(torch.add, values)
 
 
 def summed(found: Mapping[str, Tensor], terms: Terms) -> tuple[Tensor, Tensor]:  # (n), (T, n)
-    """The loss of a chunk, and its terms in the order of `Terms.names`, from them by name."""
+    """The loss of a chunk and its terms in the order of `Terms.names`, from a dict of them."""
     loss = total([found[part] for part in ("content", "style", "tv") if part in found])
     return loss, torch.stack([found[name] for name in terms.names])

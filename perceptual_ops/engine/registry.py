@@ -17,21 +17,21 @@ from .._native import constant_when_compiled
 from .cuda_graph import CudaGraphs
 from .stages import Tap, TapGradients
 
-Tape = Any  # a forward as its backward reads it, of a class of the trunk's own
-Run = tuple[Tensor, Tap, bool]  # what enters (N, C, H, W), who takes the maps, whether a backward is to follow
+Tape = Any  # what a forward saves for its backward; each kind of trunk has its own class
+Run = tuple[Tensor, Tap, bool]  # input (N, C, H, W), tap for its maps, whether a backward follows
 
 
 class FrozenTrunk(ABC):
     """A frozen network as operators run it.
 
-    It is known by a key, which is made when it is first asked for: until then it may move as often as it likes.
+    Its key is computed on first use; until then it may move between devices freely.
 
     Args:
         name: What the key and users call the network.
         network: The network.
 
     Attributes:
-        graphs: Calls over it that were captured.
+        graphs: Captured CUDA graphs of calls over it.
     """
 
     _content: str | None
@@ -44,9 +44,10 @@ class FrozenTrunk(ABC):
 
     @property
     def key(self) -> str:
-        """A name under which `trunk_of` finds it as long as it lives: architecture, device and a hash of the weights,
-        so that a graph which a compiler kept finds in another process its own network or none, and a number, so that
-        here it finds this very object.
+        """What `trunk_by_key` finds it by: architecture, device and a hash of the weights, then a number.
+
+        By the hash a graph from a compiler's cache finds the same network in another process, or none; by the number it
+        finds this very object in this one.
         """
         # torch.compile guards the number alone; a key of before the network moved finds this object too.
         return f"{self.content()}/{self._number}"
@@ -61,21 +62,21 @@ class FrozenTrunk(ABC):
         return self._content
 
     def forget(self) -> None:
-        """To be called when the network has moved or has other weights.
+        """Call this when the network has moved or its weights have changed.
 
-        The number is another then: compiled code is compiled again, whose CUDA graphs would read weights that are gone.
+        The number changes with it, so that torch.compile recompiles: its CUDA graphs would read freed weights.
         """
         self._content = None
         self._number = str(next(_numbers))  # no int, which torch.compile might take for a size
         self.drop_graphs()
 
     def drop_graphs(self) -> None:
-        """Frees what was captured."""
+        """Frees the captured graphs."""
         self.graphs: CudaGraphs = CudaGraphs()
 
     @abstractmethod
     def prepare(self, dtype: torch.dtype) -> None:
-        """Makes what arithmetic in a dtype needs beside the weights, unless it is made."""
+        """Derives from the weights what arithmetic in a dtype needs, once."""
 
     @abstractmethod
     def enter(self, images: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
@@ -89,7 +90,7 @@ class FrozenTrunk(ABC):
     def forward_together(
         self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
     ) -> list[Tape]:
-        """Runs several images side by side and hands every wanted map to their taps. Empties the list."""
+        """Runs several inputs in lockstep, stage by stage, and calls their taps. Empties the list."""
 
     @abstractmethod
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:
@@ -109,8 +110,8 @@ def kind_of(network: nn.Module) -> tuple[torch.dtype, torch.device]:
     return torch.float32, torch.device("cpu")
 
 
-def trunk_of(key: str) -> FrozenTrunk:
-    """The trunk with a key, or another one with the same weights on the same device.
+def trunk_by_key(key: str) -> FrozenTrunk:
+    """The trunk with this key, or another with the same weights on the same device.
 
     Raises:
         RuntimeError: There is none in this process.
@@ -131,11 +132,11 @@ def trunk_of(key: str) -> FrozenTrunk:
 
 @constant_when_compiled
 def prepared(key: str, dtype: torch.dtype) -> str:
-    """The key of a trunk that is prepared for arithmetic in a dtype.
+    """The key of a trunk, once it is prepared for arithmetic in a dtype.
 
-    By torch.compile while it traces: what its operators made and kept would lie in the memory of a CUDA graph.
+    torch.compile calls it while tracing: weights derived within an operator would lie in the memory of a CUDA graph.
     """
-    trunk_of(key).prepare(dtype)
+    trunk_by_key(key).prepare(dtype)
     return key
 
 

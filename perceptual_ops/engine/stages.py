@@ -1,8 +1,8 @@
-"""The stages of a frozen trunk, forward and backward by hand.
+"""The stages of a frozen trunk: forward and backward without autograd.
 
-Bias goes with the convolution where torch adds it for nothing (CPU) and with the ReLU where it would be a pass of its
-own (CUDA). The library's own fused ReLU is not used: oneDNN's turns NaN into 0, and a broken image would have a finite
-loss; cuDNN's leaves open what it does with it (bench/NOTES.md), and writes no signs.
+The bias is fused into the convolution where torch adds it for free (CPU) and into the ReLU where it would be a pass of
+its own (CUDA). The library's own fused ReLU is not used: oneDNN's turns NaN into 0, and a broken image would have a
+finite loss; cuDNN's leaves open what it does with it (bench/NOTES.md), and writes no signs.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from .loss_scale import LossScale
 operators: Any = torch.ops.perceptual_ops
 
 
-# Takes a tapped map (N, C, H, W) when it is made; returns whether it is to stay as it is.
+# Called with a layer's name and its map (N, C, H, W); returns whether the map must not be overwritten.
 Tap = Callable[[str, Tensor], bool]
 
 
 class TapGradients(Protocol):
-    """The gradients of a loss by the tapped maps, as a backward asks for them: the deepest first, each once.
+    """Gradients of a loss with respect to the tapped maps. A backward asks for each once, the deepest first.
 
     Attributes:
-        scale: What they are to be scaled by; None where the dtypes of the maps have the range. A trunk that passes
-            through fp16 between them sets one.
+        scale: Their loss scale; None where the maps' dtypes need none. A trunk that passes through fp16 between the
+            maps sets one.
     """
 
     scale: LossScale | None
 
     def gradient(self, layer: str, scale: Tensor | None) -> Tensor:
-        """The gradient with respect to a tapped map (N, C, H, W), times `scale` (N); the trunk may write into it."""
+        """The gradient with respect to a tapped map (N, C, H, W), times `scale` (N); the trunk may overwrite it."""
 
     def bound(self, layer: str) -> Tensor:
-        """At least the largest magnitude of each sample of that gradient (N), unscaled."""
+        """An upper bound of the magnitude of that gradient, per sample (N), unscaled."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A convolution, ReLU and pooling that follow each other; any of them may be missing. An "l2" pooling is alone."""
+    """A convolution, ReLU and pooling in a row; any may be missing. An "l2" pooling is a stage of its own."""
 
     conv: Conv | None = None
     relu: Relu | None = None
@@ -66,10 +66,10 @@ class Saved:
     Attributes:
         conv_size: (H, W) of the convolution's input.
         pool_size: (H, W) of the pooling's input.
-        signs: Where the ReLU passes a gradient; None where `codes` say it, or there is no ReLU.
-        codes: Where the maxima of the pooling lay.
-        pooled: The map (N, C, H, W) that an "l2" pooling read. Nothing writes to it after: what follows writes to the
-            pooling's result.
+        signs: Where the ReLU passes a gradient, one bit each; None where `codes` say so, or there is no ReLU.
+        codes: Argmax of each pooling window.
+        pooled: Input (N, C, H, W) of an "l2" pooling. It is not overwritten: later stages write to the pooling's
+            output.
     """
 
     conv_size: tuple[int, int] = (0, 0)
@@ -80,7 +80,7 @@ class Saved:
 
 
 def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
-    """The chain cut into stages."""
+    """Splits a chain into stages."""
     found = [Stage()]
     for layer in layers:
         check_chained(layer)
@@ -99,7 +99,7 @@ def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
 
 
 def bias_is_a_pass(device: torch.device) -> bool:
-    """Whether torch adds the bias of a convolution in a pass of its own, so that it had better go with the ReLU."""
+    """Whether torch adds a convolution's bias in a pass of its own, so that it is fused into the ReLU instead."""
     return device.type == "cuda"
 
 
@@ -108,23 +108,23 @@ class Forward:
 
     Args:
         x: The first map (N, C, H, W), channels_last. Overwritten.
-        taps: Names of the layers whose maps are wanted.
-        tap: Takes them.
-        keep: Whether a backward is to follow.
+        taps: Names of the tapped layers.
+        tap: Called with their maps.
+        keep: Whether a backward follows.
     """
 
     def __init__(self, x: Tensor, taps: frozenset[str], tap: Tap, keep: bool) -> None:
-        self._x: Tensor = x  # held nowhere else, so that a convolution's input is gone when its output is pooled
+        self._x: Tensor = x  # the only reference: a convolution's input is freed before its output is pooled
         self._held = False  # x, by a tap
         self._taps, self._tap, self._keep = taps, tap, keep
 
     def run_stage(self, stage: Stage, frozen: FrozenConv | None) -> Saved:
-        """One stage further; what its backward needs."""
+        """Runs the next stage; returns what its backward needs."""
         relu, pool = stage.relu, stage.pool
         saved, bias = Saved(), None
         if stage.conv and frozen:
             bias = self._convolve(stage, frozen, saved)
-        # A ReLU that nobody asked for is part of the pooling, and its signs part of the codes. An average has no codes.
+        # An untapped ReLU is fused into the pooling, its signs into the codes. Average pooling has no codes.
         fused = relu and pool and relu.name not in self._taps and not (self._keep and pool.kind == "average")
         if relu and not fused:
             if self._held:
@@ -149,7 +149,7 @@ class Forward:
         return saved
 
     def _convolve(self, stage: Stage, frozen: FrozenConv, saved: Saved) -> Tensor | None:  # (C)
-        """The bias is left for what follows, and returned, where that saves a pass."""
+        """Convolves; returns the bias where the next operator adds it, which saves a pass."""
         saved.conv_size = (self._x.shape[2], self._x.shape[3])
         follows = stage.relu or stage.pool
         left = bool(follows) and bias_is_a_pass(self._x.device) and frozen.layer.name not in self._taps
@@ -158,9 +158,9 @@ class Forward:
         return frozen.forward.bias if left else None
 
     def _pool_with_map(self, relu: Relu, pool: Pool, bias: Tensor | None, saved: Saved) -> None:  # (C)
-        """A ReLU whose map is wanted, and its pooling, in one pass.
+        """A tapped ReLU and its pooling in one pass.
 
-        On a CPU it would save nothing, and the pooled map take memory while the taps compare the other.
+        On a CPU it would save nothing, and the pooled map would take memory while the tap compares the other.
         """
         saved.pool_size = (self._x.shape[2], self._x.shape[3])
         pooled, signs, codes = operators.bias_relu_pool_(self._x, bias, pool.kind, pool.kernel, pool.stride, self._keep)
@@ -178,8 +178,7 @@ class Backward:
     """A backward pass, stage by stage.
 
     Attributes:
-        x: The gradient (N, C, H, W) with respect to the map it has come to, times the scale; None before the deepest
-            tap.
+        x: The gradient (N, C, H, W) with respect to the current map, times the scale; None before the deepest tap.
     """
 
     def __init__(self, gradients: TapGradients, taps: frozenset[str]) -> None:
@@ -187,13 +186,13 @@ class Backward:
         self._gradients, self._scale, self._taps = gradients, gradients.scale, taps
 
     def run_stage(self, stage: Stage, frozen: FrozenConv | None, saved: Saved) -> None:
-        """From the gradient with respect to a stage's output to that with respect to its input."""
+        """From the gradient with respect to a stage's output to the one with respect to its input."""
         growth = frozen.growth if frozen else None
         if stage.pool and stage.pool.kind == "l2":
             self._add(stage.pool, growth=None)
-            # Bounds stay as they are. y = sqrt(sum of w x^2) has the slope w x / y by an x, at most sqrt(w), and an x
-            # is under one window with w = 1/4, two with 1/8 or four with 1/16: the sum of sqrt(w) is at most 1.
-            self.x = operators.l2_pool_backward(self._come(), saved.pooled)
+            # The bound does not change: y = sqrt(sum of w x^2) has dy/dx = w x / y, at most sqrt(w), and an x is in
+            # one window with w = 1/4, two with 1/8 or four with 1/16, so the sum of sqrt(w) is at most 1.
+            self.x = operators.l2_pool_backward(self._grad(), saved.pooled)
         elif stage.pool:
             self._add(stage.pool, growth=None)
             self._through_pool(stage, stage.pool, saved, growth)
@@ -204,10 +203,10 @@ class Backward:
         if frozen:
             if self._scale and growth is not None:
                 self._scale.grow(growth)
-            self.x = frozen.input_gradient(self._come(), saved.conv_size)
+            self.x = frozen.input_gradient(self._grad(), saved.conv_size)
 
     def _add(self, layer: Layer, growth: Tensor | None) -> None:
-        """Adds the layer's own gradient, where it is tapped, and makes room for a convolution."""
+        """Adds the gradient of a tapped layer, and rescales for the next convolution."""
         tapped = layer.name in self._taps
         if not tapped and growth is None:
             return
@@ -223,12 +222,12 @@ class Backward:
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
         if self.x is None:
             self.x, tap = tap, None
-        operators.bias_relu_backward_(self._come(), saved.signs, tap, below, factor, self._maxima())
+        operators.bias_relu_backward_(self._grad(), saved.signs, tap, below, factor, self._maxima())
 
     def _through_pool(self, stage: Stage, pool: Pool, saved: Saved, growth: Tensor | None) -> None:
         factor = self._factor([stage.relu, stage.conv], _spread(pool), growth)
         tap, below = self._tap(stage.relu), self._tap(stage.conv)
-        x = self._come()
+        x = self._grad()
         result = tap if tap is not None else _empty(x, saved.pool_size)
         operators.bias_relu_pool_backward_(
             result, x, saved.codes, saved.signs, tap is not None, below, factor, pool.kind, pool.kernel, pool.stride,
@@ -237,7 +236,7 @@ class Backward:
         self.x = result
 
     def _factor(self, layers: Sequence[Layer | None], spread: float, growth: Tensor | None) -> Tensor | None:  # (N)
-        """Chooses a scale for what is written next: what has come so far, and the gradients of tapped layers."""
+        """Chooses the scale of what is written next: the gradient so far plus those of tapped layers."""
         if self._scale is None:
             return None
         bounds = [self._gradients.bound(layer.name) for layer in layers if layer and layer.name in self._taps]
@@ -252,7 +251,7 @@ class Backward:
     def _gradient(self, layer: Layer) -> Tensor:
         return self._gradients.gradient(layer.name, self._scale.current if self._scale else None)
 
-    def _come(self) -> Tensor:
+    def _grad(self) -> Tensor:
         assert self.x is not None, "the deepest layer is a tap"
         return self.x
 
@@ -263,7 +262,7 @@ def _empty(x: Tensor, size: tuple[int, int]) -> Tensor:  # (N, C, *, *) -> (N, C
 
 
 def _spread(pool: Pool) -> float:
-    """How much larger than its input a pooling's input gradient can be, at most."""
+    """Bound of how much a pooling's backward can enlarge the gradient."""
     overlap = math.ceil(pool.kernel / pool.stride) ** 2
     if pool.kind == "max":
         return overlap

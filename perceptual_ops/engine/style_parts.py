@@ -1,4 +1,4 @@
-"""What the style of a map is made of, as sums over its pixels, and what a loss is by them."""
+"""Sums over pixels that a style consists of, and the loss as a function of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Targets = Sequence[Tensor]  # target styles (n or 1, R, C) of a layer, one for e
 
 @dataclass(frozen=True)
 class StyleSum:
-    """A raw Gram, moments of channels, and what they are over; without rows what is not compared.
+    """A raw Gram, channel moments and their number of pixels; what is not compared has no rows.
 
     Attributes:
         gram: (n, C, C).
@@ -72,7 +72,7 @@ class StyleSum:
         return StyleSum(gram.sum(1), pixels, of_clips)
 
     def divisor(self, normalize: str) -> Tensor | int:  # (n or 1, 1, 1)
-        """What the Gram is divided by, `reference.gram_divisor`; 1 for an empty mask."""
+        """The divisor of the Gram, `reference.gram_divisor`; 1 for an empty mask."""
         if isinstance(self.pixels, int):
             return gram_divisor(normalize, self.gram.shape[2], self.pixels, 1)
         return masked_divisor(normalize, self.gram.shape[2], self.pixels)
@@ -97,7 +97,7 @@ class Measured:
     Attributes:
         loss: (n).
         values: Of each layer (n), unweighted.
-        slopes: Of the loss by each layer's raw Gram, symmetrised: (n, C, C), or (K, n, C, C) of K regions. With
+        slopes: d loss / d raw Gram of each layer, symmetrised: (n, C, C), or (K, n, C, C) of K regions. With
             statistics (n, C + 4, C) or (n, 4, C): the last rows are those of `channel_moments.slope_rows`.
     """
 
@@ -107,7 +107,7 @@ class Measured:
 
 
 def style_sums(layer: str, x: Tensor, guides: Sequence[Mask], style_statistics: str) -> list[StyleSum]:
-    """What the style of a map (n, C, h, w) or a part of it is made of, or one for each guide."""
+    """The style sums of a map (n, C, h, w) or a part of it, one for each guide if there are any."""
     none = x.new_empty((x.shape[0], 0, x.shape[1]), dtype=checks.widest(x.device))
     if not guides:
         grams, statistics = compared(style_statistics)
@@ -135,7 +135,7 @@ def only_there(squares: Tensor, x: Tensor) -> Tensor:  # (n or 1, 1, 1), (n, ...
 
 
 def by_sums(terms: Terms, layer: str, sums: Sequence[StyleSum], targets: Targets) -> Measured:
-    """The style of a layer by the sums of its whole map; of regions where they have masks."""
+    """The style of a layer from the sums over its whole map, or over its regions."""
     found = []
     for share, sum, target in zip(terms.shares, sums, targets, strict=True):
         loss, value, slope = _by_sum(sum, terms, target, share * terms.style.weight_of(layer))
@@ -152,7 +152,7 @@ def _by_sum(
     target: Tensor,  # (n or 1, R, C)
     weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss (n) by a sum, its unweighted value (n), and its slopes as of `Measured`."""
+    """The loss (n) of a sum, its unweighted value (n), and its slopes as of `Measured`."""
     of_gram, of_statistics = split_style(target, terms.style_statistics)
     found = [_by_gram(sum, terms.gram_normalize, of_gram, weight, terms.style)] if sum.gram.shape[1] else []
     if sum.moments.shape[1]:
@@ -173,7 +173,7 @@ def _by_gram(
     weight: float,
     part: Part,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss (n) by a Gram, its unweighted value (n), and its slope by the raw Gram (n, C, C)."""
+    """The loss (n) of a Gram, its unweighted value (n), and d loss / d raw Gram (n, C, C)."""
     divisor = sum.divisor(normalize)
     gram = (sum.gram / divisor).to(target.dtype).unsqueeze(1)  # as a map (n, 1, C, C), whose distance is the same
     arguments = [gram], [target.unsqueeze(1)], [weight], part.distance, part.parameter

@@ -1,4 +1,4 @@
-"""The styles of what comes in parts: tiles of images, chunks of a clip's frames, bands of several processes."""
+"""Styles accumulated over parts: tiles of images, chunks of a clip's frames, bands on several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .custom_op import Entry
+from .custom_op import TrunkInput
 from .masks import ALL_PIXELS, Mask, Masks
 from .style_parts import StyleSum, by_sums, no_sum, style_sums
 from .terms import Terms
@@ -22,11 +22,11 @@ from .unit_map import UnitMap
 
 @dataclass
 class StyleSums:
-    """The raw Grams, and the moments of channels, of maps that come in tiles, fp64.
+    """Raw Grams and channel moments of maps, accumulated over tiles in fp64.
 
     Attributes:
-        layers: Whose maps they are of.
-        is_unit: Whether features are brought to unit length first.
+        layers: The style layers.
+        is_unit: Whether features are normalised to unit length first.
         style_statistics: See `Terms`.
         of_clip: Whether images are frames of one clip, whose style is over all of them.
     """
@@ -37,18 +37,18 @@ class StyleSums:
     of_clip: bool = False
     _sums: dict[str, list[StyleSum]] = field(init=False, default_factory=dict)  # of each region, one of a clip
 
-    def add(self, entry: Entry, images: Tensor, tile: Tile | None = None, masks: Masks = ALL_PIXELS) -> None:
-        """Runs images (n, 3, h, w), or those of a tile, with the masks of the maps that are met."""
+    def add(self, trunk_input: TrunkInput, images: Tensor, tile: Tile | None = None, masks: Masks = ALL_PIXELS) -> None:
+        """Runs images (n, 3, h, w), or those of a tile, and adds their maps; masks are of the images."""
 
-        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
-            self.meet(layer, x, masks.guides)
+        def on_tap(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+            self.add_map(layer, x, masks.guides)
             return False
 
-        tap = own_part(tile, meet) if tile else meet
-        entry.forward([(entry.normalized(images), tap, False)], self.layers)
+        tap = own_part(tile, on_tap) if tile else on_tap
+        trunk_input.forward([(trunk_input.normalized(images), tap, False)], self.layers)
 
-    def meet(self, layer: str, x: Tensor, guides: Sequence[Mask]) -> None:  # (n, C, h, w)
-        """Adds a map's."""
+    def add_map(self, layer: str, x: Tensor, guides: Sequence[Mask]) -> None:  # (n, C, h, w)
+        """Adds a map."""
         own = UnitMap(x).map if self.is_unit else x
         found = [sum.wide() for sum in style_sums(layer, own, guides, self.style_statistics)]
         found = [sum.of_clips(x.shape[0]) for sum in found] if self.of_clip else found
@@ -56,7 +56,7 @@ class StyleSums:
         self._sums[layer] = [a + b for a, b in zip(before, found, strict=True)] if before else found
 
     def join(self, share: Share, samples: int, terms: Terms, targets: Sequence[Tensor], guides: Sequence[Mask]) -> None:
-        """Makes them those of the tiles of all processes.
+        """Sums over the tiles of all processes.
 
         Args:
             samples: n, also where this process has no tile.
@@ -84,7 +84,7 @@ class StyleSums:
     def values(
         self, terms: Terms, targets: Sequence[Tensor], wide: torch.dtype
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The style values (n) by their names, and the slopes of the loss by each layer (`Measured`).
+        """The style values (n) by name, and the slopes of each layer (`Measured`).
 
         Args:
             targets: S x (n or 1, R, C), of the style layers, region by region.

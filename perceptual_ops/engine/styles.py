@@ -1,4 +1,7 @@
-"""The style of maps, by their Grams, by guided ones, or by statistics of channels: values, slopes and gradients."""
+"""Styles by Grams, guided Grams or channel statistics: values, slopes and gradients.
+
+A slope is d loss / d Gram or statistic; a gradient is with respect to the map.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,18 @@ operators: Any = torch.ops.perceptual_ops
 
 
 class Style(Protocol):
-    """How the style of maps (n, C, H, W) is measured."""
+    """A kind of style of maps (n, C, H, W)."""
 
     def measured(self, maps: Mapping[str, Tensor], targets: Mapping[str, Targets]) -> Measured:
-        """That of maps of one dtype."""
+        """The style loss of maps of one dtype."""
 
     def gradients(
         self, scale: Tensor | None, maps: Mapping[str, Tensor], slopes: Sequence[Tensor], others: list[Tensor | None]
     ) -> list[Tensor]:
-        """The gradients of scale (n) times the loss by maps or parts of them, each plus another of its shape."""
+        """d(scale (n) * loss) / d maps, or parts of them, each plus another gradient of its shape."""
 
     def magnitude(self, slopes: Tensor) -> Tensor:  # (n, C, C or more)
-        """Whose sums over a row bound the gradient where no feature is above 1, but for the offset."""
+        """Its row sums plus the offset bound the gradient of features of at most 1."""
 
     def offset(self, slopes: Tensor) -> Tensor | None:  # (n)
         """The largest part of the gradient that does not depend on the features; None for 0."""
@@ -39,7 +42,7 @@ class Style(Protocol):
 
 @dataclass(frozen=True)
 class WholeStyle:
-    """That of all pixels.
+    """The style over all pixels.
 
     Attributes:
         frames: See `style_of`.
@@ -71,7 +74,7 @@ class WholeStyle:
 
 @dataclass(frozen=True)
 class StatisticsStyle(WholeStyle):
-    """That of all pixels by the means and deviations of channels, beside the Grams or in their place."""
+    """The style over all pixels by channel means and deviations, beside the Grams or in their place."""
 
     def measured(self, maps: Mapping[str, Tensor], targets: Mapping[str, Targets]) -> Measured:
         features = [as_one_map(x, self.frames) for x in maps.values()]
@@ -114,7 +117,7 @@ class StatisticsStyle(WholeStyle):
 
 
 def split_slopes(slopes: Tensor) -> tuple[Tensor, Tensor]:  # (n, C + 4, C) or (n, 4, C)
-    """Those by the Gram, if it is compared, and the rows of the statistics."""
+    """The slopes of the Gram, if it is compared, and the rows of the statistics."""
     rows = slopes.shape[1] - 2 * STATISTICS
     return slopes[:, :rows], slopes[:, rows:]
 
@@ -127,7 +130,7 @@ class GuidedStyle:
     An empty region has neither a loss nor a gradient.
 
     Attributes:
-        terms: What the loss is made of, and the share of each region.
+        terms: The terms of the loss, with the share of each region.
         guides: The masks of the regions.
         frames: See `style_of`.
     """
@@ -177,10 +180,10 @@ class GuidedStyle:
 
 
 def style_of(terms: Terms, masks: Masks, frames: int) -> Style:
-    """That of maps with such masks.
+    """The kind of style for these terms and masks.
 
     Args:
-        frames: How many maps in turn are of one clip, whose style is over all of them.
+        frames: How many consecutive maps are frames of one clip, whose style is over all of them.
     """
     if masks.guides:
         return GuidedStyle(terms, masks.guides, frames)
@@ -188,5 +191,5 @@ def style_of(terms: Terms, masks: Masks, frames: int) -> Style:
 
 
 def slopes_of_frames(slopes: Tensor, length: int) -> Tensor:  # (n, C, C) or (K, n, C, C)
-    """Those of clips for each of their frames."""
+    """The slopes of clips, repeated for each frame."""
     return for_frames(slopes.movedim(-3, 0), length).movedim(0, -3)

@@ -1,4 +1,4 @@
-"""What a perceptual loss is made of, as both engines take it."""
+"""The terms of a perceptual loss, for both engines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Terms(OperatorSettings):
         content, style: The parts over features.
         gram_normalize: See `perceptual_ops.gram_matrix`.
         normalize_features: "none", or "channel" for features of unit length over their channels.
-        of_clips: Whether samples are clips (N, C, T, H, W), whose Grams, of which there are some, are over all frames.
+        of_clips: Whether samples are clips (N, C, T, H, W) with at least one Gram, each over all frames.
             Content and variation are means over frames.
         variation: Weight of the total variation of the images as they come.
         shares: Of the regions that style is compared in, each with a target of its own.

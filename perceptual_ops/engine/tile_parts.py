@@ -1,4 +1,4 @@
-"""A tile's own part of a tapped map, and its gradient as that of the tile's map; whose tiles are run here."""
+"""A tile's own region of a map and its gradient, without the halo; and which tiles run in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .loss_scale import LossScale
-from .registry import trunk_of
+from .registry import trunk_by_key
 from .stages import Tap, TapGradients
 from .tiles import Region, Tile, tiles_of
 from .trunk import Trunk
@@ -19,12 +19,12 @@ from .trunk import Trunk
 
 @dataclass(frozen=True)
 class Share:
-    """Which tiles of an image are run here, where other processes run the rest; by default all are.
+    """Which tiles of an image run in this process, the rest on others; by default all.
 
     Attributes:
         band: Rows of the image, to which the tiles belong as `tiles.own_rows` says.
-        is_first: Whether this process is the first of them, where what all have found counts.
-        gather: Of a tensor, whose shape is the same everywhere, those of all processes, in the same order everywhere.
+        is_first: Whether this is the first process, which counts results that all have computed.
+        gather: All-gather of a tensor whose shape is the same on all processes.
     """
 
     band: slice | None = None
@@ -32,7 +32,7 @@ class Share:
     gather: Callable[[Tensor], list[Tensor]] | None = None
 
     def gathered(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Those of all processes, by process; of one dtype, and of the same shapes everywhere."""
+        """The tensors of all processes, by process; of one dtype and equal shapes."""
         if self.gather is None:
             return [list(tensors)]
         sizes = [x.numel() for x in tensors]
@@ -40,7 +40,7 @@ class Share:
         return [[y.view(x.shape) for x, y in zip(tensors, found.split(sizes), strict=True)] for found in of_all]
 
     def summed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Their sums over all processes, the same bits everywhere."""
+        """Sums over all processes, bit-equal on each."""
         return [reduce(torch.add, parts) for parts in zip(*self.gathered(tensors), strict=True)]
 
 
@@ -48,8 +48,8 @@ WHOLE = Share()
 
 
 def chain_of(trunk_key: str) -> Trunk:
-    """The trunk with a key, which is one that tiles go through."""
-    trunk = trunk_of(trunk_key)
+    """The trunk of a key, which must be a chain."""
+    trunk = trunk_by_key(trunk_key)
     assert isinstance(trunk, Trunk), "tiles are of chains"
     return trunk
 
@@ -72,7 +72,7 @@ def rows_read(trunk_key: str, passes: Iterable[Sequence[str]], shape: Sequence[i
 
 
 def share_of(tile: Tile, layer: str) -> float:
-    """How much of a layer's map is the tile's own, of the whole image's."""
+    """The tile's own share of a layer's whole map."""
     return area_of(tile.whole(layer)) / math.prod(tile.size(layer))
 
 
@@ -83,13 +83,13 @@ def area_of(region: Region) -> int:
 
 
 def own_part(tile: Tile, tap: Tap) -> Tap:
-    """A tap that hands on what of a map is the tile's own."""
+    """A tap that passes on the tile's own region of a map, without its halo."""
     return lambda layer, x: tap(layer, x[tile.part(layer)])
 
 
 @dataclass
 class PartGradients:
-    """`TapGradients` of a tile's maps: those of its own parts, and 0 around them."""
+    """`TapGradients` of a tile's maps: the gradient of its own region, 0 in the halo."""
 
     own: TapGradients
     tile: Tile

@@ -1,9 +1,9 @@
 """A perceptual loss of large images, tile by tile through all layers, in the memory of one tile.
 
-Content compares pixels, and a tile has its share of their mean. Style compares sums over all pixels: a first pass adds
-up the Grams of all tiles, a second makes gradients, of what the loss is by those sums; it begins with the last tile,
-whose maps are still there. The gradient is the sum of those of all tiles, each of what is its own of the maps, since a
-backward is linear.
+Content is a mean over pixels, of which each tile has a share. Style compares sums over all pixels: a first pass
+accumulates the Grams of all tiles, a second computes the gradients; it starts with the last tile, whose maps still
+exist. A backward is linear, so the image gradient is the sum over tiles, where only a tile's own region of the maps,
+not its halo, contributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import _checks as checks
 from .batching import rows_of
-from .custom_op import Entry, chunks_in_parts, joined
+from .custom_op import TrunkInput, chunks_in_parts, joined
 from .large_images import BAND, Readable, Writable
 from .masks import ALL_PIXELS, Masks
 from .perceptual_head import PerceptualHead, summed
@@ -32,28 +32,28 @@ operators: Any = torch.ops.perceptual_ops
 
 def tiled_features(
     images: Tensor,  # (n, 3, H, W)
-    entry: Entry,
+    trunk_input: TrunkInput,
     layers: Sequence[str],
     side: int,
 ) -> list[Tensor]:
-    """The features (n, C, H', W') of a chunk of images; nothing else is held of more than a tile."""
+    """The features (n, C, H', W') of a chunk of images, in the memory of one tile besides them."""
     found: dict[str, Tensor] = {}
-    for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
+    for tile in tiles_through(trunk_input.trunk_key, layers, images.shape, side):
 
-        def meet(layer: str, x: Tensor, tile: Tile = tile) -> bool:  # (n, C, h, w)
+        def on_tap(layer: str, x: Tensor, tile: Tile = tile) -> bool:  # (n, C, h, w)
             if layer not in found:
                 shape = (*x.shape[:2], *tile.size(layer))
                 found[layer] = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             found[layer][tile.whole(layer)] = x[tile.part(layer)]
             return False
 
-        entry.forward([(entry.normalized(images[tile.image]), meet, False)], layers)
+        trunk_input.forward([(trunk_input.normalized(images[tile.image]), on_tap, False)], layers)
     return [found[layer] for layer in layers]
 
 
 def tiled_styles(
     images: Tensor,  # (n, 3, H, W)
-    entry: Entry,
+    trunk_input: TrunkInput,
     layers: Sequence[str],
     side: int,
     normalize: str,
@@ -62,14 +62,14 @@ def tiled_styles(
 ) -> list[Tensor]:
     """The styles (n, R, C) of the layers of a chunk of images, see `Terms`."""
     sums = StyleSums(layers, is_unit, style_statistics)
-    for tile in tiles_through(entry.trunk_key, layers, images.shape, side):
-        sums.add(entry, images[tile.image], tile)
-    return [sums.of(layer, normalize).to(entry.wide) for layer in layers]
+    for tile in tiles_through(trunk_input.trunk_key, layers, images.shape, side):
+        sums.add(trunk_input, images[tile.image], tile)
+    return [sums.of(layer, normalize).to(trunk_input.wide) for layer in layers]
 
 
 @dataclass
 class _Run:
-    """A tile that went forward, and what leads back."""
+    """A tile after its forward, with its tape."""
 
     tile: Tile
     images: Tensor  # (n, 3, h, w)
@@ -83,16 +83,16 @@ class TiledLoss:
     """A chunk of images whose tiles have sides of about `side` pixels.
 
     Attributes:
-        by_output, by_target: Where gradients are added; None where they are not wanted.
-        slopes: Of the loss by the style layers, as of `style_parts.Measured`, where these are of more than the images:
-            style then has gradients here and no value.
+        by_output, by_target: Gradient buffers that are added to; None where not wanted.
+        slopes: d loss / d Gram of the style layers (`style_parts.Measured`), where the Grams are of more than the
+            images: style then has gradients here and no value.
         masks: Of the images.
-        progress: Called with each tile that is done.
-        share: Whose tiles these are.
-        values: The terms by their names (n), as they are added up.
+        progress: Called after each tile.
+        share: The tiles of this process.
+        values: The terms by name (n), accumulated over tiles.
     """
 
-    entry: Entry
+    trunk_input: TrunkInput
     terms: Terms
     side: int
     output: Readable  # (n, 3, H, W)
@@ -117,10 +117,12 @@ class TiledLoss:
         if self.terms.variation:
             self._variation()
         if self.share.gather:
-            none = self.entry.scale.new_zeros(self.output.shape[0], dtype=checks.widest(self.entry.scale.device))
+            none = self.trunk_input.scale.new_zeros(
+                self.output.shape[0], dtype=checks.widest(self.trunk_input.scale.device)
+            )
             of_all = self.share.summed([self.values.get(name, none) for name in self.terms.names])
             self.values = dict(zip(self.terms.names, of_all, strict=True))
-        return {name: value.to(self.entry.wide) for name, value in self.values.items()}
+        return {name: value.to(self.trunk_input.wide) for name, value in self.values.items()}
 
     def loss(self) -> Tensor:  # (n)
         """The loss alone."""
@@ -130,22 +132,22 @@ class TiledLoss:
     def passes(self) -> list[tuple[str, ...]]:
         """The layers of each pass over the tiles."""
         style, content = self.terms.style.layers, self.terms.content.layers
-        if self.by_output is not None:  # of the same tiles, so that the last of the first pass is one of the second
+        if self.by_output is not None:  # the same tiles, so that the last one of the first pass can be reused
             return [self.terms.layers] * (2 if style else 1)
         return [layers for layers in (style, content) if layers]
 
     def reads(self, band: slice) -> slice:
         """The rows of the images that are read for the share of a band."""
-        rows = rows_read(self.entry.trunk_key, self.passes, self.output.shape, self.side, band)
+        rows = rows_read(self.trunk_input.trunk_key, self.passes, self.output.shape, self.side, band)
         if not self.terms.variation or band.start == band.stop:
             return rows
         last = min(band.stop + 1, self.output.shape[2])
         return slice(min(band.start, rows.start), max(last, rows.stop))
 
     def _style(self) -> tuple[dict[str, Tensor], _Run | None]:
-        """The style values; where a gradient is wanted, the slopes of the loss (`Measured`), and the last tile.
+        """The style values; where a gradient is wanted, the slopes (`Measured`), and the last tile.
 
-        Features of unit length do not wait for slopes, so they need to be run again.
+        Features of unit length are not kept for their slopes, so they have to be computed again.
         """
         sums, run, tiles = (
             StyleSums(self.terms.style.layers, self.terms.is_of_unit_features, self.terms.style_statistics),
@@ -158,10 +160,10 @@ class TiledLoss:
             if is_kept and tile is tiles[-1]:
                 run = self._forward(tile, replace(self.terms, variation=0.0), {}, sums)
             else:
-                sums.add(self.entry, self.output[tile.image], tile, masks)
+                sums.add(self.trunk_input, self.output[tile.image], tile, masks)
             self.progress(tile)
         sums.join(self.share, self.output.shape[0], self.terms, self.grams, self.masks.guides)
-        values, slopes = sums.values(self.terms, self.grams, self.entry.wide)
+        values, slopes = sums.values(self.terms, self.grams, self.trunk_input.wide)
         if self.share.is_first:  # all know them
             self._add(values)
         if run:
@@ -169,7 +171,7 @@ class TiledLoss:
         return (slopes, run) if self.by_output is not None else ({}, None)
 
     def _second_pass(self, slopes: dict[str, Tensor], last: _Run | None) -> None:
-        """Content, and the gradients of both parts; the last tile went forward before."""
+        """Content, and the gradients of both parts; the last tile's forward is reused."""
         style = self.terms.style if slopes else NO_PART
         terms = replace(self.terms, style=style, variation=0.0)
         tiles = self._cut(terms.layers)
@@ -181,20 +183,22 @@ class TiledLoss:
             self.progress(tile)
 
     def _forward(self, tile: Tile, terms: Terms, slopes: dict[str, Tensor], sums: StyleSums | None = None) -> _Run:
-        """Runs a tile, whose style maps are added to the sums where there are any."""
-        entry, images = self.entry, self.output[tile.image]
+        """Runs a tile and adds its style maps to the sums, if given."""
+        trunk_input, images = self.trunk_input, self.output[tile.image]
         wanted = self.by_output is not None, self.by_target is not None
         contents, target_tape = self._contents(tile, terms.content.layers)
         masks = self.masks.in_tile(tile)
         own = terms if masks.content else replace(terms, content=_of_tile(terms.content, tile))
-        head = PerceptualHead(own, entry.wide, contents, [], *wanted, slopes, masks=masks)
+        head = PerceptualHead(own, trunk_input.wide, contents, [], *wanted, slopes, masks=masks)
 
-        def meet(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
+        def on_tap(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
             if sums and layer in terms.style.layers:
-                sums.meet(layer, x, masks.guides)
-            return head.meet(layer, x)
+                sums.add_map(layer, x, masks.guides)
+            return head.on_tap(layer, x)
 
-        (tape,) = entry.forward([(entry.normalized(images), own_part(tile, meet), wanted[0])], terms.layers)
+        (tape,) = trunk_input.forward(
+            [(trunk_input.normalized(images), own_part(tile, on_tap), wanted[0])], terms.layers
+        )
         if terms.content.layers:
             found = head.terms()
             self._add(found if masks.content else _whole_values(found, terms.content, tile))
@@ -202,22 +206,26 @@ class TiledLoss:
 
     def _backward(self, run: _Run) -> None:
         """Adds a tile's gradients."""
-        entry, tile = self.entry, run.tile
+        trunk_input, tile = self.trunk_input, run.tile
         if self.by_target is not None and self.target is not None and run.target_tape is not None:
             gradients = PartGradients(run.head.by_target, tile)
-            self.by_target[tile.image] += entry.backward(run.target_tape, gradients, self.target[tile.image], None)
+            self.by_target[tile.image] += trunk_input.backward(
+                run.target_tape, gradients, self.target[tile.image], None
+            )
         if self.by_output is not None:
-            self.by_output[tile.image] += entry.backward(run.tape, PartGradients(run.head, tile), run.images, None)
+            self.by_output[tile.image] += trunk_input.backward(
+                run.tape, PartGradients(run.head, tile), run.images, None
+            )
 
     def _contents(self, tile: Tile, layers: Sequence[str]) -> tuple[list[Tensor], Tape | None]:
-        """The targets (n or 1, C, h, w) of a tile's own parts, and the way back to the target image."""
+        """The targets (n or 1, C, h, w) of a tile's own regions, and the tape of the target image."""
         if self.target is None:
             return [x[tile.whole(layer)] for layer, x in zip(layers, self.contents, strict=True)], None
-        maps, tape = self.entry.features(self.target[tile.image], layers, self.by_target is not None)
+        maps, tape = self.trunk_input.features(self.target[tile.image], layers, self.by_target is not None)
         return [x[tile.part(layer)] for layer, x in zip(layers, maps, strict=True)], tape
 
     def _variation(self) -> None:
-        """By bands of rows, each with the first row of the next, whose own pairs are then taken off."""
+        """Band by band: each includes the first row of the next, whose own pairs are subtracted again."""
         height = self.output.shape[2]
         rows = self.share.band or slice(0, height)
         for first in range(rows.start, rows.stop, BAND):
@@ -227,17 +235,17 @@ class TiledLoss:
                 self._vary((..., slice(last, last + 1), slice(None)), -1.0)
 
     def _vary(self, rows: Region, sign: float) -> None:
-        """Adds the weighted total variation of some rows, or takes it off."""
+        """Adds or subtracts the weighted total variation of some rows."""
         weight, band = sign * self.terms.variation, self.output[rows]
         if self.by_output is None:
             value = operators.total_variation(band, "l2_squared")
         else:
             value, gradient = operators.total_variation_with_gradient(band, "l2_squared")
-            self.by_output[rows] += gradient.to(self.entry.wide).mul_(weight)
+            self.by_output[rows] += gradient.to(self.trunk_input.wide).mul_(weight)
         self._add({"tv": weight * value})
 
     def _cut(self, layers: Sequence[str]) -> list[Tile]:
-        return tiles_through(self.entry.trunk_key, layers, self.output.shape, self.side, self.share.band)
+        return tiles_through(self.trunk_input.trunk_key, layers, self.output.shape, self.side, self.share.band)
 
     def _add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -246,7 +254,7 @@ class TiledLoss:
 
 
 def tiled_losses(
-    entry: Entry,
+    trunk_input: TrunkInput,
     terms: Terms,
     side: int,
     images: tuple[Tensor, Tensor | None],
@@ -258,15 +266,15 @@ def tiled_losses(
     """The loss (N) and its terms (T, N).
 
     Args:
-        entry, terms, side, contents, grams, masks: See `TiledLoss`, of all samples.
+        trunk_input, terms, side, contents, grams, masks: See `TiledLoss`, of all samples.
         images: Output (N, 3, H, W) and target (N or 1, 3, H, W).
-        gradients: By both; filled, or empty where they are not wanted.
+        gradients: With respect to both; filled in place, empty where they are not wanted.
     """
     (output, target), found = images, []
-    for rows, (by_output, by_target) in chunks_in_parts(entry, output, *gradients):
+    for rows, (by_output, by_target) in chunks_in_parts(trunk_input, output, *gradients):
         own_target = None if target is None else rows_of([target], rows)[0]
         own = rows_of(contents, rows), rows_of(grams, rows)
-        tiled = TiledLoss(entry, terms, side, output[rows], own_target, *own, by_output, by_target)
+        tiled = TiledLoss(trunk_input, terms, side, output[rows], own_target, *own, by_output, by_target)
         tiled.masks = masks.rows(rows)
         found.append(summed(tiled.run(), terms))
     losses, values = zip(*found, strict=True)
@@ -274,7 +282,7 @@ def tiled_losses(
 
 
 def _of_tile(content: Part, tile: Tile) -> Part:
-    """The content part of a tile: weights times what it is of the whole image's mean."""
+    """The content part of a tile, its weights times the tile's share of the mean."""
     if content.distance == "sse":
         return content
     weights = zip(content.layers, content.weights, strict=True)

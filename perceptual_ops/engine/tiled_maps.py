@@ -1,4 +1,4 @@
-"""A number for each pixel of a layer's maps, of large images tile by tile, in the memory of one tile."""
+"""Per-pixel values of a layer's maps of large images, tile by tile, in the memory of one tile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .custom_op import Entry
-from .modes import by_hand
+from .custom_op import TrunkInput
+from .modes import no_autograd
 from .registry import Run
 from .stages import Tap
 from .tile_parts import own_part, tiles_through
@@ -18,7 +18,7 @@ from .trunk import holder
 
 def tiled_maps(
     images: Sequence[Tensor],
-    entry: Entry,
+    trunk_input: TrunkInput,
     layers: Sequence[str],
     side: int,
     pixels: Callable[..., Tensor],
@@ -30,21 +30,21 @@ def tiled_maps(
         images: One or two of a size, each (n, 3, H, W).
         side: Of a tile, about.
         pixels: (layer, the map (n, C, h, w) of each of the images) -> (n, 1, h, w).
-        progress: Called with how many tiles are done, and of how many.
+        progress: Called with the tiles done and their total.
     """
     found: dict[str, Tensor] = {}
-    tiles = tiles_through(entry.trunk_key, layers, images[0].shape, side)
-    with by_hand(images[0]):
+    tiles = tiles_through(trunk_input.trunk_key, layers, images[0].shape, side)
+    with no_autograd(images[0]):
         for done, tile in enumerate(tiles, start=1):
             held: list[dict[str, Tensor]] = [{} for _ in images[1:]]
             taps = [*map(holder, held), _filler(found, tile, held, pixels)]
-            # The last of them meets the maps of the others.
+            # The tap of the last run sees the maps of the others.
             order = [*images[1:], images[0]]
             runs: list[Run] = [
-                (entry.normalized(x[tile.image]), own_part(tile, tap), False)
+                (trunk_input.normalized(x[tile.image]), own_part(tile, tap), False)
                 for x, tap in zip(order, taps, strict=True)
             ]
-            entry.forward(runs, layers)
+            trunk_input.forward(runs, layers)
             progress(done, len(tiles))
     return [found[layer] for layer in layers]
 
@@ -52,7 +52,7 @@ def tiled_maps(
 def _filler(
     found: dict[str, Tensor], tile: Tile, held: Sequence[dict[str, Tensor]], pixels: Callable[..., Tensor]
 ) -> Tap:
-    """A tap that makes the pixels of a tile's own part and puts them where they lie in the whole map."""
+    """A tap that computes the pixels of a tile's own region and writes them into the whole map."""
 
     def fill(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
         part = pixels(layer, x, *(maps.pop(layer) for maps in held))

@@ -1,7 +1,7 @@
 """A metric of large images, tile by tile through all layers, in the memory of one tile.
 
-LPIPS is a mean over pixels, of which a tile has a share. DISTS compares means and variances over all pixels: a first
-pass adds up those of all tiles, a second makes gradients, of what the distance is by them.
+LPIPS is a mean over pixels, of which each tile has a share. DISTS compares means and variances over all pixels: a first
+pass merges those of all tiles, a second computes the gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as checks
-from .custom_op import Entry
+from .custom_op import TrunkInput
 from .large_images import Readable, Writable
 from .masks import Mask, weighed
 from .metric_head import MetricHead
@@ -34,13 +34,13 @@ class TiledMetric:
 
     Attributes:
         layers: See `MetricSettings`.
-        by_output, by_target: Where gradients are added; None where they are not wanted.
+        by_output, by_target: Gradient buffers that are added to; None where not wanted.
         mask: For LPIPS, that of the pixels compared.
-        progress: Called with each tile that is done.
-        share: Whose tiles these are.
+        progress: Called after each tile.
+        share: The tiles of this process.
     """
 
-    entry: Entry
+    trunk_input: TrunkInput
     metric: Metric
     layers: Sequence[str]
     side: int
@@ -64,7 +64,7 @@ class TiledMetric:
 
     def reads(self, band: slice) -> slice:
         """The rows of the images that are read for the share of a band."""
-        return rows_read(self.entry.trunk_key, self.passes, self.output.shape, self.side, band)
+        return rows_read(self.trunk_input.trunk_key, self.passes, self.output.shape, self.side, band)
 
     def run(self) -> Tensor:
         """The distance (L, n) of each layer."""
@@ -73,13 +73,13 @@ class TiledMetric:
         return self._of_all([self._by_pixels(tile) for tile in self._tiles()])
 
     def _by_pixels(self, tile: Tile) -> Tensor:  # (L, n)
-        """A tile's share of the distances; its first layers go in tiles of their own."""
+        """A tile's share of the distances; its first layers run in nested tiles."""
         pair = self._read(tile)
-        if shallow := self.entry.tiles(pair[0], self.layers):
+        if shallow := self.trunk_input.tiles(pair[0], self.layers):
             by_output, by_target = (
-                torch.zeros_like(pair[0], dtype=self.entry.wide) if wanted else None for wanted in self._wanted
+                torch.zeros_like(pair[0], dtype=self.trunk_input.wide) if wanted else None for wanted in self._wanted
             )
-            settings = self.entry, self.metric, self.layers, *shallow
+            settings = self.trunk_input, self.metric, self.layers, *shallow
             distances = TiledPair(*settings, *pair, by_output, by_target, self.mask, tile).run()
             for whole, made in ((self.by_output, by_output), (self.by_target, by_target)):
                 if whole is not None and made is not None:
@@ -87,7 +87,7 @@ class TiledMetric:
             return distances
         targets: dict[str, Tensor] = {}
         head = MetricHead(weighed(self.metric, self.layers, self.mask, tile), self._indices, targets, self._wanted)
-        tapes = self._forward(pair, holder(targets), head.meet)
+        tapes = self._forward(pair, holder(targets), head.on_tap)
         values = head.distances()
         self._backward(tile, pair, tapes, (head.by_output, head.by_target))
         return torch.stack([values[layer] for layer in self.layers])
@@ -104,27 +104,27 @@ class TiledMetric:
         return self._of_all([of_layers] if self.share.is_first else [])  # all know them
 
     def _statistics(self, metric: Dists) -> dict[str, Tensor]:  # (n, 6, C)
-        """Those of every layer over the whole images."""
+        """The statistics of every layer over the whole images."""
         sums = {layer: DistsSums() for layer in self.layers}
         for tile in self._tiles():
             targets: dict[str, Tensor] = {}
 
-            def meet(layer: str, x: Tensor, targets: dict[str, Tensor] = targets) -> bool:  # (n, C, h, w)
+            def on_tap(layer: str, x: Tensor, targets: dict[str, Tensor] = targets) -> bool:  # (n, C, h, w)
                 of_part = metric.statistics(self._indices[layer], x, targets.pop(layer))
                 sums[layer].add(of_part, x.shape[2] * x.shape[3])
                 return False
 
             pair = self._read(tile)
-            self._forward(pair, own_part(tile, holder(targets)), own_part(tile, meet), keep=False)
+            self._forward(pair, own_part(tile, holder(targets)), own_part(tile, on_tap), keep=False)
             if IMAGE in sums:
                 output, targets[IMAGE] = self._own_images(tile, pair)
-                meet(IMAGE, output)
+                on_tap(IMAGE, output)
         of_all = self._joined(metric, sums) if self.share.gather else sums
-        return {layer: found.statistics(self.entry.wide) for layer, found in of_all.items()}
+        return {layer: found.statistics(self.trunk_input.wide) for layer, found in of_all.items()}
 
     def _joined(self, metric: Dists, sums: dict[str, DistsSums]) -> dict[str, DistsSums]:
-        """Those of all processes' tiles."""
-        like = self.entry.scale.new_empty(0, dtype=checks.widest(self.entry.scale.device))
+        """The statistics merged over all processes."""
+        like = self.trunk_input.scale.new_empty(0, dtype=checks.widest(self.trunk_input.scale.device))
         counts = like.new_tensor([found.pixels for found in sums.values()])
         none = [like.new_zeros((self.output.shape[0], 6, len(alpha))) for alpha in metric.alpha]
         parts = [
@@ -142,7 +142,7 @@ class TiledMetric:
         targets: dict[str, Tensor] = {}
         head = MetricHead(metric, self._indices, targets, self._wanted)
         pair = self._read(tile)
-        tapes = self._forward(pair, own_part(tile, holder(targets)), own_part(tile, head.meet))
+        tapes = self._forward(pair, own_part(tile, holder(targets)), own_part(tile, head.on_tap))
         head.distances()  # which makes the gradients of what waits
         self._backward(tile, pair, tapes, (PartGradients(head.by_output, tile), PartGradients(head.by_target, tile)))
         if IMAGE in self._indices:
@@ -157,11 +157,11 @@ class TiledMetric:
         return self.output[tile.image], self.target[tile.image]
 
     def _forward(self, pair: tuple[Tensor, Tensor], of_target: Tap, of_output: Tap, keep: bool = True) -> list[Tape]:
-        """Output and target of a tile side by side, the target first; taps take their maps."""
-        entry, layers = self.entry, [layer for layer in self.layers if layer != IMAGE]
+        """Runs output and target of a tile in lockstep, the target first."""
+        trunk_input, layers = self.trunk_input, [layer for layer in self.layers if layer != IMAGE]
         sides = (pair[1], of_target, self._wanted[1]), (pair[0], of_output, self._wanted[0])
-        runs = [(entry.normalized(images), tap, keep and wanted) for images, tap, wanted in sides]
-        return entry.forward(runs, layers)
+        runs = [(trunk_input.normalized(images), tap, keep and wanted) for images, tap, wanted in sides]
+        return trunk_input.forward(runs, layers)
 
     def _backward(
         self, tile: Tile, pair: tuple[Tensor, Tensor], tapes: Sequence[Tape], gradients: Sequence[TapGradients]
@@ -170,7 +170,7 @@ class TiledMetric:
         wholes = self.by_output, self.by_target
         for whole, tape, made, images in zip(wholes, reversed(tapes), gradients, pair, strict=True):
             if whole is not None:
-                whole[tile.image] += self.entry.backward(tape, made, images, None)
+                whole[tile.image] += self.trunk_input.backward(tape, made, images, None)
 
     @property
     def _indices(self) -> dict[str, int]:
@@ -181,8 +181,8 @@ class TiledMetric:
         return self.by_output is not None, self.by_target is not None
 
     def _own_images(self, tile: Tile, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """What is a tile's own of output and target."""
-        output, target = (images[tile.own_part].to(self.entry.wide) for images in pair)
+        """The tile's own region of output and target."""
+        output, target = (images[tile.own_part].to(self.trunk_input.wide) for images in pair)
         return output, target
 
     def _share(self, tile: Tile, layer: str) -> float:
@@ -191,11 +191,13 @@ class TiledMetric:
     def _of_all(self, parts: list[Tensor]) -> Tensor:  # (L, n) each -> (L, n)
         """The sum over this process's parts, and over all processes."""
         shape = len(self.layers), self.output.shape[0]
-        none = self.entry.scale.new_zeros(shape, dtype=checks.widest(self.entry.scale.device))
+        none = self.trunk_input.scale.new_zeros(shape, dtype=checks.widest(self.trunk_input.scale.device))
         (found,) = self.share.summed([reduce(torch.add, parts, none)])
-        return found.to(self.entry.wide)
+        return found.to(self.trunk_input.wide)
 
     def _tiles(self) -> Iterator[Tile]:
-        for tile in tiles_through(self.entry.trunk_key, self.passes[0], self.output.shape, self.side, self.share.band):
+        for tile in tiles_through(
+            self.trunk_input.trunk_key, self.passes[0], self.output.shape, self.side, self.share.band
+        ):
             yield tile
             self.progress(tile)

@@ -1,8 +1,8 @@
 """A pair of large images: the first layers in tiles, the rest at once.
 
-The maps of the first layers are many times the image, and those of a tile fit where all of a smaller image do. The
-gradient of their own taps runs to the image at once, while the tile is there; that of the rest follows by the signs
-and maxima of each tile, which are a 32nd of its maps. The sum of both is the gradient, since a backward is linear.
+The maps of the first layers are many times the size of the image, so they are computed tile by tile. The gradient of
+their own taps is propagated to the image at once, while the tile's maps exist; that of the rest follows later through
+the signs and argmaxes of each tile, 1/32 of its maps. The gradient is the sum of both, since a backward is linear.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .custom_op import Entry
+from .custom_op import TrunkInput
 from .masks import Mask, weighed
 from .metric_head import MetricHead
 from .metrics import Metric
 from .perceptual_head import LayerGradients
-from .registry import trunk_of
+from .registry import trunk_by_key
 from .stages import Tap
 from .tiles import Tile, tiles_of
 from .trunk import Tape, Trunk, holder
@@ -30,11 +30,11 @@ class _Side:
 
     Attributes:
         gradient: With respect to the images (n, 3, H, W), summed over tiles; None where it is not wanted.
-        map: That of the cut, (n, C, H', W'), as the tiles make it.
+        map: The map at the cut, (n, C, H', W'), filled tile by tile.
         tapes: Of each tile, up to the cut.
     """
 
-    entry: Entry
+    trunk_input: TrunkInput
     cut: str
     images: Tensor  # (n, 3, H, W), the target also (1, 3, H, W)
     gradient: Tensor | None
@@ -42,7 +42,7 @@ class _Side:
     tapes: list[tuple[Tile, Tape]] = field(default_factory=list)
 
     def keeper(self, tile: Tile, tap: Tap) -> Tap:
-        """A tap that takes in a tile's map of the cut, and leaves the others to `tap`."""
+        """A tap that stores a tile's map at the cut and passes the others on to `tap`."""
 
         def take(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
             if layer != self.cut:
@@ -56,7 +56,7 @@ class _Side:
         return take
 
     def release(self) -> Tensor:
-        """The map, held by nobody else."""
+        """Gives up the map, keeping no reference."""
         assert self.map is not None, "there is a tile"
         x, self.map = self.map, None
         return x
@@ -64,10 +64,10 @@ class _Side:
     def add(self, tile: Tile, tape: Tape, gradients: LayerGradients) -> None:
         assert self.gradient is not None, "it is wanted"
         images = self.images[tile.image]
-        self.gradient[tile.image] += self.entry.backward(tape, gradients, images, None)
+        self.gradient[tile.image] += self.trunk_input.backward(tape, gradients, images, None)
 
     def finish(self, gradient: Tensor, gradients: LayerGradients) -> None:
-        """Brings the gradient (n, C, H', W') at the cut's map, scaled as `gradients` say, to the images."""
+        """Propagates the gradient (n, C, H', W') at the cut, scaled as `gradients` say, to the images."""
         scale = gradients.scale.current if gradients.scale else None
         for tile, tape in self.tapes:
             size = gradient.shape[0], gradient.shape[1], *tile.own_size(self.cut)
@@ -85,19 +85,19 @@ class TiledPair:
     """A chunk of pairs that runs in tiles up to a pooling, for LPIPS.
 
     Args:
-        entry, metric, layers: See `Pair`.
+        trunk_input, metric, layers: See `Pair`.
         cut: The pooling.
         side: Of a tile, about, in pixels.
         output: (n, 3, H, W).
         target: (n or 1, 3, H, W).
-        by_output, by_target: Where gradients (n, 3, H, W) are added; None where they are not wanted.
+        by_output, by_target: Gradient buffers (n, 3, H, W) that are added to; None where not wanted.
         mask: That of the pixels compared.
-        part_of: Which tile of larger images they are, whose mask it is; None: they are whole.
+        part_of: The tile of larger images that these are, whose mask it is; None: they are whole.
     """
 
     def __init__(
         self,
-        entry: Entry,
+        trunk_input: TrunkInput,
         metric: Metric,
         layers: Sequence[str],
         cut: str,
@@ -109,9 +109,9 @@ class TiledPair:
         mask: Mask | None = None,
         part_of: Tile | None = None,
     ) -> None:
-        trunk = trunk_of(entry.trunk_key)
+        trunk = trunk_by_key(trunk_input.trunk_key)
         assert isinstance(trunk, Trunk), "tiles are of chains"
-        self._trunk, self._dtype, self._metric = trunk, entry.dtype, metric
+        self._trunk, self._dtype, self._metric = trunk, trunk_input.dtype, metric
         self._layers, self._mask = layers, mask
         self._indices = {layer: i for i, layer in enumerate(layers)}
         names = [layer.name for layer in trunk.network.layers]
@@ -120,7 +120,10 @@ class TiledPair:
         self._cut, self._tile_side = cut, side
         self._near = [layer for layer in layers if layer in near]
         self._far = [layer for layer in layers if layer not in near]
-        self._output, self._target = _Side(entry, cut, output, by_output), _Side(entry, cut, target, by_target)
+        self._output, self._target = (
+            _Side(trunk_input, cut, output, by_output),
+            _Side(trunk_input, cut, target, by_target),
+        )
         self._wanted = by_output is not None, by_target is not None
         self._part_of = part_of
 
@@ -140,9 +143,9 @@ class TiledPair:
         own = tile.within(self._part_of) if self._part_of else tile
         metric = weighed(self._metric, self._layers, self._mask, own)
         head = MetricHead(metric, self._indices, targets, self._wanted)
-        sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
+        sides = (self._target, holder(targets), head.by_target), (self._output, head.on_tap, head.by_output)
         runs = [
-            (side.entry.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
+            (side.trunk_input.normalized(side.images[tile.image]), side.keeper(tile, tap), side.gradient is not None)
             for side, tap, _ in sides
         ]
         tapes = self._trunk.forward_together(runs, [*self._near, self._cut], self._dtype)
@@ -156,11 +159,11 @@ class TiledPair:
         return values
 
     def _run_rest(self) -> dict[str, Tensor]:  # (n)
-        """The layers beyond the cut: their distances, and the way back."""
+        """The layers beyond the cut: distances and backward."""
         targets: dict[str, Tensor] = {}
         metric = weighed(self._metric, self._layers, self._mask, self._part_of)
         head = MetricHead(metric, self._indices, targets, self._wanted)
-        sides = (self._target, holder(targets), head.by_target), (self._output, head.meet, head.by_output)
+        sides = (self._target, holder(targets), head.by_target), (self._output, head.on_tap, head.by_output)
         runs = [(side.release(), tap, side.gradient is not None) for side, tap, _ in sides]
         tapes = self._trunk.forward_together(runs, self._far, self._dtype, after=self._cut)
         values = head.distances()

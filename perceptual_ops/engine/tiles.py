@@ -1,7 +1,7 @@
-"""Cutting a large image into tiles for a chain, or for its first layers, whose maps are the largest.
+"""Tiles of a large image for a chain, or for its first layers, whose maps are the largest.
 
-A tile brings along its halo, what its windows reach of the neighbours, and what is computed of it is cropped to what
-is right: but for rounding, the maps are those of the whole image.
+A tile is read with its halo (what its windows reach of the neighbours), and its maps are cropped to the region that is
+exact: up to rounding, they are those of the whole image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from ..networks.layers import BLUR_PADDING, POOLINGS, Conv, Layer, Pool, check_c
 
 Region = tuple[EllipsisType, slice, slice]
 
-LEAST = 4  # strides of the deepest layer on the side of a tile, so that the last, of half of it, has some of every map
-SHALLOW = 4  # the stride at which maps have become small and the reach of a window not yet large
+# Strides of the deepest layer along a side of a tile: even the last tile, at half of that, has some of every map.
+MIN_STRIDES = 4
+SHALLOW = 4  # the stride at which maps are small and halos not yet large
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Span:
 
     Attributes:
         image: Its pixels.
-        own: Those of them that are in no other tile.
-        whole: Where its part of each layer lies in the layer's map.
-        part: Where that lies in the layer's map of the tile alone.
+        own: Those of them that belong to no other tile, without the halo.
+        whole: Its own region of each layer, in the map of the whole image.
+        part: The same region in the map of the tile alone.
         lengths: The length of each layer's map, of the whole image and of the tile alone.
     """
 
@@ -64,17 +65,17 @@ class Tile:
 
     @property
     def image(self) -> Region:
-        """Where it lies in the image."""
+        """The tile with its halo, in the image."""
         return ..., self.rows.image, self.columns.image
 
     @property
     def own(self) -> Region:
-        """Where those of its pixels lie in the image that are in no other tile."""
+        """The tile without its halo, in the image."""
         return ..., self.rows.own, self.columns.own
 
     @property
     def own_part(self) -> Region:
-        """Where those lie in the tile's own image."""
+        """The tile without its halo, in the tile's own image."""
         rows, columns = (
             slice(span.own.start - span.image.start, span.own.stop - span.image.start)
             for span in (self.rows, self.columns)
@@ -82,11 +83,11 @@ class Tile:
         return ..., rows, columns
 
     def whole(self, layer: str) -> Region:
-        """Where its part of a layer lies in the layer's map of the whole image."""
+        """Its own region of a layer, in the map of the whole image."""
         return ..., self.rows.whole[layer], self.columns.whole[layer]
 
     def part(self, layer: str) -> Region:
-        """Where that lies in the layer's map of the tile alone."""
+        """Its own region of a layer, in the map of the tile alone."""
         return ..., self.rows.part[layer], self.columns.part[layer]
 
     def size(self, layer: str) -> tuple[int, int]:
@@ -103,7 +104,7 @@ class Tile:
 
 
 def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
-    """The pooling up to which tiles pay: the deepest of a stride up to `SHALLOW`, if layers beyond it are wanted."""
+    """The pooling up to which tiling pays: the deepest with a stride up to `SHALLOW`, if later layers are wanted."""
     found, stride = None, 1
     for depth, layer in enumerate(layers, start=1):
         stride *= _window(layer)[0]
@@ -122,7 +123,7 @@ def tiles_of(
         layers: The chain, from the image to the last layer that is run in tiles.
         wanted: Names of the layers among them whose maps are wanted.
         size: (H, W) of the image.
-        side: Of a tile, about, before what it brings along.
+        side: Of a tile, about, without its halo.
         band: Rows of the image of whose own these tiles are, which may be none; see `own_rows`. Default: of all.
     """
     names = frozenset(wanted)
@@ -148,9 +149,9 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
         return []
     own_length = whole.stop - whole.start
     count = max(1, round(own_length / side))
-    step = max(math.ceil(own_length / count / stride), LEAST) * stride
+    step = max(math.ceil(own_length / count / stride), MIN_STRIDES) * stride
     least = _last_start(layers, wanted, length, stride)
-    # What is left goes to the last.
+    # The last tile takes the remainder.
     starts = [x for x in range(whole.start, max(whole.start + 1, whole.stop - step // 2), step) if x <= least]
     stops = [*starts[1:], whole.stop]
     own = [_own(layers, length, start, stop) for start, stop in zip(starts, stops, strict=True)]
@@ -186,7 +187,7 @@ def _needed(
     layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int, own: Mapping[str, slice]
 ) -> tuple[int, int]:
     """The pixels that the wanted layers' own parts are made of; the first is a multiple of the stride."""
-    first = last = None  # what is needed of the map below, from the deepest layer to the image
+    first = last = None  # the range needed of each map, from the deepest layer to the image
     for layer, end in zip(reversed(layers), reversed(_lengths(layers, length)[:-1]), strict=True):
         if layer.name in wanted:
             rows = own[layer.name]
@@ -215,7 +216,7 @@ def _lengths(layers: Sequence[Layer], length: int) -> list[int]:
 
 
 def _window(layer: Layer) -> tuple[int, int, int]:
-    """Stride of a layer, and how far its window reaches: output i reads i * stride - before to i * stride + after."""
+    """Stride and reach of a layer's window: output i reads i * stride - before to i * stride + after."""
     check_chained(layer)
     if isinstance(layer, Conv):
         return layer.stride, layer.padding, layer.kernel - 1 - layer.padding

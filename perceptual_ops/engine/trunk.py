@@ -1,8 +1,8 @@
 """Forward and backward of a frozen trunk without an autograd graph.
 
-A frozen network asks for less than autograd keeps: no gradient of a weight, so no input of a convolution; of a ReLU one
-bit an element, of a max-pooling four bits a window. Convolutions are torch's, in channels_last; what lies between them
-is one pass each way (csrc/activation, stages.py).
+A frozen network needs less than autograd saves: no weight gradient, so no convolution input; one bit per element of a
+ReLU, four bits per window of a max pooling. Convolutions are torch's, in channels_last; whatever lies between them is
+one pass each way (csrc/activation, stages.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ operators: Any = torch.ops.perceptual_ops
 
 @dataclass(frozen=True)
 class Tape:
-    """A forward as its backward reads it."""
+    """What a forward saves for its backward."""
 
     taps: frozenset[str]
     stages: Sequence[Stage]
@@ -36,7 +36,7 @@ class Tape:
     saved: list[Saved]
 
     def of(self, layers: Iterable[str]) -> Tape:
-        """A tape of its own for the gradients of some of the taps; poolings end their stages, ReLUs need not."""
+        """A separate tape for the gradients of some of the taps. A pooling ends its stage; a ReLU need not."""
         taps = self.taps.intersection(layers)
         count = max(i for i, stage in enumerate(self.stages, start=1) if not taps.isdisjoint(stage.names))
         stages, saved = list(self.stages[:count]), self.saved[:count]
@@ -46,7 +46,7 @@ class Tape:
 
 
 def holder(maps: dict[str, Tensor]) -> Tap:
-    """A tap that holds on to the maps, by layer name."""
+    """A tap that stores the maps by layer name."""
 
     def hold(layer: str, x: Tensor) -> bool:
         maps[layer] = x
@@ -56,7 +56,7 @@ def holder(maps: dict[str, Tensor]) -> Tap:
 
 
 class Trunk(FrozenTrunk):
-    """A frozen network as a chain that is run by hand."""
+    """A frozen chain of layers that runs without autograd."""
 
     def __init__(self, network: FeatureNetwork) -> None:
         if not network.is_chain:
@@ -98,7 +98,7 @@ class Trunk(FrozenTrunk):
         return operators.normalize_images_backward(grad, images, scale.flatten(), factor, add)
 
     def forward(self, x: Tensor, layers: Iterable[str], tap: Tap, keep: bool, after: str | None = None) -> Tape:
-        """Runs normalised images, or the map of a pooling, up to the deepest layer wanted.
+        """Runs normalised images, or the output of a pooling, up to the deepest layer wanted.
 
         Args:
             x: (N, C, H, W), channels_last; the dtype is that of the arithmetic. Overwritten.
@@ -108,13 +108,13 @@ class Trunk(FrozenTrunk):
             after: The pooling whose map x is; None: x is normalised images.
         """
         runs, dtype = [(x, tap, keep)], x.dtype
-        del x  # held by nobody else, so that it is gone when it was read
+        del x  # keep no reference, so the first convolution's input is freed after use
         return self.forward_together(runs, list(layers), dtype, after)[0]
 
     def forward_together(
         self, runs: list[Run], layers: Sequence[str], dtype: torch.dtype, after: str | None = None
     ) -> list[Tape]:
-        """As `forward`, for several runs (x, tap, keep) side by side: each layer's maps of one after those of another.
+        """As `forward`, for several runs (x, tap, keep) in lockstep, stage by stage.
 
         Empties the list.
         """
@@ -144,7 +144,7 @@ class Trunk(FrozenTrunk):
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:  # (N, C, H, W)
         """The gradient with respect to what went in, times gradients.scale.current where there is a scale.
 
-        Uses the tape up.
+        Consumes the tape.
         """
         backward = Backward(gradients, tape.taps)
         while tape.saved:

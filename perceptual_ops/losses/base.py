@@ -16,7 +16,7 @@ from .._autocast import autocast, autocast_dtype
 from .._settings import Fixed, fixed, setting
 from ..engine.batching import AUTO, WHERE_LARGE, chunks
 from ..engine.cuda_graph import may_capture
-from ..engine.custom_op import Entry
+from ..engine.custom_op import TrunkInput
 from ..engine.input_size import InputSize
 from ..engine.module_trunk import ModuleTrunk, per_channel
 from ..engine.perceptual_op import trunk_features
@@ -41,7 +41,7 @@ class FrozenLoss(EngineSettings):
 
     Drop-ins and recipes that need more of it than the loss of images use what has no underscore: `frozen_network`,
     `network_layers`, `network_dtype`, `device`, `identity`, `checked_images`, `checked_parts`, `check_size`,
-    `features`, `target_features`, `runs_lean`, `entry`.
+    `features`, `target_features`, `runs_lean`, `trunk_input`.
 
     Args:
         network: The frozen trunk.
@@ -250,9 +250,9 @@ class FrozenLoss(EngineSettings):
 
     def tile_side(self, images: Tensor) -> int | None:
         """The side of the tiles in which checked images (N, C, H, W) go through the network; None: they go whole."""
-        return self.entry(images).tile_side(images) if self.runs_lean(images=images) else None
+        return self.trunk_input(images).tile_side(images) if self.runs_lean(images=images) else None
 
-    def entry(self, images: Tensor, input_size: InputSize | None = None) -> Entry:
+    def trunk_input(self, images: Tensor, input_size: InputSize | None = None) -> TrunkInput:
         """How images enter the lean engine; None: in the size in which they come."""
         dtype = self.network_dtype()
         if self.compute_dtype is not None:
@@ -263,7 +263,7 @@ class FrozenLoss(EngineSettings):
         size = InputSize.of_images() if input_size is None else input_size
         graphs = self.cuda_graphs and may_capture(images)
         tile_size = WHERE_LARGE if self.tile_size is None else AUTO if self.tile_size == "auto" else self.tile_size
-        return Entry(
+        return TrunkInput(
             prepared(self._trunk.key, dtype), scale, shift, dtype, self.chunk_size or 0, size, graphs, tile_size
         )
 
@@ -274,10 +274,10 @@ class FrozenLoss(EngineSettings):
         with ops.grad_mode(False):
             lean = self.runs_lean(images=images)
             if lean and isinstance(self._trunk, Trunk):
-                return trunk_features(images, self.entry(images, input_size), layers)
+                return trunk_features(images, self.trunk_input(images, input_size), layers)
             size = self._graph_chunk
             if lean and size is None:
-                size = self.entry(images, input_size).samples_at_a_time(images)
+                size = self.trunk_input(images, input_size).samples_at_a_time(images)
             parts = [self.features(images[rows], layers, input_size) for rows in chunks(images.shape[0], size)]
             return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True)]
 

@@ -138,7 +138,7 @@ class DISTS(MetricLoss):
         return (images.to(checks.accumulator_dtype(images)) - low) / (high - low)
 
     def _distance(self, layers: slice, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
-        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_weights(checks.accumulator_dtype(xs[0]))
         half = len(self.layers)
         alpha, beta = numbers[:half][layers], numbers[half:][layers]
         return metric_ops.dists_terms(xs, ys, alpha, beta, self.backend)[0]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .. import _checks as checks
 from ..engine.batching import auto_tile_side
-from ..engine.custom_op import Entry
+from ..engine.custom_op import TrunkInput
 from ..engine.large_images import Readable, ReadByParts, Writable, WrittenByParts, memory_of
 from ..engine.masks import Mask, Masks
-from ..engine.modes import by_hand
+from ..engine.modes import no_autograd
 from ..engine.tile_parts import tiles_through
 from ..engine.tiled_loss import TiledLoss
 from ..engine.tiled_metric import TiledMetric
@@ -67,26 +67,26 @@ def gradient_of(
     check_criterion(criterion)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress: expected a function of two numbers, got {type(progress).__name__}")
-    entry, side = entry_in_tiles(criterion)
+    trunk_input, side = tiled_trunk_input(criterion)
     device = criterion.device
-    picture = _picture("output", output, criterion, entry)
-    other = None if target is None else _picture("target", target, criterion, entry)
+    picture = _picture("output", output, criterion, trunk_input)
+    other = None if target is None else _picture("target", target, criterion, trunk_input)
     if other is not None and other.shape != picture.shape:
         raise ValueError(f"target: expected the size of output, {tuple(picture.shape)}; got {tuple(other.shape)}")
     if out is None:
-        out = torch.empty(picture.shape, dtype=entry.wide, device=device)
+        out = torch.empty(picture.shape, dtype=trunk_input.wide, device=device)
     elif any(_overlap(out, read) for read in (output, target) if read is not None):
         raise ValueError(
             "out: expected memory of its own, got some that output or target, still read, reach into; pass another"
         )
     made = WrittenByParts("out", out, picture.shape, device)
-    pixels = None if mask is None else _mask(mask, picture, entry)
-    tiled = in_tiles(criterion, entry, side, picture, other, made, None, pixels)
+    pixels = None if mask is None else _mask(mask, picture, trunk_input)
+    tiled = in_tiles(criterion, trunk_input, side, picture, other, made, None, pixels)
     if progress is not None:
-        tiled.progress = _counted(progress, tiled.passes, entry, picture, side)
+        tiled.progress = _counted(progress, tiled.passes, trunk_input, picture, side)
     factor, _ = criterion.range_map()
     made.clear()
-    with by_hand(entry.scale):
+    with no_autograd(trunk_input.scale):
         loss = tiled.loss()
     if factor != 1:
         made.multiply(factor)
@@ -105,22 +105,22 @@ def check_criterion(criterion: object) -> None:
         raise TypeError(f"criterion: expected a PerceptualLoss, an LPIPS or a DISTS, got {type(criterion).__name__}")
 
 
-def entry_in_tiles(criterion: PerceptualLoss | MetricLoss) -> tuple[Entry, int]:
+def tiled_trunk_input(criterion: PerceptualLoss | MetricLoss) -> tuple[TrunkInput, int]:
     """How images enter it, and the side of the tiles in which all do; raises where they cannot."""
     if reason := criterion.no_tiles():
         raise ValueError(f"criterion: expected one that runs in tiles, but {reason}")
     like = torch.empty(0, device=criterion.device)
     if not criterion.runs_lean(images=like):
         raise RuntimeError("criterion: expected compiled operators, without which there are no tiles; got none here")
-    entry = criterion.entry(like)
-    side = entry.tile_size
+    trunk_input = criterion.trunk_input(like)
+    side = trunk_input.tile_size
     if side <= 0:
-        side = auto_tile_side(entry.dtype, like.device.type, isinstance(criterion, LPIPS))
-    return entry, side
+        side = auto_tile_side(trunk_input.dtype, like.device.type, isinstance(criterion, LPIPS))
+    return trunk_input, side
 
 
-def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> ReadByParts:
-    found = ReadByParts(name, picture, entry.scale.device, entry.wide, *criterion.range_map())
+def _picture(name: str, picture: Any, criterion: FrozenLoss, trunk_input: TrunkInput) -> ReadByParts:
+    found = ReadByParts(name, picture, trunk_input.scale.device, trunk_input.wide, *criterion.range_map())
     if found.shape[1] != 3:
         raise ValueError(
             f"{name}: expected (3, H, W) for {criterion.frozen_network.name}, got {tuple(found.shape[1:])}"
@@ -129,21 +129,21 @@ def _picture(name: str, picture: Any, criterion: FrozenLoss, entry: Entry) -> Re
     return found
 
 
-def _mask(mask: Any, output: ReadByParts, entry: Entry) -> Tensor:  # (1, 1, H, W)
+def _mask(mask: Any, output: ReadByParts, trunk_input: TrunkInput) -> Tensor:  # (1, 1, H, W)
     if isinstance(mask, Tensor):
         checks.refuse_gradient("mask", mask)
     if str(getattr(mask, "dtype", "")).endswith("bool"):
         mask = torch.as_tensor(mask).float()
-    found = ReadByParts("mask", mask, entry.scale.device, entry.wide)
+    found = ReadByParts("mask", mask, trunk_input.scale.device, trunk_input.wide)
     if found.shape != (1, 1, *output.shape[2:]):
         height, width = output.shape[2:]
         raise ValueError(f"mask: expected shape (1, {height}, {width}) for that output, got {tuple(found.shape[1:])}")
-    return check_numbers("mask", found[..., slice(None), slice(None)], entry.scale.device)
+    return check_numbers("mask", found[..., slice(None), slice(None)], trunk_input.scale.device)
 
 
 def in_tiles(
     criterion: PerceptualLoss | MetricLoss,
-    entry: Entry,
+    trunk_input: TrunkInput,
     side: int,
     output: Readable,
     target: Readable | None,
@@ -157,8 +157,8 @@ def in_tiles(
             raise ValueError("target: expected the picture that output is compared with, got None")
         if mask is not None and not isinstance(criterion, LPIPS):
             raise ValueError(f"mask: expected None for a {type(criterion).__name__}, which has none; got a mask")
-        metric = criterion.metric_settings().of(criterion.learned_numbers(entry.wide))
-        tiled = TiledMetric(entry, metric, criterion.layers, side, output, target, by_output, by_target)
+        metric = criterion.metric_settings().of(criterion.learned_weights(trunk_input.wide))
+        tiled = TiledMetric(trunk_input, metric, criterion.layers, side, output, target, by_output, by_target)
         tiled.mask = None if mask is None else Mask(mask)
         return tiled
     if target is not None and not criterion.content_layers:
@@ -168,16 +168,16 @@ def in_tiles(
     grams = criterion._style_targets(shaped, None)
     size, (regions, shares) = criterion._size_of_call(shaped), criterion._regions(None)
     terms = criterion.terms(shares)
-    loss = TiledLoss(entry, terms, side, output, target, contents, grams, by_output, by_target)
+    loss = TiledLoss(trunk_input, terms, side, output, target, contents, grams, by_output, by_target)
     loss.masks = Masks.of(mask, guides_of(mask, [size.of_mask(region, shaped) for region in regions]))
     criterion.check_guides(loss.masks.guides)
     return loss
 
 
 def _counted(
-    progress: Progress, passes: Sequence[tuple[str, ...]], entry: Entry, output: ReadByParts, side: int
+    progress: Progress, passes: Sequence[tuple[str, ...]], trunk_input: TrunkInput, output: ReadByParts, side: int
 ) -> Callable[[Tile], None]:
     """Counts the tiles of all passes for the caller."""
-    total = sum(len(tiles_through(entry.trunk_key, layers, output.shape, side)) for layers in passes)
+    total = sum(len(tiles_through(trunk_input.trunk_key, layers, output.shape, side)) for layers in passes)
     done = itertools.count(1)
     return lambda tile: progress(next(done), total)

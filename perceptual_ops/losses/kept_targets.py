@@ -121,7 +121,7 @@ class LossWithTargets(FrozenLoss):
             layers: Whose Grams are wanted.
             gram_normalize: As of `gram_matrix`.
             is_unit: Whether the channels of each pixel are divided by their length first.
-            input_size: As of `entry`.
+            input_size: As of `trunk_input`.
             style_statistics: As of `PerceptualLoss`: what is wanted in place of Grams, or below them.
 
         Returns:
@@ -129,9 +129,9 @@ class LossWithTargets(FrozenLoss):
         """
         with ops.grad_mode(False):
             if self.runs_lean(images=images) and isinstance(self._trunk, Trunk):
-                entry = self.entry(images, input_size)
-                if self.is_clip(images) or entry.tile_side_of_chain(images):
-                    return trunk_styles(images, entry, layers, gram_normalize, is_unit, style_statistics)
+                trunk_input = self.trunk_input(images, input_size)
+                if self.is_clip(images) or trunk_input.tile_side_of_chain(images):
+                    return trunk_styles(images, trunk_input, layers, gram_normalize, is_unit, style_statistics)
             if self.is_clip(images):
                 settings = gram_normalize, is_unit, input_size, style_statistics
                 return self._grams_by_frames(images, layers, *settings)
@@ -153,7 +153,7 @@ class LossWithTargets(FrozenLoss):
         batch, length = clips.shape[0], clips.shape[2]
         frames = as_batch(frames_first(clips), batch, length)
         is_lean = self.runs_lean(images=frames)
-        size = self.entry(frames, input_size).samples_at_a_time(frames) if is_lean else self._graph_chunk
+        size = self.trunk_input(frames, input_size).samples_at_a_time(frames) if is_lean else self._graph_chunk
         parts = [
             self.target_grams(frames[rows], layers, gram_normalize, is_unit, input_size, style_statistics)
             for rows in chunks(frames.shape[0], size)

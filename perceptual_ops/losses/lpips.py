@@ -210,7 +210,7 @@ class LPIPS(MetricLoss):
     def _summed_maps(self, output: Tensor, target: Tensor, lean: bool, return_layers: bool) -> list[Tensor]:
         """The sum of the layers' maps (M, 1, H, W) in the images' size, and the maps."""
         wants_gradient = torch.is_grad_enabled() and (output.requires_grad or target.requires_grad)
-        if lean and not self.no_tiles(wants_gradient) and (side := self.entry(output).tile_side(output)):
+        if lean and not self.no_tiles(wants_gradient) and (side := self.trunk_input(output).tile_side(output)):
             maps = self._maps_in_tiles(output, target, side)
         else:
             of_chunks = [self._maps(*pair) for pair in self._graph_pairs(output, target)]
@@ -224,35 +224,35 @@ class LPIPS(MetricLoss):
 
     def _maps_in_tiles(self, output: Tensor, target: Tensor, side: int) -> list[Tensor]:
         """Each layer's map (M, 1, H', W')."""
-        entry = self.entry(output)
-        metric, names = self.metric_settings().of(self.learned_numbers(entry.wide)), self.network_layers
+        trunk_input = self.trunk_input(output)
+        metric, names = self.metric_settings().of(self.learned_weights(trunk_input.wide)), self.network_layers
         assert isinstance(metric, Lpips), "the only one with maps"
 
         def pixels(layer: str, x: Tensor, y: Tensor) -> Tensor:  # (n, C, h, w), y maybe with a batch of 1
             return metric.pixels(names.index(layer), x, y)
 
         of_chunks = []
-        for rows in entry.chunks(output):
+        for rows in trunk_input.chunks(output):
             pair = output[rows], target if target.shape[0] == 1 else target[rows]
-            of_chunks.append(tiled_maps(pair, entry, names, side, pixels))
+            of_chunks.append(tiled_maps(pair, trunk_input, names, side, pixels))
         return [torch.cat(parts) for parts in zip(*of_chunks, strict=True)]
 
     def _eps_settings(self) -> tuple[float, bool]:
         return self.eps, self.eps_inside
 
     def _distance(self, xs: list[Tensor], ys: list[Tensor]) -> Tensor:  # L x (n, C, H, W) -> (n)
-        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_weights(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_terms(xs, ys, numbers, self.eps, self.eps_inside, self.backend)[0]
 
     def _layer_distances(self, xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:  # L x (n, C, H, W) -> L x (n)
         """Each layer's distance, with a graph of its own."""
-        triples = zip(xs, ys, self.learned_numbers(checks.accumulator_dtype(xs[0])), strict=True)
+        triples = zip(xs, ys, self.learned_weights(checks.accumulator_dtype(xs[0])), strict=True)
         settings = *self._eps_settings(), self.backend
         return [metric_ops.lpips_terms([x], [y], [weights], *settings)[0] for x, y, weights in triples]
 
     def _maps(self, xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:  # L x (n, C, H', W') -> L x (n, 1, H', W')
         """Each layer's map, with a graph of its own."""
-        numbers = self.learned_numbers(checks.accumulator_dtype(xs[0]))
+        numbers = self.learned_weights(checks.accumulator_dtype(xs[0]))
         return metric_ops.lpips_maps(xs, ys, numbers, *self._eps_settings(), self.backend)
 
     def _masked_distances(

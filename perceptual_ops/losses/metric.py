@@ -29,7 +29,7 @@ class MetricLoss(FrozenLoss):
     Args:
         network: The frozen trunk.
         layers: Names of the layers compared; `IMAGE` is the images themselves.
-        numbers: The learned numbers of the metric, each (C,).
+        learned: The learned weights of the metric, each (C,).
         mean, std, input_range, reduction, options: See `LPIPS`.
     """
 
@@ -43,7 +43,7 @@ class MetricLoss(FrozenLoss):
         self,
         network: FeatureNetwork,
         layers: Sequence[str],
-        numbers: Sequence[Tensor],
+        learned: Sequence[Tensor],
         mean: Sequence[float],
         std: Sequence[float],
         input_range: tuple[float, float],
@@ -53,25 +53,25 @@ class MetricLoss(FrozenLoss):
         super().__init__(network, mean, std, input_range, **options)
         self._layers = tuple(layers)
         self.reduction = reduction
-        self.set_learned_numbers(numbers)
+        self.set_learned_weights(learned)
 
-    def set_learned_numbers(self, numbers: Sequence[Tensor]) -> None:
-        """Makes numbers, each (C,), the learned ones of the metric."""
-        self._keep_constants("numbers", [number.double() for number in numbers])
+    def set_learned_weights(self, learned: Sequence[Tensor]) -> None:
+        """Sets the learned weights, each (C,)."""
+        self._keep_constants("learned_weights", [weight.double() for weight in learned])
 
-    def learned_numbers(self, dtype: torch.dtype) -> list[Tensor]:
-        """The learned numbers of the metric, each (C,), where the network is."""
-        return [number.to(dtype) for number in self._kept["numbers"]]
+    def learned_weights(self, dtype: torch.dtype) -> list[Tensor]:
+        """The learned weights, each (C,), on the network's device."""
+        return [weight.to(dtype) for weight in self._kept["learned_weights"]]
 
-    def exact_numbers(self) -> list[Tensor]:
-        """The learned numbers as they were given, each (C,): fp64, on the CPU."""
-        return self._constants["numbers"]
+    def exact_weights(self) -> list[Tensor]:
+        """The learned weights as given, each (C,): fp64, on the CPU."""
+        return self._constants["learned_weights"]
 
     def identity(self) -> dict[str, object]:
         of_network = super().identity()
         return of_network | {
             "architecture": (of_network["architecture"], self._network.pooling, self.layers),
-            "learned numbers": hash_of("", enumerate(self.exact_numbers())),
+            "learned weights": hash_of("", enumerate(self.exact_weights())),
             "settings": (of_network["settings"], self._eps_settings()),
         }
 
@@ -109,7 +109,9 @@ class MetricLoss(FrozenLoss):
 
     def _lean_distance(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:  # (N)
         """The distance, with its gradients made at once where they are wanted."""
-        return metric_loss(output, target, self._kept["numbers"], self.entry(output), self.metric_settings(), mask)
+        return metric_loss(
+            output, target, self._kept["learned_weights"], self.trunk_input(output), self.metric_settings(), mask
+        )
 
     def _graph_pairs(self, output: Tensor, target: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
         """The features of each layer of both, a chunk of samples at a time, as an ordinary autograd graph."""

@@ -296,8 +296,8 @@ class PerceptualLoss(PerceptualSettings):
         if terms.variation and not terms.of_clips and output.dim() != 4:
             raise ValueError(f"tv_weight: expected 0 for clips, which have no total variation; got {self.tv_weight}")
         if self.runs_lean(output=output, target=target):
-            entry = self.entry(output, size)
-            loss, values = perceptual_loss(output, target, contents, grams, entry, terms, mask, guides)
+            trunk_input = self.trunk_input(output, size)
+            loss, values = perceptual_loss(output, target, contents, grams, trunk_input, terms, mask, guides)
         else:
             features = partial(self.features, input_size=size)
             settings = self._graph_chunk, self.backend, mask, guides

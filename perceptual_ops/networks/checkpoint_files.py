@@ -1,4 +1,4 @@
-"""Files of weights: read them, and refuse what is damaged or holds numbers that are none."""
+"""Weight files: reads them, and refuses damaged ones and non-finite values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, remedy: str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (ImportError, PermissionError):  # their own sentence says it
         raise
-    except Exception as error:  # damaged bytes can raise anything on their way through the readers
+    except Exception as error:  # damaged bytes can raise anything in the readers
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes): expected a state dict, "
             f"got a file whose reading failed with {type(error).__name__}; {remedy}"

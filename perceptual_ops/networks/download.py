@@ -1,4 +1,4 @@
-"""A file from a server, whole and of the expected hash. A server that falls silent is given up."""
+"""Downloads a file completely and checks its hash; stops waiting for a silent server."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from urllib.request import Request, urlopen
 
 from torch import hub
 
-SILENCE = 60  # seconds after which a server that sends nothing more is given up
+SILENCE = 60  # seconds without data after which a download fails
 BLOCK = 1 << 20  # bytes
 
 
 class WrongHash(ValueError):
-    """The file that came is another one."""
+    """The file has another hash."""
 
 
 def download(url: str, path: Path, digits: str, progress: bool) -> None:
-    """Fetches a file to `path`, where nothing changes before all of it has come. A caller's own limit of sockets stays.
+    """Downloads to `path`, which changes only when the file is complete. The global socket timeout is left alone.
 
     Args:
         digits: the first ones of its SHA-256.
         progress: whether a bar is drawn on stderr, as torch.hub draws it: by tqdm where that is installed.
 
     Raises:
-        OSError, HTTPException: it cannot be had, or not written; not all of it came.
-        WrongHash: another file came.
+        OSError, HTTPException: the download failed or was cut short, or the file cannot be written.
+        WrongHash: the file has another hash.
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     request = Request(url, headers={"User-Agent": "perceptual_ops"})

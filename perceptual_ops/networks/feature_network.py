@@ -99,7 +99,7 @@ class FeatureNetwork(Module):
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is made of what `Trunk` runs, which calls no hooks."""
+        """Whether `Trunk` can run it, which calls no hooks."""
         return all(map(is_chained, self.layers)) and not is_altered(self)
 
     def train(self, mode: bool = True) -> Self:
@@ -157,7 +157,7 @@ class FeatureNetwork(Module):
             x = self._run_layer(layer, x, overwrite)
             if layer.name in wanted:
                 features[layer.name] = x
-            # A convolution nobody asked for may be overwritten; on a CPU a new map costs a quarter of it. A pooling may
+            # An untapped convolution may be overwritten; on a CPU a new map costs a quarter of its time. A pooling may
             # not: autograd keeps the roots of "l2".
             overwrite = isinstance(layer, Conv) and layer.name not in features
         return {name: features[name] for name in wanted}
@@ -272,7 +272,7 @@ class BlurPool(Module):
 
 
 def _key(layer: Layer) -> str:
-    """Under which a layer's module is registered: a dot in it would be refused."""
+    """The name under which a layer's module is registered, without dots."""
     return layer.name.replace(".", "/")
 
 

@@ -110,12 +110,12 @@ Layer = Conv | Relu | Pool | Fire
 
 
 def unknown_layer(layer: object) -> TypeError:
-    """The error of whoever tells layers by their type."""
+    """The error for a layer of an unknown type."""
     return TypeError(f"layer: expected Conv, Relu, Pool or Fire; got {layer!r}; teach this function what it does")
 
 
 def is_chained(layer: Layer) -> bool:
-    """Whether the layer can be run by hand: no module of its own, and no pooling windows beyond the map."""
+    """Whether `Trunk` can run the layer: no module of its own, and no pooling windows beyond the map."""
     return isinstance(layer, (Conv, Relu)) or (isinstance(layer, Pool) and layer.kind in POOLINGS and not layer.ceil)
 
 

@@ -1,6 +1,6 @@
-"""The learned numbers of LPIPS and DISTS: how much each channel of each layer counts.
+"""Learned channel weights of LPIPS and DISTS.
 
-Those that were published lie in data/, as they came and with their licences.
+The published ones lie in data/, unchanged, with their licences.
 """
 
 from __future__ import annotations

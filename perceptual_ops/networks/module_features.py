@@ -47,7 +47,7 @@ class ModuleFeatures(Module):
     a submodule is copied when it is recorded, since an in-place function in the module's own code (`out += skip`)
     cannot be switched off.
 
-    Concurrent forwards from several threads do not meet, and torch.compile traces it with fullgraph=True.
+    Forwards in several threads are independent, and torch.compile traces it with fullgraph=True.
 
     Args:
         module: the trunk; called with the images alone.
@@ -60,7 +60,7 @@ class ModuleFeatures(Module):
         is_image_network: whether it takes images alone; your own may take clips.
 
     Raises:
-        TypeError, ValueError: layers or drop_tokens that are not as described.
+        TypeError, ValueError: invalid layers or drop_tokens; the message names them.
     """
 
     mean: Sequence[float] | None = None  # of images in [0, 1], where they are known

@@ -1,4 +1,4 @@
-"""What modules return, and how a layer's name finds its feature in it."""
+"""Finds features by layer name in what modules return."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHAPES = "(N, C), (N, T, C), (N, C, H, W) or (N, C, D, H, W)"
 
 @dataclass(frozen=True)
 class LayerPath:
-    """A layer's name, taken apart.
+    """A parsed layer name.
 
     Attributes:
         name: As the user wrote it: "encoder.layer.6[0]".
         source: A submodule, or an entry of what the module returns: "encoder.layer.6".
-        keys: What goes on from there: (0,).
+        keys: The indices after it: (0,).
     """
 
     name: str
@@ -107,7 +107,7 @@ def as_map(feature: Tensor) -> Tensor:
 
 
 def missing(path: LayerPath, module: nn.Module, returned: object) -> ValueError:
-    """Says why there is no such layer."""
+    """The error for a layer that is not there."""
     submodules = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     kind = type(module).__name__
     if path.source in submodules:
@@ -120,7 +120,7 @@ def missing(path: LayerPath, module: nn.Module, returned: object) -> ValueError:
 
 
 def _refuse_left_out(name: str, value: object, key: int | str) -> None:
-    """Refuses what transformers' outputs leave out unless the config asks for it."""
+    """Refuses outputs that transformers omits unless the config asks for them."""
     if key in ASKED_FOR and dataclasses.is_dataclass(value) and getattr(value, str(key), "") is None:
         raise ValueError(
             f"layer {name!r}: expected {key} in the {type(value).__name__} that the network returns, got None; set "

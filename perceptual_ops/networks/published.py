@@ -26,7 +26,7 @@ def convnext_small(weights: WeightSource = "imagenet") -> nn.Module:
             of a .pth, .pt or .safetensors file, or a state dict, both with torchvision's keys.
     """
     (build,) = _import("torchvision.models", "convnext_small", "convnext_small")
-    # Its random blocks are scaled by 1e-6, which would make a ConvNeXt that consists of its four strided convolutions.
+    # Random blocks have a layer scale of 1e-6, with which a ConvNeXt would be its four strided convolutions only.
     return _filled("convnext_small", lambda: build(weights=None, layer_scale=1.0), weights)
 
 
@@ -70,7 +70,7 @@ class Published(NamedTuple):
 
     Attributes:
         build: weights -> the module.
-        layer: The content layer of a loss that is not told another.
+        layer: The default content layer of a loss.
     """
 
     build: Callable[..., nn.Module]
@@ -98,7 +98,7 @@ def is_cached(repository: str) -> bool:
 
 
 def _import(module: str, network: str, *names: str) -> list[Any]:
-    """What a network is built of, by name; transformers imports the most of it when that is read."""
+    """Attributes of a module by name; transformers imports lazily, when they are read."""
     try:
         package = importlib.import_module(module)
         return [getattr(package, name) for name in names]
@@ -107,8 +107,8 @@ def _import(module: str, network: str, *names: str) -> list[Any]:
 
 
 def _unusable(package: str, network: str, error: BaseException) -> ImportError:
-    """What an import that failed says: which package is at fault, and what to do."""
-    while error.__cause__ is not None:  # transformers tells of its own
+    """The error for a failed import: which package is at fault, and the remedy."""
+    while error.__cause__ is not None:  # the original error, not that of transformers
         error = error.__cause__
     said = f"network: {network} is built by the package {package}, which cannot be imported ({error})"
     if isinstance(error, ModuleNotFoundError):

@@ -1,8 +1,8 @@
-"""Sequences of plain layers, recognised in a module of one's own and written down as a `FeatureNetwork`.
+"""Recognises sequences of plain layers in a user's module and converts them to a `FeatureNetwork`.
 
 torchvision's `vgg16().features`, `vgg16_bn().features` and `alexnet().features` are such, and so is any `nn.Sequential`
-of convolutions, ReLUs and poolings. As data they run without a graph (`engine/trunk.py`). What is not wholly understood
-is not recognised: a subclass, a hook, a padding of another kind. It then runs as the module that it is.
+of convolutions, ReLUs and poolings. As data they run without autograd (`engine/trunk.py`). Anything else (a subclass, a
+hook, another padding mode) is not recognised, and runs as the module that it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .feature_network import FeatureNetwork
 from .hooks import is_altered
 from .layers import Conv, Layer, Pool, Relu
 
-# In eval mode they give what they get.
+# Identities in eval mode.
 PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity)
 LARGEST_POOLING = 15  # the kernel whose positions fit the codes of csrc/activation/pooling.h
 
@@ -39,7 +39,7 @@ class _Step:
 
 
 class _Unknown(Exception):
-    """It is not a sequence of plain layers."""
+    """Not a sequence of plain layers."""
 
 
 def recognized(module: nn.Module, layers: Sequence[str]) -> FeatureNetwork | None:
@@ -70,7 +70,7 @@ def recognized(module: nn.Module, layers: Sequence[str]) -> FeatureNetwork | Non
     architecture = [step.layer for step in steps]
     try:
         network = FeatureNetwork("Sequential", architecture, layers, None, mean=(0.0,) * 3, std=(1.0,) * 3)
-    except KeyError:  # a submodule called like an attribute of a network
+    except KeyError:  # a submodule with the name of an attribute of a network
         return None
     network.to(device, dtype)
     for step in steps:
@@ -79,7 +79,7 @@ def recognized(module: nn.Module, layers: Sequence[str]) -> FeatureNetwork | Non
             for parameter, values in zip((conv.weight, conv.bias), step.weights, strict=True):
                 parameter.data.copy_(values)
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
-        return None  # a folded weight that the dtype does not hold
+        return None  # a folded weight overflows the dtype
     return network
 
 
@@ -165,7 +165,7 @@ def _pooling(name: str, module: nn.Module, channels: int) -> Pool:
 
 
 def _folded(name: str, norm: nn.BatchNorm2d, before: list[_Step], wanted: frozenset[str]) -> _Step:
-    """A convolution whose weights do what the normalisation after it did: (w x + b - mean) * gamma / std + beta."""
+    """The convolution with the normalisation folded in: (w x + b - mean) * gamma / std + beta."""
     step = before[0] if before else None
     if step is None or not step.weights or not wanted.isdisjoint(step.names):
         raise _Unknown
@@ -178,7 +178,7 @@ def _folded(name: str, norm: nn.BatchNorm2d, before: list[_Step], wanted: frozen
     shift = (bias - _wide(norm.running_mean)) * scale
     if norm.bias is not None:
         shift = shift + _wide(norm.bias)
-    # Of the convolution's own output nothing is left.
+    # The convolution's own output no longer exists.
     return _Step(replace(step.layer, name=name), (name,), (weight * scale.view(-1, 1, 1, 1), shift))
 
 

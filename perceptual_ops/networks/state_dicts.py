@@ -1,4 +1,4 @@
-"""State dicts of other libraries, brought to this one's keys: `conv1_1.weight`, `conv1_1.bias`, ..."""
+"""Converts state dicts of other libraries to this one's keys: `conv1_1.weight`, `conv1_1.bias`, ..."""
 
 from __future__ import annotations
 

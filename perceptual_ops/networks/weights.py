@@ -174,16 +174,16 @@ def _expected_digits(path: Path) -> str:
 def _download(url: str, path: Path, progress: bool) -> None:
     """Fetches the file and checks its hash; what fails the check is never left at `path`."""
     expected = _expected_digits(path)
-    by_hand = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
+    remedy = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(url, path, expected, progress)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors, a cut connection the other
-        raise OSError(f"weights: could not download {url} ({error}); {by_hand}") from error
+        raise OSError(f"weights: could not download {url} ({error}); {remedy}") from error
     except WrongHash as error:
         raise ValueError(
             f"weights: expected a file whose SHA-256 begins with {expected}, got another from {url} ({error}); "
-            f"try again without a proxy, or {by_hand}"
+            f"try again without a proxy, or {remedy}"
         ) from error
 
 

@@ -1,9 +1,9 @@
-"""The compiled library's operators in plain PyTorch: what the lean engine runs where that file does not.
+"""The compiled operators in plain PyTorch: the lean engine's fallback.
 
 feature_maps.py, metrics.py and activations.py have one function per operator, with its arguments and results, dtypes
 and strides (csrc/library.cpp); their schemas are in _schemas.py. They trust their arguments, which the engine and `ops`
-have checked. As operators they run without autograd, which torch sees to, and without the caller's autocast, which
-would narrow the products and convolutions in them.
+have checked. As operators they run below autograd, and without the caller's autocast, which would reduce the precision
+of products and convolutions in them.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ def _implement(dispatch_key: str, **settings: bool) -> None:
 
 
 def define() -> None:
-    """Declares the operators, in a process where the compiled file does not."""
+    """Declares the operators, in a process without the compiled library."""
     for operator in OPERATORS:
         _fragment.define(f"{operator.__name__}{SCHEMAS[operator.__name__]}")
 
 
 def serve() -> None:
-    """Runs the operators here for all tensors that no compiled one serves."""
+    """Registers these operators for all tensors without a compiled one."""
     _implement("CompositeExplicitAutograd")
 
 
 @constant_when_compiled
 def replaces_compiled(dispatch_key: str) -> bool:
-    """Runs the operators here where the compiled ones ran: for "CUDA" tensors, on GPUs that those do not serve."""
+    """Replaces the compiled operators of a dispatch key: "CUDA", on GPUs that those do not support."""
     _replace_once(dispatch_key)
     return True
 
@@ -89,5 +89,5 @@ def replaces_compiled(dispatch_key: str) -> bool:
 @cache
 def _replace_once(dispatch_key: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that operators are replaced, which is what is wanted
+        warnings.simplefilter("ignore", UserWarning)  # that operators are replaced, which is intended
         _implement(dispatch_key, allow_override=True)

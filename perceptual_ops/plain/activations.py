@@ -1,6 +1,6 @@
-"""What a trunk does between its convolutions: the operators of csrc/activation, in as few passes as torch takes.
+"""What lies between a trunk's convolutions: the operators of csrc/activation, in as few passes as torch allows.
 
-Sums of gradients are made in the dtype of sums and rounded once, as in the compiled operators.
+Gradients are summed in the accumulation dtype and rounded once, as in the compiled operators.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from . import bits
 from .blocks import row_blocks
 
 NHWC = torch.channels_last
-MOST_EXPONENT = 60  # of a scale, so that a ratio of two is an fp32 number
+MAX_EXPONENT = 60  # of a scale, so that the ratio of two is finite in fp32
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In the dtype of sums; x itself where it is."""
+    """x in the accumulation dtype; x itself if it has that."""
     return x.to(checks.accumulator_dtype(x))
 
 
@@ -128,12 +128,12 @@ def bias_relu_pool(
 
 
 def _read(rows: slice, kernel: int, step: int) -> slice:
-    """What rows of windows read."""
+    """The input rows of rows of windows."""
     return slice(rows.start * step, max(rows.stop - 1, 0) * step + kernel)
 
 
 def _codes(indices: Tensor, maxima: Tensor, width: int, kernel: int, step: int, relu: bool) -> Tensor:
-    """Which element of its window each maximum is, by the indices of torch's pooling; packed."""
+    """The position of each maximum in its window, from the indices of torch's pooling; packed."""
     rows, columns = (
         torch.arange(0, side * step, step, dtype=torch.int32, device=maxima.device) for side in maxima.shape[2:]
     )
@@ -189,16 +189,16 @@ def bias_relu_pool_backward_(
 
 
 def _windows_over(rows: slice, count: int, kernel: int, step: int) -> slice:
-    """The rows of windows, of which there are `count`, that read some rows of a map.
+    """The rows of windows, out of `count`, that read some rows of a map.
 
-    At least one, and from an even one on: so they begin with a byte of codes.
+    At least one, and starting at an even row, so that they begin at a byte of codes.
     """
     first = min(max((rows.start - kernel) // step + 1, 0), count - 1)
     return slice(first - first % 2, min((rows.stop - 1) // step + 1, count))
 
 
 def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kernel: int, stride: int) -> Tensor:
-    """The gradient by what is pooled: each window's goes where its maximum lay, or nowhere."""
+    """The gradient with respect to a pooling's input: each window's goes to its argmax, or nowhere."""
     found = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=NHWC).zero_()
     if kind == "average":
         made: Tensor = torch.ops.aten.avg_pool2d_backward(
@@ -217,7 +217,7 @@ def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kerne
 
 
 def _filtered_backward(grad: Tensor, codes: Tensor, stride: int) -> Tensor:
-    """From the gradient by filtered maxima to that by the maxima, of which there are as many as codes."""
+    """From d loss / d filtered maxima to d loss / d maxima, one for each code."""
     rows, columns = (size + 4 for size in codes.shape[2:])  # with the reflected border
     weight = reference.binomial_filter(grad)
     left = [(size - 3) % stride for size in (rows, columns)]
@@ -252,7 +252,7 @@ def _l2_shape(x: Tensor) -> tuple[int, ...]:
 
 
 def _l2_rows(x: Tensor, rows: slice) -> Tensor:
-    """Some rows of `l2_pool`, in the dtype of sums."""
+    """Some rows of `l2_pool`, in the accumulation dtype."""
     first, end = 2 * rows.start - 1, 2 * rows.stop
     squares = _wide(x[:, :, max(first, 0) : end]).square()
     padded = F.pad(squares, (0, 0, int(first < 0), max(end - x.shape[2], 0)))
@@ -275,11 +275,11 @@ def loss_scale(
     for tap in taps:
         come = come + before * tap
     exponent = _exponent(before) + _exponent(room / (1 if grows is None else grows) / come)
-    following = (exponent.clamp(-MOST_EXPONENT, MOST_EXPONENT) + 127 << 23).view(torch.float32)
+    following = (exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT) + 127 << 23).view(torch.float32)
     factor = following / before
     return torch.stack([following, factor, come * factor, torch.zeros_like(come)])
 
 
-def _exponent(numbers: Tensor) -> Tensor:  # fp32
-    """That of numbers of at least 0; 128 for infinity and NaN, -127 for zero."""
-    return (numbers.view(torch.int32) >> 23 & 0xFF) - 127
+def _exponent(x: Tensor) -> Tensor:  # fp32
+    """The binary exponent of x >= 0; 128 for infinity and NaN, -127 for zero."""
+    return (x.view(torch.int32) >> 23 & 0xFF) - 127

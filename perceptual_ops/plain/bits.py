@@ -1,4 +1,4 @@
-"""Signs and codes of a map, several to a byte, a machine word at a time."""
+"""Packed signs and codes of a map, processed a machine word at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Times a word of eight bytes that are 0 or 1 it gathers them, the first lowest, in the uppermost byte.
+# Multiplied by a word of eight bytes that are 0 or 1, it gathers them in the top byte, the first in the lowest bit.
 GATHER = 0x0102040810204080
 # A byte in all eight places of a word keeps its first bit in the first place, the second in the second ...
 COPIES, OWN_BIT = 0x0101010101010101, 0x8040201008040201 - 2**64
@@ -26,20 +26,20 @@ def packed_signs(passes: Tensor) -> Tensor:  # (N, C, H, W) bool -> (N, ceil(C H
 
 
 def mask_of_signs(signs: Tensor, shape: Sequence[int], rows: slice) -> Tensor:  # (N, ceil(C H W / 8)) uint8
-    """Of some rows of a map (C, H, W), as `masked` takes it (N, C, rows, W) int8: all bits where a sign is set."""
+    """The int8 mask (N, C, rows, W) of `masked`, for some rows of a map (C, H, W): all bits set where a sign is."""
     words = _of_rows(signs, 1, shape, rows).to(torch.int64).mul_(COPIES).bitwise_and_(OWN_BIT)
     return _map(words.view(torch.uint8), shape, rows).clamp_(max=1).view(torch.int8).neg_()
 
 
 def masked(x: Tensor, mask: Tensor, out: Tensor) -> Tensor:  # (N, C, H, W) each
-    """x where all bits of an int8 mask are set, 0 where none is; also of NaN and inf, and faster than torch.where."""
+    """x where all bits of an int8 mask are set, 0 where none is; exact for NaN and inf, faster than torch.where."""
     integer = torch.int32 if x.element_size() == 4 else torch.int64
     torch.bitwise_and(x.view(integer), mask, out=out.view(integer))
     return out
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:  # (N, C, H, W) uint8 -> (N, ceil(C H W bits / 8)) uint8
-    """The lowest four bits of numbers, or all eight."""
+    """Packs the lowest four bits of each code, or all eight."""
     flat = _flat(codes)
     if bits == 8:
         return flat.contiguous()
@@ -51,7 +51,7 @@ def packed_codes(codes: Tensor, bits: int) -> Tensor:  # (N, C, H, W) uint8 -> (
 
 
 def codes_of(numbers: Tensor, bits: int, shape: Sequence[int], rows: slice) -> Tensor:  # -> (N, C, rows, W) uint8
-    """What `packed_codes` packed, for some rows of a map (C, H, W)."""
+    """Inverse of `packed_codes`, for some rows of a map (C, H, W)."""
     numbers = _of_rows(numbers, bits, shape, rows)
     if bits == 4:
         numbers = torch.stack([numbers & 15, numbers >> 4], 2).flatten(1)

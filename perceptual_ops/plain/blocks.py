@@ -1,4 +1,4 @@
-"""Maps taken a few rows at a time, so that what is made on the way, in fp32 above all, stays small."""
+"""Maps processed a few rows at a time, so that temporaries, above all in fp32, stay small."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Elements of a block. On a CPU they stay in its cache; elsewhere each block is a launch or ten. Blocks depend on the
-# shape and the device's type alone, so that sums over them have the same bits every time.
+# Elements of a block. On a CPU they stay in cache; elsewhere each block costs one to ten launches. Blocks depend only
+# on the shape and the device type, so that sums over them are deterministic.
 CPU_BLOCK = 2**18
 DEVICE_BLOCK = 2**24
-ROWS = 8  # a block has whole bytes of signs
+ROWS = 8  # so that a block has whole bytes of signs
 
 
 def row_blocks(x: Tensor, parts: int = 1) -> list[slice]:  # (N, C, H, W)
     """The rows of each block: a multiple of `ROWS` but for the last; one empty block of a map without elements.
 
-    Whoever makes many maps of a block at once takes blocks of so many parts of the usual size.
+    `parts` divides the usual size, for callers with many temporaries per block.
     """
     batch, channels, height, width = x.shape
     block = (CPU_BLOCK if x.device.type == "cpu" else DEVICE_BLOCK) // parts
@@ -26,7 +26,7 @@ def row_blocks(x: Tensor, parts: int = 1) -> list[slice]:  # (N, C, H, W)
 
 
 def map_of_blocks(x: Tensor, make: Callable[[slice], Tensor]) -> Tensor:
-    """A map with the shape, dtype and strides of `torch.empty_like(x)`, whose rows are made block by block."""
+    """A map like `torch.empty_like(x)`, computed block by block."""
     made = torch.empty_like(x)
     for rows in row_blocks(x):
         made[:, :, rows].copy_(make(rows))

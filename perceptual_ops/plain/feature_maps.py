@@ -1,6 +1,6 @@
 """Grams, style and feature losses and total variation: the operators of csrc/gram, feature_loss, total_variation.
 
-Gradients are written out: torch runs an operator below autograd.
+Gradients are explicit, since torch runs operators below autograd.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .blocks import map_of_blocks, row_blocks
 from .moments import channel_moments, per_pixel
 from .unit_features import pixel_terms, pixel_values
 
-CHAIN = 4096  # pixels whose products are added up in one chain: rounding errors grow with its length
+CHAIN = 4096  # pixels whose products are accumulated in one chain: rounding errors grow with its length
 
 
 def _slope(error: Tensor, distance: str, parameter: float) -> Tensor:
@@ -57,13 +57,13 @@ def gram_matrix_backward(grad: Tensor, x: Tensor, normalize: str) -> Tensor:
 
 
 def _by_features(slope: Tensor, x: Tensor, other: Tensor | None) -> Tensor:  # (N, C, C), (N, C, H, W)
-    """From the slope by a raw Gram, symmetrised, to that by the features, plus another."""
+    """From d loss / d raw Gram, symmetrised, to d loss / d features, plus another gradient."""
 
     is_nhwc = x.stride(1) == 1 < x.shape[1]
 
     def make(rows: slice) -> Tensor:
         part = x[:, :, rows].to(slope.dtype)
-        if is_nhwc:  # the product laid out alike; the slope is symmetric
+        if is_nhwc:  # the product in the same layout; the slope is symmetric
             pixels = part.permute(0, 2, 3, 1)
             product = torch.bmm(pixels.flatten(1, 2), slope).view(pixels.shape).permute(0, 3, 1, 2)
         else:
@@ -190,7 +190,7 @@ def _feature_layer(
     value: Tensor | None,  # (N)
     upstream: Tensor | None,  # (N)
 ) -> Tensor:
-    """Adds the distance to value; its gradient times upstream numbers, nothing without them."""
+    """Adds the distance to value; returns its gradient times upstream, or None without upstream."""
     dtype = checks.accumulator_dtype(x)
     if distance == "cosine":
         return _cosine_layer(x, y, value, upstream)

@@ -11,7 +11,9 @@ from .blocks import map_of_blocks
 from .moments import channel_moments, per_pixel
 from .unit_features import pixel_terms, pixel_values
 
-Gradients = tuple[list[Tensor], list[Tensor]]  # by features and by targets, one per sample; empty where not wanted
+Gradients = tuple[
+    list[Tensor], list[Tensor]
+]  # with respect to features and targets, one per sample; empty where not wanted
 
 
 def lpips_distance(
@@ -79,7 +81,7 @@ def _means(maps: list[Tensor]) -> tuple[Tensor, Tensor]:  # L x (N, 1, H, W) -> 
 
 
 def _upstreams(features: list[Tensor], channel_weights: list[Tensor], grad: Tensor | None) -> list[Tensor]:
-    """Of each pixel (N, 1, 1, 1), whose share in the mean times grad (N) it is."""
+    """The upstream gradient of each pixel (N, 1, 1, 1): its share of the mean times grad (N)."""
     found = []
     for x, weights in zip(features, channel_weights, strict=True):
         share = weights.new_full((x.shape[0], 1, 1, 1), 1 / max(x.shape[2:].numel(), 1))
@@ -128,7 +130,7 @@ def dists_distance_backward(
     by_features: bool,
     by_targets: bool,
 ) -> Gradients:
-    """By the statistics that are given: they may be of more pixels than the maps have."""
+    """The gradient for given statistics, which may be of more pixels than the maps have."""
     of_x: list[Tensor] = []
     of_y: list[Tensor] = []
     for x, y, known, of_means, of_structures in zip(features, targets, statistics, alpha, beta, strict=True):
@@ -150,7 +152,7 @@ def _dists_gradient(
 ) -> Tensor:
     """by_error ((x - y - its mean) -+ ratio (own - its mean)) + base, where own is x for side 1, y for -1.
 
-    Added up last, the terms of an x whose y is constant would leave nothing but their rounding.
+    Summed in another order, the terms of an x whose y is constant would cancel to their rounding errors.
     """
     y = y.expand_as(x)
     own = x if side > 0 else y

@@ -10,9 +10,9 @@ from .blocks import row_blocks
 
 
 def channel_moments(x: Tensor, y: Tensor | None = None) -> Tensor:  # (N, C, H, W), (N or 1, C, H, W) -> (N, 2K, C)
-    """Means of x, or of x, y and x - y, then their variances; by sums in fp64 where the device has it.
+    """Means of x, or of x, y and x - y, then their variances; summed in fp64 where the device has it.
 
-    Sums are of differences from means in fp32, so that no variance is lost between large numbers.
+    Variances are sums over differences from fp32 means, which avoids cancellation.
     """
     dtype = checks.accumulator_dtype(x)
     wide = checks.widest(x.device)
@@ -41,5 +41,5 @@ def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:  # (N, C, H, W) -> (N, C, 1,
     return total / max(x.shape[2] * x.shape[3], 1)
 
 
-def per_pixel(numbers: Tensor) -> Tensor:  # (N, C) -> (N, C, 1, 1)
-    return numbers.view(*numbers.shape, 1, 1)
+def per_pixel(x: Tensor) -> Tensor:  # (N, C) -> (N, C, 1, 1)
+    return x.view(*x.shape, 1, 1)

@@ -1,4 +1,4 @@
-"""A distance between features of unit length, of LPIPS and of the cosine distance, with its gradients."""
+"""The distance of unit-length features in LPIPS and the cosine distance, with its gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import _checks as checks
 from .blocks import row_blocks
 
-MAPS = 4  # of a block that are made on the way, more or less
+MAPS = 4  # temporaries per block, roughly
 
 
 def pixel_terms(
@@ -22,7 +22,7 @@ def pixel_terms(
     by_x: bool = False,
     by_y: bool = False,
 ) -> list[Tensor]:
-    """Writes `reference.lpips_maps` into values; the wanted gradients of the sum of upstream times it, by x, by y."""
+    """Writes `reference.lpips_maps` into values; returns the wanted d sum(upstream * values) / dx and / dy."""
     dtype = checks.accumulator_dtype(x)
     made = [torch.empty_like(x) if one else None for one in (by_x, by_y)]
     weights = weights.view(1, -1, 1, 1)
@@ -54,21 +54,21 @@ class _Side:
         self.length = self.root if eps_inside else self.root + eps
         self._slope_divisor, self._divisor = self.root, self.length
         if not eps_inside:
-            # Where a pixel has no features at all, no gradient flows to them: their length counts as infinite.
+            # A pixel whose features are all 0 gets no gradient: its length counts as infinite.
             self._slope_divisor = self.root.masked_fill(squares == 0, float("inf"))
             self._divisor = self._slope_divisor + eps
         self.unit = x / self._divisor
 
-    def gradient(self, slope: Tensor) -> Tensor:  # (N, C, H, W), by the unit features
+    def gradient(self, slope: Tensor) -> Tensor:  # (N, C, H, W), with respect to the unit features
         along = (slope * self.unit).sum(1, keepdim=True).div_(self._slope_divisor)
         return (slope / self._divisor).addcmul_(self.unit, along, value=-1)
 
 
 def _difference(x: _Side, y: _Side) -> Tensor:
-    """x.unit - y.unit, which alone would be rounding where they are nearly equal.
+    """x.unit - y.unit without cancellation where they are nearly equal.
 
     With d = x - y and l the length of x less that of y it is (d - l x.unit) / y.length, and (d - l y.unit) / x.length:
-    by the longer of the two, since the other may be 0.
+    the one that divides by the longer, since the other may be 0.
     """
     error = x.x - y.x
     roots = (x.root + y.root).clamp_(min=torch.finfo(error.dtype).tiny)

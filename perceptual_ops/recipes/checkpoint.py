@@ -17,7 +17,7 @@ from ..files import write_whole
 from ..networks.checkpoint_files import check_finite_state, read_checkpoint, sha256_of
 from .training_state import restore
 
-ANEW = "remove it to begin anew"
+RESTART_HINT = "remove it to begin anew"
 PICTURES = "hash of the pictures"  # the setting that is `contents` of them
 
 
@@ -45,26 +45,28 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], parts: Mapping[str,
         ValueError: The file is damaged or holds numbers that are none, or it is of a run with other settings, other
             pictures or another network.
     """
-    state = read_checkpoint(path, ANEW)
+    state = read_checkpoint(path, RESTART_HINT)
     kinds = {"settings": Mapping, "done": int, **dict.fromkeys(parts, Mapping)}
     if not isinstance(state, Mapping) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {ANEW}")
+        raise ValueError(f"{path}: expected a checkpoint of a training, this file holds none; {RESTART_HINT}")
     check_finite_state(state["model"], parts["model"], str(path))
     _check_settings(path, state["settings"], settings, data)
     done: int = state["done"]
     if isinstance(done, bool) or not 1 <= done <= settings.get("steps", done):
-        raise ValueError(f"{path}: expected a checkpoint of one of the {settings['steps']} steps, got {done}; {ANEW}")
+        raise ValueError(
+            f"{path}: expected a checkpoint of one of the {settings['steps']} steps, got {done}; {RESTART_HINT}"
+        )
     try:
         restore(parts, state, done)
-    except Exception as error:  # load_state_dict meets whatever the file holds
-        raise ValueError(f"{path}: expected a checkpoint of this network ({reason(error)}); {ANEW}") from error
+    except Exception as error:  # load_state_dict raises whatever the file provokes
+        raise ValueError(f"{path}: expected a checkpoint of this network ({reason(error)}); {RESTART_HINT}") from error
     return done
 
 
 def _check_settings(path: Path, found: Mapping[str, Any], settings: Mapping[str, Any], data: Path | None) -> None:
     for name, wanted in settings.items():
         if name not in found:
-            raise ValueError(f"{path}: expected a checkpoint of this version, it lacks the {name}; {ANEW}")
+            raise ValueError(f"{path}: expected a checkpoint of this version, it lacks the {name}; {RESTART_HINT}")
         if _same(found[name], wanted):
             continue
         if name == PICTURES:
@@ -73,7 +75,9 @@ def _check_settings(path: Path, found: Mapping[str, Any], settings: Mapping[str,
                 f"back, or remove the checkpoint to begin anew"
             )
         was = textwrap.shorten(repr(found[name]), 80)
-        raise ValueError(f"{path}: expected a checkpoint of this run, its {name} is {was}, not {wanted!r}; {ANEW}")
+        raise ValueError(
+            f"{path}: expected a checkpoint of this run, its {name} is {was}, not {wanted!r}; {RESTART_HINT}"
+        )
 
 
 def _same(found: object, wanted: object) -> bool:

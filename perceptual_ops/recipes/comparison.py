@@ -140,7 +140,7 @@ def _content(label: str, loss: PerceptualLoss) -> Comparison:
     def pixels(output: Tensor, target: Tensor) -> Tensor:
         """The errors of all layers, summed."""
         if side := loss.tile_side(output):
-            maps = tiled_maps([output, target], loss.entry(output), layers, side, error)
+            maps = tiled_maps([output, target], loss.trunk_input(output), layers, side, error)
         else:
             features = (loss.target_features(images, layers) for images in (output, target))
             maps = [*map(error, layers, *features)]

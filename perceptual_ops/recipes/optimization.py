@@ -20,7 +20,7 @@ from ..ops import gram_matrix
 Optimizer = Literal["adam", "lbfgs"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 # What L-BFGS remembers of a past step is two pictures. With 3 steps it falls nearly as fast as with 20.
-MOST_STEPS, LEAST_STEPS = 20, 3
+MAX_STEPS, MIN_STEPS = 20, 3
 MEMORY = 2**31  # bytes of all that it remembers, where that is more than the least
 
 REMEDY = "try smaller weights of its parts, or a smaller step size"
@@ -135,7 +135,7 @@ def minimize_with_lbfgs(objective: Objective, image: Tensor, steps: int) -> None
 
 def steps_remembered(image: Tensor) -> int:
     """How many past steps L-BFGS remembers: 20 of pictures up to 4.4 megapixels in fp32, then fewer, at least 3."""
-    return min(max(MEMORY // (2 * image.nbytes), LEAST_STEPS), MOST_STEPS)
+    return min(max(MEMORY // (2 * image.nbytes), MIN_STEPS), MAX_STEPS)
 
 
 def noise_like(content: Tensor, seed: int) -> Tensor:
@@ -167,13 +167,15 @@ def energies_of(name: str, loss: PerceptualLoss, picture: Tensor, part: str) -> 
 
 def _squares(loss: PerceptualLoss, picture: Tensor, layers: Sequence[str], part: str) -> list[Tensor]:
     """Of each layer numbers whose mean is that of its squared features, or the squares of its Gram matrix."""
-    side, entry = loss.tile_side(picture), loss.entry(picture)
+    side, trunk_input = loss.tile_side(picture), loss.trunk_input(picture)
     if part == "style":
         if side:
-            grams = trunk_styles(picture, entry, layers, loss.gram_normalize, False)
+            grams = trunk_styles(picture, trunk_input, layers, loss.gram_normalize, False)
         else:
             grams = [gram_matrix(x, loss.gram_normalize) for x in loss.target_features(picture, layers)]
         return [gram.square() for gram in grams]
     if side:
-        return tiled_maps([picture], entry, layers, side, lambda layer, x: x.float().square().mean(1, keepdim=True))
+        return tiled_maps(
+            [picture], trunk_input, layers, side, lambda layer, x: x.float().square().mean(1, keepdim=True)
+        )
     return [x.float().square() for x in loss.target_features(picture, layers)]

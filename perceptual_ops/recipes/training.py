@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from .. import _checks as checks
 from .._failures import reason
 from ..networks.checkpoint_files import check_finite_state
-from .checkpoint import ANEW, load_checkpoint, save_checkpoint
+from .checkpoint import RESTART_HINT, load_checkpoint, save_checkpoint
 from .crops import RandomCrops, check_memory
 from .optimization import DivergenceError, StepCallback
 from .processes import joined
 from .training_files import TrainingFiles
 from .training_log import READ_EVERY, Log
 
-BESIDE_THE_CURVE = ("workers", "save_every", "strict")  # options that may change from one part of a run to the next
+RESUMABLE_OPTIONS = ("workers", "save_every", "strict")  # options that may change from one part of a run to the next
 MAX_LR = 1e30  # Adam divides it, and overflows beyond; no network stands a millionth of a millionth of it
 WARM_UP = 0.1  # of all steps
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -133,7 +133,7 @@ class Training:
         if self._pool is not None:
             self._pool.speaks = False  # the readers of a batch are several
             self._pool.strict |= options.strict
-        kept = {name: value for name, value in asdict(options).items() if name not in BESIDE_THE_CURVE}
+        kept = {name: value for name, value in asdict(options).items() if name not in RESUMABLE_OPTIONS}
         self.settings: dict[str, Any] = json.loads(
             json.dumps({**kept, **settings}, default=float)
         )  # numbers of numpy as Python's
@@ -309,7 +309,7 @@ class Training:
             self.done = load_checkpoint(self.checkpoint, self.settings, self._parts(), folder)
             self.log.resume(self.done)
         elif self.out.exists():
-            raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {ANEW}")
+            raise FileExistsError(f"{self.out}: expected a name that is free, this model is there; {RESTART_HINT}")
         if self.processes > 1:
             done = torch.tensor([self.done, -self.done], device=self.device)
             dist.all_reduce(done, dist.ReduceOp.MAX)

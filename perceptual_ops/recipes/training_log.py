@@ -23,7 +23,7 @@ from .report import loss_curve
 
 READ_EVERY = 10  # steps: to read a step, the host waits for the device
 COUNTS = ("step", "seconds")
-ANEW = "remove it and the checkpoint to begin anew"
+RESTART_HINT = "remove it and the checkpoint to begin anew"
 PLOT = f"{SOFTWARE} training log"  # by which a plot is known
 
 
@@ -49,7 +49,7 @@ class Log:
         if len(self.rows) < done:
             raise ValueError(
                 f"{self.path}: expected a row for each of the {done} steps of the checkpoint, got {len(self.rows)}; "
-                f"{ANEW}"
+                f"{RESTART_HINT}"
             )
         self._started -= self.rows[-1]["seconds"]
 
@@ -91,7 +91,7 @@ class Log:
             found = {"step": step, "seconds": seconds, **dict(zip(row, numbers, strict=True))}
             if self.rows and self.rows[0].keys() != found.keys():
                 raise ValueError(
-                    f"{self.path}: expected the columns {_listed(found)}, got {_listed(self.rows[0])}; {ANEW}"
+                    f"{self.path}: expected the columns {_listed(found)}, got {_listed(self.rows[0])}; {RESTART_HINT}"
                 )
             self.rows.append(found)
         self._unread.clear()
@@ -128,13 +128,15 @@ def read_log(path: Path) -> list[dict[str, float]]:
             rows = [{name: float(number) for name, number in row.items()} for row in table]
     except (ValueError, TypeError, csv.Error) as error:  # binary, no numbers, lines that are too short or too long
         raise ValueError(
-            f"{path}: expected a log of a training, this file is damaged ({reason(error)}); {ANEW}"
+            f"{path}: expected a log of a training, this file is damaged ({reason(error)}); {RESTART_HINT}"
         ) from error
     if not set(COUNTS) <= set(table.fieldnames or ()):
-        raise ValueError(f"{path}: expected a log with the columns {_listed(COUNTS)}; {ANEW}")
+        raise ValueError(f"{path}: expected a log with the columns {_listed(COUNTS)}; {RESTART_HINT}")
     for number, row in enumerate(rows, 1):
         if row["step"] != number or not all(map(math.isfinite, row.values())):
-            raise ValueError(f"{path}: expected the finite numbers of step {number} in its row {number}; {ANEW}")
+            raise ValueError(
+                f"{path}: expected the finite numbers of step {number} in its row {number}; {RESTART_HINT}"
+            )
     return rows
 
 

@@ -25,11 +25,11 @@ CASES: dict[str, Cases] = {**MAPS, **ACTIVATIONS, **NETWORKS}
 
 @dataclass(frozen=True)
 class Row:
-    """An operator in a dtype: the error that comes nearest to what it may be, or that exceeds it most.
+    """An operator in a dtype: the error that comes nearest to its bound, or exceeds it most.
 
     Attributes:
         error: The largest error over the largest value; NaN where there is no result to compare.
-        bound: What it may be, see `allowed_error`.
+        bound: The largest allowed, see `allowed_error`.
         problem: What is wrong, and in which case; empty where nothing is.
     """
 

@@ -55,7 +55,7 @@ class Data:
         return LAYOUTS[self.layout](random_map(shape or self.shape, dtype or self.dtype, self.device, seed))
 
     def numbers(self, seed: int, *shape: int) -> Tensor:
-        """In the dtype of sums."""
+        """Random numbers in the accumulation dtype."""
         return random_map(shape, self.wide, self.device, seed)
 
 
@@ -106,7 +106,7 @@ def flat(values: Any) -> list[Tensor]:
 
 
 def doubled(value: Any) -> Any:
-    """The same with every number of a tensor in fp64, which also is what a dtype becomes."""
+    """The same with tensors, and dtypes, converted to fp64."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, list | tuple):
@@ -117,7 +117,7 @@ def doubled(value: Any) -> Any:
 def gradients(
     value: Callable[..., Tensor | list[Tensor]], inputs: Sequence[Tensor], upstream: Tensor | list[Tensor] | None
 ) -> list[Tensor]:
-    """The gradients of value(*inputs) by its inputs, made by autograd; no upstream gradient stands for ones."""
+    """The gradients of value(*inputs) with respect to its inputs, by autograd; upstream None stands for ones."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     values = value(*leaves)
     if upstream is None and isinstance(values, Tensor):

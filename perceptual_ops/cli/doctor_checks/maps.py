@@ -70,7 +70,7 @@ def _style_arguments(data: Data) -> Iterator[Any]:
 def _style(
     features: list[Tensor], grams: list[Tensor], weights: list[float], normalize: str, *distance: Any
 ) -> list[Tensor]:
-    """Loss, values of the layers, and the slopes by the raw Grams, which are symmetrised."""
+    """Loss, layer values, and d loss / d raw Gram, symmetrised."""
     raw = [reference.raw_gram_matrix(x, "none").requires_grad_() for x in features]
     divisors = [{"none": 1, "hw": x[0, 0].numel(), "chw": x[0].numel()}[normalize] for x in features]
     values = [
@@ -172,7 +172,7 @@ def _feature_both(*arguments: Any) -> list[Tensor]:
 
 
 def _pair_gradients(value: Any, features: list[Tensor], targets: list[Tensor], grad: Any) -> list[Tensor]:
-    """By features and by targets, which become one per sample."""
+    """With respect to features and targets, which become one per sample."""
     layers = len(features)
     leaves = [*features, *(y.expand_as(x) for x, y in zip(features, targets, strict=True))]
     return gradients(lambda *maps: value(list(maps[:layers]), list(maps[layers:])), leaves, grad)

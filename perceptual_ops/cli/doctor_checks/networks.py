@@ -17,7 +17,7 @@ from ... import reference
 from ..._accuracy import LAYOUTS
 from ...compat._ranges import check_ranges
 from ...engine.batching import WHERE_LARGE
-from ...engine.custom_op import Entry
+from ...engine.custom_op import TrunkInput
 from ...engine.input_size import InputSize
 from ...engine.metric_op import MetricSettings, metric_loss
 from ...engine.pair import IMAGE
@@ -31,7 +31,7 @@ from .cases import Case, Cases
 
 CHAIN = (Conv("conv1", 3, 8), Relu("relu1"), Pool("pool1", 8), Conv("conv2", 8, 5), Relu("relu2"))
 MEAN, STD = 0.5, 0.25
-BATCH, CHUNK = 3, 2  # samples in all, and at a time
+BATCH, CHUNK = 3, 2  # samples in total, and per chunk
 CONTENT = Part(("pool1", "conv2"), (0.5, 2.0), "mse", 0.0)
 STYLE = Part(("relu1", "relu2"), (3.0, 1.5), "mse", 0.0)
 VARIATION = 0.125
@@ -65,9 +65,9 @@ class Bench:
     def numbers(self, seed: int, *shape: int) -> Tensor:
         return (_whole(shape, 1, 8, seed) / 8).to(self.device, self.wide)
 
-    def entry(self, tile_size: int = WHERE_LARGE) -> Entry:
+    def trunk_input(self, tile_size: int = WHERE_LARGE) -> TrunkInput:
         scale, shift = (torch.full((1, 3, 1, 1), value, device=self.device) for value in (1 / STD, -MEAN / STD))
-        return Entry(self._trunk.key, scale, shift, self.dtype, CHUNK, InputSize.of_images(), tile_size=tile_size)
+        return TrunkInput(self._trunk.key, scale, shift, self.dtype, CHUNK, InputSize.of_images(), tile_size=tile_size)
 
     def features(self, images: Tensor, layers: tuple[str, ...], exact: bool) -> list[Tensor]:
         """By the network under autograd, in the dtype of the arithmetic or in fp64."""
@@ -75,7 +75,7 @@ class Bench:
         return list(network.features(((images - MEAN) / STD).to(network.dtype), layers).values())
 
     def case(self, where: str, ours: Loss, plain: Callable[[Tensor, Tensor, bool], Tensor], layout: str) -> Case:
-        """A loss and its gradients by both images, for an upstream number of each sample."""
+        """A loss and its gradients with respect to both images, for an upstream gradient per sample."""
         pair, upstream = (self.images(layout, 11), self.images(layout, 12)), self.numbers(13, BATCH)
 
         def results(loss: Loss, dtype: torch.dtype) -> list[Tensor]:
@@ -109,7 +109,7 @@ def _trunk_features(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
         images = bench.images(layout, 11)
         return Case(
             layout,
-            lambda: trunk_features(images, bench.entry(), layers),
+            lambda: trunk_features(images, bench.trunk_input(), layers),
             lambda exact: bench.features(images.double() if exact else images, layers, exact),
         )
 
@@ -127,7 +127,7 @@ def _trunk_styles(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
         images = bench.images(layout, 11)
         return Case(
             layout,
-            lambda: trunk_styles(images, bench.entry(TILE), STYLE.layers, "chw", False, "both"),
+            lambda: trunk_styles(images, bench.trunk_input(TILE), STYLE.layers, "chw", False, "both"),
             lambda exact: plain(images, exact),
         )
 
@@ -140,7 +140,7 @@ def _perceptual_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]
 
     def ours(output: Tensor, target: Tensor, tile_size: int = WHERE_LARGE) -> Tensor:
         terms = Terms(CONTENT, STYLE, "chw", VARIATION)
-        return perceptual_loss(output, target, [], grams, bench.entry(tile_size), terms)[0]
+        return perceptual_loss(output, target, [], grams, bench.trunk_input(tile_size), terms)[0]
 
     def plain(output: Tensor, target: Tensor, exact: bool) -> Tensor:
         content, style = CONTENT.layers, STYLE.layers
@@ -153,7 +153,7 @@ def _perceptual_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]
     def of_clips(output: Tensor, target: Tensor) -> Tensor:
         terms = Terms(CONTENT, STYLE, "chw", VARIATION, of_clips=True)
         clip, other = (torch.stack(_frames(images), 2) for images in (output, target))
-        return perceptual_loss(clip, other, [], grams, bench.entry(), terms)[0]
+        return perceptual_loss(clip, other, [], grams, bench.trunk_input(), terms)[0]
 
     def plain_of_clips(output: Tensor, target: Tensor, exact: bool) -> Tensor:
         loss, count = output.new_zeros(BATCH), len(_frames(output))
@@ -178,7 +178,7 @@ def _metric_loss(dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
 
     def ours(layers: tuple[str, ...], metric: str, numbers: list[Tensor], tile_size: int = WHERE_LARGE) -> Loss:
         settings = MetricSettings(layers, metric, EPS, True)
-        return lambda output, target: metric_loss(output, target, numbers, bench.entry(tile_size), settings)
+        return lambda output, target: metric_loss(output, target, numbers, bench.trunk_input(tile_size), settings)
 
     def lpips(output: Tensor, target: Tensor, exact: bool) -> Tensor:
         xs, ys = (bench.features(images, FEATURES, exact) for images in (output, target))

@@ -29,7 +29,7 @@ from .networks import order_of, trunk_for
 
 LARGEST = 256  # of DISTS's images, on their shorter side
 
-# The lean engine has learned numbers of its own, so those that are read are copies.
+# The lean engine has learned weights of its own, so those that are read are copies.
 _learned = fixed("weights", read=lambda self: tuple(weight.clone() for weight in self._weights))
 
 
