@@ -199,7 +199,7 @@ def of_size(text: str) -> dict[str, int]:
 
 
 def value_and_gradient(loss: Loss, output: Tensor, target: Tensor) -> Call:  # (N, 3, H, W) each
-    """() -> (loss, gradient by the output)."""
+    """() -> (loss, gradient with respect to the output)."""
     output.requires_grad_()
 
     def call() -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ BATCH = 4
 
 @functools.cache
 def evaluator(case: str, side: int):
-    """() -> the loss and the gradient by the output, from the same numbers in every process."""
+    """() -> the loss and its gradient with respect to the output, from the same numbers in every process."""
     name, dtype = case.split()
     loss = LOSSES[name](weights="random", compute_dtype=DTYPES[dtype])
     generator = torch.Generator().manual_seed(0)

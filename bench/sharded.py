@@ -132,7 +132,7 @@ def pair(size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:
 
 
 def call(rank: int, name: str, size: tuple[int, int], dtype: torch.dtype) -> Found:
-    """Value and gradient by this rank's band; bands are as alike as they can be."""
+    """Value and gradient with respect to this rank's band; bands are as alike as they can be."""
     loss, sent = sharded(loss_of(name, dtype)), Sent()
     output, target = (x.tensor_split(dist.get_world_size(), dim=2)[rank].contiguous() for x in pair(size, dtype))
     output.requires_grad_()

@@ -25,7 +25,7 @@ from perceptual_ops.recipes.photographs import training_photographs
 
 
 class SuperResolution(nn.Module):
-    """(N, 3, H, W) -> (N, 3, 2H, 2W): an enlargement, and what two convolutions add to it."""
+    """(N, 3, H, W) -> (N, 3, 2H, 2W): bilinear enlargement plus a residual of two convolutions."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SuperResolution(nn.Module):
 
 
 def join() -> torch.device:
-    """Joins the group of the processes that torchrun started; the device of this one."""
+    """Joins the process group of torchrun; returns this process's device."""
     if not torch.cuda.is_available():
         dist.init_process_group("gloo")
         return torch.device("cpu")
@@ -56,14 +56,14 @@ def train(
     size: int = 64,
     spread: Callable[[nn.Module], nn.Module] = DistributedDataParallel,
 ) -> nn.Module:
-    """Trains on crops of `size` pixels, `batch` a step over all processes; `spread` takes the model to all of them."""
+    """Trains on crops of `size` pixels, `batch` per step over all processes; `spread` wraps the model for them."""
     rank, count = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model = spread(SuperResolution().to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     crops = RandomCrops(training_photographs(), size)
     for step in range(steps):
-        # This process's share; the gradients of all are averaged, so shares have to be of one size.
+        # This process's share; gradients are averaged over processes, so shares must have equal size.
         images = torch.stack([crops[step * batch + i] for i in range(rank, batch, count)]).to(device)
         output = model(interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True))
         loss = criterion(output, images)

@@ -27,7 +27,8 @@ SIZE = 256
 STYLE_SIZE = 320  # pixels: its brush strokes are then about as wide as the trusses of the towers
 STEPS = 100
 PROGRESS = (0, 5, 15, 40)  # most happens early
-# The first layers of the blocks: in the last ones, ST-LPIPS's VGG16 has a few filters far louder than all others.
+# The first layers of the blocks: in the last ones, ST-LPIPS's VGG16 has a few filters with far larger activations than
+# all others.
 CONTENT_LAYERS = ("relu3_1",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1")
 STYLE_WEIGHT = 3.0

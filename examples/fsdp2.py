@@ -17,9 +17,9 @@ from .ddp import main
 
 
 def sharded(model: nn.Module) -> nn.Module:
-    """The model with its parameters spread over all processes."""
+    """The model with its parameters sharded over all processes."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
-    for part in (*model.children(), model):  # each is gathered when it runs, and the root last
+    for part in (*model.children(), model):  # each is gathered when it runs, the root last
         fully_shard(part, mesh=mesh)
     return model
 

@@ -18,7 +18,7 @@ from perceptual_ops import PerceptualLoss
 
 
 class SuperResolution(nn.Module):
-    """(N, 3, H, W) -> (N, 3, 2H, 2W): bicubic enlargement plus what three convolutions add to it."""
+    """(N, 3, H, W) -> (N, 3, 2H, 2W): bicubic enlargement plus a residual of three convolutions."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def photographs() -> list[Tensor]:
 
 
 def random_crops(pictures: list[Tensor], count: int, size: int) -> Tensor:
-    """(count, 3, size, size), from torch's global random numbers."""
+    """(count, 3, size, size), from torch's global generator."""
     crops = []
     for index in torch.randint(len(pictures), (count,)).tolist():
         picture = pictures[index]
@@ -55,7 +55,7 @@ def random_crops(pictures: list[Tensor], count: int, size: int) -> Tensor:
 
 
 def halved(large: Tensor) -> Tensor:
-    """(N, 3, 2H, 2W) -> (N, 3, H, W): what the network is given."""
+    """(N, 3, 2H, 2W) -> (N, 3, H, W): the network's input."""
     return interpolate(large, scale_factor=0.5, mode="bicubic", antialias=True, align_corners=False)
 
 

@@ -126,7 +126,7 @@ def lpips(metric: po.LPIPS, x: Tensor, y: Tensor, m: Tensor) -> list[Tensor]:  #
 
 
 def assert_alike(found: Tensor, wanted: Tensor, *images: Tensor) -> None:
-    """Values, and gradients by images."""
+    """Values, and gradients with respect to images."""
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-14)
     for a, b in zip(gradients(found, *images), gradients(wanted, *images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11 * b.abs().max().item())

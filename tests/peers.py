@@ -218,7 +218,7 @@ def difference(
 
 
 def run(loss: nn.Module, x: Tensor, y: Tensor, call: Call = lambda loss, x, y: loss(x, y)) -> Pair:
-    """The value, and the gradient by x with a weight of its own for each entry."""
+    """The value, and the gradient with respect to x with a weight of its own for each entry."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     value = call(loss, x, y)
     upstream = 1 + 0.5 * torch.arange(value.numel(), dtype=value.dtype).view(value.shape) / value.numel()

@@ -58,12 +58,12 @@ def test_streams_wait_for_each_other(graph_stub: Stub, monkeypatch: pytest.Monke
     assert not recorded
     with graph_stub.stream(other):
         loss(x, x)
-    room = loss._trunk.graphs._room
-    assert room.done.records == [graph_stub.main, other] and other.waits == [room.done]
+    shared = loss._trunk.graphs._shared
+    assert shared.done.records == [graph_stub.main, other] and other.waits == [shared.done]
     (captured,) = loss._trunk.graphs._captured.values()
     own = [x.data_ptr() for x in cuda_graph._tensors(captured.arguments)]
     assert recorded == [(address, other) for address in own]
-    assert graph_stub.main in room.warm_up.waits and room.warm_up in graph_stub.main.waits
+    assert graph_stub.main in shared.warm_up.waits and shared.warm_up in graph_stub.main.waits
 
 
 def test_graphs_of_a_loss_share_memory(graph_stub: Stub) -> None:

@@ -20,7 +20,7 @@ def weights_of(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def value_and_gradients(x: Tensor, y: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The distances and their gradients by both maps, for upstream numbers that are not 1."""
+    """The distances and their gradients with respect to both maps, for upstream gradients other than 1."""
     leaves = [z.detach().requires_grad_() for z in (x, y)]
     value = (
         naive_dists(*leaves, *(one[0] for one in weights_of(x)))

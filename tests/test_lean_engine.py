@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("library")
 
 UPSTREAM = torch.tensor([1.0, -2.5, 0.75, 3.0])
 
-Result = tuple[Tensor, Tensor, Tensor | None]  # loss, gradients by output and target
+Result = tuple[Tensor, Tensor, Tensor | None]  # loss, d/d output, d/d target
 
 
 def photographs(batch: int, height: int, width: int, seed: int = 0) -> Tensor:

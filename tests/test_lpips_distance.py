@@ -32,7 +32,7 @@ def naive_of(eps: float = 1e-10, eps_inside: bool = False) -> Distance:
 
 
 def value_and_gradients(distance: Distance, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The distances and their gradients by both maps, for upstream numbers that are not 1."""
+    """The distances and their gradients with respect to both maps, for upstream gradients other than 1."""
     leaves = [z.detach().requires_grad_() for z in (x, y)]
     value = distance(*leaves)
     upstream = random_map(tuple(value.shape), torch.float64, str(x.device), 3).to(value.dtype)

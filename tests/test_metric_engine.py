@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("on_device")
 
 UPSTREAM = torch.tensor([1.0, -2.5, 0.75, 3.0])
 
-Result = tuple[Tensor, Tensor, Tensor]  # distances, gradients by output and target
+Result = tuple[Tensor, Tensor, Tensor]  # distances, d/d output, d/d target
 
 
 def gradients(measure, x: Tensor, y: Tensor) -> Result:

@@ -28,7 +28,7 @@ def statistics(x: Tensor) -> Tensor:  # (n, C, h, w) -> (n, 2, C)
 
 
 def bound_and_largest(terms: Terms, x: Tensor, styles: list[Tensor], guides: list[Tensor]) -> tuple[float, float]:
-    """Of the gradient by a map."""
+    """The bound of the gradient with respect to a map."""
     head = PerceptualHead(terms, torch.float32, [], styles, True, False, masks=Masks.of(None, guides))
     head.on_tap(LAYER, x)
     head.terms()

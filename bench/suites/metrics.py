@@ -67,7 +67,7 @@ class MetricCase(ImageCase):
 
     Attributes:
         metric: "lpips-vgg", "lpips-alex" or "dists".
-        gradient: Whether the gradient by the output is wanted too, or the distance alone, under no_grad.
+        gradient: Whether the gradient with respect to the output is wanted too, or the distance alone, under no_grad.
     """
 
     metric: str = field(default="lpips-vgg", kw_only=True)

@@ -1,4 +1,4 @@
-"""A super-resolution loop as BasicSR's models write it; the lines that change are marked with what they were.
+"""A super-resolution loop as BasicSR's models write it; changed lines are marked with the original.
 
 BasicSR's own training needs none: call `perceptual_ops.compat.basicsr.register()` before it builds the model, and write
 `type: PerceptualLoss_perceptual_ops` in the options file where `type: PerceptualLoss` was.

@@ -2,7 +2,7 @@
 
     python examples/drop_in/lightning_module.py --steps 20
 
-The lines that change are marked with what they were.
+Changed lines are marked with the original.
 """
 
 from __future__ import annotations

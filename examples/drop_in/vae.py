@@ -1,4 +1,4 @@
-"""A variational autoencoder with LPIPS as latent-diffusion codes train it; the lines that change are marked.
+"""A variational autoencoder with LPIPS as latent-diffusion codes train it; changed lines are marked.
 
 python examples/drop_in/vae.py --steps 20
 """

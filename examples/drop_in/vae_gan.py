@@ -5,9 +5,9 @@
 
 The discriminator's weight is adaptive (Esser et al. 2021, arXiv 2012.09841): `torch.autograd.grad` takes the gradient
 of the reconstruction loss with respect to the last layer, then `backward` runs. Under autograd both run the backward of
-the loss network. LPIPS of this library makes its image gradient in the forward, and neither runs it again.
+the loss network. This library's LPIPS computes its image gradient in the forward, so neither runs it again.
 
-The line that changes is marked with what it was; the part to copy is `train`.
+The changed line is marked with the original; the part to copy is `train`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def generator_loss(
 
     Args:
         images: (N, 3, H, W) in [-1, 1].
-        factor: 1 where the discriminator counts, else 0.
+        factor: 1 once the discriminator is on, else 0.
     """
     output, divergence = vae(images)
     l1, lpips = (output - images).abs().mean(), perceptual(output, images).mean()
@@ -125,7 +125,7 @@ def train(
     seed: int = 0,
     device: str = "cpu",
 ) -> Autoencoder:
-    """Trains on crops of the pictures; the discriminator counts from step `start` on."""
+    """Trains on crops of the pictures; the discriminator is on from step `start`."""
     torch.manual_seed(seed)
     crops = RandomCrops(pictures, size, seed=seed)
     vae, discriminator = Autoencoder().to(device), PatchDiscriminator().to(device)
@@ -135,7 +135,7 @@ def train(
         first, factor = (step - 1) * batch, float(step >= start)
         images = 2 * torch.stack([crops[first + i] for i in range(batch)]).to(device) - 1
 
-        discriminator.requires_grad_(False)  # or its gradients of this loss would add to those of its own
+        discriminator.requires_grad_(False)  # or this loss would add to the gradients of its own
         loss, output, parts = generator_loss(vae, discriminator, perceptual, images, factor)
         optimizer.zero_grad()
         loss.backward()

@@ -1,8 +1,9 @@
-"""`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be stopped and goes on.
+"""`python -m examples.paper NAME`: one experiment of Johnson, Alahi and Fei-Fei 2016; each can be interrupted and
+resumed.
 
-style, objective, speed, sr-x4, sr-x8, inversion, levels, checks; report writes what they found into the pages of docs.
+style, objective, speed, sr-x4, sr-x8, inversion, levels, checks; report writes their results into the pages of docs.
 sr-x4-0 to sr-x4-2 train the models of one seed, levels-1 to levels-4 those of one block of VGG16, an hour at most each.
-Models and what was measured stay in build/paper: without that folder all is made anew.
+Models and measurements stay in build/paper; without that folder everything is run again.
 """
 
 from __future__ import annotations

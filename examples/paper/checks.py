@@ -1,4 +1,4 @@
-"""A run that is killed and goes on, and one that two processes share: how far each is from a run of one process.
+"""A run that is killed and resumed, and one on two processes: how far each is from an uninterrupted run of one.
 
 `python -m examples.paper.checks OUT` is that run: a few steps of super-resolution, and the first step's gradient.
 """
@@ -31,7 +31,7 @@ PATIENCE = 300  # seconds that a run may take to its first checkpoint
 
 
 def run(out: Path) -> None:
-    """The run that is compared. It leaves its first gradient, which all processes share, beside `out`."""
+    """The run that is compared. It saves its first gradient, averaged over processes, beside `out`."""
 
     def note(optimizer: Optimizer, *_: Any) -> None:
         file, first = out.with_suffix(".gradient"), not dist.is_initialized() or dist.get_rank() == 0
@@ -50,7 +50,7 @@ def command(out: Path, *launcher: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, so that what is compared differs in nothing else."""
+    """One thread per process, so that runs differ in nothing else."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -77,7 +77,7 @@ def curve(out: Path) -> Tensor:  # (steps,)
 
 
 def weights(out: Path) -> Tensor:
-    """All numbers of a model in one row."""
+    """All parameters of a model as one vector."""
     return _row([*load_file(out).values()])
 
 

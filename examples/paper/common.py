@@ -44,7 +44,7 @@ def held_out(side: int | None = None) -> dict[str, Tensor]:
     """Photographs that nothing was trained on, (1, 3, H, W) in [0, 1].
 
     Args:
-        side: The middle square, brought to as many pixels. None: as it is, but for a multiple of 8.
+        side: The central square, resized to so many pixels. None: as it is, cropped to a multiple of 8.
     """
     pictures = {name: read_image(path) for name, path in held_out_photographs().items()}
     if side is None:
@@ -67,7 +67,7 @@ def square(image: Tensor, side: int) -> Tensor:
 
 
 def once(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
-    """What `make` returns, kept as JSON beside the models: an experiment that was stopped goes on."""
+    """What `make` returns, kept as JSON beside the models: an interrupted experiment resumes."""
     path = MODELS / f"{name}.json"
     if not path.exists():
         write_json(path, make(*arguments))
@@ -93,12 +93,12 @@ def keep(name: str, image: Tensor) -> None:
 
 
 def kept(name: str) -> Tensor:
-    """That image."""
+    """Reads such an image."""
     return read_image(MODELS / f"{name}.png")
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine of the measurements."""
     from bench.results import this_machine
 
     found = this_machine(torch.device(DEVICE))

@@ -1,4 +1,4 @@
-"""Which level for which task: what each level of VGG16 knows of a picture, and super-resolution trained with each."""
+"""Which level for which task: inversions of each level of VGG16, and super-resolution trained on each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inversion() -> None:
 
 
 def inverted(target: Tensor, level: str, kind: str) -> float:
-    """What is left of the squared error, in units of the target's square, in the picture (1, 3, H, W) it keeps."""
+    """The remaining squared error relative to the target's square, of the picture (1, 3, H, W) that it saves."""
     with step_bar(STEPS) as show:
         result = invert(
             target.to(DEVICE),

@@ -35,7 +35,7 @@ from .common import (
 )
 
 # First layers of the blocks, as in Gatys et al. 2015, to relu3_1. The last layers, which the paper takes, are where
-# ST-LPIPS reads its VGG16: a few filters there are far louder than all others (docs/levels.md).
+# ST-LPIPS reads its VGG16: a few filters there have far larger activations than all others (docs/levels.md).
 LOSS = {
     "content_layers": ("relu3_1",),
     "style_layers": ("relu1_1", "relu2_1", "relu3_1"),
@@ -50,7 +50,7 @@ if DEVICE == "cuda":  # the paper's size
 
 
 def model_file() -> Path:
-    """Trains the model if it is not there; goes on where a run was stopped."""
+    """Trains the model unless it exists; resumes an interrupted run."""
     out = MODELS / "style.safetensors"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def objective() -> PerceptualLoss:
 
 
 def pictures() -> None:
-    """The style; held-out photographs, what the model makes of them in one pass, and optimisation, two in a row."""
+    """The style; held-out photographs, the model's results in one pass, and optimisation, two in a row."""
     write_image(RESULTS / "style.jpg", style_picture())
     model, cells = load_model(model_file(), DEVICE), []
     for name, image in held_out(SHOWN).items():
@@ -117,7 +117,7 @@ def running_least(values: list[float]) -> list[float]:
 
 
 def overtaken(history: list[float], one_pass: float) -> int | None:
-    """At how many evaluations the optimiser's loss is below the model's, if ever."""
+    """The number of evaluations after which the optimiser's loss is below the model's, if ever."""
     return next((i + 1 for i, value in enumerate(history) if value < one_pass), None)
 
 
@@ -159,7 +159,7 @@ def one_pass_seconds(model: Model, content: Tensor) -> float:
 
 
 def optimisation_seconds(content: Tensor) -> dict[str, float]:
-    """Seconds until each of ITERATIONS evaluations were made; by Adam, as L-BFGS may stop before in bf16."""
+    """Seconds until each of ITERATIONS evaluations; by Adam, as L-BFGS may stop before in bf16."""
     loss = style_transfer_loss(content, style_picture().to(DEVICE), weights=WEIGHTS, **LOSS)
     loss.compute_dtype = torch.bfloat16
     reached = {}

@@ -33,7 +33,7 @@ CROP = 128
 
 
 def model_file(scale: int, loss: str, layers: Sequence[str], seed: int) -> Path:
-    """Trains the model if it is not there; goes on where a run was stopped."""
+    """Trains the model unless it exists; resumes an interrupted run."""
     out = MODELS / f"{'-'.join([f'sr-x{scale}', loss, *layers, str(seed)])}.safetensors"
     if not out.exists():
         MODELS.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def train(scale: int, seed: int) -> None:
 
 
 def restored(file: Path | None, image: Tensor, scale: int) -> Tensor:
-    """A photograph (1, 3, H, W) after it was shrunk and enlarged, by a model or bicubic."""
+    """A photograph (1, 3, H, W), downsampled and enlarged again, by a model or bicubic."""
     small = shrunk(image, scale)
     if file is None:
         return enlarged(small, scale)

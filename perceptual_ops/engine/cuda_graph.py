@@ -53,7 +53,7 @@ def is_capturing(device: torch.device) -> bool:
 class CudaGraphs:
     """The graphs of one trunk on one device, for any number of threads and streams."""
 
-    _room = cached_property(lambda graphs: _Room())
+    _shared = cached_property(lambda graphs: _Shared())
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -72,7 +72,7 @@ class CudaGraphs:
         with self._lock, torch.cuda.device(arguments[0].device):
             captured = None if self._refuses else self._found(call, arguments)
             if captured:
-                return captured.replayed(arguments, self._room)
+                return captured.replayed(arguments, self._shared)
         return call(*arguments)
 
     def _found(self, call: Call, arguments: Sequence[Any]) -> _Captured | None:
@@ -80,7 +80,7 @@ class CudaGraphs:
         found: _Captured | str | None = self._captured.pop(key, None)
         if found is None:
             self._drop_oldest()
-            found = None if self._refuses else _capture(call, arguments, self._room)
+            found = None if self._refuses else _capture(call, arguments, self._shared)
         if isinstance(found, _Captured):
             self._captured[key] = found  # most recently used
             return found
@@ -109,7 +109,7 @@ class CudaGraphs:
         )
 
 
-class _Room:
+class _Shared:
     """What the graphs of a trunk share, since they are replayed one at a time.
 
     Attributes:
@@ -145,10 +145,10 @@ class _Captured:
     given: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     replays: int = 0
 
-    def replayed(self, arguments: Sequence[Any], room: _Room) -> tuple[Tensor, ...]:
+    def replayed(self, arguments: Sequence[Any], shared: _Shared) -> tuple[Tensor, ...]:
         """The results for other arguments of the same kind."""
         stream, images = torch.cuda.current_stream(), len(list(_tensors(arguments[:2])))
-        stream.wait_event(room.done)
+        stream.wait_event(shared.done)
         for i, (own, x) in enumerate(zip(_tensors(self.arguments), _tensors(arguments), strict=True)):
             if stream != self.stream:
                 own.record_stream(stream)
@@ -159,23 +159,23 @@ class _Captured:
         self.graph.replay()
         self.replays += 1
         results = tuple(result.clone() for result in self.results)
-        room.done.record(stream)
+        shared.done.record(stream)
         return results
 
 
-def _capture(call: Call, arguments: Sequence[Any], room: _Room) -> _Captured | str:
+def _capture(call: Call, arguments: Sequence[Any], shared: _Shared) -> _Captured | str:
     """The graph of a call, or why there is none; raises what the call itself does."""
     here, device = torch.cuda.current_stream(), arguments[0].device
     with torch.inference_mode(False), torch.no_grad():
         own = _mapped(list(arguments), lambda x: torch.empty_like(x, device=device).copy_(x))
-        room.warm_up.wait_stream(here)
-        with torch.cuda.stream(room.warm_up):
+        shared.warm_up.wait_stream(here)
+        with torch.cuda.stream(shared.warm_up):
             for _ in range(WARM_UPS):
                 call(*own)
-        here.wait_stream(room.warm_up)
+        here.wait_stream(shared.warm_up)
         graph, watch = torch.cuda.CUDAGraph(), _Watch()
         # Other threads may wait for the device meanwhile, as one that pins memory does.
-        capture = torch.cuda.graph(graph, room.pool, room.capture, "thread_local")
+        capture = torch.cuda.graph(graph, shared.pool, shared.capture, "thread_local")
         try:
             # A capture that CUDA aborts leaves the thread on its stream; `here` restores it.
             with _capturing, torch.cuda.stream(here), capture, watch:
@@ -184,7 +184,7 @@ def _capture(call: Call, arguments: Sequence[Any], room: _Room) -> _Captured | s
             if error is not watch.failure:  # CUDA broke it off, and torch goes on asking the graph where to take memory
                 _broken.append(graph)
                 with contextlib.suppress(RuntimeError):  # had it not begun; there is no public way
-                    torch._C._cuda_endAllocateToPool(device.index, room.pool)
+                    torch._C._cuda_endAllocateToPool(device.index, shared.pool)
             return str(watch.failure or error).partition("\n")[0]
     return _Captured(graph, own, results, list(watch.read.values()), here)
 

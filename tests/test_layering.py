@@ -1,4 +1,4 @@
-"""Imports point down only, from room to room and within the engine."""
+"""Imports between directories point down only, and the engine's modules have no import cycle."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import perceptual_ops
 
 PACKAGE = Path(perceptual_ops.__file__).parent
-# From the ground up. A module of the package itself, such as ops.py, is on the ground, and so are the plain operators.
-FLOORS = ["", "networks", "engine", "losses", "distributed", "compat", "recipes", "cli"]
-DOORS = {"__init__", "__main__"}  # of the package, through which users come
+# Bottom up. Modules of the package itself, such as ops.py, are the lowest layer, and so are the plain operators.
+LAYERS = ["", "networks", "engine", "losses", "distributed", "compat", "recipes", "cli"]
+ENTRY_POINTS = {"__init__", "__main__"}  # may import everything
 
 
 def imports_of(path: Path) -> set[tuple[str, ...]]:
@@ -25,25 +25,25 @@ def imports_of(path: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def test_rooms_import_what_is_below_them() -> None:
+def test_directories_import_lower_layers_only() -> None:
     upward = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        floor = parts[0] if len(parts) > 1 and parts[0] != "plain" else ""
-        if len(parts) == 1 and parts[0] in DOORS:
+        layer = parts[0] if len(parts) > 1 and parts[0] != "plain" else ""
+        if len(parts) == 1 and parts[0] in ENTRY_POINTS:
             continue
         for target in imports_of(path):
-            below = target[0] if target and target[0] in FLOORS else ""
-            if FLOORS.index(below) > FLOORS.index(floor):
+            below = target[0] if target and target[0] in LAYERS else ""
+            if LAYERS.index(below) > LAYERS.index(layer):
                 upward.append(f"{'/'.join(parts)} imports {'.'.join(target)}")
     assert not upward
 
 
-def test_modules_of_the_engine_have_an_order() -> None:
+def test_the_engine_has_no_import_cycle() -> None:
     graph = {
         path.stem: {target[1] for target in imports_of(path) if len(target) > 1 and target[0] == "engine"}
         for path in (PACKAGE / "engine").glob("*.py")
         if path.stem != "__init__"
     }
-    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)  # CycleError where there is none
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)  # raises CycleError
     assert graph["perceptual_op"] >= {"custom_op", "perceptual_head"}
