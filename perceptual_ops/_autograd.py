@@ -150,8 +150,8 @@ def _pair_gradients(
     """Gradients of a metric with respect to both lists, each computed only if one of the list requires it."""
     layers = len(features)
     if torch.is_grad_enabled():
-        found = _through_reference(lambda maps: value(maps[:layers], maps[layers:]), [*features, *targets], grad)
-        return found[:layers], found[layers:]
+        gradients = _through_reference(lambda maps: value(maps[:layers], maps[layers:]), [*features, *targets], grad)
+        return gradients[:layers], gradients[layers:]
     wanted = [any(x.requires_grad for x in maps) for maps in (features, targets)]
     by_features, by_targets = backward(*wanted)
     none: list[Tensor | None] = [None] * layers
@@ -171,13 +171,13 @@ def _lpips_distance_backward(ctx, grad, *_non_differentiable):
     if grad is None:
         return none, none, none, None, None
     features, targets, weights = _in_thirds(ctx.saved_tensors)
-    found = _pair_gradients(
+    gradients = _pair_gradients(
         features, targets,
         lambda *wanted: library.lpips_distance_backward(grad, features, targets, weights, *ctx.settings, *wanted),
         lambda xs, ys: reference.lpips_terms(xs, ys, weights, *ctx.settings)[0],
         grad,
     )  # fmt: skip
-    return *found, none, None, None
+    return *gradients, none, None, None
 
 
 def _lpips_map_setup(ctx, inputs, output):
@@ -187,13 +187,13 @@ def _lpips_map_setup(ctx, inputs, output):
 
 def _lpips_map_backward(ctx, grads):
     features, targets, weights = _in_thirds(ctx.saved_tensors)
-    found = _pair_gradients(
+    gradients = _pair_gradients(
         features, targets,
         lambda *wanted: library.lpips_map_backward(grads, features, targets, weights, *ctx.settings, *wanted),
         lambda xs, ys: reference.lpips_maps(xs, ys, weights, *ctx.settings),
         grads,
     )  # fmt: skip
-    return *found, [None] * len(features), None, None
+    return *gradients, [None] * len(features), None, None
 
 
 def _dists_distance_setup(ctx, inputs, output):
@@ -211,7 +211,7 @@ def _dists_distance_backward(ctx, grad, *_non_differentiable):
         return none, none, none, none
     saved = ctx.saved_tensors
     features, targets, alpha, beta, statistics = (list(saved[i * layers : (i + 1) * layers]) for i in range(5))
-    found = _pair_gradients(
+    gradients = _pair_gradients(
         features, targets,
         lambda *wanted: library.dists_distance_backward(
             grad, features, targets, alpha, beta, statistics, *wanted
@@ -219,7 +219,7 @@ def _dists_distance_backward(ctx, grad, *_non_differentiable):
         lambda xs, ys: reference.dists_terms(xs, ys, alpha, beta)[0],
         grad,
     )  # fmt: skip
-    return *found, none, none
+    return *gradients, none, none
 
 
 def _in_thirds(saved: tuple[Tensor, ...]) -> tuple[list[Tensor], ...]:

@@ -145,11 +145,11 @@ def unit_features(x: Tensor, eps: float, eps_inside: bool) -> Tensor:
 def lpips_maps(
     features: list[Tensor], targets: list[Tensor], channel_weights: list[Tensor], eps: float, eps_inside: bool
 ) -> list[Tensor]:  # L x (N, 1, H, W)
-    found = []
+    maps = []
     for x, y, weights in zip(features, targets, channel_weights, strict=True):
         error = unit_features(x, eps, eps_inside) - unit_features(y, eps, eps_inside)
-        found.append((weights.view(1, -1, 1, 1) * error.square()).sum(1, keepdim=True))
-    return found
+        maps.append((weights.view(1, -1, 1, 1) * error.square()).sum(1, keepdim=True))
+    return maps
 
 
 def lpips_terms(

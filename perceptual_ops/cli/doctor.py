@@ -153,8 +153,8 @@ def _driver() -> str:
     """The NVIDIA driver's version, where Linux tells it, and the CUDA version it serves."""
     serves = "serves CUDA {}.{}".format(*driver_version())
     file = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", file.read_text()) if file.is_file() else None
-    return f"{found[1]}, {serves}" if found else serves
+    match = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", file.read_text()) if file.is_file() else None
+    return f"{match[1]}, {serves}" if match else serves
 
 
 def _hub() -> str:

@@ -36,12 +36,12 @@ def number(least: float, what: str, most: float = FP32.max) -> Callable[[str], f
 
     def parse(text: str) -> float:
         try:
-            found = float(text)
+            value = float(text)
         except ValueError:
-            found = float("nan")
-        if not least <= found <= most:
+            value = float("nan")
+        if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"expected a number {what}, got {_shown(text)}")
-        return found
+        return value
 
     return parse
 

@@ -60,14 +60,14 @@ def picture_pairs(
 
 def _pictures(folder: Path, other: Path, skipped: Skipped) -> dict[str, Path]:
     """The pictures of a folder by their path in it without the suffix, sorted."""
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in sorted(pictures_in(folder), key=lambda path: not os.path.lexists(other / path.relative_to(folder))):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            skipped.leave_out(namesake(path, found[name]))
+        if name in pictures:
+            skipped.leave_out(namesake(path, pictures[name]))
         else:
-            found[name] = path
-    return dict(sorted(found.items()))
+            pictures[name] = path
+    return dict(sorted(pictures.items()))
 
 
 def _named(folder: Path, output: Path, target: Path) -> PicturePair:

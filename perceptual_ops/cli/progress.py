@@ -74,11 +74,11 @@ def step_bar(
 
 def _cost(done: int, costs: Sequence[tuple[int, float]]) -> float:
     """The cost of the first steps."""
-    found = 0.0
+    cost = 0.0
     for steps, each in costs:
-        found += min(done, steps) * each
+        cost += min(done, steps) * each
         done -= min(done, steps)
-    return found
+    return cost
 
 
 def _tqdm() -> Any:

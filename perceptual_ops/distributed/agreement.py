@@ -57,23 +57,23 @@ def check_alike(reports: Sequence[Report]) -> None:
 
 def facts_of_images(images: Mapping[str, Tensor | None], dim: int) -> dict[str, object]:
     """What shards of the same images have in common; they are sharded along `dim`."""
-    found: dict[str, object] = {}
+    facts: dict[str, object] = {}
     for name, x in images.items():
         if x is None:
-            found[name] = None
+            facts[name] = None
             continue
         shape = ", ".join("*" if i == dim else str(size) for i, size in enumerate(x.shape))
         wanted = "with" if torch.is_grad_enabled() and x.requires_grad else "without"
-        found[name] = f"({shape}), {x.dtype}, on {x.device.type}, {wanted} gradient"
-    return found
+        facts[name] = f"({shape}), {x.dtype}, on {x.device.type}, {wanted} gradient"
+    return facts
 
 
 def facts_of_loss(criterion: PerceptualLoss | MetricLoss) -> dict[str, object]:
     """What makes losses the same."""
-    found = {"criterion": type(criterion).__name__, **criterion.identity()}
+    facts = {"criterion": type(criterion).__name__, **criterion.identity()}
     device = criterion.device.type
-    found["autocast"] = autocast_dtype(device)
-    return found | {name: getattr(criterion, name) for name in ("reduction", "engine", "chunk_size", "tile_size")}
+    facts["autocast"] = autocast_dtype(device)
+    return facts | {name: getattr(criterion, name) for name in ("reduction", "engine", "chunk_size", "tile_size")}
 
 
 @dataclass

@@ -43,12 +43,12 @@ class Banded:
 
     def _of(self, rows: slice) -> list[tuple[Tensor, slice, slice]]:
         """Pieces that have some of the rows: which of their own, and where those are among the rows."""
-        found = []
+        pieces = []
         for first, piece in self.pieces:
             common = overlap(rows, slice(first, first + piece.shape[2]))
             if common.start < common.stop:
-                found.append((piece, shifted(common, -first), shifted(common, -rows.start)))
-        return found
+                pieces.append((piece, shifted(common, -first), shifted(common, -rows.start)))
+        return pieces
 
 
 @dataclass(frozen=True)

@@ -55,18 +55,18 @@ class Ranks:
 
     def told(self, words: T) -> list[T]:
         """All-gather of a picklable object, by rank."""
-        found: list[Any] = [None] * self.count
+        gathered: list[Any] = [None] * self.count
         with self._answers():
-            dist.all_gather_object(found, words, group=self._group)
-        return found
+            dist.all_gather_object(gathered, words, group=self._group)
+        return gathered
 
     def gathered(self, x: Tensor) -> list[Tensor]:
         """All-gather of a tensor with equal shape and dtype on every rank."""
         sent = x.to(self._wire(x.device)).contiguous()
-        found = [torch.empty_like(sent) for _ in range(self.count)]
+        received = [torch.empty_like(sent) for _ in range(self.count)]
         with self._answers():
-            dist.all_gather(found, sent, group=self._group)
-        return [y.to(x.device) for y in found]
+            dist.all_gather(received, sent, group=self._group)
+        return [y.to(x.device) for y in received]
 
     def exchanged(
         self, given: Mapping[int, Tensor], shapes: Mapping[int, Sequence[int]], like: Tensor
@@ -79,15 +79,15 @@ class Ranks:
             like: A tensor with the dtype and device of all of them.
         """
         wire = self._wire(like.device)
-        found = {rank: torch.empty(*shape, dtype=like.dtype, device=wire) for rank, shape in shapes.items()}
+        received = {rank: torch.empty(*shape, dtype=like.dtype, device=wire) for rank, shape in shapes.items()}
         sent = {rank: x.to(wire).contiguous() for rank, x in given.items()}
         operations = [dist.P2POp(dist.isend, x, group=self._group, group_peer=rank) for rank, x in sent.items()]
-        operations += [dist.P2POp(dist.irecv, x, group=self._group, group_peer=rank) for rank, x in found.items()]
+        operations += [dist.P2POp(dist.irecv, x, group=self._group, group_peer=rank) for rank, x in received.items()]
         if operations:
             with self._answers():
                 for work in dist.batch_isend_irecv(operations):
                     work.wait()
-        return {rank: x.to(like.device) for rank, x in found.items()}
+        return {rank: x.to(like.device) for rank, x in received.items()}
 
     def _wire(self, device: torch.device) -> torch.device:
         """The device to send from: gloo's point-to-point messages are on the CPU."""

@@ -53,12 +53,12 @@ def graph_loss(
     rows_of_chunks = chunks(output.shape[0], chunk_size)
     if target is not None and target.shape[0] == 1:
         contents, target = _target_features(features_of, target, terms), None
-    found = []
+    of_chunks = []
     for rows in rows_of_chunks:
         own = rows_of(contents, rows) if target is None else _target_features(features_of, target[rows], terms)
         masks = _rows_of_masks(mask, guides, rows)
-        found.append(_chunk_terms(terms, features_of, output[rows], own, rows_of(grams, rows), backend, *masks))
-    values = {name: torch.cat([chunk[name] for chunk in found]) for name in terms.names}
+        of_chunks.append(_chunk_terms(terms, features_of, output[rows], own, rows_of(grams, rows), backend, *masks))
+    values = {name: torch.cat([chunk[name] for chunk in of_chunks]) for name in terms.names}
     return _total(values), values
 
 
@@ -76,12 +76,14 @@ def _clip_loss(
     """`graph_loss` of clips, from the styles of their frames."""
     count, length, part = output.shape[0], output.shape[2], terms.style
     frames, targets = frames_of(output, count), None if target is None else frames_of(target, count)
-    contents, found = [for_clips(x, count) for x in contents], []
+    contents, of_chunks = [for_clips(x, count) for x in contents], []
     for rows in chunks(frames.shape[0], chunk_size):
         own = rows_of(contents, rows) if targets is None else _target_features(features_of, targets[rows], terms)
         of_chunk = _rows_of_masks(*masks, rows)
-        found.append(_chunk_terms(terms, features_of, frames[rows], own, [], backend, *of_chunk))
-    values = {name: torch.cat([chunk[name] for chunk in found]).unflatten(0, (count, length)) for name in found[0]}
+        of_chunks.append(_chunk_terms(terms, features_of, frames[rows], own, [], backend, *of_chunk))
+    values = {
+        name: torch.cat([chunk[name] for chunk in of_chunks]).unflatten(0, (count, length)) for name in of_chunks[0]
+    }
     guides = masks[1]
     names = [f"{layer}/{k}" for layer in part.layers for k in range(len(guides))] if guides else part.layers
     of_frames = [values.pop(f"gram/{name}") for name in names]
@@ -126,24 +128,27 @@ def _chunk_terms(
     if terms.is_of_unit_features:
         features = {layer: unit_features(x, EPS, False) for layer, x in features.items()}
         contents = [unit_features(y, EPS, False) for y in contents]
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     if terms.content.layers:
         part = terms.content
         maps = [features[layer] for layer in part.layers]
         targets = checks.check_targets([y.to(x.dtype) for x, y in zip(maps, contents, strict=True)], maps)
         if mask is None:
-            found["content"], values = ops.feature_terms(
+            by_name["content"], values = ops.feature_terms(
                 maps, targets, list(part.weights), part.distance, part.parameter, backend
             )
         else:
-            found["content"], values = _masked_content(part, maps, targets, mask, backend)
-        found.update({f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
+            by_name["content"], values = _masked_content(part, maps, targets, mask, backend)
+        by_name.update({f"content/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
     if terms.of_clips and guides:
         for layer in terms.style.layers:
             for k, sum in enumerate(_guided_sums(layer, features[layer], guides, backend)):
-                found[f"gram/{layer}/{k}"], found[f"pixels/{layer}/{k}"] = sum.gram, sum.pixels_of(sum.gram.shape[0])
+                by_name[f"gram/{layer}/{k}"], by_name[f"pixels/{layer}/{k}"] = (
+                    sum.gram,
+                    sum.pixels_of(sum.gram.shape[0]),
+                )
     elif terms.of_clips:
-        found.update(
+        by_name.update(
             {
                 f"gram/{layer}": plain_style(features[layer], terms.gram_normalize, terms.style_statistics, backend)
                 for layer in terms.style.layers
@@ -157,15 +162,15 @@ def _chunk_terms(
             for first in range(0, len(targets), len(maps)):
                 checks.check_target_grams(targets[first : first + len(maps)], maps)
             sums = [sum for layer in part.layers for sum in _guided_sums(layer, features[layer], guides, backend)]
-            found["style"], values = _guided_style(terms, sums, targets)
+            by_name["style"], values = _guided_style(terms, sums, targets)
         else:
-            found["style"], values = _style(terms, maps, targets, backend)
-        found.update({f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
+            by_name["style"], values = _style(terms, maps, targets, backend)
+        by_name.update({f"style/{layer}": value for layer, value in zip(part.layers, values, strict=True)})
     if terms.variation:
         variation = ops.total_variation(images, "l2_squared", "none", backend=backend)
         # An fp64 image does not make an fp64 loss of an fp32 network.
-        found["tv"] = (terms.variation * variation).to(next(iter(found.values())).dtype)
-    return found
+        by_name["tv"] = (terms.variation * variation).to(next(iter(by_name.values())).dtype)
+    return by_name
 
 
 def _masked_content(
@@ -247,7 +252,7 @@ def _clip_style(
     backend: Backend,
 ) -> tuple[Tensor, Tensor]:  # (n), (S, n)
     """The same by the styles of clips."""
-    part, found = terms.style, []
+    part, pairs = terms.style, []
     (grams, statistics), (of_grams, of_statistics) = (
         zip(*(split_style(style.to(styles[0].dtype), terms.style_statistics) for style in side), strict=True)
         for side in (styles, targets)
@@ -256,18 +261,18 @@ def _clip_style(
     if by_grams:
         # As maps (N, 1, C, C), whose distance is the same.
         maps, wanted = ([gram.unsqueeze(1) for gram in side] for side in (grams, of_grams))
-        found.append(ops.feature_terms(maps, wanted, *_distance(part), backend))
+        pairs.append(ops.feature_terms(maps, wanted, *_distance(part), backend))
     if by_statistics:
-        found.append(ops.statistics_terms(list(statistics), list(of_statistics), *_distance(part)))
-    return _added(found)
+        pairs.append(ops.statistics_terms(list(statistics), list(of_statistics), *_distance(part)))
+    return _added(pairs)
 
 
 def _distance(part: Part) -> tuple[list[float], str, float]:
     return list(part.weights), part.distance, part.parameter
 
 
-def _added(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    (loss, values), *rest = found
+def _added(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    (loss, values), *rest = pairs
     for other, of_layers in rest:
         loss, values = loss + other, values + of_layers
     return loss, values

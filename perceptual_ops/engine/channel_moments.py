@@ -43,7 +43,7 @@ def moments_over_frames(moments: Tensor) -> Tensor:  # (N, T, 2, C) -> (N, 2, C)
 
 
 def compare_statistics(
-    found: list[Tensor],  # L x (n, 2, C)
+    statistics: list[Tensor],  # L x (n, 2, C)
     targets: list[Tensor],  # L x (n or 1, 2, C)
     weights: list[float],
     part: Part,
@@ -51,11 +51,11 @@ def compare_statistics(
     """The distance of the means plus that of the deviations: loss (n), values (L, n), slopes L x (n, 2, C)."""
     # As maps of one pixel: a mean over the numbers of both is half the sum of their means.
     share = 1 if part.distance == "sse" else STATISTICS
-    maps, of_targets = ([x.flatten(1)[..., None, None] for x in side] for side in (found, targets))
+    maps, of_targets = ([x.flatten(1)[..., None, None] for x in side] for side in (statistics, targets))
     loss, values, slopes = operators.feature_loss_with_gradient(
         maps, of_targets, [share * weight for weight in weights], part.distance, part.parameter
     )
-    return loss, share * values, [slope.view(x.shape) for slope, x in zip(slopes, found, strict=True)]
+    return loss, share * values, [slope.view(x.shape) for slope, x in zip(slopes, statistics, strict=True)]
 
 
 def slope_rows(statistics: Tensor, slopes: Tensor, pixels: int) -> Tensor:  # (n, 2, C), (n, 2, C) -> (n, 4, C)

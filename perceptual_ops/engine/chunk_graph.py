@@ -64,14 +64,14 @@ class ChunkGraph:
 
 def nodes_behind(results: Iterable[Tensor]) -> list[Any]:
     """Every node of the graph of results, in the order of a search in depth."""
-    found: dict[Any, None] = {}
+    nodes: dict[Any, None] = {}
     waiting: list[Any] = [get_gradient_edge(result).node for result in results if result.requires_grad]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
-            found[node] = None
+        if node is not None and node not in nodes:
+            nodes[node] = None
             waiting += [below for below, _ in reversed(node.next_functions)]
-    return list(found)
+    return list(nodes)
 
 
 def passes_fp16(nodes: Iterable[Any]) -> bool:
@@ -106,10 +106,10 @@ def refuse_training_norms(fn: object) -> None:
     """Refuses a module with batch normalisation in training mode, also where no graph is to show it."""
     if not isinstance(fn, nn.Module):
         return
-    found = [name or "fn" for name, module in fn.named_modules() if isinstance(module, _BatchNorm) and module.training]
-    if found:
+    norms = [name or "fn" for name, module in fn.named_modules() if isinstance(module, _BatchNorm) and module.training]
+    if norms:
         raise ValueError(
-            f"fn: expected values of one sample each, got batch normalisation in training mode: {_listed(found)}; call "
+            f"fn: expected values of one sample each, got batch normalisation in training mode: {_listed(norms)}; call "
             ".eval() on it, or call fn itself"
         )
 
@@ -120,25 +120,25 @@ def named_tensors(fn: Callable[..., Tensor]) -> dict[int, str]:
     Looked for in a module, in what a function closes over or reads of its globals, in a partial's arguments and in the
     attributes of a bound method's object.
     """
-    found: dict[int, str] = {}
-    _collect("", fn, found, set(), DEPTH)
-    return found
+    names: dict[int, str] = {}
+    _collect("", fn, names, set(), DEPTH)
+    return names
 
 
-def _collect(name: str, value: object, found: dict[int, str], seen: set[int], depth: int) -> None:
+def _collect(name: str, value: object, names: dict[int, str], seen: set[int], depth: int) -> None:
     if id(value) in seen or depth < 0:
         return
     if isinstance(value, Tensor):
-        found.setdefault(id(value), name)
+        names.setdefault(id(value), name)
         if value.grad_fn is not None:
-            found.setdefault(id(value.grad_fn), name)
+            names.setdefault(id(value.grad_fn), name)
         return
     seen.add(id(value))
     if isinstance(value, nn.Module):
         for own, tensor in itertools.chain(value.named_parameters(), value.named_buffers()):
-            _collect(_joined(name, own), tensor, found, seen, depth)
+            _collect(_joined(name, own), tensor, names, seen, depth)
     for own, part in _parts(value):
-        _collect(_joined(name, own), part, found, seen, depth - 1)
+        _collect(_joined(name, own), part, names, seen, depth - 1)
 
 
 def _joined(name: str, own: str) -> str:

@@ -44,13 +44,13 @@ _functions: weakref.WeakValueDictionary[str, PerSample] = weakref.WeakValueDicti
 
 
 def function_of(key: str) -> Callable[..., Tensor]:
-    found = _functions.get(key)
-    if found is None:
+    per_sample = _functions.get(key)
+    if per_sample is None:
         raise RuntimeError(
             "fn: expected the chunked(fn) that this program was compiled with, this process holds it no more, or never "
             "did; keep the object as long as the program, or compile again"
         )
-    return found.fn
+    return per_sample.fn
 
 
 @torch.library.custom_op(
@@ -75,16 +75,16 @@ def chunked(
     fn, wide = function_of(key), checks.accumulator_dtype(output)
     refuse_training_norms(fn)
     by_output = gradient_like(output, wide, output_gradient)
-    found = [output.new_empty(0, dtype=wide)]
+    of_chunks = [output.new_empty(0, dtype=wide)]
     precision = _autocast.autocast(output.device.type, autocast)
     with under_autograd(), torch.set_grad_enabled(grad_enabled), precision:
         for rows in chunks(output.shape[0], chunk_size) if output.shape[0] else ():
             own = [x.detach().clone() for x in rows_of(others, rows)]
             values, gradient = _chunk(fn, output[rows].detach(), own, grad_enabled, output_gradient)
-            found.append(values.to(output.device, wide, copy=True))  # fn may return the same memory at every call
+            of_chunks.append(values.to(output.device, wide, copy=True))  # fn may return the same memory at every call
             if gradient is not None:
                 by_output[rows].copy_(gradient)
-    return torch.cat(found), by_output
+    return torch.cat(of_chunks), by_output
 
 
 @chunked.register_fake
@@ -156,10 +156,10 @@ def _gradient(values: Tensor, leaf: Tensor, has_fp16: bool) -> Tensor:  # (n), (
         (scaled,) = torch.autograd.grad(values, leaf, torch.full_like(values, scale), retain_graph=True)
         return scaled.to(wide) / scale
 
-    found = unscaled(SCALES[0])
+    gradient = unscaled(SCALES[0])
     for scale in SCALES[1:]:
-        finite = found.isfinite().reshape(found.shape[0], -1).all(1)
+        finite = gradient.isfinite().reshape(gradient.shape[0], -1).all(1)
         if finite.all():
             break
-        found = torch.where(finite.view(-1, *[1] * (found.dim() - 1)), found, unscaled(scale))
-    return found
+        gradient = torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, unscaled(scale))
+    return gradient

@@ -49,7 +49,7 @@ def clip_losses(
     frames = frames_of(output[:1], 1)
     side, length = trunk_input.tile_side(frames), frames.shape[0]
     at_once = 0 if side else trunk_input.samples_at_a_time(frames) // length
-    found = []
+    of_clips = []
     if side:
         for gradient in gradients:
             gradient.zero_()
@@ -62,8 +62,8 @@ def clip_losses(
             [for_clips(x, count) for x in rows_of(contents, rows)], rows_of(grams, rows),
             by_output, by_target, masks.rows(slice(first, first + count * length)),
         )  # fmt: skip
-        found.append(summed(clips.at_once() if at_once else clips.in_parts(side), terms))
-    losses, values = zip(*found, strict=True)
+        of_clips.append(summed(clips.at_once() if at_once else clips.in_parts(side), terms))
+    losses, values = zip(*of_clips, strict=True)
     return joined(list(losses)), joined(list(values), dim=1)
 
 
@@ -127,9 +127,9 @@ class _Clips:
         """The terms by name, each (n), in one pass."""
         wanted = self.by_output is not None, self.by_target is not None
         chunk = PerceptualChunk(self.trunk_input, self.terms, self.output, self.target, *wanted, frames=self.length)
-        found, *made = chunk.run(self.contents, self.grams, self.masks)
+        terms, *made = chunk.run(self.contents, self.grams, self.masks)
         _write(made, (self.by_output, self.by_target))
-        return self._of_clips(found)
+        return self._of_clips(terms)
 
     def in_parts(self, side: int | None) -> dict[str, Tensor]:
         """The terms by name, each (1), of one clip, a chunk of frames at a time.
@@ -165,10 +165,10 @@ class _Clips:
         _write(made, gradients)
         return found
 
-    def _of_clips(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _of_clips(self, of_frames: dict[str, Tensor]) -> dict[str, Tensor]:
         """Content and variation (n * T) of frames as those of clips; style is of clips (n)."""
         of_clips = {}
-        for name, value in found.items():
+        for name, value in of_frames.items():
             if not name.startswith("style"):
                 value = value.unflatten(0, (-1, self.length)).sum(1)
             of_clips[name] = value / self.length if name.startswith("content/") else value

@@ -96,9 +96,9 @@ class TrunkInput(OperatorSettings):
 
     def features(self, images: Tensor, layers: Sequence[str], keep: bool = False) -> tuple[list[Tensor], Tape]:
         """Features (n, C, H', W') of a chunk of images, and their tape if `keep`."""
-        found: dict[str, Tensor] = {}
-        (tape,) = self.forward([(self.normalized(images), holder(found), keep)], layers)
-        return [found[layer] for layer in layers], tape
+        maps: dict[str, Tensor] = {}
+        (tape,) = self.forward([(self.normalized(images), holder(maps), keep)], layers)
+        return [maps[layer] for layer in layers], tape
 
     def backward(self, tape: Tape, gradients: TapGradients, images: Tensor, add: Tensor | None) -> Tensor:
         """The gradient (n, C, H, W) with respect to a chunk of images, plus another one."""
@@ -213,8 +213,8 @@ def multiply_gradients(ctx: Any, grad: Tensor | None, *_non_differentiable: obje
     if grad is None:
         return None, None, *ctx.others
     refuse_second_derivative('make the loss with engine="autograd"')
-    found = [
+    gradients = [
         times_upstream(made, grad, dtype) if wanted else None
         for made, dtype, wanted in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)
     ]
-    return *found, *ctx.others
+    return *gradients, *ctx.others

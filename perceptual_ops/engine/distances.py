@@ -147,8 +147,8 @@ class Cosine:
         upstream = torch.full((x.shape[0],), self.weight, dtype=checks.accumulator_dtype(x), device=x.device)
         if scale is not None:
             upstream = upstream * scale
-        (value,), *found = self._metric(x).gradients([0], [x], [y], upstream, by_x, by_y)
-        of_x, of_y = (gradients[0] if gradients else None for gradients in found)
+        (value,), *per_side = self._metric(x).gradients([0], [x], [y], upstream, by_x, by_y)
+        of_x, of_y = (gradients[0] if gradients else None for gradients in per_side)
         return (self.weight * value, value), of_x, of_y
 
     def bound(self, x: Tensor, y: Tensor) -> Tensor:

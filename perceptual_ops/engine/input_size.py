@@ -96,5 +96,5 @@ class InputSize(OperatorSettings):
         with under_autograd():
             leaf = images.detach().requires_grad_()
             entered = self.entered(leaf)
-            (found,) = torch.autograd.grad(entered, leaf, gradient_of(entered.detach()))
-        return found
+            (gradient,) = torch.autograd.grad(entered, leaf, gradient_of(entered.detach()))
+        return gradient

@@ -71,17 +71,17 @@ class ReadByParts:
             every = slice(None)
             index = (every, every, rows, columns) if self._batched else (every, rows, columns)
             part = self._picture[index]
-        found = part.detach() if isinstance(part, Tensor) else _tensor_of(part)
-        if not found.is_floating_point():
-            self._refuse_dtype(found.dtype)
+        values = part.detach() if isinstance(part, Tensor) else _tensor_of(part)
+        if not values.is_floating_point():
+            self._refuse_dtype(values.dtype)
         height, width = len(range(self.shape[2])[rows]), len(range(self.shape[3])[columns])
-        if found.dim() not in (3, 4) or found.shape[-3:] != (self.shape[1], height, width):
+        if values.dim() not in (3, 4) or values.shape[-3:] != (self.shape[1], height, width):
             raise ValueError(
                 f"{self._name}: expected a rectangle {(self.shape[1], height, width)} of its pixels, "
-                f"got {tuple(found.shape)}"
+                f"got {tuple(values.shape)}"
             )
-        found = found.reshape(1, *found.shape[-3:]).to(self.device, self._dtype)
-        return found if self._factor == 1 and not self._shift else found * self._factor + self._shift
+        values = values.reshape(1, *values.shape[-3:]).to(self.device, self._dtype)
+        return values if self._factor == 1 and not self._shift else values * self._factor + self._shift
 
     def _refuse_dtype(self, dtype: object) -> None:
         raise TypeError(

@@ -75,8 +75,8 @@ class MetricHead:
         indices, outputs, targets = self._taken(layers)
         if any(self.wanted):
             scale, bounds = self._scale(indices[0], outputs[0], targets[0])
-            values, *found = self.metric.gradients(indices, outputs, targets, scale, *self.wanted)
-            self._put(layers, found, scale, bounds)
+            values, *per_side = self.metric.gradients(indices, outputs, targets, scale, *self.wanted)
+            self._put(layers, per_side, scale, bounds)
         else:
             values = self.metric.values(indices, outputs, targets)
         self.values |= zip(layers, values, strict=True)
@@ -92,8 +92,8 @@ class MetricHead:
 
     def _gradient(self, i: int, x: Tensor, y: Tensor, side: int, scale: Tensor) -> Tensor:
         """The gradient with respect to one side's map, times a scale (n)."""
-        _, *found = self.metric.gradients([i], [x], [y], scale, side == 0, side == 1)
-        return found[side][0]
+        _, *per_side = self.metric.gradients([i], [x], [y], scale, side == 0, side == 1)
+        return per_side[side][0]
 
     def _taken(self, layers: Sequence[str]) -> tuple[list[int], list[Tensor], list[Tensor]]:
         """Indices and maps of layers, which are removed from the queue."""
@@ -117,8 +117,8 @@ class MetricHead:
         return scale_of(*(bound for bound in bounds if bound is not None)), bounds
 
     def _put(
-        self, layers: Sequence[str], found: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]
+        self, layers: Sequence[str], per_side: list[list[Tensor]], scale: Tensor | None, bounds: list[Tensor | None]
     ) -> None:
-        for gradients, made, bound in zip(self._sides(), found, bounds, strict=True):
+        for gradients, made, bound in zip(self._sides(), per_side, bounds, strict=True):
             for layer, gradient in zip(layers if made else [], made, strict=True):
                 gradients.put(layer, gradient, scale, bound)

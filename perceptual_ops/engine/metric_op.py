@@ -123,26 +123,26 @@ def _distance_and_gradients(
     with no_autograd(output):
         if tiled := _tiled(trunk_input, measure, layers, output):
             chunks = chunks_in_parts(trunk_input, output, by_output, by_target)
-            found = [
+            of_chunks = [
                 tiled(output[rows], rows_of([target], rows)[0], *made, whole_mask and whole_mask.rows(rows)).run()
                 for rows, made in chunks
             ]
-            distances = joined(found, dim=1)
+            distances = joined(of_chunks, dim=1)
             return distances.sum(0), distances, by_output, by_target
         shared: dict[str, Tensor] = {}
         if target.shape[0] < output.shape[0]:  # one for all, and for all chunks
             features = [name for name in layers if name != IMAGE]
             shared = dict(zip(features, trunk_input.features(target, features)[0], strict=True))
-        found, wanted = [], (output_gradient, target_gradient)
+        of_chunks, wanted = [], (output_gradient, target_gradient)
         for rows in trunk_input.chunks(output):
             metric = weighed(measure, layers, whole_mask and whole_mask.rows(rows))
             pair = Pair(trunk_input, metric, layers, output[rows], rows_of([target], rows)[0], wanted)
             values, *gradients = pair.run(dict(shared))
-            found.append(values)
+            of_chunks.append(values)
             by_output, by_target = (
                 written(made, rows, gradient) for made, gradient in zip((by_output, by_target), gradients, strict=True)
             )
-    distances = joined(found, dim=1)
+    distances = joined(of_chunks, dim=1)
     return distances.sum(0), distances, by_output, by_target
 
 

@@ -136,16 +136,16 @@ class ModuleTrunk(FrozenTrunk):
 
 def _in_range(maps: list[Tensor], entered: Tensor, upstream: list[Tensor], scale: LossScale) -> Tensor:
     """The fp16 gradient (n, C, ...), recomputed at a smaller scale for samples that overflowed."""
-    (found,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
+    (gradient,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
     for _ in range(RETRIES):
-        finite = found.isfinite().flatten(1).all(1)
+        finite = gradient.isfinite().flatten(1).all(1)
         if finite.all():
             break
         factor = torch.where(finite, 1.0, 1 / GROWTH)
         scale.current = scale.current * factor
         upstream = [(x * factor.view(-1, 1, 1, 1)).to(x.dtype) for x in upstream]
-        (found,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
-    return found
+        (gradient,) = torch.autograd.grad(maps, entered, upstream, retain_graph=True)
+    return gradient
 
 
 def per_channel(values: Tensor, images: Tensor) -> Tensor:  # (1, C, 1, 1) -> (1, C, 1, ...)

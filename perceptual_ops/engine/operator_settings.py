@@ -38,28 +38,28 @@ class OperatorSettings:
     @classmethod
     def schema(cls, prefix: str = "") -> str:
         """The arguments, as a part of an operator's schema; `prefix` goes before each name."""
-        found = []
+        parts = []
         for field, kind in cls._types.items():
             if _is_settings(kind):
-                found.append(kind.schema(f"{prefix}{field}_"))
+                parts.append(kind.schema(f"{prefix}{field}_"))
             elif kind in ARGUMENTS:
-                found.append(f"{ARGUMENTS[kind]} {prefix}{field}")
+                parts.append(f"{ARGUMENTS[kind]} {prefix}{field}")
             else:
                 raise TypeError(f"{cls.__name__}.{field}: expected a type of {list(ARGUMENTS)}, got {kind}")
-        return ", ".join(found)
+        return ", ".join(parts)
 
     def encoded(self) -> list[Any]:
         """The arguments of these settings; torch.compile traces it."""
-        found: list[Any] = []
+        values: list[Any] = []
         for field in self._fields:
             value = getattr(self, field)
             if isinstance(value, OperatorSettings):
-                found += value.encoded()
+                values += value.encoded()
             elif field in self._names:
-                found.append("\n".join(value))
+                values.append("\n".join(value))
             else:
-                found.append(list(value) if isinstance(value, tuple) else value)
-        return found
+                values.append(list(value) if isinstance(value, tuple) else value)
+        return values
 
     @classmethod
     def decoded(cls, arguments: Iterator[Any]) -> Self:

@@ -54,7 +54,7 @@ class Pair:
     def _compare_images(self, head: MetricHead) -> tuple[Tensor | None, Tensor | None]:  # (n, 3, H, W) each
         """The distance of the images themselves, and its gradients."""
         output, target = self.output.to(self.trunk_input.wide), self.target.to(self.trunk_input.wide)
-        (value,), *found = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *self.wanted)
+        (value,), *per_side = self.metric.gradients([self.layers.index(IMAGE)], [output], [target], None, *self.wanted)
         head.values[IMAGE] = value
-        by_output, by_target = (gradients[0] if gradients else None for gradients in found)
+        by_output, by_target = (gradients[0] if gradients else None for gradients in per_side)
         return by_output, by_target

@@ -58,13 +58,13 @@ class PerceptualChunk:
             )
         if self.target is not None and self.wants_target and target_tape is not None:
             by_target = trunk_input.backward(target_tape, head.by_target, self.target, None)
-        found = head.terms()
+        values = head.terms()
         variation, by_variation = self._variation()
         if variation is not None:
-            found["tv"] = variation
+            values["tv"] = variation
         if self.wants_output and tape is not None:
             by_output = trunk_input.backward(tape, head, self.output, by_variation)
-        return found, by_output, by_target
+        return values, by_output, by_target
 
     def _variation(self) -> tuple[Tensor | None, Tensor | None]:  # (n), (n, 3, H, W)
         """The weighted total variation, if it is part of the loss, and its gradient."""

@@ -138,12 +138,12 @@ class PerceptualHead:
         if self._has_style_values:
             self._slopes |= self._compare_grams(self._styled)
             parts.append(("style", self._terms.style.layers))
-        found = {}
+        by_name = {}
         for part, layers in parts:
             if layers:
-                found[part] = total(self._losses[part])
-                found |= {name: self._values[name] for name in (f"{part}/{layer}" for layer in layers)}
-        return found
+                by_name[part] = total(self._losses[part])
+                by_name |= {name: self._values[name] for name in (f"{part}/{layer}" for layer in layers)}
+        return by_name
 
     def on_tap(self, layer: str, x: Tensor) -> bool:  # (n, C, H, W)
         """A `Tap`: compares a map, and keeps it if its style gradient is to follow."""
@@ -206,15 +206,15 @@ class PerceptualHead:
 
     def _compare_grams(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:  # of (n, C, H, W)
         """The style values of maps, and the slopes (n, C, C) of the loss with respect to their Grams."""
-        found: dict[str, Tensor] = {}
+        slopes: dict[str, Tensor] = {}
         for dtype in dict.fromkeys(x.dtype for x in maps.values()):  # a module's may differ
             own = {layer: x for layer, x in maps.items() if x.dtype == dtype}
             targets = {layer: [gram.to(self._wide) for gram in self._grams[layer]] for layer in own}
             measured = self._style.measured(own, targets)
             self._losses["style"].append(measured.loss)
             self._values |= {f"style/{layer}": value for layer, value in measured.values.items()}
-            found |= measured.slopes
-        return found
+            slopes |= measured.slopes
+        return slopes
 
     def _compare_content(self, layer: str, x: Tensor, target: Tensor) -> None:  # (n, C, H, W), (n or 1, C, H, W)
         """The content value, and the gradients that are wanted."""
@@ -226,9 +226,9 @@ class PerceptualHead:
         if x.dtype == torch.float16:
             bound = distance.bound(x, target)
             scale = scale_of(bound)
-        values, *found = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
+        values, *per_side = distance.gradients(x, target, scale, self._wants_output, self._wants_target)
         self._note_content(layer, values)
-        for gradients, gradient in zip((self._by_output, self.by_target), found, strict=True):
+        for gradients, gradient in zip((self._by_output, self.by_target), per_side, strict=True):
             if gradient is not None:
                 gradients.put(layer, gradient, scale, bound)
 
@@ -277,7 +277,7 @@ def total(values: Sequence[Tensor]) -> Tensor:  # L x (n) -> (n)
     return torch.stack(list(values)).sum(0) if len(values) > 2 else reduce(torch.add, values)
 
 
-def summed(found: Mapping[str, Tensor], terms: Terms) -> tuple[Tensor, Tensor]:  # (n), (T, n)
+def summed(by_name: Mapping[str, Tensor], terms: Terms) -> tuple[Tensor, Tensor]:  # (n), (T, n)
     """The loss of a chunk and its terms in the order of `Terms.names`, from a dict of them."""
-    loss = total([found[part] for part in ("content", "style", "tv") if part in found])
-    return loss, torch.stack([found[name] for name in terms.names])
+    loss = total([by_name[part] for part in ("content", "style", "tv") if part in by_name])
+    return loss, torch.stack([by_name[name] for name in terms.names])

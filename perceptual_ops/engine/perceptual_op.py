@@ -208,8 +208,8 @@ def _loss_and_gradients(
                 output_gradient,
                 target_gradient,
             )
-            found, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows), masks.rows(rows))
-            loss, of_terms = summed(found, terms)
+            by_name, *gradients = chunk.run(rows_of(contents, rows), rows_of(grams, rows), masks.rows(rows))
+            loss, of_terms = summed(by_name, terms)
             losses.append(loss)
             values.append(of_terms)
             by_output, by_target = (

@@ -81,21 +81,21 @@ class Saved:
 
 def stages_of(layers: Sequence[Layer]) -> tuple[Stage, ...]:
     """Splits a chain into stages."""
-    found = [Stage()]
+    stages = [Stage()]
     for layer in layers:
         check_chained(layer)
-        last = found[-1]
+        last = stages[-1]
         if isinstance(layer, Conv):
-            found.append(Stage(conv=layer))
+            stages.append(Stage(conv=layer))
         elif isinstance(layer, Relu):
             if last.relu or last.pool:
-                found.append(Stage(relu=layer))
+                stages.append(Stage(relu=layer))
             else:
-                found[-1] = Stage(last.conv, layer)
+                stages[-1] = Stage(last.conv, layer)
         elif isinstance(layer, Pool):
             alone = last.pool or layer.kind == "l2"
-            found[-1:] = [last, Stage(pool=layer)] if alone else [Stage(last.conv, last.relu, layer)]
-    return tuple(stage for stage in found if stage != Stage())
+            stages[-1:] = [last, Stage(pool=layer)] if alone else [Stage(last.conv, last.relu, layer)]
+    return tuple(stage for stage in stages if stage != Stage())
 
 
 def bias_is_a_pass(device: torch.device) -> bool:

@@ -22,9 +22,9 @@ def plain_style(
 ) -> Tensor:
     """The style (N, R, C) of maps."""
     grams, statistics = compared(style_statistics)
-    found = [ops.gram_matrix(x, gram_normalize, backend=backend)] if grams else []
-    found += [ops.channel_statistics(x, backend=backend)] if statistics else []
-    return torch.cat(found, 1) if len(found) > 1 else found[0]
+    parts = [ops.gram_matrix(x, gram_normalize, backend=backend)] if grams else []
+    parts += [ops.channel_statistics(x, backend=backend)] if statistics else []
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def style_rows(style_statistics: str, channels: int) -> int:

@@ -50,10 +50,10 @@ class StyleSums:
     def add_map(self, layer: str, x: Tensor, guides: Sequence[Mask]) -> None:  # (n, C, h, w)
         """Adds a map."""
         own = UnitMap(x).map if self.is_unit else x
-        found = [sum.wide() for sum in style_sums(layer, own, guides, self.style_statistics)]
-        found = [sum.of_clips(x.shape[0]) for sum in found] if self.of_clip else found
+        sums = [sum.wide() for sum in style_sums(layer, own, guides, self.style_statistics)]
+        sums = [sum.of_clips(x.shape[0]) for sum in sums] if self.of_clip else sums
         before = self._sums.get(layer)
-        self._sums[layer] = [a + b for a, b in zip(before, found, strict=True)] if before else found
+        self._sums[layer] = [a + b for a, b in zip(before, sums, strict=True)] if before else sums
 
     def join(self, share: Share, samples: int, terms: Terms, targets: Sequence[Tensor], guides: Sequence[Mask]) -> None:
         """Sums over the tiles of all processes.

@@ -37,18 +37,18 @@ def tiled_features(
     side: int,
 ) -> list[Tensor]:
     """The features (n, C, H', W') of a chunk of images, in the memory of one tile besides them."""
-    found: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
     for tile in tiles_through(trunk_input.trunk_key, layers, images.shape, side):
 
         def on_tap(layer: str, x: Tensor, tile: Tile = tile) -> bool:  # (n, C, h, w)
-            if layer not in found:
+            if layer not in maps:
                 shape = (*x.shape[:2], *tile.size(layer))
-                found[layer] = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-            found[layer][tile.whole(layer)] = x[tile.part(layer)]
+                maps[layer] = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+            maps[layer][tile.whole(layer)] = x[tile.part(layer)]
             return False
 
         trunk_input.forward([(trunk_input.normalized(images[tile.image]), on_tap, False)], layers)
-    return [found[layer] for layer in layers]
+    return [maps[layer] for layer in layers]
 
 
 def tiled_styles(
@@ -200,8 +200,8 @@ class TiledLoss:
             [(trunk_input.normalized(images), own_part(tile, on_tap), wanted[0])], terms.layers
         )
         if terms.content.layers:
-            found = head.terms()
-            self._add(found if masks.content else _whole_values(found, terms.content, tile))
+            of_tile = head.terms()
+            self._add(of_tile if masks.content else _whole_values(of_tile, terms.content, tile))
         return _Run(tile, images, head, tape, target_tape)
 
     def _backward(self, run: _Run) -> None:
@@ -270,14 +270,14 @@ def tiled_losses(
         images: Output (N, 3, H, W) and target (N or 1, 3, H, W).
         gradients: With respect to both; filled in place, empty where they are not wanted.
     """
-    (output, target), found = images, []
+    (output, target), of_chunks = images, []
     for rows, (by_output, by_target) in chunks_in_parts(trunk_input, output, *gradients):
         own_target = None if target is None else rows_of([target], rows)[0]
         own = rows_of(contents, rows), rows_of(grams, rows)
         tiled = TiledLoss(trunk_input, terms, side, output[rows], own_target, *own, by_output, by_target)
         tiled.masks = masks.rows(rows)
-        found.append(summed(tiled.run(), terms))
-    losses, values = zip(*found, strict=True)
+        of_chunks.append(summed(tiled.run(), terms))
+    losses, values = zip(*of_chunks, strict=True)
     return joined(list(losses)), joined(list(values), dim=1)
 
 
@@ -289,10 +289,10 @@ def _of_tile(content: Part, tile: Tile) -> Part:
     return replace(content, weights=tuple(weight * share_of(tile, layer) for layer, weight in weights))
 
 
-def _whole_values(found: dict[str, Tensor], content: Part, tile: Tile) -> dict[str, Tensor]:
+def _whole_values(of_tile: dict[str, Tensor], content: Part, tile: Tile) -> dict[str, Tensor]:
     """A tile's content values as shares of the whole image's."""
-    of_content = {"content": found["content"]}
+    of_content = {"content": of_tile["content"]}
     for layer in content.layers:
         share = 1.0 if content.distance == "sse" else share_of(tile, layer)
-        of_content[f"content/{layer}"] = share * found[f"content/{layer}"]
+        of_content[f"content/{layer}"] = share * of_tile[f"content/{layer}"]
     return of_content

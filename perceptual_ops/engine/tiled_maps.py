@@ -32,12 +32,12 @@ def tiled_maps(
         pixels: (layer, the map (n, C, h, w) of each of the images) -> (n, 1, h, w).
         progress: Called with the tiles done and their total.
     """
-    found: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     tiles = tiles_through(trunk_input.trunk_key, layers, images[0].shape, side)
     with no_autograd(images[0]):
         for done, tile in enumerate(tiles, start=1):
             held: list[dict[str, Tensor]] = [{} for _ in images[1:]]
-            taps = [*map(holder, held), _filler(found, tile, held, pixels)]
+            taps = [*map(holder, held), _filler(whole, tile, held, pixels)]
             # The tap of the last run sees the maps of the others.
             order = [*images[1:], images[0]]
             runs: list[Run] = [
@@ -46,19 +46,19 @@ def tiled_maps(
             ]
             trunk_input.forward(runs, layers)
             progress(done, len(tiles))
-    return [found[layer] for layer in layers]
+    return [whole[layer] for layer in layers]
 
 
 def _filler(
-    found: dict[str, Tensor], tile: Tile, held: Sequence[dict[str, Tensor]], pixels: Callable[..., Tensor]
+    whole: dict[str, Tensor], tile: Tile, held: Sequence[dict[str, Tensor]], pixels: Callable[..., Tensor]
 ) -> Tap:
     """A tap that computes the pixels of a tile's own region and writes them into the whole map."""
 
     def fill(layer: str, x: Tensor) -> bool:  # (n, C, h, w)
         part = pixels(layer, x, *(maps.pop(layer) for maps in held))
-        if layer not in found:
-            found[layer] = torch.empty((*part.shape[:2], *tile.size(layer)), dtype=part.dtype, device=part.device)
-        found[layer][tile.whole(layer)] = part
+        if layer not in whole:
+            whole[layer] = torch.empty((*part.shape[:2], *tile.size(layer)), dtype=part.dtype, device=part.device)
+        whole[layer][tile.whole(layer)] = part
         return False
 
     return fill

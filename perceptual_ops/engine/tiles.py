@@ -105,13 +105,13 @@ class Tile:
 
 def cut_of(layers: Sequence[Layer], wanted: Iterable[str]) -> str | None:
     """The pooling up to which tiling pays: the deepest with a stride up to `SHALLOW`, if later layers are wanted."""
-    found, stride = None, 1
+    cut, stride = None, 1
     for depth, layer in enumerate(layers, start=1):
         stride *= _window(layer)[0]
         if isinstance(layer, Pool) and stride <= SHALLOW:
-            found = depth
-    beyond = {layer.name for layer in layers[found:]}
-    return layers[found - 1].name if found and not beyond.isdisjoint(wanted) else None
+            cut = depth
+    beyond = {layer.name for layer in layers[cut:]}
+    return layers[cut - 1].name if cut and not beyond.isdisjoint(wanted) else None
 
 
 def tiles_of(
@@ -163,11 +163,11 @@ def _spans(layers: Sequence[Layer], wanted: frozenset[str], length: int, side: i
 
 def _own(layers: Sequence[Layer], length: int, start: int, stop: int) -> dict[str, slice]:
     """What belongs of each layer to the pixels from start to stop, multiples of the stride but for the image's end."""
-    found, scale = {}, 1
+    own, scale = {}, 1
     for layer, end in zip(layers, _lengths(layers, length)[1:], strict=True):
         scale *= _window(layer)[0]
-        found[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
-    return found
+        own[layer.name] = slice(min(start // scale, end), end if stop >= length else min(stop // scale, end))
+    return own
 
 
 def _last_start(layers: Sequence[Layer], wanted: frozenset[str], length: int, stride: int) -> int:

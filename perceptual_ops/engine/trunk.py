@@ -70,14 +70,14 @@ class Trunk(FrozenTrunk):
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """The (C, H, W) of each layer for images of a size."""
-        found: dict[str, tuple[int, int, int]] = {}
+        sizes: dict[str, tuple[int, int, int]] = {}
         channels = 3
         for layer in self.network.layers:
             check_chained(layer)
             channels = layer.out_channels if isinstance(layer, Conv) else channels
             height, width = layer.output_size(height), layer.output_size(width)
-            found[layer.name] = (channels, height, width)
-        return found
+            sizes[layer.name] = (channels, height, width)
+        return sizes
 
     def forget(self) -> None:
         """See `FrozenTrunk`. Drops what is derived from the weights."""
@@ -137,9 +137,9 @@ class Trunk(FrozenTrunk):
 
     def features(self, x: Tensor, layers: Iterable[str], keep: bool) -> tuple[dict[str, Tensor], Tape]:
         """As `forward`, with the maps by layer name."""
-        found: dict[str, Tensor] = {}
-        tape = self.forward(x, layers, holder(found), keep)
-        return found, tape
+        maps: dict[str, Tensor] = {}
+        tape = self.forward(x, layers, holder(maps), keep)
+        return maps, tape
 
     def backward(self, tape: Tape, gradients: TapGradients) -> Tensor:  # (N, C, H, W)
         """The gradient with respect to what went in, times gradients.scale.current where there is a scale.

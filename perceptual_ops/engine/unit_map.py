@@ -24,5 +24,5 @@ class UnitMap:
     def input_gradient(self, grad: Tensor) -> Tensor:  # (n, C, H, W) -> (n, C, H, W)
         """The gradient with respect to x."""
         along = (grad * self.map).sum(1, keepdim=True) * (self._length + EPS) / self._length
-        found = (grad - self.map * along) / (self._length + EPS)
-        return torch.where(self._length == 0, 0, found)
+        gradient = (grad - self.map * along) / (self._length + EPS)
+        return torch.where(self._length == 0, 0, gradient)

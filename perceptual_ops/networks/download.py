@@ -32,7 +32,7 @@ def download(url: str, path: Path, digits: str, progress: bool) -> None:
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     request = Request(url, headers={"User-Agent": "perceptual_ops"})
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with urlopen(request, timeout=socket.getdefaulttimeout() or SILENCE) as answer, part.open("xb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
@@ -41,12 +41,12 @@ def download(url: str, path: Path, digits: str, progress: bool) -> None:
             ) as bar:
                 while block := answer.read(BLOCK):
                     file.write(block)
-                    found.update(block)
+                    digest.update(block)
                     bar.update(len(block))
             if file.tell() < size:
                 raise ConnectionError(f"the connection ended after {file.tell():,} of {size:,} bytes")
-        if not found.hexdigest().startswith(digits):
-            raise WrongHash(f"its SHA-256 is {found.hexdigest()}")
+        if not digest.hexdigest().startswith(digits):
+            raise WrongHash(f"its SHA-256 is {digest.hexdigest()}")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -126,15 +126,15 @@ def check_chained(layer: Layer) -> None:
 
 def convolutions_of(layers: Iterable[Layer]) -> tuple[Conv, ...]:
     """Every convolution of the layers, those within modules too."""
-    found: list[Conv] = []
+    convolutions: list[Conv] = []
     for layer in layers:
         if isinstance(layer, Conv):
-            found.append(layer)
+            convolutions.append(layer)
         elif isinstance(layer, Fire):
-            found += layer.convolutions
+            convolutions += layer.convolutions
         elif not isinstance(layer, (Relu, Pool)):
             raise unknown_layer(layer)
-    return tuple(found)
+    return tuple(convolutions)
 
 
 def smallest_sizes(layers: Sequence[Layer]) -> dict[str, int]:

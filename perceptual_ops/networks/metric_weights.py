@@ -137,14 +137,14 @@ def _layers(held: object, origin: str) -> dict[int, tuple[str, object]]:
     if not isinstance(held, Mapping):
         expected = "True, False, a path, a state dict or a list of tensors"
         raise TypeError(f"linear: expected {expected}, got {type(held).__name__} from {origin}")
-    found: dict[int, tuple[str, object]] = {}
+    layers: dict[int, tuple[str, object]] = {}
     for key, value in held.items():
         if match := _LINEAR.fullmatch(str(key)):
-            found.setdefault(int(match[1]), (repr(key), value))  # lpips has each twice, as lin0 and as lins.0
-    if not found:
+            layers.setdefault(int(match[1]), (repr(key), value))  # lpips has each twice, as lin0 and as lins.0
+    if not layers:
         came = ", ".join(str(key) for key in list(held)[:3]) or "an empty one"
         raise ValueError(f"{origin}: expected keys of linear weights such as lin0.model.1.weight, got {came}")
-    return found
+    return layers
 
 
 def _numbers(name: str, value: object, count: int, origin: str) -> Tensor:

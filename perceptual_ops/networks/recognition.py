@@ -193,13 +193,13 @@ def _one_number(sizes: object) -> int:
 
 def _named(steps: list[_Step], wanted: Sequence[str]) -> list[_Step]:
     """The steps, called as they are wanted."""
-    found = []
+    named = []
     for step in steps:
         names = [name for name in step.names if name in wanted] or step.names[:1]
         if len(names) > 1 or "/" in names[0]:  # a layer has one name, which `FeatureNetwork` spells with slashes
             raise _Unknown
-        found.append(replace(step, layer=replace(step.layer, name=names[0])))
-    return found
+        named.append(replace(step, layer=replace(step.layer, name=names[0])))
+    return named
 
 
 def _common_kind(module: nn.Sequential) -> tuple[torch.dtype, torch.device]:

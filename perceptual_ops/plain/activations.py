@@ -48,15 +48,15 @@ def normalize_images_backward(
 
 
 def bias_relu_(x: Tensor, bias: Tensor | None, signs: bool) -> Tensor:
-    found = []
+    signs_of_rows = []
     for rows in row_blocks(x):
         part = x[:, :, rows]
         if bias is not None:
             part += bias.to(checks.accumulator_dtype(x)).view(-1, 1, 1)
         part.relu_()
         if signs:
-            found.append(bits.packed_signs(part != 0))  # NaN passes
-    return torch.cat(found, 1) if signs else _none(x)
+            signs_of_rows.append(bits.packed_signs(part != 0))  # NaN passes
+    return torch.cat(signs_of_rows, 1) if signs else _none(x)
 
 
 def bias_relu_backward_(
@@ -109,7 +109,7 @@ def bias_relu_pool(
         shape = (*x.shape[:2], *windows)
         pooled = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=NHWC)
     blocks = [slice(0, windows[0])] if kind == "blur" else row_blocks(pooled)
-    found = []
+    codes_of_rows = []
     for rows in blocks:
         value = oracle.biased(_wide(x[:, :, _read(rows, kernel, step)]), bias)
         if kind == "average":
@@ -117,14 +117,14 @@ def bias_relu_pool(
         else:
             maxima, indices = F.max_pool2d(value, kernel, step, return_indices=True)
             if codes:
-                found.append(_codes(indices, maxima, x.shape[3], kernel, step, relu))
+                codes_of_rows.append(_codes(indices, maxima, x.shape[3], kernel, step, relu))
             maxima = maxima.relu_() if relu else maxima
         result = oracle.filtered(maxima, kind, kernel, stride)
         if kind == "blur":
             pooled = result.to(x.dtype).contiguous(memory_format=NHWC)
         else:
             pooled[:, :, rows].copy_(result)
-    return pooled, torch.cat(found, 1) if found else _none(x)
+    return pooled, torch.cat(codes_of_rows, 1) if codes_of_rows else _none(x)
 
 
 def _read(rows: slice, kernel: int, step: int) -> slice:
@@ -199,21 +199,21 @@ def _windows_over(rows: slice, count: int, kernel: int, step: int) -> slice:
 
 def _spread(grad: Tensor, codes: Tensor, size: tuple[int, int], kind: str, kernel: int, stride: int) -> Tensor:
     """The gradient with respect to a pooling's input: each window's goes to its argmax, or nowhere."""
-    found = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=NHWC).zero_()
+    gradient = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=NHWC).zero_()
     if kind == "average":
         made: Tensor = torch.ops.aten.avg_pool2d_backward(
-            grad, found, [kernel] * 2, [stride] * 2, [0, 0], False, True, None
+            grad, gradient, [kernel] * 2, [stride] * 2, [0, 0], False, True, None
         )
         return made
     if kind == "blur":
         grad, stride = _filtered_backward(grad, codes, stride), 1
-    for i, position in enumerate(oracle.windows(found, kernel, stride)):
+    for i, position in enumerate(oracle.windows(gradient, kernel, stride)):
         mask = (codes == i).view(torch.int8).neg_()
         if stride < kernel:  # windows overlap
             position += bits.masked(grad, mask, out=torch.empty_like(grad))
         else:
             bits.masked(grad, mask, out=position)
-    return found
+    return gradient
 
 
 def _filtered_backward(grad: Tensor, codes: Tensor, stride: int) -> Tensor:
@@ -256,8 +256,8 @@ def _l2_rows(x: Tensor, rows: slice) -> Tensor:
     first, end = 2 * rows.start - 1, 2 * rows.stop
     squares = _wide(x[:, :, max(first, 0) : end]).square()
     padded = F.pad(squares, (0, 0, int(first < 0), max(end - x.shape[2], 0)))
-    found = F.conv2d(padded, reference.binomial_filter(squares), stride=2, padding=(0, 1), groups=x.shape[1])
-    return found.add_(reference.L2_POOL_EPS).sqrt_()
+    mean_squares = F.conv2d(padded, reference.binomial_filter(squares), stride=2, padding=(0, 1), groups=x.shape[1])
+    return mean_squares.add_(reference.L2_POOL_EPS).sqrt_()
 
 
 def loss_scale(

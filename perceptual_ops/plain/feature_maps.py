@@ -102,11 +102,11 @@ def style_loss_backward(
 
 
 def channel_statistics(features: list[Tensor]) -> list[Tensor]:
-    found = []
+    results = []
     for x in features:
         mean, variance = channel_moments(x).unbind(1)
-        found.append(torch.stack([mean, (variance + reference.DEVIATION_EPS).sqrt()], 1))
-    return found
+        results.append(torch.stack([mean, (variance + reference.DEVIATION_EPS).sqrt()], 1))
+    return results
 
 
 def channel_statistics_backward(
@@ -117,13 +117,13 @@ def channel_statistics_backward(
     pixels: list[int],
     others: list[Tensor | None],
 ) -> list[Tensor]:
-    found = []
+    gradients = []
     for x, known, slope, count, other in zip(features, statistics, slopes, pixels, others, strict=True):
         of_mean, of_deviation = (slope * (_each(grad, slope) / max(count, 1))).unbind(1)
         mean, deviation = known.unbind(1)
         base, factor, center = (per_pixel(z) for z in (of_mean, of_deviation / deviation, mean))
-        found.append(_deviations_backward(x, base, factor, center, other))
-    return found
+        gradients.append(_deviations_backward(x, base, factor, center, other))
+    return gradients
 
 
 def _deviations_backward(x: Tensor, base: Tensor, factor: Tensor, mean: Tensor, other: Tensor | None) -> Tensor:
@@ -227,13 +227,13 @@ def total_variation_backward(grad: Tensor | None, x: Tensor, kind: str) -> Tenso
     if distance is None:
         raise checks.unknown("kind", kind, checks.VARIATIONS)
     wide = x.to(checks.accumulator_dtype(x))
-    found = torch.zeros_like(wide)
+    gradient = torch.zeros_like(wide)
     for dim in (2, 3):
         length = x.shape[dim] - 1
         slope = _slope(wide.narrow(dim, 1, max(length, 0)) - wide.narrow(dim, 0, max(length, 0)), distance, 0.0)
-        found.narrow(dim, 1, max(length, 0)).add_(slope)
-        found.narrow(dim, 0, max(length, 0)).sub_(slope)
-    return torch.empty_like(x).copy_(found.mul_(_each(grad, found)))
+        gradient.narrow(dim, 1, max(length, 0)).add_(slope)
+        gradient.narrow(dim, 0, max(length, 0)).sub_(slope)
+    return torch.empty_like(x).copy_(gradient.mul_(_each(grad, gradient)))
 
 
 def total_variation_with_gradient(x: Tensor, kind: str, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:

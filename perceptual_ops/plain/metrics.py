@@ -82,11 +82,11 @@ def _means(maps: list[Tensor]) -> tuple[Tensor, Tensor]:  # L x (N, 1, H, W) -> 
 
 def _upstreams(features: list[Tensor], channel_weights: list[Tensor], grad: Tensor | None) -> list[Tensor]:
     """The upstream gradient of each pixel (N, 1, 1, 1): its share of the mean times grad (N)."""
-    found = []
+    upstreams = []
     for x, weights in zip(features, channel_weights, strict=True):
         share = weights.new_full((x.shape[0], 1, 1, 1), 1 / max(x.shape[2:].numel(), 1))
-        found.append(share if grad is None else share * grad.view(-1, 1, 1, 1))
-    return found
+        upstreams.append(share if grad is None else share * grad.view(-1, 1, 1, 1))
+    return upstreams
 
 
 def _gradients(
