@@ -191,17 +191,13 @@ def precision(rows: Sequence[Row]) -> str:
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         found.setdefault((row["loss"], row["images"]), {})[row["dtype"]] = row
-    heading = [
-        "loss",
-        "images",
-        *(f"value off, {dtype}" for dtype in DTYPES),
-        *(f"cosine, {x}" for x in ("fp16", "bf16")),
-    ]
+    dtypes = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    heading = ["loss", "images", *(f"value off, {x}" for x in dtypes), *(f"cosine, {x}" for x in [*dtypes][1:])]
     lines = []
     for key, of in found.items():
-        single, half, brain = (of[name] for name in ("float32", "float16", "bfloat16"))
-        values = [f"{float(x['value_worst']):.1e} ({float(x['value_median']):.1e})" for x in (single, brain, half)]
-        cosines = [f"{float(x['cosine_worst']):.4f} ({float(x['cosine_median']):.4f})" for x in (half, brain)]
+        each = [of[name] for name in dtypes.values()]
+        values = [f"{float(x['value_worst']):.1e} ({float(x['value_median']):.1e})" for x in each]
+        cosines = [f"{float(x['cosine_worst']):.4f} ({float(x['cosine_median']):.4f})" for x in each[1:]]
         lines.append([*key, *values, *cosines])
     return table(heading, lines, words=(0, 1))
 
