@@ -41,7 +41,7 @@ class Machine:
     Attributes:
         form: "compiled", or "plain" where the library runs in plain PyTorch.
         commit: Twelve digits; outside a repository $GIT_COMMIT.
-        dirty: "yes" where anything but results differs from the commit.
+        dirty: "yes" where a file of the commit, but for results, is another one here.
         date: In UTC.
     """
 
@@ -89,7 +89,8 @@ def commit_and_changes() -> tuple[str, str]:
     """`Machine.commit` and `Machine.dirty`."""
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        return commit, "yes" if git("status", "--porcelain", "--", ".", ":!bench/results") else ""
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+        return commit, "yes" if changes else ""
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT", "unknown"), ""
 

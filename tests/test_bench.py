@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -238,6 +239,24 @@ def test_every_operator_agrees(library: None):
 
 
 # ---- the table ----
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_changed_file_of_the_commit_makes_rows_dirty(tmp_path, monkeypatch):
+    """Results and what git does not know do not."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for name in ("code.py", "bench/results/device.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "all"]):
+        results.git(*words)
+    (tmp_path / "untracked").write_text("2")
+    (tmp_path / "bench/results/device.csv").write_text("2")
+    commit, dirty = results.commit_and_changes()
+    assert len(commit) == 12 and not dirty
+    (tmp_path / "code.py").write_text("2")
+    assert results.commit_and_changes() == (commit, "yes")
 
 
 def row_of(suite: str, case: str, date: str, busy: str = "0") -> results.Row:

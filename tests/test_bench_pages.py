@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import markdown, out_of_memory, pages, plots, results
+from bench import markdown, out_of_memory, pages, plots, results, sentences
 
 MACHINE = vars(results.Machine("CPU, 2 threads", "2", "2.13", "0.1.0", "compiled", "0123", "", "2026-01-02T03"))
 # What a commit must hold whose rows are shown, by suite.
@@ -165,6 +165,8 @@ def test_sentences(tmp_path: Path) -> None:
     text, _ = made(tmp_path, "headline cpu", large)
     assert "in fp32 **60 MB in place of 2 GB, 3.2 times as fast** as eager PyTorch" in text
     assert "in bf16 **70 MB in place of 265 MB, 1.1 times as fast** as `torch.compile`." in text
+    assert markdown.by_case(large[:2], "bf16") == {}
+    assert sentences.headline(large[:2]).endswith("3.2 times as fast** as eager PyTorch.")
 
 
 def test_what_adaptive_weights_gain(tmp_path: Path) -> None:
