@@ -80,8 +80,9 @@ OF_COMMANDS := cli* command_outputs* compare* examples* inversion* programs* pro
 OF_FILES := broken_* captured_weights* crops* damaged_models* files* heat_map* image_lists* images* malformed* metric_weights* model_files* \
     picture* state_dicts* stlpips* weights*
 OF_NAMES := adaptive* architectures* compiled_calls* complaints* engine_options* network_names* settings* tf32_*
-OF_DROP_INS := compat_basicsr_* compat_compiled_settings* compat_dists* compat_door* compat_images* compat_kept* compat_lpips_* compat_missing* \
-    compat_more_lpips* compat_piq_* compat_programs* compat_tiles* compat_torchmetrics_*
+OF_DROP_INS := compat_basicsr_* compat_compiled_settings* compat_dists_* compat_door* compat_images* compat_kept* compat_lpips_* compat_missing* \
+    compat_more_lpips* compat_piq_* compat_programs* compat_tiles* \
+    $(addprefix compat_torchmetrics_,company* missing* states* variation*)
 OF_MINUTES := large_memory* large_stylize* published_networks* sharded_*
 NOT_IN_PLAIN := $(OF_THE_COMPILED_FILE) $(OF_THE_HOUSE) $(OF_COMMANDS) $(OF_FILES) $(OF_NAMES) $(OF_DROP_INS) $(OF_MINUTES)
 test-plain: build
