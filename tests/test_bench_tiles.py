@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import csv
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from bench_runs import in_this_process, run, suite_of
 
-from bench import large_photograph, tiles
+from bench import large_photograph, results
+from bench.case import Variant, named, of_size
+from bench.suites import tiles
 from perceptual_ops import LPIPS, PerceptualLoss
 
 pytestmark = pytest.mark.usefixtures("library")
 
-
-def in_this_process(function, *arguments):
-    return function(*arguments)
+LAYERS = ["relu1_1", "relu2_1"]
 
 
 def test_end_to_end(tmp_path, capsys, monkeypatch):
     losses = {
-        "style": lambda: PerceptualLoss(
-            "vgg11", weights="random", content_layers=None, style_layers=["relu1_1", "relu2_1"]
-        ),
-        "LPIPS": lambda: LPIPS("alex", weights="random"),
+        "style": partial(PerceptualLoss, "vgg11", weights="random", content_layers=None, style_layers=LAYERS),
+        "LPIPS": partial(LPIPS, "alex", weights="random"),
     }
+    settings = {"ours": {}, "ours, tiles of 32": {"tile_size": 32}, "ours, tiles": {"tile_size": "auto"}}
+    variants = named(*(Variant(name, partial(tiles.own_loss, **given), chunk=None) for name, given in settings.items()))
+    names = {96: ("ours", "ours, tiles of 32"), 100: ("ours, tiles",)}
     monkeypatch.setattr(tiles, "LOSSES", losses)
-    monkeypatch.setattr(tiles, "TILES", {96: (tiles.WHOLE, "32"), 100: ("auto",)})
-    monkeypatch.setattr(tiles, "in_fresh_process", in_this_process)
-    assert tiles.main(["--rounds=2", f"--out={tmp_path}"]) == 0
-    (path,) = tmp_path.iterdir()
-    assert path.name.endswith("-tiles.csv")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [tuple(row[key] for key in tiles.KEYS) for row in rows] == [
-        (loss, *case) for loss in losses for case in (("96", "whole"), ("96", "32"), ("100", "auto"))
+    monkeypatch.setattr(tiles.TileCase, "variants", variants)
+    cases = [
+        tiles.TileCase(tuple(f"{name} fp32" for name in chosen), loss=loss, rounds=2, **of_size(f"1x{side}x{side}"))
+        for loss in losses
+        for side, chosen in names.items()
     ]
-    assert all(tuple(row) == tiles.COLUMNS and row["count"] == "2" and float(row["allocated_mb"]) > 0 for row in rows)
-    of_whole, run_pixels = ([row[name] for row in rows[:3]] for name in ("of_whole", "run_pixels"))
-    assert of_whole[0] == "1" and of_whole[1] and not of_whole[2]
-    assert float(run_pixels[0]) == 1 < float(run_pixels[1])
-    assert "LPIPS  100   auto" in capsys.readouterr().out
+    with suite_of(*cases, name="tiles"):
+        code, rows = run(tmp_path)
+    assert code == 0
+    assert [(row["case"].split()[0], row["case"].split("x")[1], row["variant"]) for row in rows] == [
+        (loss, str(side), name) for loss in losses for side, chosen in names.items() for name in chosen
+    ]
+    assert all(tuple(row) == results.COLUMNS and row["status"] == "passed" for row in rows)
+    assert all(row["count"] == "2" and float(row["allocated_mb"]) > 0 for row in rows)
+    for whole, in_tiles, alone in (rows[:3], rows[3:]):
+        assert whole["ratio"] == "1" and in_tiles["ratio"] and not alone["ratio"]
+        assert 0 < float(in_tiles["error"]) < 1e-2, "the tiles' own rounding, and nothing else"
+    assert "LPIPS 1x100x100" in capsys.readouterr().out
 
 
 def test_a_photograph_in_a_file(tmp_path, capsys, monkeypatch):
