@@ -19,7 +19,7 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def("gram_matrix(Tensor x, str normalize) -> Tensor");
   m.def("gram_matrix_backward(Tensor grad, Tensor x, str normalize) -> Tensor");
 
-  // -> loss (N), unweighted value of each layer (L, N), slopes of the loss by each raw Gram, symmetrised, L x (N, C, C)
+  // -> loss (N), unweighted value of each layer (L, N), d loss / d raw Gram, symmetrised, L x (N, C, C)
   m.def(
       "style_loss(Tensor[] features, Tensor[] target_grams, float[] weights, str normalize, str distance, "
       "float parameter) -> (Tensor, Tensor, Tensor[])");
@@ -28,8 +28,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
 
   // -> L x (N, 2, C): mean and sqrt(variance + 1e-5) of every channel over the pixels
   m.def("channel_statistics(Tensor[] features) -> Tensor[]");
-  // Gradients of sum of grad * loss, with ones for no grad, by the loss's slopes by statistics that are of `pixels`
-  // each, which may be more than the features', each plus the gradient that a layer may have already
+  // Gradients of sum of grad * loss, with ones for no grad, from d loss / d statistics, which are over `pixels` each
+  // (may be more than the features'), each plus the gradient that a layer may have already
   m.def(
       "channel_statistics_backward(Tensor? grad, Tensor[] features, Tensor[] statistics, Tensor[] slopes, int[] "
       "pixels, "
@@ -42,8 +42,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "feature_loss_backward(Tensor grad, Tensor[] features, Tensor[] targets, float[] weights, str distance, "
       "float parameter) -> Tensor[]");
-  // Both in one pass over the features: -> loss (N), values (L, N), gradients by the features of sum of grad * loss,
-  // with ones for no grad
+  // Both in one pass over the features: -> loss (N), values (L, N), d (sum of grad * loss) /
+  // d features, with ones for no grad
   m.def(
       "feature_loss_with_gradient(Tensor[] features, Tensor[] targets, float[] weights, str distance, float parameter, "
       "Tensor? grad=None) -> (Tensor, Tensor, Tensor[])");
@@ -53,8 +53,8 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
   m.def(
       "lpips_distance(Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, bool eps_inside) "
       "-> (Tensor, Tensor)");
-  // Gradients of sum of grad * loss by the features and by the targets, each (N, C, H, W) a layer; no layers where they
-  // are not wanted
+  // Gradients of sum of grad * loss with respect to features and targets, each (N, C, H, W) a layer; empty lists where
+  // not wanted
   m.def(
       "lpips_distance_backward(Tensor grad, Tensor[] features, Tensor[] targets, Tensor[] channel_weights, float eps, "
       "bool eps_inside, bool by_features, bool by_targets) -> (Tensor[], Tensor[])");
@@ -81,7 +81,7 @@ STABLE_TORCH_LIBRARY(perceptual_ops, m) {
 
   m.def("total_variation(Tensor x, str kind) -> Tensor");
   m.def("total_variation_backward(Tensor grad, Tensor x, str kind) -> Tensor");
-  // Both in one pass over the images: -> values (N), gradient by x of sum of grad * values, with ones for no grad
+  // Both in one pass over the images: -> values (N), d (sum of grad * values) / dx, with ones for no grad
   m.def("total_variation_with_gradient(Tensor x, str kind, Tensor? grad=None) -> (Tensor, Tensor)");
 
   // What a frozen trunk does between its convolutions. Maps are channels_last and dense; what is only read is copied

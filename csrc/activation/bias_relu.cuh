@@ -1,10 +1,10 @@
 // Kernels of the bias and ReLU after a convolution, its epilogue as a pass of its own, in-place. A thread takes groups
-// (groups.cuh) that lie a block's threads apart, so that each access of a warp is one piece of memory.
+// (groups.cuh) with a stride of the block's threads, so that accesses of a warp are coalesced.
 //
 // Bound by memory: an element is read once and written once, backward reads it from up to three maps. Targets on every
-// architecture: at most 64 registers, for 4 blocks (1024 threads) an SM, of the backward 80 for 3; each thread has 64
-// bytes of the map under way before it uses the first, backward 32 bytes of each map (64 in fp64): together at least 64
-// and 24 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory:
+// architecture: at most 64 registers, for 4 blocks (1024 threads) per SM, of the backward 80 for 3; each thread has 64
+// bytes of the map in flight before it uses the first, backward 32 bytes of each map (64 in fp64): together at least 64
+// and 24 KB per SM, where an H200 needs about 25 KB to saturate its memory, half of it for writing. Shared memory:
 // under 100 bytes.
 #pragma once
 
@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBlocks)
   const uint32_t first = block * kRounds * kActivationThreads + threadIdx.x;
   T* sample = x + n * units.size;
   Elements<T, kWidth> elements[kRounds][kParts];
+  // Load.
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
@@ -61,6 +62,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBlocks)
       if (unit < units.count) elements[r][part] = load_own_elements<kWidth>(sample + int64_t(unit) * kWidth);
     }
   }
+  // Compute, store.
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     const uint32_t group = first + r * kActivationThreads;
@@ -91,6 +93,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBackwardBlocks)
   Elements<T, kWidth> incoming[kRounds][kParts];
   Added<T, kWidth> added[kRounds][kParts];
   unsigned signs[kRounds];
+  // Load.
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     const uint32_t group = first + r * kActivationThreads;
@@ -105,6 +108,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBackwardBlocks)
   }
   const Acc factor = gate.factor_of(n);
   typename Gate<T>::Bits largest = 0;
+  // Compute, store.
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
 #pragma unroll
@@ -118,6 +122,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluBackwardBlocks)
                      added[r][part].passed(gradient, factor, signs[r] >> (part * kWidth), largest));
     }
   }
+  // Reduce.
   if (gate.maxima) raise_maximum<kActivationThreads>(largest, gate.maxima + n);
 }
 

@@ -5,8 +5,8 @@
 //
 // Bound by memory: the map is read once, a quarter of it written, and half a byte of codes a window; a thread asks the
 // cache for 16 packs where 4 come from memory. Targets on every architecture: at most 128 registers, for 2 blocks (512
-// threads) an SM, in fp32 and fp64 255 for 1; each thread has 16 loads of 16 bytes under way together: 64 KB an SM,
-// where an H200 needs about 25 KB to keep its memory busy, some of it for writing. No shared memory.
+// threads) an SM, in fp32 and fp64 255 for 1; each thread has 16 loads of 16 bytes in flight together: 64 KB per SM,
+// where an H200 needs about 25 KB to saturate its memory, some of it for writing. No shared memory.
 #pragma once
 
 #include "pool.cuh"

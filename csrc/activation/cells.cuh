@@ -1,5 +1,4 @@
-// Cells of 2 x 2 pixels and eight channels, for windows that lie at stride 2: a thread that makes one has all of the
-// map that no other thread has.
+// Cells of 2 x 2 pixels and eight channels, for windows at stride 2: cells partition the map among threads.
 #pragma once
 
 #include "groups.cuh"

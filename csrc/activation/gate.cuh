@@ -1,5 +1,4 @@
-// How a backward pass ends: what a gradient becomes at a ReLU, and the largest magnitude of each sample, which tells
-// how far it is from the end of its dtype's range.
+// Epilogue of the backward kernels: the ReLU's backward, and the largest magnitude of each sample for loss scaling.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -7,8 +6,8 @@
 
 namespace perceptual_ops {
 
-// Magnitudes as unsigned numbers of the same order, NaN above the infinities: their maximum does not depend on the
-// order in which it is taken, and one atomic takes it.
+// Magnitudes as unsigned integers of the same order, NaN above the infinities: an atomic maximum of them is
+// deterministic.
 template <class Acc>
 using MagnitudeBits = std::conditional_t<std::is_same_v<Acc, double>, unsigned long long, unsigned>;
 
@@ -62,7 +61,7 @@ struct Gate {
   __device__ __forceinline__ unsigned signs_of(int64_t group) const { return signs ? signs[group] : 0xffu; }
 };
 
-// What is added to a gradient on its way through a gate: loads that start with those of the gradient.
+// Operands of the epilogue, loaded together with the gradient.
 template <class T, int kWidth>
 struct Added {
   Elements<T, kWidth> tap, below;

@@ -1,7 +1,7 @@
-// How the kernels of a trunk's activations walk dense channels_last maps: a thread takes groups of eight elements that
-// lie side by side in a sample, which are one byte of signs and one word of codes. Where channels come in eights and
-// maps begin at multiples of 16 bytes a group is eight channels of one pixel, moved by packs of 16 bytes; anywhere else
-// its elements go one by one.
+// Thread mapping of the activation kernels over dense channels_last maps: a thread takes groups of eight contiguous
+// elements of a sample, which are one byte of signs and one word of codes. Where channels come in eights and
+// maps begin at multiples of 16 bytes a group is eight channels of one pixel, moved by packs of 16 bytes; otherwise
+// its elements are moved one by one.
 #pragma once
 
 #include <initializer_list>

@@ -1,12 +1,12 @@
-// Kernels of DISTS's pooling. A block makes a tile of the result, or the gradient of what lies under it, of eight packs
-// of channels; a thread one pack. Backward needs grad / pooled of all windows over a pixel, up to four: it makes them
+// Kernels of DISTS's pooling. A block computes a tile of the result, or of the gradient under it, of eight packs of
+// channels; a thread one pack. Backward needs grad / pooled of all windows over a pixel, up to four: it computes them
 // once for the tile and its halo, the lower and right neighbours, in shared memory, and gathers.
 //
 // Bound by memory: the map is read once, forward writes a quarter of it, backward reads that and writes the map.
 // Windows overlap in the cache, which serves 9 packs where 4 come from memory (backward 13: a third of the windows are
-// the neighbours'). Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread
-// has a window of 144 bytes under way together, 72 KB an SM, where an H200 needs about 25 KB to keep its memory busy,
-// some of it for writing. Shared memory: 11.5 KB a block, backward.
+// the neighbours'). Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) per SM; each
+// thread has a window of 144 bytes in flight together, 72 KB per SM, where an H200 needs about 25 KB to saturate its
+// memory, some of it for writing. Shared memory: 11.5 KB a block, backward.
 #pragma once
 
 #include "../common/shared.cuh"

@@ -1,5 +1,5 @@
-// Kernel of loss scaling: a thread a sample. A few numbers, and a launch in place of the dozen that torch's operations
-// would be. Targets: 128 threads; registers and memory do not matter.
+// Kernel of loss scaling: a thread a sample. One launch in place of the dozen that torch's operations would
+// take. Targets: 128 threads; registers and memory do not matter.
 #pragma once
 
 #include "loss_scale.h"

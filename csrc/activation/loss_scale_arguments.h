@@ -20,7 +20,7 @@ class LossScaleArguments {
                      const std::optional<Tensor>& grows,  // ()
                      double room)
       : first_(first_of(bound, taps)), result_(torch::stable::new_empty(first_, {4, first_.numel()})) {
-    check(taps.size() <= kMostTaps, "taps: expected at most ", kMostTaps, ", got ", taps.size());
+    check(taps.size() <= kMaxTaps, "taps: expected at most ", kMaxTaps, ", got ", taps.size());
     scaling_.batch = first_.numel();
     scaling_.scale = samples(scale, "scale");
     scaling_.bound = samples(bound, "bound");

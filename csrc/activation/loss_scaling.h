@@ -8,21 +8,21 @@
 
 namespace perceptual_ops {
 
-constexpr int kMostTaps = 8;
-constexpr int kMostExponent = 60;  // of a scale, so that a ratio of two is an fp32 number
+constexpr int kMaxTaps = 8;
+constexpr int kMaxExponent = 60;  // of a scale, so that the ratio of two is finite in fp32
 
-// What is known of a gradient, and what is to become of it; all in fp32.
+// State of a scaled gradient and what happens to it next; all in fp32.
 struct LossScaling {
   int64_t batch;
-  const float* scale;  // (N), what the gradient is multiplied by; null for ones
-  const float* bound;  // (N), at least its largest magnitude, so multiplied; null where there is none yet
-  const float* grown;  // (), how much larger it is by now; null for once
-  float spread;        // how much larger it becomes before it is written again
+  const float* scale;  // (N), scale of the gradient; null for ones
+  const float* bound;  // (N), bound of the scaled gradient; null where there is none yet
+  const float* grown;  // (), growth since the bound was taken; null for 1
+  float spread;        // growth before it is written again
   int taps;
-  const float* tap_bounds[kMostTaps];  // (N) each, of gradients that are added then, not multiplied yet
-  const float* grows;                  // (), how much larger what comes next makes it; null where nothing does
-  float room;                          // the largest magnitude that it may then have
-  float* result;                       // (4, N): the next scale; that over `scale`; the bound then; zeros
+  const float* tap_bounds[kMaxTaps];  // (N) each, bounds of unscaled gradients that are added then
+  const float* grows;                 // (), growth in the next convolution; null if there is none
+  float room;                         // the largest magnitude allowed after that
+  float* result;                      // (4, N): the next scale; that over `scale`; the bound then; zeros
 };
 
 // The exponent of a number of at least 0: 128 for infinity and NaN, -127 for zero and what is near it.
@@ -50,9 +50,9 @@ PO_HOST_DEVICE void choose_scale(const LossScaling& scaling, int64_t n) {
   for (int i = 0; i < scaling.taps; ++i) bound += scale * scaling.tap_bounds[i][n];
   const float room = scaling.grows ? scaling.room / *scaling.grows : scaling.room;
   const int exponent = exponent_of(scale) + exponent_of(room / bound);
-  const float next = power_of_two(exponent > kMostExponent    ? kMostExponent
-                                  : exponent < -kMostExponent ? -kMostExponent
-                                                              : exponent);
+  const float next = power_of_two(exponent > kMaxExponent    ? kMaxExponent
+                                  : exponent < -kMaxExponent ? -kMaxExponent
+                                                             : exponent);
   scaling.result[n] = next;
   scaling.result[scaling.batch + n] = next / scale;
   scaling.result[2 * scaling.batch + n] = bound * (next / scale);

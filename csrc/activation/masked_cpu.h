@@ -1,4 +1,4 @@
-// The end of every backward through a ReLU: what the gradient of a block goes through before it is stored.
+// Epilogue of every backward through a ReLU: applied to a block of the gradient before it is stored.
 #pragma once
 
 #include <cmath>

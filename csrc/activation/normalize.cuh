@@ -1,9 +1,9 @@
 // Kernels of the normalisation of images and its gradient: from any strides to channels_last and back. A thread takes a
-// pixel, so that planes are read and written in whole lines; colours side by side meet in the cache.
+// pixel, so that accesses to planes are coalesced; interleaved colours are served by the cache.
 //
 // Bound by memory, on maps of three channels beside which those of the trunk are large. Targets on every architecture:
-// at most 64 registers, for 4 blocks (1024 threads) an SM, each thread with the loads of all colours under way before
-// it uses the first: 6 to 24 KB an SM. No shared memory.
+// at most 64 registers, for 4 blocks (1024 threads) per SM, each thread with the loads of all colours in flight before
+// it uses the first: 6 to 24 KB per SM. No shared memory.
 #pragma once
 
 #include "../common/cuda_element.cuh"

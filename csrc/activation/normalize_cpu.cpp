@@ -1,5 +1,5 @@
 // normalize_images and its backward on the CPU: one channel of a row of pixels at a time, between images of any strides
-// and a channels_last map. The few channels of a row stay in the first cache.
+// and a channels_last map. The few channels of a row stay in L1.
 #include "arguments.h"
 #include "channels_cpu.h"
 

@@ -1,4 +1,4 @@
-// Signs and codes: a byte each where they are computed with, packed where they are kept. A sample's begin at a whole
+// Signs and codes: a byte each in computations, packed in memory. A sample's begin at a whole
 // byte, in the order of a channels_last map, lowest bits first.
 #pragma once
 

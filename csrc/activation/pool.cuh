@@ -2,9 +2,9 @@
 // result: of every window of eight channels the maximum and its position, or the mean.
 //
 // Bound by memory: the map is read once, a quarter of it written, and half a byte of codes a window. Windows that
-// overlap meet in the cache. Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM;
-// each thread has the elements of a small window under way together, of 2 x 2 64 bytes in 16 bits, 128 in fp32: at
-// least 32 KB an SM, where an H200 needs about 25 KB to keep its memory busy, some of it for writing. No shared memory.
+// overlap meet in the cache. Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) per SM;
+// each thread has the elements of a small window in flight together, of 2 x 2 64 bytes in 16 bits, 128 in fp32: at
+// least 32 KB per SM, where an H200 needs about 25 KB to saturate its memory, some of it for writing. No shared memory.
 #pragma once
 
 #include "window.cuh"

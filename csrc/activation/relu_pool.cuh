@@ -4,8 +4,8 @@
 //
 // Bound by memory: the map is read once and written once, a quarter of it written as the result, a bit of signs an
 // element and half a byte of codes a window. Targets on every architecture: at most 80 registers, for 3 blocks (768
-// threads) an SM, in fp64 128 for 2; each thread has four groups of the map under way together, 64 bytes in 16 bits,
-// 128 in fp32: at least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing.
+// threads) an SM, in fp64 128 for 2; each thread has four groups of the map in flight together, 64 bytes in 16 bits,
+// 128 in fp32: at least 48 KB per SM, where an H200 needs about 25 KB to saturate its memory, half of it for writing.
 // No shared memory.
 #pragma once
 
@@ -35,12 +35,14 @@ __global__ void __launch_bounds__(kActivationThreads, kReluPoolBlocks<T>)
   const CellPlace place = CellPlace::of(number, cells);
   const uint32_t channels = cells.per_pixel * kGroup;
   const CellPixels pixels(n, place, shape.height, shape.width, channels);
+  // Load.
   Elements<T, kGroup> elements[kCell][kCell];
 #pragma unroll
   for (int dy = 0; dy < kCell; ++dy) {
 #pragma unroll
     for (int dx = 0; dx < kCell; ++dx) elements[dy][dx] = load_own_elements<kGroup>(x + pixels.places[dy][dx]);
   }
+  // Bias and ReLU, stored in place.
   Acc added[kGroup];
   bias.load(place.unit * kGroup, added);
 #pragma unroll
@@ -53,6 +55,7 @@ __global__ void __launch_bounds__(kActivationThreads, kReluPoolBlocks<T>)
     }
   }
   if (!pixels.exists[kCell - 1][kCell - 1]) return;  // no window
+  // Pool, store.
   const auto window = [&](int dy, int dx) { return elements[dy][dx]; };
   const uint32_t unit = (place.row * shape.columns + place.column) * cells.per_pixel + place.unit;
   Acc value[kGroup];

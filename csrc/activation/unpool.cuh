@@ -1,14 +1,14 @@
-// Kernel of the gradient of the poolings after a bias and ReLU, which goes on through the gate of the layer below
-// (gate.cuh). A thread makes a group of the map's gradient and gathers what the windows that cover it send there, in
-// the order of the windows: no two threads write to one place, and the sum has one order.
+// Kernel of the poolings' backward, fused with the ReLU's (gate.cuh). A thread computes a group of the map's gradient
+// and gathers from the windows that cover it, in their order: no atomics, and a deterministic sum.
 //
-// What unpool_cells.cuh is compiled for goes there; here any window, by groups where channels come in eights.
+// Windows that unpool_cells.cuh is compiled for go there; this kernel takes any window, by groups where channels come
+// in eights.
 //
 // Bound by memory: the map is written once, up to two maps of its size are read, and of the windows' gradients and
 // codes each is read once from memory and otherwise from the cache. Targets on every architecture: at most 80
 // registers, for 3 blocks (768 threads) an SM, in fp64 and for "blur" 128 for 2, for both 255 for 1; each thread has
-// what it adds and its first window under way together, 20 to 50 bytes in 16 bits, 36 to 100 in fp32: 15 to 75 KB an
-// SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared memory: under 100 bytes.
+// what it adds and its first window in flight together, 20 to 50 bytes in 16 bits, 36 to 100 in fp32: 15 to 75 KB an
+// SM, where an H200 needs about 25 KB to saturate its memory, half of it for writing. Shared memory: under 100 bytes.
 #pragma once
 
 #include "gate.cuh"
@@ -60,7 +60,7 @@ __device__ __forceinline__ void gather_filtered(const T* grad, const PoolShape& 
   });
 }
 
-// The gradient of the pooling by kWidth channels of a pixel.
+// The gradient of the pooling with respect to kWidth channels of a pixel.
 template <class W, int kWidth, class T, class Acc>
 __device__ __forceinline__ void gather(const T* __restrict__ grad,         // of the sample, from the first channel on
                                        const uint8_t* __restrict__ codes,  // of the sample, (code_bytes), or null
@@ -127,6 +127,7 @@ __global__ void __launch_bounds__(kActivationThreads, kUnpoolBlocks<T, W>)
       store_elements(x + element, added.passed(gradient, factor, signs >> (part * kWidth), largest));
     }
   }
+  // Reduce.
   if (gate.maxima) raise_maximum<kActivationThreads>(largest, gate.maxima + n);
 }
 

@@ -5,10 +5,10 @@
 // Bound by memory: the map is written once, up to two maps of its size are read, and the windows' gradients and codes;
 // those of overlapping windows come from the cache again, one a window for max 2 x 2 and the mean, 4 for max 3 x 3, 4
 // gradients and 9 words of codes for "blur". At the border of the map "blur" goes window by window as unpool.cuh does.
-// Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM, in fp64 and for "blur" in
+// Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) per SM, in fp64 and for "blur" in
 // fp32 255 for 1; each thread has its windows and what it adds to a row of its cell (16 bits: to both; "blur": nothing
-// yet) under way together, 100 to 200 bytes: at least 40 KB an SM, where an H200 needs about 25 KB to keep its memory
-// busy, half of it for writing. Shared memory: under 100 bytes.
+// yet) in flight together, 100 to 200 bytes: at least 40 KB per SM, where an H200 needs about 25 KB to saturate its
+// memory, half of it for writing. Shared memory: under 100 bytes.
 #pragma once
 
 #include "cells.cuh"
@@ -39,7 +39,7 @@ struct WindowsOver {
   static constexpr __device__ bool covers(int within) { return within >= 0 && within < W::kKernel; }
 };
 
-// The gradient of the pooling by the pixels of a cell.
+// The gradient of the pooling with respect to the pixels of a cell.
 template <class Acc>
 using CellSums = Acc[kCell][kCell][kGroup];
 
@@ -225,12 +225,14 @@ __global__ void __launch_bounds__(kActivationThreads, kCellBlocks<T, W>)
     const CellPlace place = CellPlace::of(number, cells);
     const uint32_t channels = cells.per_pixel * kGroup, channel = place.unit * kGroup;
     const CellPixels pixels(n, place, shape.height, shape.width, channels);
+    // Load and gather.
     CellRow<T> rows[kCell];
 #pragma unroll
     for (int dy = 0; dy < kCellRows<T, W>; ++dy) rows[dy].load(gate, pixels.places[dy]);
     CellSums<Acc> sums;
     gather_cell<W>(grad + uint64_t(n) * shape.out_height * shape.out_width * channels + channel,
                    codes ? codes + n * shape.code_bytes : nullptr, shape, cells, place, sums);
+    // Compute, store.
     const Acc factor = gate.factor_of(n);
 #pragma unroll
     for (int dy = 0; dy < kCell; ++dy) {
@@ -245,6 +247,7 @@ __global__ void __launch_bounds__(kActivationThreads, kCellBlocks<T, W>)
       }
     }
   }
+  // Reduce.
   if (gate.maxima) raise_maximum<kActivationThreads>(largest, gate.maxima + n);
 }
 

@@ -1,4 +1,4 @@
-// The argument strings of the schemas as enums and numbers, the same for every backend.
+// The schemas' string arguments as enums and numbers, for every backend.
 #pragma once
 
 #include <cstdint>

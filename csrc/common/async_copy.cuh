@@ -1,4 +1,4 @@
-// cp.async: copies from global to shared memory that pass by the registers, in groups that a thread waits for in order.
+// cp.async: copies from global to shared memory that bypass registers, in groups that a thread waits for in order.
 #pragma once
 
 #ifdef __CUDACC__
@@ -17,7 +17,8 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from_glo
 // Ends the group of the copies started since the last call; a group may be empty.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most the kPending youngest groups of this thread are under way. Others see the data after a barrier.
+// Waits until at most the kPending latest groups of this thread are in flight. Other threads see the data after a
+// barrier.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");

@@ -1,4 +1,4 @@
-// What the CPU operators share: vectorised clones, fixed-order sums over blocks, products through aten.
+// What the CPU operators share: function multiversioning, fixed-order sums over blocks, products through aten.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,7 +17,7 @@
 #else
 #define PO_CPU_CLONES
 #endif
-// Bodies that a clone takes in, so that they are compiled for its instruction set.
+// Bodies that are inlined into a clone, so that they are compiled for its instruction set.
 #define PO_INLINE inline __attribute__((always_inline))
 
 namespace perceptual_ops {
@@ -25,7 +25,7 @@ namespace perceptual_ops {
 // Elements over which a vectorised fp32 sum runs before it is promoted to fp64: a function of nothing but the input's
 // shape, so that these sums do not depend on the number of threads.
 constexpr int64_t kBlock = 1024;
-// Elements that are worth waking another thread for, as in torch's own loops.
+// Grain size of parallel loops, in elements, as in torch's own.
 constexpr int64_t kGrain = 32768;
 
 // Stores a number rounded to T. By its bits where T is a class: a loop that copies objects does not vectorise.

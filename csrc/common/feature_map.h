@@ -8,7 +8,7 @@ namespace perceptual_ops {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Which of the two inner axes lies side by side in memory.
+// Which of the two inner axes is contiguous.
 enum class Layout : int8_t { kNCHW, kNHWC };
 
 struct FeatureMap {

@@ -1,5 +1,5 @@
-// The sum that many blocks make together in one launch: each leaves its part in a slot of its own, and the block that
-// comes last adds the slots up in their order, so that the bits do not depend on who that is.
+// Deterministic grid-wide reduction in one launch: each block writes its partial sum to a slot of its own, and the last
+// block to arrive adds the slots in order, so that the bits do not depend on which block that is.
 #pragma once
 
 #include <cstdint>

@@ -46,7 +46,7 @@ inline void check_channel_weights(const std::vector<Tensor>& weights,   // L x (
   }
 }
 
-// One upstream number a sample, in the accumulation type.
+// One upstream gradient per sample, in the accumulation type.
 inline void check_upstream(const Tensor& grad,  // (N)
                            const Tensor& x) {   // (N, C, H, W)
   check(grad.dim() == 1 && grad.size(0) == x.size(0), "grad: expected (", x.size(0), ")");

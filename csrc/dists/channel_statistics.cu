@@ -53,13 +53,13 @@ MomentSizes statistics_sizes(Element element, const std::vector<StatisticsLayer>
 }
 
 cudaError_t launch_channel_statistics(Element element, const std::vector<StatisticsLayer>& layers, int64_t batch,
-                                      void* partial, uint32_t* arrived, cudaStream_t stream) {
+                                      void* partial, uint32_t* arrivals, cudaStream_t stream) {
   cudaError_t status = cudaSuccess;
   dispatch_element(element, [&](auto type) {
     using T = decltype(type);
     StatisticsTable<T> table{};
     table.partial = static_cast<DeviceAccumulator<T>*>(partial);
-    table.arrived = arrived;
+    table.arrivals = arrivals;
     status = launch_layers<T>(channel_statistics_kernel<T>, layers, batch, table, stream);
   });
   return status;

@@ -3,8 +3,8 @@
 //
 // Bound by memory: an input read an element, and of the gradient one or two read and one written, against less than ten
 // instructions. Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has
-// 6 loads of 16 bytes under way before it uses the first, together at least 48 KB an SM. Shared memory: 9 KB a block of
-// the value, 1.5 KB of the gradient.
+// 6 loads of 16 bytes in flight before it uses the first, together at least 48 KB per SM. Shared memory: 9 KB a block
+// of the value, 1.5 KB of the gradient.
 #pragma once
 
 #include "channel_statistics.h"
@@ -28,9 +28,9 @@ struct StatisticsEntry : LayerWalk {
 template <class T>
 struct StatisticsTable : LayerTable<StatisticsEntry<T>> {
   using Acc = DeviceAccumulator<T>;
-  Acc* partial;       // (sizes.partial)
-  uint32_t* arrived;  // (sizes.groups)
-  const Acc* grad;    // (N), or null for ones
+  Acc* partial;        // (sizes.partial)
+  uint32_t* arrivals;  // (sizes.groups)
+  const Acc* grad;     // (N), or null for ones
 };
 static_assert(sizeof(StatisticsTable<double>) <= 4096, "a kernel has 4 KB of parameters");
 
@@ -45,14 +45,16 @@ __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
   const DistsPlace place = dists_place(table);
   const StatisticsEntry<T>& layer = table.layers[place.layer];
   const MapPointers<T, 1> maps{{layer.x + place.n * layer.stride_x}};
+  // Load and sum over the block's pixels.
   dispatch_walk<T>(layer, [&](auto width, auto nhwc) {
     observe<decltype(width)::value, decltype(nhwc)::value>(layer, place, maps, origins, sums);
   });
   __syncthreads();  // every warp's sums are there
 
+  // Reduce over the blocks of the channels, store.
   const uint32_t group = place.n * layer.groups + place.group;
   Acc* slots = table.partial + layer.partial + int64_t(group) * layer.chunks * kMoments<1> * layer.span;
-  if (!ends_moments<1>(layer, place, slots, table.arrived + layer.first_group + group, sums)) return;
+  if (!ends_moments<1>(layer, place, slots, table.arrivals + layer.first_group + group, sums)) return;
   const int i = threadIdx.x;
   if (i >= group_channels(layer, place)) return;
   Acc mean[1], variance[1];
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
   statistics[layer.channels + channel] = sqrt(variance[0] + Acc(kDeviationEps));
 }
 
-// The gradient by a pixel of a channel: base + by_deviation * (x - mean).
+// The gradient with respect to a pixel of a channel: base + by_deviation * (x - mean).
 template <class Acc>
 struct DeviationSlope {
   Acc mean, base, by_deviation;
@@ -75,7 +77,7 @@ struct DeviationSlopes {
   using Acc = DeviceAccumulator<T>;
   ChannelNumbers<T> mean, base, by_deviation;
 
-  // `factor`: the upstream number over the pixels.
+  // `factor`: the upstream gradient over the pixels.
   __device__ __forceinline__ void set(int at, const StatisticsEntry<T>& layer, uint32_t n, uint32_t channel,
                                       Acc factor) {
     const int64_t of_mean = n * int64_t(kChannelStatistics) * layer.channels + channel;
@@ -113,7 +115,7 @@ __device__ __forceinline__ void deviation_walk(const StatisticsEntry<T>& layer, 
     MapPacks<T, kMaps, kWidth> packs[kLoads<kMaps>];
 #pragma unroll
     for (int j = 0; j < kLoads<kMaps>; ++j) {
-      // Past the end, the last pack again: without branches all loads start together.
+      // Out of bounds, the last pack again: without branches all loads are issued together.
       packs[j] = MapPacks<T, kMaps, kWidth>::load(maps.at(min(i + j, walk.packs - 1) * walk.step));
     }
 #pragma unroll

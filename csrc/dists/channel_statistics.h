@@ -32,8 +32,8 @@ MomentSizes statistics_sizes(Element element, const std::vector<StatisticsLayer>
 // The mean m and sqrt(variance + kDeviationEps) of every channel. One launch for every kDistsLayers (walk.cuh) layers.
 cudaError_t launch_channel_statistics(Element element, const std::vector<StatisticsLayer>& layers,  // (L)
                                       int64_t batch,
-                                      void* partial,      // (sizes.partial) Acc, scratch
-                                      uint32_t* arrived,  // (sizes.groups), zeros that the launch uses up
+                                      void* partial,       // (sizes.partial) Acc, scratch
+                                      uint32_t* arrivals,  // (sizes.groups), zeros that the launch uses up
                                       cudaStream_t stream);
 
 // dx = grad[n] / of_pixels * (slope of the mean + slope of the deviation * (x - mean) / deviation) + other. As many

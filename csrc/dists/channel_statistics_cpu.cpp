@@ -8,7 +8,7 @@
 namespace perceptual_ops {
 namespace {
 
-// The gradient by a channel is base + by_deviation (x - mean), of every channel of a sample side by side.
+// The gradient with respect to a channel is base + by_deviation (x - mean), for all channels of a sample.
 template <class Acc>
 struct DeviationRows {
   const Acc *mean, *base, *by_deviation;

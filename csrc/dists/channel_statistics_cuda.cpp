@@ -54,9 +54,9 @@ std::vector<Tensor> channel_statistics_cuda(const std::vector<Tensor> features) 
   if (batch > 0) {
     const MomentSizes sizes = statistics_sizes(element, dense.layers, batch);
     const Tensor partial = torch::stable::new_empty(first, {{sizes.partial}}, accumulator_type(first));
-    const Tensor arrived = torch::stable::new_zeros(first, {{sizes.groups}}, ScalarType::Int);
+    const Tensor arrivals = torch::stable::new_zeros(first, {{sizes.groups}}, ScalarType::Int);
     check_launch(launch_channel_statistics(element, dense.layers, batch, partial.data_ptr(),
-                                           static_cast<uint32_t*>(arrived.data_ptr()), cuda.stream()),
+                                           static_cast<uint32_t*>(arrivals.data_ptr()), cuda.stream()),
                  "channel_statistics");
   }
   return results;  // L x (N, 2, C)

@@ -1,4 +1,4 @@
-// How launchers cut layers into the blocks of walk.cuh. No kernel is here.
+// Host side of walk.cuh: how layers are split into blocks.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +11,9 @@
 
 namespace perceptual_ops {
 
-// Packs of a thread: many hide what a block spends on merging, few give small maps blocks enough for every SM.
-constexpr int64_t kMostPacks = 48, kFewestPacks = 12;
-static_assert(kFewestPacks % kDistsLoads == 0, "whole rounds of loads");
+// Packs per thread: many amortise the reduction of a block, few give small maps enough blocks to fill the device.
+constexpr int64_t kMaxPacks = 48, kMinPacks = 12;
+static_assert(kMinPacks % kDistsLoads == 0, "whole rounds of loads");
 constexpr int64_t kEnoughBlocks = 512;
 
 // Maps of one layer, dense and in one layout.
@@ -74,13 +74,13 @@ Cut cut_of(const WalkedMaps& maps, int64_t packs) {
 template <class T>
 std::vector<Cut> cuts_of(const std::vector<WalkedMaps>& layers, int64_t batch) {
   std::vector<Cut> cuts(layers.size());
-  for (int64_t packs = kMostPacks;; packs /= 2) {
+  for (int64_t packs = kMaxPacks;; packs /= 2) {
     int64_t blocks = 0;
     for (size_t l = 0; l < layers.size(); ++l) {
       cuts[l] = cut_of<T>(layers[l], packs);
       blocks += cuts[l].blocks(batch);
     }
-    if (blocks >= kEnoughBlocks || packs == kFewestPacks) return cuts;
+    if (blocks >= kEnoughBlocks || packs == kMinPacks) return cuts;
   }
 }
 

@@ -68,7 +68,7 @@ cudaError_t launch_dists(Element element, const std::vector<DistsLayer>& layers,
     DistsTable<T> table{};
     table.partial = static_cast<Acc*>(values.partial);
     table.of_groups = static_cast<Acc*>(values.of_groups);
-    table.arrived = values.arrived;
+    table.arrivals = values.arrivals;
     table.values = static_cast<Acc*>(values.values);
     table.loss = static_cast<Acc*>(values.loss);
     status = launch_layers<T>(dists_kernel<T>, layers, batch, table, stream);

@@ -3,8 +3,8 @@
 // adds up its layers.
 //
 // Bound by memory: 2 inputs read an element, against about 15 instructions for the two. Targets on every architecture:
-// at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 loads of 16 bytes under way before it
-// uses the first, together at least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy. Shared
+// at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 loads of 16 bytes in flight before it
+// uses the first, together at least 48 KB per SM, where an H200 needs about 25 KB to saturate its memory. Shared
 // memory: 26 KB a block.
 #pragma once
 
@@ -37,7 +37,7 @@ struct DistsTable : LayerTable<DistsEntry<T>> {
   uint32_t groups;       // of a sample, up to the last layer of this launch
   Acc* partial;          // (sizes.partial)
   Acc* of_groups;        // (sizes.groups)
-  uint32_t* arrived;     // (N + sizes.groups)
+  uint32_t* arrivals;    // (N + sizes.groups)
   Acc* values;           // (L, N)
   Acc* loss;             // (N)
   const Acc* grad;       // (N)
@@ -65,7 +65,7 @@ __device__ __forceinline__ DeviceAccumulator<T> channel_value(const DistsEntry<T
   return layer.alpha[channel] * of_means + layer.beta[channel] * of_structures;
 }
 
-// Adds up the groups of a sample: its layers' values and its loss. One block.
+// Reduces the groups of a sample to its layers' values and its loss. Called by one block.
 template <class T>
 __device__ __forceinline__ void finish_sample(const DistsTable<T>& table, uint32_t n) {
   using Acc = DeviceAccumulator<T>;
@@ -96,19 +96,21 @@ __global__ void __launch_bounds__(kDistsThreads, kDistsBlocks)
   const DistsPlace place = dists_place(table);
   const DistsEntry<T>& layer = table.layers[place.layer];
   const MapPointers<T, 2> maps{{layer.x + place.n * layer.stride_x, layer.y + place.n * layer.stride_y}};
+  // Load and sum over the block's pixels.
   dispatch_walk<T>(layer, [&](auto width, auto nhwc) {
     observe<decltype(width)::value, decltype(nhwc)::value>(layer, place, maps, origins, sums);
   });
   __syncthreads();  // every warp's sums are there
 
+  // Reduce over the blocks of the channels, then over the channels, then over the layers.
   const uint32_t group = place.n * layer.groups + place.group;
   Acc* slots = table.partial + layer.partial + int64_t(group) * layer.chunks * kDistsStatistics * layer.span;
-  if (!ends_moments<2>(layer, place, slots, table.arrived + table.batch + layer.first_group + group, sums)) return;
+  if (!ends_moments<2>(layer, place, slots, table.arrivals + table.batch + layer.first_group + group, sums)) return;
   const int i = threadIdx.x;
   const Acc value = block_sum<kDistsThreads>(
       i < group_channels(layer, place) ? channel_value(layer, place, i, origins, sums) : Acc(0));
   if (i == 0) table.of_groups[layer.first_group + group] = value;
-  if (arrives_last(table.arrived + place.n, table.groups)) finish_sample(table, place.n);
+  if (arrives_last(table.arrivals + place.n, table.groups)) finish_sample(table, place.n);
 }
 
 }  // namespace perceptual_ops

@@ -23,17 +23,17 @@ struct DistsLayer {
   const void* alpha;  // (C) Acc
   const void* beta;   // (C) Acc
   void* statistics;   // (N, 6, C) Acc: written by the value, read by the gradient
-  void* dx;           // like x, samples side by side; null where no gradient by x is wanted
+  void* dx;           // like x, samples side by side; null where d loss / dx is not wanted
   void* dy;           // (N, ...) likewise: the gradient of each sample, also where one y stands for all
 };
 
 // Where the values go.
 struct DistsValues {
-  void* partial;      // (sizes.partial) Acc, scratch
-  void* of_groups;    // (sizes.groups) Acc, scratch
-  uint32_t* arrived;  // (N + sizes.groups), zeros that the launch uses up
-  void* values;       // (L, N) Acc
-  void* loss;         // (N) Acc
+  void* partial;       // (sizes.partial) Acc, scratch
+  void* of_groups;     // (sizes.groups) Acc, scratch
+  uint32_t* arrivals;  // (N + sizes.groups), zeros that the launch uses up
+  void* values;        // (L, N) Acc
+  void* loss;          // (N) Acc
 };
 
 MomentSizes dists_sizes(Element element, const std::vector<DistsLayer>& layers, int64_t batch);

@@ -25,7 +25,7 @@ Channel channel_at(const std::vector<double>& statistics,  // (N, 6, C)
   return {at(0), at(1), at(2), at(3), at(4), at(5), alpha[c], beta[c]};
 }
 
-// The gradient by one map z of a channel: base + by_error ((x - y) - error_mean) + by_own (z - own_mean).
+// The gradient with respect to one map z of a channel: base + by_error ((x - y) - error_mean) + by_own (z - own_mean).
 struct Slopes {
   double base, by_error, by_own, error_mean, own_mean;
 };
@@ -125,7 +125,7 @@ std::vector<Acc> slope_rows(const Layer& layer, const std::vector<double>& stati
   return rows;
 }
 
-// Fills `outs`, the gradients by x and by y, null where not wanted, dense in the layer's layout.
+// Fills `outs`, the gradients with respect to x and y (null where not wanted), dense in the layer's layout.
 template <class T>
 void walk_gradients(const Layer& layer, const std::vector<double>& statistics,  // (N, 6, C)
                     const std::vector<double>& grad, std::array<Tensor*, 2> outs) {

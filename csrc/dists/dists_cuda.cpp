@@ -72,9 +72,9 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> dists_distance_cuda(
   if (batch > 0) {
     const MomentSizes sizes = dists_sizes(element, dense.layers, batch);
     const Tensor partial = accumulators({sizes.partial}), of_groups = accumulators({sizes.groups});
-    const Tensor arrived = torch::stable::new_zeros(first, {{batch + sizes.groups}}, ScalarType::Int);
+    const Tensor arrivals = torch::stable::new_zeros(first, {{batch + sizes.groups}}, ScalarType::Int);
     check_launch(launch_dists(element, dense.layers, batch,
-                              {partial.data_ptr(), of_groups.data_ptr(), static_cast<uint32_t*>(arrived.data_ptr()),
+                              {partial.data_ptr(), of_groups.data_ptr(), static_cast<uint32_t*>(arrivals.data_ptr()),
                                values.data_ptr(), loss.data_ptr()},
                               cuda.stream()),
                  "dists_distance");

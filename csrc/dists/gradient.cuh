@@ -1,9 +1,9 @@
-// Kernel of the gradient of the DISTS distance, in one launch over all layers. With the statistics known a pixel's
-// gradient is linear in its deviations from the means, by numbers that a block makes once for its channels.
+// Kernel of the gradient of the DISTS distance, in one launch over all layers. Given the statistics, a pixel's gradient
+// is linear in its deviations from the means, with coefficients that a block computes once for its channels.
 //
 // Bound by memory: 2 inputs read and 1 or 2 outputs written an element, against about 10 instructions for each output.
 // Targets on every architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 loads of 16
-// bytes under way before it uses the first, together at least 48 KB an SM. Shared memory: 3.5 KB a block.
+// bytes in flight before it uses the first, together at least 48 KB per SM. Shared memory: 3.5 KB a block.
 #pragma once
 
 #include "../common/shared.cuh"
@@ -11,7 +11,7 @@
 
 namespace perceptual_ops {
 
-// By which inputs a gradient is wanted.
+// With respect to which inputs a gradient is wanted.
 enum class Inputs : int8_t { kX, kY, kBoth };
 
 template <Inputs kInputs>
@@ -66,7 +66,7 @@ struct BlockSlopes {
   }
 };
 
-// `factor`: the upstream number over the pixels.
+// `factor`: the upstream gradient over the pixels.
 template <class T>
 __device__ __forceinline__ ChannelSlope<DeviceAccumulator<T>> channel_slope(const DistsEntry<T>& layer, uint32_t n,
                                                                             uint32_t channel,
@@ -105,14 +105,16 @@ __device__ __forceinline__ void slope_walk(const DistsEntry<T>& layer, const Dis
   slopes.load(walk.column, slope);
 
   for (int i = 0; i < walk.packs; i += kLoads<2>) {
+    // Load.
     Pack<T, kWidth> xs[kLoads<2>], ys[kLoads<2>];
 #pragma unroll
     for (int j = 0; j < kLoads<2>; ++j) {
-      // Past the end, the last pack again: without branches all loads start together.
+      // Out of bounds, the last pack again: without branches all loads are issued together.
       const int64_t at = min(i + j, walk.packs - 1) * walk.step;
       xs[j] = load_pack<T, kWidth>(x + at);
       ys[j] = load_pack<T, kWidth>(y + at);
     }
+    // Compute, store.
 #pragma unroll
     for (int j = 0; j < kLoads<2>; ++j) {
       if (i + j >= walk.packs) break;

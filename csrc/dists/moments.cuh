@@ -1,11 +1,12 @@
 // Mean and variance of the channels of one map x, or of two, x and y, and of their error x - y, in one pass over
-// memory. Each block leaves sums over its pixels in a slot; the last block of a group of channels adds the slots up in
-// their order.
+// memory. Each block writes sums over its pixels to a slot; the last block of a group of channels reduces the slots in
+// order.
 //
-// A variance from sums of squares loses what the mean is larger than the deviation. So numbers are summed as distances
-// from an origin near the mean: that of some dozens of pixels that are spread over the sample, the same for all blocks
-// of a channel. As a mean of k of the P pixels it lies at most sqrt(P / k) deviations off, and rarely one. The error
-// has sums of its own: as a difference of those of x and y it would be lost where the two are nearly the same.
+// A variance from raw sums of squares cancels where the mean is larger than the deviation. So values are summed as
+// differences from an origin near the mean (shifted data): that of some dozens of pixels that are spread over the
+// sample, the same for all blocks of a channel. As a mean of k of the P pixels it lies at most sqrt(P / k) deviations
+// off, and rarely one. The error has sums of its own: as a difference of those of x and y it would cancel where the two
+// are nearly equal.
 #pragma once
 
 #include "../common/last_block.cuh"
@@ -94,8 +95,8 @@ __device__ __forceinline__ void sum_spread_pixels(const LayerWalk& layer, const 
   }
 }
 
-// Sums of kPacks packs, and of their squares, for each channel. They are added up before they join the others: short
-// sums lose little.
+// Sums of kPacks packs and of their squares, for each channel. They are summed before they are added to the others:
+// short chains lose little.
 template <int kPacks, int kWidth, bool kNhwc, int kMaps, int kChannels, class T, class Acc>
 __device__ __forceinline__ void sum_packs(const MapPointers<T, kMaps>& maps, int64_t step,
                                           const Observed<Acc, kMaps> (&origin)[kChannels],
@@ -146,6 +147,7 @@ __device__ __forceinline__ void observe(const LayerWalk& layer, const DistsPlace
   using Acc = DeviceAccumulator<T>;
   constexpr int kChannels = kNhwc ? kWidth : 1, kPartsOfBlock = kNhwc ? kDistsWarps : 1;
   const ThreadWalk walk = thread_walk<kChannels, kNhwc>(layer, place);
+  // Origins, from pixels spread over the sample.
   Acc spread[kChannels][kObserved<kMaps>] = {};
   if (walk.has_channel) sum_spread_pixels<kWidth, kNhwc>(layer, walk, maps, spread);
   sums.template add_lanes<kNhwc>(layer, walk.column, spread);
@@ -157,13 +159,14 @@ __device__ __forceinline__ void observe(const LayerWalk& layer, const DistsPlace
     const Acc share = Acc(1) / Acc(rows * kOriginPacks * (kNhwc ? fold : kWidth));
 #pragma unroll
     for (int z = 0; z < kObserved<kMaps>; ++z) {
-      // In the maps' dtype: the distances of 16-bit numbers are then exact, or their rounding would add up.
+      // In the maps' dtype: differences of 16-bit values are then exact, or their rounding errors would accumulate.
       const Acc origin = widen(narrow<T>(sums.total(layer, kPartsOfBlock, z, channel) * share));
       for (int copy = 0; copy < fold; ++copy) origins.values[z][copy * layer.channels + channel] = origin;
     }
   }
   __syncthreads();  // the origins are there, and their sums no longer needed
 
+  // Sums over the block's pixels.
   Acc numbers[kChannels][kMoments<kMaps>] = {};
   if (walk.packs > 0) {
     Observed<Acc, kMaps> origin[kChannels];
@@ -176,7 +179,7 @@ __device__ __forceinline__ void observe(const LayerWalk& layer, const DistsPlace
   sums.template add_lanes<kNhwc>(layer, walk.column, numbers);
 }
 
-// The slots of a group's chunks, of its `channels`, added up by warps.
+// Reduces the slots of a group's chunks, warp by warp.
 template <int kMaps, class T>
 __device__ __forceinline__ void add_slots(const LayerWalk& layer, int channels,
                                           const DeviceAccumulator<T>* slots,  // (chunks, moments, span)
@@ -196,12 +199,12 @@ __device__ __forceinline__ void add_slots(const LayerWalk& layer, int channels,
   }
 }
 
-// Leaves a block's sums in their slot. True in every thread of the group's last block, where `sums` then has parts of
+// Writes a block's sums to their slot. True in every thread of the group's last block, where `sums` then has parts of
 // the whole group's, one a warp. Called by all threads of a block.
 template <int kMaps, class T>
 __device__ __forceinline__ bool ends_moments(const LayerWalk& layer, const DistsPlace& place,
                                              DeviceAccumulator<T>* slots,  // (chunks, moments, span), of the group
-                                             uint32_t* arrived,            // of the group
+                                             uint32_t* arrivals,           // of the group
                                              MomentSums<T, kMaps>& sums) {
   const int i = threadIdx.x, channels = group_channels(layer, place);
   if (i < channels) {
@@ -209,7 +212,7 @@ __device__ __forceinline__ bool ends_moments(const LayerWalk& layer, const Dists
     const int used = layer.nhwc ? kDistsWarps : 1;
     for (int z = 0; z < kMoments<kMaps>; ++z) slot[z * layer.span] = sums.total(layer, used, z, i);
   }
-  if (!arrives_last(arrived, layer.chunks)) return false;
+  if (!arrives_last(arrivals, layer.chunks)) return false;
   add_slots<kMaps>(layer, channels, slots, sums);
   __syncthreads();  // every warp's slots are added up
   return true;

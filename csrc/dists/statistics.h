@@ -1,4 +1,4 @@
-// What this room keeps of a channel and adds to its divisors, the same for every backend. No torch here: .cuh files
+// Statistics of a channel and their eps, for every backend. No torch here: .cuh files
 // include this.
 #pragma once
 
@@ -10,7 +10,7 @@ constexpr int kDistsStatistics = 6;  // means of x, y and x - y, then their vari
 constexpr double kDistsEps = 1e-6;   // c1 and c2 of the paper
 
 constexpr int kChannelStatistics = 2;   // mean and standard deviation
-constexpr double kDeviationEps = 1e-5;  // added to a variance, as batch normalisation does: a root has a slope at 0
+constexpr double kDeviationEps = 1e-5;  // added to a variance: the root is differentiable at 0
 
 // How large what a launch leaves between its blocks is, over all layers.
 struct MomentSizes {

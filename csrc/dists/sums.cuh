@@ -7,8 +7,8 @@
 namespace perceptual_ops {
 
 // A number for each of a block's channels in memory, in shared memory. Threads take single channels, or those of their
-// pack by 16 bytes. Where a pack has 32 bytes of numbers, threads four apart would share banks: in every other 128
-// bytes units trade places with their neighbours.
+// pack by 16 bytes. XOR swizzle against bank conflicts: where a pack has 32 bytes of numbers, threads four apart
+// would share banks, so units are swapped with their neighbours in every other 128 bytes.
 template <class T>
 struct ChannelNumbers {
   using Acc = DeviceAccumulator<T>;
@@ -53,13 +53,13 @@ struct ChannelNumbers {
   alignas(16) Acc values[kDistsSpan<T>];
 };
 
-// Sums of parts of a block's threads, at most kMost numbers for each of its channels in memory, in shared memory.
-template <class T, int kMost>
+// Sums of parts of a block's threads, at most kMaxNumbers numbers for each of its channels in memory, in shared memory.
+template <class T, int kMaxNumbers>
 struct ChannelSums {
   using Acc = DeviceAccumulator<T>;
-  ChannelNumbers<T> parts[kDistsWarps][kMost];
+  ChannelNumbers<T> parts[kDistsWarps][kMaxNumbers];
 
-  // Adds up the numbers of the lanes that have the same channels. Called by all threads of a block. NHWC: each warp
+  // Shuffle reduction over the lanes with the same channels. Called by all threads of a block. NHWC: each warp
   // leaves a part. NCHW: a warp has a channel of its own, of which its lanes are all.
   template <bool kNhwc, int kChannels, int kNumbers>
   __device__ __forceinline__ void add_lanes(const LayerWalk& layer, int column, Acc (&numbers)[kChannels][kNumbers]) {

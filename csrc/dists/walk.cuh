@@ -1,10 +1,10 @@
-// How the kernels of this room walk maps by channel: all layers in one launch, a block takes a range of pixels of a
-// group of channels of one sample, a thread packs of them.
+// Thread mapping of the kernels that reduce maps by channel: all layers in one launch; a block takes a range of pixels
+// of a group of channels of one sample, a thread packs of them.
 //
 // NHWC: a pack is kWidth channels of one pixel; threads stand in `columns` packs of a pixel and as many rows of pixels
-// as there are threads. Where C is no multiple of a pack, neighbouring pixels are folded to one with `fold` times the
-// channels, whose sums meet again at the end: an image of three channels goes by packs too.
-// NCHW: a pack is kWidth pixels of one channel; each warp has a channel of its own.
+// as there are threads. If C is not a multiple of a pack, `fold` neighbouring pixels are viewed as one with `fold`
+// times the channels, whose sums are added at the end: so images of three channels are read by packs too. NCHW: a pack
+// is kWidth pixels of one channel; each warp has a channel of its own.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -16,7 +16,7 @@ namespace perceptual_ops {
 constexpr int kDistsThreads = 256;
 constexpr int kDistsWarps = kDistsThreads / kWarp;
 constexpr int kDistsBlocks = 2;  // an SM
-constexpr int kDistsLoads = 6;   // of packs, under way in a thread
+constexpr int kDistsLoads = 6;   // of packs, in flight per thread
 constexpr int kDistsLayers = 16;
 
 // Of each of the maps that are read.

@@ -32,7 +32,7 @@ LossTable<T> loss_table(const std::vector<FeatureLayer>& layers, int64_t first_l
   table.batch = batch;
   table.first_layer = first_layer;
   table.partial = static_cast<Acc*>(values.partial);
-  table.arrived = values.arrived;
+  table.arrivals = values.arrivals;
   table.values = static_cast<Acc*>(values.values);
   table.loss = static_cast<Acc*>(values.loss);
   table.grad = static_cast<const Acc*>(grad);

@@ -1,10 +1,10 @@
-// Kernel of the feature loss: all layers in one launch, values and gradients in one pass. Pointwise, so a sample is a
-// row of numbers whatever its layout. A block takes one chunk of one sample of one layer; the last block of a sample's
+// Kernel of the feature loss: all layers in one launch, values and gradients in one pass. Elementwise, so a sample is a
+// vector whatever its layout. A block takes one chunk of one sample of one layer; the last block of a sample's
 // layer sums its chunks, the last layer of a sample its losses.
 //
 // Bound by memory: 2 inputs read and 1 output written an element, against 5 to 40 instructions. Targets on every
-// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 8 loads of 16 bytes under way
-// before it uses the first, together at least 64 KB an SM, where an H200 needs about 25 KB to keep its memory busy.
+// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 8 loads of 16 bytes in flight
+// before it uses the first, together at least 64 KB per SM, where an H200 needs about 25 KB to saturate its memory.
 // Shared memory: under 100 bytes.
 #pragma once
 
@@ -17,8 +17,8 @@
 namespace perceptual_ops {
 
 constexpr int kLossThreads = 256;
-constexpr int kLossLoads = 4;   // of x, and as many of y, under way in a thread
-constexpr int kLossRounds = 2;  // of these loads: two hide what a block spends on its sum
+constexpr int kLossLoads = 4;   // of x, and as many of y, in flight per thread
+constexpr int kLossRounds = 2;  // of these loads: two hide the cost of the block reduction
 constexpr int kLossBlocks = 2;  // an SM
 constexpr int kTableLayers = 32;
 
@@ -46,7 +46,7 @@ struct LossTable {
   uint32_t count, batch;
   uint32_t first_layer;              // layers in earlier launches
   DeviceAccumulator<T>* partial;     // (blocks) of this launch
-  uint32_t* arrived;                 // (L + 1, N): chunks of a layer's samples; layers of the samples, of all launches
+  uint32_t* arrivals;                // (L + 1, N): chunks of a layer's samples; layers of the samples, of all launches
   DeviceAccumulator<T>* values;      // (L, N)
   DeviceAccumulator<T>* loss;        // (N)
   const DeviceAccumulator<T>* grad;  // (N) or null
@@ -59,13 +59,15 @@ __device__ __forceinline__ Acc loss_walk(const T* x, const T* y, T* dx, int begi
   Acc sum = 0;
   for (int first = begin + threadIdx.x * kWidth; first < end; first += kLossLoads * kLossThreads * kWidth) {
     Pack<T, kWidth> xs[kLossLoads], ys[kLossLoads];
+    // Load.
 #pragma unroll
     for (int j = 0; j < kLossLoads; ++j) {
-      // Past the end, the last elements again: without branches, also where they are used, all loads start together.
+      // Out of bounds, the last elements again: without branches, here and at their use, all loads are issued together.
       const int i = min(first + j * kLossThreads * kWidth, end - kWidth);
       xs[j] = load_pack<T, kWidth>(x + i);
       ys[j] = load_pack<T, kWidth>(y + i);
     }
+    // Compute, store.
 #pragma unroll
     for (int j = 0; j < kLossLoads; ++j) {
       const int i = first + j * kLossThreads * kWidth;
@@ -82,7 +84,7 @@ __device__ __forceinline__ Acc loss_walk(const T* x, const T* y, T* dx, int begi
   return sum;
 }
 
-// Adds up what the blocks of a launch found: `value` of each thread, of one chunk of sample `n` of a layer.
+// Reduces over the blocks of a launch: `value` of each thread, of one chunk of sample `n` of a layer.
 template <class T>
 __device__ __forceinline__ void finish_loss(const LossTable<T>& table, uint32_t l, uint32_t n, uint32_t chunk,
                                             DeviceAccumulator<T> value) {
@@ -92,9 +94,9 @@ __device__ __forceinline__ void finish_loss(const LossTable<T>& table, uint32_t 
   const int64_t place = int64_t(table.first_layer + l) * table.batch + n;
   Acc sum;
   // The counters of the samples come first: (1, N), then (L, N).
-  if (!ends_sum<kLossThreads>(value, chunk, layer.chunks, slots, table.arrived + table.batch + place, sum)) return;
+  if (!ends_sum<kLossThreads>(value, chunk, layer.chunks, slots, table.arrivals + table.batch + place, sum)) return;
   if (threadIdx.x == 0) table.values[place] = layer.scale * sum;
-  if (!arrives_last(table.arrived + n, table.first_layer + table.count) || threadIdx.x != 0) return;
+  if (!arrives_last(table.arrivals + n, table.first_layer + table.count) || threadIdx.x != 0) return;
   Acc loss = table.first_layer > 0 ? table.loss[n] : Acc(0);
   for (uint32_t i = 0; i < table.count; ++i) {
     loss += table.layers[i].weight * table.values[int64_t(table.first_layer + i) * table.batch + n];

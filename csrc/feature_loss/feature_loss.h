@@ -25,10 +25,10 @@ struct FeatureLayer {
 
 // Where the values go; nothing of it is touched where none are wanted.
 struct FeatureValues {
-  void* partial;      // (feature_loss_blocks) Acc, scratch
-  uint32_t* arrived;  // (L + 1, N), zeros that the launch uses up
-  void* values;       // (L, N) Acc
-  void* loss;         // (N) Acc
+  void* partial;       // (feature_loss_blocks) Acc, scratch
+  uint32_t* arrivals;  // (L + 1, N), zeros that the launch uses up
+  void* values;        // (L, N) Acc
+  void* loss;          // (N) Acc
 };
 
 // Partial sums of all layers and samples.

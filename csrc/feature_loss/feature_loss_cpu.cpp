@@ -9,9 +9,9 @@
 namespace perceptual_ops {
 namespace {
 
-// The sum of distances, and their slopes times `factor` into dx, where they are wanted.
+// Returns the sum of distances and writes d' * factor into dx, each if wanted.
 template <Distance kDistance, Wanted kWanted, class T>
-PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, double parameter, double factor) {
+PO_INLINE double walk_block_impl(const T* x, const T* y, T* dx, int64_t count, double parameter, double factor) {
   using Acc = Accumulator<T>;
   const Acc p = static_cast<Acc>(parameter), f = static_cast<Acc>(factor);
   Acc sum = 0;
@@ -24,12 +24,12 @@ PO_INLINE double distance_walk(const T* x, const T* y, T* dx, int64_t count, dou
   return static_cast<double>(sum);
 }
 
-// Clones cannot be templates: one function a dtype, distance and what is wanted.
+// Clones cannot be templates: one function per dtype, distance and result.
 #define PO_DISTANCE_WALK(kDistance, kWanted, T)                                                           \
   PO_CPU_CLONES double walk_block(std::integral_constant<Distance, kDistance>,                            \
                                   std::integral_constant<Wanted, kWanted>, const T* x, const T* y, T* dx, \
                                   int64_t count, double parameter, double factor) {                       \
-    return distance_walk<kDistance, kWanted>(x, y, dx, count, parameter, factor);                         \
+    return walk_block_impl<kDistance, kWanted>(x, y, dx, count, parameter, factor);                       \
   }
 #define PO_DISTANCE_WALKS(kDistance, T)             \
   PO_DISTANCE_WALK(kDistance, Wanted::kValue, T)    \

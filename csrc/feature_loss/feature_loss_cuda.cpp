@@ -58,7 +58,7 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
   DenseLayers dense(features, targets, weights, kind, wanted);
 
   Result result;
-  std::optional<Tensor> partial, arrived, upstream;
+  std::optional<Tensor> partial, arrivals, upstream;
   FeatureValues values{};
   if (wanted != Wanted::kGradient) {
     const auto accumulators = [&](std::vector<int64_t> sizes) {
@@ -67,8 +67,8 @@ Result run(const std::vector<Tensor>& features,  // L x (N, C, H, W)
     result.loss = accumulators({batch});
     result.values = accumulators({count, batch});
     partial = accumulators({feature_loss_blocks(element, dense.layers, batch)});
-    arrived = torch::stable::new_zeros(first, {{count + 1, batch}}, ScalarType::Int);
-    values = {partial->data_ptr(), static_cast<uint32_t*>(arrived->data_ptr()), result.values->data_ptr(),
+    arrivals = torch::stable::new_zeros(first, {{count + 1, batch}}, ScalarType::Int);
+    values = {partial->data_ptr(), static_cast<uint32_t*>(arrivals->data_ptr()), result.values->data_ptr(),
               result.loss->data_ptr()};
   }
   if (grad) upstream = torch::stable::contiguous(*grad);

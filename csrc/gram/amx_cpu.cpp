@@ -1,5 +1,5 @@
-// A thread takes some pixels of one sample, packs them, multiplies and rounds: one parallel loop does all of a
-// gradient, and two of a Gram.
+// A thread takes some pixels of one sample, packs them, multiplies and rounds: one parallel loop for a gradient, two
+// for a Gram.
 #include "amx_cpu.h"
 
 #ifdef PO_AMX
@@ -15,13 +15,13 @@ namespace {
 
 static_assert(kPatch == kGramPatch, "bands of rows begin at a patch");
 
-// Elements of a map that a thread packs at once: a quarter of a second cache of 2 MB, with the products beside them.
+// Elements of a map that a thread packs at once: a quarter of an L2 cache of 2 MB, with the products beside them.
 constexpr int64_t kPackedElements = 1 << 16;
-constexpr int64_t kMostPixels = 1024;  // in one sum of a tile: an fp32 sum over more positive products drifts
+constexpr int64_t kMaxPixels = 1024;  // in one sum of a tile: an fp32 sum over more positive products drifts
 
 // Pixels that a thread takes at once.
 int64_t pixels_at_once(const FeatureMap& map) {
-  return std::clamp(kPackedElements / map.channels / kPatch * kPatch, kPatch, kMostPixels);
+  return std::clamp(kPackedElements / map.channels / kPatch * kPatch, kPatch, kMaxPixels);
 }
 
 // Some rows of the Gram of some pixels of one sample, on and below the diagonal.

@@ -23,8 +23,8 @@ bool amx_serves();
 void amx_gram(const BFloat16* x, const FeatureMap& map,
               float* gram);  // (N, C, C)
 
-// S X of every sample, plus `other` where that is not null, all maps of one layout. S is split into two bf16 numbers,
-// so that it keeps 16 bits.
+// S X of every sample, plus `other` unless null, all maps in one layout. S is split into two bf16 numbers, so that it
+// keeps 16 bits.
 void amx_gradient(const float* symmetric,  // (N, C, C)
                   const BFloat16* x, const FeatureMap& map, const BFloat16* other, const FeatureMap& other_map,
                   BFloat16* out, const FeatureMap& out_map);

@@ -1,9 +1,9 @@
-// Tiles of AMX: their products, and how maps are packed into them.
+// AMX tiles: tile products, and packing of maps into tiles.
 //
-// A tile product takes 16 rows of A with 32 elements each, and 32 rows of B, woven in pairs (VNNI), with 16 elements
-// each.
+// A tile product takes 16 rows of A with 32 elements each, and 32 rows of B with 16 elements each, interleaved in pairs
+// (VNNI).
 // Maps are packed into such tiles from their lines, the rows that lie in memory: channels in NCHW, pixels in NHWC. A
-// tile of 16 lines is an A as it is, a tile of 32 lines woven is a B, and transposing 4-byte pairs makes one of the
+// tile of 16 lines is an A, a tile of 32 interleaved lines is a B, and transposing 4-byte pairs converts one into the
 // other.
 #pragma once
 
@@ -86,7 +86,7 @@ PO_AMX_TARGET inline void pack_plain(const BFloat16* from, int64_t pitch, int64_
   }
 }
 
-// 32 lines of 16 elements, each two lines woven into one row, zeros beyond `lines` and `length`.
+// 32 lines of 16 elements, each two interleaved into one row, zeros beyond `lines` and `length`.
 PO_AMX_TARGET inline void pack_woven(const BFloat16* from, int64_t pitch, int64_t lines, int64_t length,
                                      AmxTile& tile) {
   const __mmask16 mask = static_cast<__mmask16>(first_bits(length));

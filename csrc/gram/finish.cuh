@@ -1,12 +1,11 @@
-// The end of a Gram matrix, its stream-K reduction and epilogue: the partial sums of its pieces added up in order,
-// both halves written, and where a style loss asks for it the distance to a target and the matrix S that the gradient
-// multiplies by. All layers and samples in one launch, a warp a fragment. The target Gram need not be symmetric, so
-// S = slope * (D + D^T).
+// Stream-K reduction and epilogue of Gram matrices: the partial sums of a tile's pieces are added in order and both
+// triangles stored; for a style loss, the distance to a target and the matrix S of the gradient. All layers and samples
+// in one launch, a warp per fragment. The target Gram need not be symmetric, so S = slope * (D + D^T).
 //
-// The sums come unscaled: fp32 holds those of every fp16 map (65504^2 over 2^31 pixels is 1e19), and of bf16 and fp32
-// maps up to about 1e15.
+// The partial sums are unscaled: fp32 holds those of every fp16 map (65504^2 over 2^31 pixels is 1e19), and of bf16 and
+// fp32 maps up to about 1e15.
 //
-// Targets: 256 threads, 64 registers (four blocks on an SM; fp64 takes two). The work is small and waits for memory.
+// Targets: 256 threads, 64 registers (four blocks per SM; two in fp64). Little work, bound by memory latency.
 #pragma once
 
 #include "../common/last_block.cuh"
@@ -42,7 +41,7 @@ struct FinishTable {
   FinishLayer entries[kMaxLayers];
 };
 
-// The two numbers that a lane holds in each of two rows of a fragment, and where they lie in the matrix.
+// A lane's elements of a fragment, two in each of two rows, and their position in the matrix.
 template <class Acc>
 struct FragmentSums {
   Acc values[4];
@@ -70,8 +69,7 @@ __device__ __forceinline__ FinishPlace finish_place(const FinishTable& table) {
   return {layer, int64_t(blockIdx.x / table.blocks), first + threadIdx.x / kWarp};
 }
 
-// Adds up fragment `place.fragment` over the pieces of its tile. Nothing of it is held where the matrix has no such
-// fragment.
+// Reduces fragment `place.fragment` over the pieces of its tile. Holds no element if the matrix has no such fragment.
 template <class Acc>
 __device__ __forceinline__ FragmentSums<Acc> sum_pieces(const FinishTable& table, const FinishPlace& place,
                                                         const Acc* __restrict__ partial) {
@@ -97,6 +95,7 @@ __device__ __forceinline__ FragmentSums<Acc> sum_pieces(const FinishTable& table
   const Partials partials = table.stages.partials(place.layer, static_cast<uint32_t>(place.n), tile);
   const int64_t stride = tile_fragments(layer.channels) * kFragmentSize;
   const Acc* from = partial + layer.partial + partials.first * stride + inner * kFragmentSize + lane * 4;
+  // Reduce.
 #pragma unroll 4
   for (uint32_t piece = 0; piece < partials.count; ++piece, from += stride) {
 #pragma unroll
@@ -127,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, kFinishBlocks<Acc>)
   }
 }
 
-// The sums of the blocks of sample n, by layer: values[l, n], and their weighted sum into loss[n]. One block.
+// Reduces the blocks' distances of sample n to values[l, n], and these to loss[n]. Called by one block.
 template <class Acc>
 __device__ __forceinline__ void style_values(const FinishTable& table, int64_t n, bool first_layers,
                                              const Acc* __restrict__ slots,  // (blocks), of the sample
@@ -179,6 +178,7 @@ __global__ void __launch_bounds__(kThreads, kFinishBlocks<Acc>)
     distance += here == mirrored ? at.value : at.value + across.value;
     slopes[here] = slopes[mirrored] = Acc(layer.slope_scale) * (at.slope + across.slope);
   }
+  // Reduce over the blocks of the sample.
   distance = block_sum<kThreads>(distance);
   if (threadIdx.x == 0) slots[blockIdx.x] = distance;
   if (!arrives_last(arrivals + place.n, table.blocks)) return;

@@ -1,5 +1,5 @@
-// A thread takes some pixels of one sample, widens them into a block that its second cache holds, multiplies and
-// rounds: one parallel loop does all of a gradient, and two of a Gram.
+// A thread takes some pixels of one sample, widens them into a block that fits its L2 cache, multiplies and rounds: one
+// parallel loop for a gradient, two for a Gram.
 #include "fp32_blocks_cpu.h"
 
 #include "fp32_tile_cpu.h"
@@ -8,9 +8,9 @@
 namespace perceptual_ops {
 namespace {
 
-constexpr int64_t kPanelPixels = 256;        // of a Gram: a panel takes 16 KB, half a first cache
+constexpr int64_t kPanelPixels = 256;        // of a Gram: a panel takes 16 KB, half an L1 cache
 constexpr int64_t kBlockElements = 1 << 16;  // of a gradient's block: 256 KB of fp32
-constexpr int64_t kLeastTasks = 16;          // of a gradient
+constexpr int64_t kMinTasks = 16;            // of a gradient
 constexpr int64_t kTransposed = 4;           // lines and elements at a time
 
 using Four = Vector<kTransposed * sizeof(float)>::Lanes;
@@ -48,8 +48,7 @@ PO_INLINE void packed_lines(const T* from, int64_t pitch, int64_t lines, int64_t
   }
 }
 
-// The same of the transpose: each line is a column of a panel. Lines begin so far apart that the processor does not
-// foresee the next.
+// The same of the transpose: each line is a column of a panel. Lines are too far apart for the hardware prefetcher.
 template <class T>
 PO_INLINE void packed_columns(const T* from, int64_t pitch, int64_t lines, int64_t length, float* panels,
                               int64_t panel) {
@@ -146,7 +145,7 @@ PO_CPU_CLONES void add(const Tile<double>& tile, int64_t height, int64_t width, 
   added_tile(tile, height, width, out, pitch);
 }
 
-// What chains of a Gram are added in. Numbers of 16 bits are too rough for better sums to show.
+// Accumulator type of a Gram's chains. Better sums would not show beside the rounding of 16-bit inputs.
 template <class T>
 using GramSum = std::conditional_t<std::is_same_v<T, float>, double, float>;
 
@@ -191,7 +190,7 @@ struct GradientPart {
   }
 };
 
-// S X of one sample in NCHW: rows of S, which the first cache keeps, by panels of pixels.
+// S X of one sample in NCHW: rows of S, which stay in L1, by panels of pixels.
 template <class T>
 void channel_gradient(const float* symmetric, const T* x, int64_t pitch, int64_t channels, int64_t pixels,
                       const GradientPart<T>& part, float* panels) {
@@ -238,7 +237,7 @@ void block_gradient(const float* symmetric, const T* x, const FeatureMap& map, c
   const bool nchw = map.layout() == Layout::kNCHW;
   const auto pitch = [&](const FeatureMap& of) { return nchw ? of.stride_c : of.stride_p; };
   const int64_t channels = map.channels, area = channels * channels;
-  const int64_t most = std::min(kBlockElements / channels, ceil_div(map.batch * map.pixels, kLeastTasks));
+  const int64_t most = std::min(kBlockElements / channels, ceil_div(map.batch * map.pixels, kMinTasks));
   const int64_t step = ceil_div(std::max<int64_t>(most, 1), kTileColumns) * kTileColumns;
   const int64_t blocks = ceil_div(map.pixels, step);
   torch::stable::parallel_for(

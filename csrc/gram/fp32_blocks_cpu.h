@@ -1,5 +1,5 @@
-// The products of a Gram and of its gradient with fp32 sums, by kernels of our own: sums in an order that depends on
-// the shape alone, and no copy of the map in fp32.
+// The products of a Gram and of its gradient with fp32 sums, by our own microkernels: the order of sums depends on the
+// shape alone, and no fp32 copy of the map is made.
 #pragma once
 
 #include "../common/cpu.h"

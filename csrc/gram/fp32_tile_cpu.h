@@ -1,5 +1,5 @@
-// Six rows by sixteen columns of an fp32 product, in registers. Vectors are those of the compiler, as wide as a
-// processor's: loops over arrays would not stay in registers.
+// Register tile of an fp32 product: six rows by sixteen columns. It uses the compiler's vector types, as wide as the
+// processor's, since arrays would not stay in registers.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t kTileRows = 6, kTileColumns = 16;  // 12 sums of AVX2's 16 registers
 template <class Sum>
 using Tile = Sum[kTileRows][kTileColumns];
-// Products in one chain of fp32 additions, whose error grows with it. Chains are added in Sum: of fp64, short ones are
-// as good as fp32 can tell.
+// Products in one chain of fp32 additions, whose error grows with its length. Chains are added in Sum: of fp64, short
+// ones are as good as fp32 can tell.
 template <class Sum>
 constexpr int64_t kChain = std::is_same_v<Sum, double> ? 16 : 32;
 
@@ -68,7 +68,7 @@ PO_INLINE void add_sums(const Lanes (&sums)[kTileRows][kParts], bool first, Tile
   }
 }
 
-// Each element has kChains sums, so that additions don't wait for each other.
+// kChains accumulators per element hide the latency of additions.
 template <int kBytes, int64_t kChains, class Sum>
 PO_INLINE void tile_product(const float* const* rows, int64_t step, const float* panel, int64_t depth,
                             Tile<Sum>& tile) {

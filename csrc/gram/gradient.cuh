@@ -1,13 +1,12 @@
-// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X for all layers in one launch, plus the
-// gradient that a layer has of something else.
+// The gradient of Gram matrices with respect to the maps: dX = grad[n] * S X + other, for all layers in one launch.
 //
-// A block makes 128 channels x 128 pixels of a sample, of maps of up to 64 channels 64 x 256. Neighbours in memory are
-// columns of its product, pixels in NCHW (S X) and channels in NHWC (X^T S), so that both are read and written as they
-// lie. 16-bit maps are multiplied with S in their own dtype, each row brought to about 1 by a power of two
-// (narrow_kernel) that is undone in fp32; fp32 maps as in the Gram.
+// A block computes a tile of 128 channels x 128 pixels of a sample, 64 x 256 for narrow maps. The contiguous axis is
+// the column of its product: pixels in NCHW (S X), channels in NHWC (X^T S), so that loads and stores are coalesced in
+// both layouts. 16-bit maps are multiplied by S in their own dtype, each row scaled to about 1 by a power of two
+// (narrow_kernel), which is undone in fp32; fp32 maps as in the Gram.
 //
-// Targets: 256 threads, registers and shared memory as the Gram's. Pipeline stages hold two panels of each operand, or
-// of a narrow map one of S and four of X, which leaves room for two stages instead of three.
+// Targets: 256 threads, registers and shared memory as in gram.cuh. A pipeline stage holds two panels of each operand;
+// for a narrow map one of S and four of X, which leaves two stages instead of three.
 #pragma once
 
 #include "../common/shared.cuh"
@@ -22,13 +21,13 @@ struct GradientLayer {
   FeatureMap map;
   void* dx;  // (N, C, P), strides of `dx_map`, its layout that of x
   FeatureMap dx_map;
-  const void* other;  // (N, C, P), strides of other_map, in the same layout: what is added; null: nothing
+  const void* other;  // (N, C, P), strides of other_map, in the layout of x: added to dx; or null
   FeatureMap other_map;
   bool nhwc;
   bool x_aligned, dx_aligned, other_aligned, s_aligned;
   const void* s;        // (N, C, pitch): S, in the maps' dtype
   int64_t s_pitch;      // elements from row to row
-  const void* s_scale;  // (N, C) fp32 that each row of S is still to be multiplied by; null for fp32 and fp64
+  const void* s_scale;  // (N, C) fp32, factors of the rows of S; null for fp32 and fp64
   uint32_t channel_tiles, pixel_tiles;
 };
 
@@ -37,20 +36,20 @@ struct GradientTable {
   GradientLayer layers[kMaxLayers];
 };
 
-// Where a warp's 64 x 32 results begin in those of the block.
+// Offset of a warp's 64 x 32 results in the block's tile.
 struct WarpResults {
   int row, column;
 };
 
-// The rows (A) and columns (B) of a block's product, in panels of channels, those of S, and of pixels, those of X.
+// Shape of a block's product: rows (A) and columns (B), in panels of channels (of S) and of pixels (of X).
 template <bool kNhwc, bool kIsNarrow>
 struct GradientShape {
   static constexpr int kChannelPanels = kIsNarrow ? 1 : 2, kPixelPanels = kIsNarrow ? 4 : 2;
   static constexpr int kAPanels = kNhwc ? kPixelPanels : kChannelPanels;
   static constexpr int kBPanels = kNhwc ? kChannelPanels : kPixelPanels;
-  static constexpr int kStagePanels = kAPanels + kBPanels;    // those of A first
-  static constexpr int kStages = kPanels / kStagePanels;      // that shared memory holds
-  static constexpr int kFirstOfS = kNhwc ? kPixelPanels : 0;  // panel of a stage
+  static constexpr int kStagePanels = kAPanels + kBPanels;        // those of A first
+  static constexpr int kPipelineStages = kPanels / kStagePanels;  // depth of the software pipeline
+  static constexpr int kFirstOfS = kNhwc ? kPixelPanels : 0;      // panel of a stage
   static constexpr int kFirstOfX = kNhwc ? 0 : kChannelPanels;
 
   static __device__ __forceinline__ WarpResults warp_results() {
@@ -60,23 +59,23 @@ struct GradientShape {
   }
 };
 
-// What the threads of a block share: in shared memory, because registers are for the totals.
+// State of a block, in shared memory, because the registers are taken by the totals.
 template <class T>
 struct GradientJob {
   Matrix<T> s, x;
   int first_channel, first_pixel;
   bool nhwc, narrow;
-  bool whole;                  // the panels of every stage lie in their matrices, aligned
-  const T *first_s, *first_x;  // numbers of the first panels
+  bool whole;                  // no stage needs bounds checks
+  const T *first_s, *first_x;  // first elements of the first panels
   ResultWriter<T> writer;
   const float* scale;                            // of the sample's channels, or null
   const DeviceAccumulator<T>* grad;              // of the sample, or null
-  DeviceAccumulator<T> factors[2 * kPanelRows];  // of the block's channels, by which its results are multiplied
+  DeviceAccumulator<T> factors[2 * kPanelRows];  // of the results, by the block's channels
 
   __device__ __forceinline__ int stages() const { return (s.rows + kDepth<T> - 1) / kDepth<T>; }
 };
 
-// By one thread.
+// Called by one thread.
 template <class T>
 __device__ __forceinline__ void plan_gradient_job(const GradientLayer& layer, uint32_t item,
                                                   const DeviceAccumulator<T>* __restrict__ grad, GradientJob<T>& job) {
@@ -115,7 +114,7 @@ __device__ __forceinline__ void plan_gradient_job(const GradientLayer& layer, ui
 // Depth is the channels that S X sums over.
 template <bool kNhwc, class Shape, class T>
 __device__ __forceinline__ void fill_stage(const GradientJob<T>& job, int stage, unsigned char* shared) {
-  unsigned char* to = shared + stage % Shape::kStages * Shape::kStagePanels * kPanelBytes;
+  unsigned char* to = shared + stage % Shape::kPipelineStages * Shape::kStagePanels * kPanelBytes;
   unsigned char *s_panels = to + Shape::kFirstOfS * kPanelBytes, *x_panels = to + Shape::kFirstOfX * kPanelBytes;
   const int depth = stage * kDepth<T>;
   if (job.whole) {
@@ -135,7 +134,7 @@ __device__ __forceinline__ void fill_stage(const GradientJob<T>& job, int stage,
   }
 }
 
-// The upstream factor times what undoes the power of two of a channel's row of S. The order does not show: powers of
+// The upstream gradient times the inverse power of two of a channel's row of S. The order does not matter: powers of
 // two multiply exactly.
 template <class T>
 __device__ __forceinline__ void load_factors(int channels, GradientJob<T>& job) {
@@ -155,25 +154,28 @@ __device__ __forceinline__ void gradient_tile(GradientJob<T>& job) {
   const int& first_column = kNhwc ? job.first_channel : job.first_pixel;
   load_factors(Shape::kChannelPanels * kPanelRows, job);
   Totals<T> totals = {};
-  // The main loop. Before stage 0 it only fills the pipeline.
+  // Main loop: load a stage, multiply an earlier one. Before stage 0 it is the prologue, which only fills the pipeline.
 #pragma unroll 1
-  for (int stage = 1 - Shape::kStages; stage < job.stages(); ++stage) {
+  for (int stage = 1 - Shape::kPipelineStages; stage < job.stages(); ++stage) {
     if (stage >= 0) {
-      wait_copies<Shape::kStages - 2>();
+      wait_copies<Shape::kPipelineStages - 2>();
       __syncthreads();  // this stage is whole, and the one before it is read
     }
-    const int next = stage + Shape::kStages - 1;
+    // Load.
+    const int next = stage + Shape::kPipelineStages - 1;
     if (next < job.stages()) fill_stage<kNhwc, Shape>(job, next, shared);
     commit_copies();
     if (stage < 0) continue;
+    // Multiply.
     const WarpResults part = Shape::warp_results();
     const RowHalves halves = {true, first_row + part.row + kWarpRows / 2 < job.writer.rows};
-    const int a = stage % Shape::kStages * Shape::kStagePanels, b = a + Shape::kAPanels;
+    const int a = stage % Shape::kPipelineStages * Shape::kStagePanels, b = a + Shape::kAPanels;
     PanelProduct<T, true, kNhwc>::add(shared, (a + part.row / kPanelRows) * kPanelBytes,
                                       (b + part.column / kPanelRows) * kPanelBytes, part.column % kPanelRows, halves,
                                       totals);
   }
   __syncthreads();  // the last stage is read, its memory now serves the results
+  // Epilogue: scale, add, store.
   const WarpResults part = Shape::warp_results();
   constexpr int kStagedBytes = kSharedBytes / (kThreads / 32);
   const auto store = [&](auto adds) {

@@ -1,17 +1,17 @@
-// Partial sums of Gram matrices: X X^T over some pixels, for all layers and samples in one launch.
+// Stream-K kernel of Gram matrices: partial sums of X X^T, for all layers and samples in one launch.
 //
-// Stream-K (plan.h): a block has a run of pipeline stages, which may begin within one tile of one sample and end within
-// another's. It leaves the sums of each such piece, and finish.cuh adds up those of a tile. A stage of its software
-// pipeline (cp.async) has four panels: of a tile off the diagonal the rows' two and the columns' two; of a tile on the
-// diagonal, where they are the same, two of a stretch of pixels and two of the next; of a map of up to 64 channels four
-// stretches of its one panel, each multiplied by two warps of its own (sliced-K). So every stage moves 32 KB and costs
-// about the same. Of a tile on the diagonal warps make the halves of their parts that reach it, and keep the fragments
-// that do.
+// Stream-K (plan.h): a block has a run of pipeline stages, which may start within one tile and end within another. It
+// writes partial sums for each piece of a tile; finish.cuh reduces them. A stage of the software pipeline (cp.async)
+// has four panels: for an off-diagonal tile, two of its rows and two of its columns; for a diagonal tile, where they
+// are the same, two of one depth and two of the next; for a narrow map (up to 64 channels), four depths of its one
+// panel, each multiplied by two warps of its own (sliced-K). So every stage moves 32 KB and costs about the same. In a
+// diagonal tile warps compute only the halves of their parts that reach the lower triangle, and store only those
+// fragments.
 //
-// Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM of 200 KB or more (sm_90, sm_100;
-// elsewhere one fits) and one multiplies while the other begins or ends; fp32 holds both parts of its numbers, fp64 its
-// 64 totals, in up to 255 registers of one block. 96 KB of shared memory in three stages, two of them under way: 64 KB
-// are twice what an SM of the H200 has to have under way to reach the memory's speed.
+// Targets: 256 threads. 16-bit maps: 128 registers, so that two blocks share an SM with 200 KB or more (sm_90, sm_100;
+// elsewhere one fits) and one multiplies during the other's prologue or epilogue; fp32 holds both parts of its
+// operands, fp64 its 64 totals, in up to 255 registers of one block. 96 KB of shared memory in three stages, two of
+// them in flight: 64 KB, twice what an SM of the H200 needs in flight to saturate memory bandwidth.
 #pragma once
 
 #include "../common/shared.cuh"
@@ -34,20 +34,20 @@ struct GramTable {
 };
 
 constexpr int kStagePanels = 4;
-constexpr int kStages = kPanels / kStagePanels;
+constexpr int kPipelineStages = kPanels / kStagePanels;
 template <class T>
 constexpr int kBlocksPerSm = sizeof(T) == 2 ? 2 : 1;
 
-// The 64 x 32 results of a tile that a warp makes.
+// The 64 x 32 part of a tile that a warp computes.
 struct WarpPart {
   int row, column;          // first, in the tile
-  int first_chunk, chunks;  // stretches of pixels of a stage
+  int first_chunk, chunks;  // depths (panels along the pixels) of a stage
   RowHalves halves;
   bool idle;
 };
 
-// On the diagonal two of the eight parts hold nothing and two half. The four pairs of warps that share a scheduler of
-// the SM get about the same: 16 + 0, 16 + 0, 16 + 8 and 16 + 8 fragments; of a narrow map 16 + 8 each.
+// Of a diagonal tile's eight parts two are empty and two are half. Pairs of warps that share a scheduler of the SM get
+// about equal work: 16 + 0, 16 + 0, 16 + 8 and 16 + 8 fragments; 16 + 8 each for a narrow map.
 __device__ __forceinline__ WarpPart warp_part(bool narrow, bool diagonal, int rows_left, int columns_left) {
   constexpr uint32_t kParts = 0x71326054;  // part of each warp: 4 * (64 rows) + (32 columns)
   const int warp = fresh_thread_index() / 32;
@@ -64,7 +64,7 @@ __device__ __forceinline__ WarpPart warp_part(bool narrow, bool diagonal, int ro
   return part;
 }
 
-// Adds up the totals of the four pairs of warps of a narrow map, in order, in the first pair.
+// Sliced-K reduction of a narrow map: adds the totals of the four pairs of warps, in order, into the first pair.
 template <class T>
 __device__ __forceinline__ void add_chunks(const WarpPart& part, unsigned char* shared, Totals<T>& totals) {
   using Acc = DeviceAccumulator<T>;
@@ -112,26 +112,26 @@ __device__ __forceinline__ void store_fragments(const WarpPart& part, bool diago
   }
 }
 
-// Where a panel of a stage begins.
+// The first element of a panel of a stage.
 struct PanelPlace {
   int row, depth;  // of the matrix, from the stage's first
 };
 
-// What the threads of a block share: in shared memory, because registers are for the totals.
+// State of a block, in shared memory, because the registers are taken by the totals.
 template <class T>
 struct GramJob {
   Matrix<T> x;  // from the piece's first pixel on
   int pixels;
   bool nhwc;
   int first_row, first_column;    // of the tile
-  int chunk_panels;               // of a stretch of pixels: 1, 2 or 4
+  int chunk_panels;               // per depth of a stage: 1, 2 or 4
   uint32_t next, end;             // stages of the list: after this piece, after this block's run
   int stage_pixels, stages;       // the last may have fewer pixels; no stages: the run is at its end
   DeviceAccumulator<T>* partial;  // (fragments, 16 * 8), of the tile
 
   PanelPlace panels[kStagePanels];
-  int whole_stages;                   // before those that reach over the end of the matrix, or all not aligned
-  const T* pairs[kStagePanels / 2];   // the first numbers of panels 0 and 2 of stage 0
+  int whole_stages;                   // stages without bounds checks, which come first; 0 if not aligned
+  const T* pairs[kStagePanels / 2];   // first elements of panels 0 and 2 of stage 0
   int64_t pair_stride, stage_stride;  // elements from a panel to the next of its pair, from a stage to the next
 
   __device__ __forceinline__ bool narrow() const { return chunk_panels == 1; }
@@ -140,7 +140,7 @@ struct GramJob {
   __device__ __forceinline__ int columns_left() const { return x.rows - first_column; }
 };
 
-// The next piece of the block's run. By one thread.
+// Plans the next piece of the block's run. Called by one thread.
 template <class T>
 __device__ __forceinline__ void plan_piece(const GramTable& table,
                                            DeviceAccumulator<T>* partial,  // of all layers
@@ -184,7 +184,7 @@ __device__ __forceinline__ void plan_piece(const GramTable& table,
 
 template <bool kNhwc, class T>
 __device__ __forceinline__ void fill_stage(const GramJob<T>& job, int stage, unsigned char* shared) {
-  unsigned char* to = shared + stage % kStages * kStagePanels * kPanelBytes;
+  unsigned char* to = shared + stage % kPipelineStages * kStagePanels * kPanelBytes;
   if (stage < job.whole_stages) {
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair, to += 2 * kPanelBytes) {
@@ -208,17 +208,19 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
   // Read from stage 0 on, behind its barrier.
   if (lane_index() == 0) part = warp_part(job.narrow(), job.diagonal(), job.rows_left(), job.columns_left());
   Totals<T> totals = {};
-  // The main loop. Before stage 0 it only fills the pipeline.
+  // Main loop: load a stage, multiply an earlier one. Before stage 0 it is the prologue, which only fills the pipeline.
 #pragma unroll 1
-  for (int stage = 1 - kStages; stage < job.stages; ++stage) {
+  for (int stage = 1 - kPipelineStages; stage < job.stages; ++stage) {
     if (stage >= 0) {
-      wait_copies<kStages - 2>();
+      wait_copies<kPipelineStages - 2>();
       __syncthreads();  // this stage is whole, and the one before it is read
     }
-    if (stage + kStages - 1 < job.stages) fill_stage<kNhwc>(job, stage + kStages - 1, shared);
+    // Load.
+    if (stage + kPipelineStages - 1 < job.stages) fill_stage<kNhwc>(job, stage + kPipelineStages - 1, shared);
     commit_copies();
     if (stage < 0 || part.idle) continue;
-    const int first_panel = stage % kStages * kStagePanels;
+    // Multiply.
+    const int first_panel = stage % kPipelineStages * kStagePanels;
 #pragma unroll 1
     for (int chunk = part.first_chunk; chunk < part.first_chunk + part.chunks; ++chunk) {
       const int here = first_panel + chunk * job.chunk_panels;
@@ -229,13 +231,13 @@ __device__ __forceinline__ void sum_tile(const GramJob<T>& job) {
     }
   }
 
-  // The epilogue.
+  // Epilogue: reduce over sliced-K, store the fragments.
   if (job.narrow()) add_chunks<T>(part, shared, totals);
   if (part.idle || part.first_chunk > 0) return;
   store_fragments<T>(part, job.diagonal(), job.rows_left(), job.columns_left(), totals, job.partial);
 }
 
-// Grid: the table's blocks. The first launch of a sum also sets the arrivals to zero that its finish will count.
+// Grid: the table's blocks. The first launch of a sum also clears the arrival counters of its finish.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>)
     gram_sum_kernel(const __grid_constant__ GramTable table,

@@ -1,5 +1,5 @@
-// Launchers of the Gram room, each for all layers at once. Plain pointers, shapes in comments; no torch. `Acc` is fp32,
-// or fp64 for fp64 maps. Layers beyond what one launch can hold go into further launches.
+// Launchers of the Gram kernels, each for all layers at once. Plain pointers, shapes in comments; no torch. `Acc` is
+// fp32, or fp64 for fp64 maps. Layers beyond what one launch can hold go into further launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,17 +18,17 @@ struct MapPointer {
   FeatureMap map;
 };
 
-// What the sums over pixels of some layers leave to their finish.
+// Workspace between the stream-K sums of some layers and their reduction.
 struct GramWorkspace {
   std::vector<StageList> launches;  // of kMaxLayers layers each; none where 32 bits cannot count their stages
   std::vector<int64_t> first;       // of each layer's partial sums
-  int64_t partial;                  // Acc
-  int64_t slots;                    // Acc
-  int64_t arrivals;                 // uint32
+  int64_t partial;                  // partial sums of fragments, Acc
+  int64_t slots;                    // distances of the finish's blocks, Acc
+  int64_t arrivals;                 // counters of those blocks, uint32
 };
 GramWorkspace plan_gram(Element element, const std::vector<FeatureMap>& layers);
 
-// Sums of X X^T over runs of pixels.
+// Stream-K partial sums of X X^T.
 cudaError_t launch_gram_sums(Element element, const std::vector<MapPointer>& layers, const GramWorkspace& workspace,
                              void* partial,   // (workspace.partial) Acc
                              void* arrivals,  // (workspace.arrivals) uint32
@@ -68,7 +68,7 @@ cudaError_t launch_symmetrise(Element element, int64_t batch, int64_t channels,
                               void* symmetric,  // (N, C, C) Acc
                               cudaStream_t stream);
 
-// S as the gradient multiplies by it. Of 16-bit maps: in their dtype, each row times a power of two.
+// S as the gradient of 16-bit maps reads it: in their dtype, each row scaled by a power of two.
 inline bool needs_narrow_slopes(Element element) {
   return element == Element::kFloat16 || element == Element::kBFloat16;
 }

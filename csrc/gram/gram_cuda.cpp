@@ -18,7 +18,7 @@ Tensor scratch(const Tensor& like, int64_t count, ScalarType type) {
   return torch::stable::new_empty(like, {{count}}, type);
 }
 
-// The sums over pixels of several layers, launched when it is built; holds what their finish needs.
+// Launches the stream-K sums of several layers on construction; owns the workspace of their reduction.
 class GramSums {
  public:
   GramSums(const std::vector<Tensor>& features,  // L x (N, C, H, W), N > 0
@@ -38,7 +38,7 @@ class GramSums {
   Tensor partial_, slots_, arrivals_;
 };
 
-// S of several layers as the gradient multiplies by it, launched when it is built.
+// Launches the preparation of S for the gradient of several layers on construction.
 class Slopes {
  public:
   Slopes(const std::vector<Tensor>& slopes,  // L x (N, C, C), symmetric

@@ -1,5 +1,5 @@
-// How threads share a Gram of the library's own products: each sums some pixels of one sample, and a band of rows where
-// there are few of those. What they found is summed in order.
+// Split-K of a Gram over threads: each sums some pixels of one sample, and a band of rows if there are few pixels. The
+// partial Grams are reduced in order.
 #pragma once
 
 #include <cmath>
@@ -42,17 +42,17 @@ void finish_band(const float* partials, int64_t count, int64_t channels, RowBand
 // multiple of `step` but for the last: sums on and below the diagonal.
 template <class T, class F>
 void gram_by_parts(const T* x, const FeatureMap& map, int64_t step, float* gram, F&& partial) {
-  // Parts depend on the shape alone, as the order of sums must; bands of rows change no sum.
+  // Parts depend on the shape alone, since they determine the order of sums; bands of rows do not affect it.
   constexpr int64_t kParts = 32;                 // of the batch
   constexpr int64_t kPartialElements = 1 << 21;  // of all partial Grams: 8 MB
-  constexpr int64_t kLeastPixels = 512;          // less is not worth the sum of a part
-  constexpr int64_t kLeastRows = 64;             // of a band, which packs what the others pack
+  constexpr int64_t kMinPixels = 512;            // fewer do not pay for the reduction of a part
+  constexpr int64_t kMinRows = 64;               // of a band, which packs what the others pack
   const int64_t batch = map.batch, channels = map.channels, area = channels * channels;
   const int64_t most = std::min(kParts / batch, 1 + kPartialElements / (batch * area));
-  const int64_t parts = std::clamp<int64_t>(most, 1, ceil_div(map.pixels, kLeastPixels));
+  const int64_t parts = std::clamp<int64_t>(most, 1, ceil_div(map.pixels, kMinPixels));
   const int64_t pixels = ceil_div(ceil_div(map.pixels, parts), step) * step, used = ceil_div(map.pixels, pixels);
   const int64_t bands = std::clamp<int64_t>(ceil_div(torch::stable::get_num_threads(), batch * used), 1,
-                                            std::max<int64_t>(channels / kLeastRows, 1));
+                                            std::max<int64_t>(channels / kMinRows, 1));
   std::vector<float> partials(batch * (used - 1) * area);
   torch::stable::parallel_for(
       0, batch * used * bands, ceil_div(kGrain, channels * pixels), [&](int64_t begin, int64_t end) {

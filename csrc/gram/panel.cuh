@@ -1,8 +1,9 @@
 // Panels: 64 rows of a matrix by 128 bytes of its depth, the axis that a product sums over, in shared memory.
 //
-// Memory holds either the depth side by side (pixels of an NCHW map in a Gram matrix) or the rows (its channels in
-// NHWC). A panel keeps that order, so that 16 bytes travel at a time, and ldmatrix turns it on the way to the
-// registers: a panel is 64 lines of 128 bytes, a line being one row, or one depth index and 128 bytes of rows.
+// Either the depth is contiguous in global memory (pixels of an NCHW map in a Gram matrix) or the rows are (its
+// channels in NHWC). A panel keeps that order, so that copies are of 16 bytes and coalesced, and ldmatrix transposes on
+// the way to registers: a panel is 64 lines of 128 bytes, a line being one row, or one depth index and 128 bytes of
+// rows.
 #pragma once
 
 #include "../common/async_copy.cuh"
@@ -15,8 +16,8 @@ constexpr int kThreads = 256;  // of every block that works on panels
 constexpr int kPanelRows = 64;
 constexpr int kLineBytes = 128;
 constexpr int kPanelBytes = kPanelRows * kLineBytes;
-constexpr int kLineUnits = kLineBytes / 16;          // copies of 16 bytes
-constexpr int kCopiedLines = kThreads / kLineUnits;  // at once, a unit a thread
+constexpr int kLineUnits = kLineBytes / 16;          // 16-byte units
+constexpr int kCopiedLines = kThreads / kLineUnits;  // per pass of the block, one unit per thread
 // Blocks hold twelve panels: 96 KB, what every architecture since sm_80 gives one block.
 constexpr int kPanels = 12;
 constexpr int kSharedBytes = kPanels * kPanelBytes;
@@ -26,7 +27,7 @@ constexpr int kDepth = kLineBytes / int(sizeof(T));
 template <class T>
 constexpr int kUnit = 16 / int(sizeof(T));
 
-// (rows, depth) in memory, a line of one of them after the other. Both are under 2^31.
+// A (rows, depth) matrix in global memory, stored line by line. Both sizes are under 2^31.
 template <class T>
 struct Matrix {
   const T* data;
@@ -35,16 +36,16 @@ struct Matrix {
   bool aligned;  // every line begins at a multiple of 16 bytes
 };
 
-// Where a unit lies in its panel: an XOR swizzle against bank conflicts. Lines that a warp reads together would share
-// banks, so units trade places: by the line, or where single numbers are read (fp32 and fp64 with the rows side by
-// side) by twice the line.
+// Byte offset of a 16-byte unit in its panel: XOR swizzle against bank conflicts. Lines that a warp reads together
+// would share banks, so the unit index is XORed with the line, or with twice the line where single elements are read
+// (fp32 and fp64 with contiguous rows).
 template <class T, bool kDepthAlong>
 __device__ __forceinline__ int unit_place(int line, int unit) {
   const int turn = sizeof(T) > 2 && !kDepthAlong ? 2 * line : line;
   return line * kLineBytes + ((unit ^ turn) & (kLineUnits - 1)) * 16;
 }
 
-// Where one number lies in its panel.
+// Byte offset of one element in its panel.
 template <class T, bool kDepthAlong>
 __device__ __forceinline__ int number_place(int row, int depth) {
   const int line = kDepthAlong ? row : row / kDepth<T> * kDepth<T> + depth;
@@ -52,8 +53,8 @@ __device__ __forceinline__ int number_place(int row, int depth) {
   return unit_place<T, kDepthAlong>(line, along / kUnit<T>) + along % kUnit<T> * int(sizeof(T));
 }
 
-// The index of this thread, read anew at every call: what the compiler works out from it once it would keep in
-// registers that the products need.
+// The thread index, re-read at every call: otherwise the compiler keeps values derived from it in registers that the
+// products need.
 __device__ __forceinline__ unsigned fresh_thread_index() {
 #ifdef __CUDACC__
   unsigned index;
@@ -64,7 +65,7 @@ __device__ __forceinline__ unsigned fresh_thread_index() {
 #endif
 }
 
-// Starts to fill a unit of a panel with the first `count` numbers from `from` on and zeros.
+// Starts the copy of `count` elements from `from` into a unit of a panel, zero-filled to 16 bytes.
 template <class T>
 __device__ __forceinline__ void fill_unit(const T* from, int count, bool aligned, unsigned char* to) {
   if (aligned) {
@@ -77,8 +78,8 @@ __device__ __forceinline__ void fill_unit(const T* from, int count, bool aligned
   }
 }
 
-// Starts to fill a panel with rows [first_row, first_row + 64) x depth [first_depth, first_depth + kDepth), zero where
-// the matrix or the range ends. All threads of the block, then commit_copies.
+// Starts the copy of rows [first_row, first_row + 64) x depth [first_depth, first_depth + kDepth) into a panel, with
+// zeros out of bounds. Called by all threads of the block, followed by commit_copies.
 template <bool kDepthAlong, class T>
 __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_row, int first_depth, int depth_end,
                                            unsigned char* panel) {
@@ -86,7 +87,7 @@ __device__ __forceinline__ void fill_panel(const Matrix<T>& matrix, int first_ro
   const int unit = thread % kLineUnits;
 #pragma unroll 1
   for (int line = thread / kLineUnits; line < kPanelRows; line += kCopiedLines) {
-    // The line in memory, its first element here, and how many follow.
+    // The line in global memory, the first element to copy, and the elements left in it.
     int at, first, left;
     if constexpr (kDepthAlong) {
       at = first_row + line;
@@ -109,8 +110,8 @@ __device__ __forceinline__ int64_t line_offset(int line, int64_t line_stride) {
   return kDepthAlong ? line * line_stride : line % kDepth<T> * line_stride + line / kDepth<T> * kDepth<T>;
 }
 
-// The same for panels that lie whole in their matrix, its lines aligned: no thread asks where anything ends. `from` is
-// the first number of the first panel, the next one's lies panel_stride elements further.
+// fill_panel without bounds checks, for panels that lie entirely in a matrix with aligned lines. `from` is the first
+// element of the first panel; panels are panel_stride elements apart.
 template <int kCount, bool kDepthAlong, class T>
 __device__ __forceinline__ void fill_whole_panels(const T* from, int64_t line_stride, int64_t panel_stride,
                                                   unsigned char* panels) {
@@ -120,7 +121,7 @@ __device__ __forceinline__ void fill_whole_panels(const T* from, int64_t line_st
   unsigned char* to = panels + unit_place<T, kDepthAlong>(line, unit);
 #pragma unroll
   for (int panel = 0; panel < kCount; ++panel, from += panel_stride, to += kPanelBytes) {
-    // Units of lines that are kCopiedLines apart have the same place in them.
+    // The swizzle repeats every kCopiedLines lines.
 #pragma unroll
     for (int lines = 0; lines < kPanelRows; lines += kCopiedLines) {
       copy_async(to + lines * kLineBytes, from + line_offset<T, kDepthAlong>(lines, line_stride));

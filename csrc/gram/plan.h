@@ -1,5 +1,5 @@
-// How the Gram matrices of several layers, and their gradients, are cut into work for blocks: pure functions of the
-// shapes, so that the same input gives the same bits on every device. For host and device; no torch.
+// Work decomposition of the Gram matrices of several layers and of their gradients: pure functions of the shapes, so
+// that results are bit-equal on every device. For host and device; no torch.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +12,12 @@ namespace perceptual_ops {
 
 constexpr int kMaxLayers = 16;  // of one launch: its tables travel as kernel parameters
 
-// Channels along the side of a tile of the Gram matrix. Maps of at most kNarrow channels have one tile of that side.
+// Channels per side of a tile of the Gram matrix. Narrow maps, of at most kNarrow channels, have one tile of that side.
 constexpr int kTile = 128;
 constexpr int kNarrow = 64;
 
-// A tensor core makes 16 x 8 of a tile at a time, a fragment. Tiles on the diagonal hold those that reach it: 2 (I + 1)
-// in the I-th row of fragments.
+// A fragment is the 16 x 8 output of one mma. Tiles on the diagonal hold the fragments on or below it: 2 (I + 1) in the
+// I-th row of fragments.
 constexpr int kFragmentRows = 16;
 constexpr int kFragmentColumns = 8;
 constexpr int kFragmentSize = kFragmentRows * kFragmentColumns;
@@ -29,8 +29,8 @@ struct Tile {
   int row, column;  // in tiles
 };
 
-// Numbers something that the tiles of the lower triangle hold, row by row of tiles: (0, 0), (1, 0), (1, 1), (2, 0), ...
-// Those on the diagonal, the last of their rows, hold `diagonal` of it, the others `square`, which is no less.
+// Enumerates items (stages or fragments) of the lower triangle's tiles, row by row: (0, 0), (1, 0), (1, 1), (2, 0), ...
+// A diagonal tile, the last of its row, holds `diagonal` items, any other `square`, which is no less.
 struct TriangleNumbers {
   uint32_t diagonal, square;
 
@@ -59,9 +59,9 @@ PO_HOST_DEVICE int64_t tile_fragments(int64_t channels) {
   return channels <= kNarrow ? kNarrowFragments : channels <= kTile ? kDiagonalFragments : kSquareFragments;
 }
 
-// Stream-K: the pipeline stages of all tiles of a launch, layer by layer, sample by sample and tile by tile, are one
-// list that is cut into runs of one length, a block each, whatever tiles that cuts: so all blocks cost the same, and a
-// device is full to the end. What a run has of a tile is a piece, which leaves partial sums.
+// Stream-K: the pipeline stages of all tiles of a launch (layer by layer, sample by sample, tile by tile) form one
+// list, which is split into runs of equal length, one per block, across tile boundaries: so all blocks cost the same
+// and the last wave is full. The part of a tile in a run is a piece; it writes partial sums.
 struct Piece {
   int layer;
   uint32_t n;
@@ -99,8 +99,8 @@ struct StageList {
     return batch * layer.sample_tiles + (end - 1) / run_stages - layer.first / run_stages;
   }
 
-  // The run of a block. A wave takes every waves-th of them and so some of each layer: some layers wait for memory and
-  // some for tensor cores, and an SM that has both at a time waits least.
+  // The run of a block. A wave takes every waves-th run and so mixes layers: some are memory-bound, others bound by
+  // tensor cores, and they overlap on an SM.
   PO_HOST_DEVICE uint32_t run_of(uint32_t block) const { return block % kBlocks * waves + block / kBlocks; }
 
   // The piece that begins at a stage of the list.
@@ -126,24 +126,24 @@ struct StageList {
     return {partial(layer, n, tile, first), last / run_stages - first / run_stages + 1};
   }
 
-  // From one piece of a layer to the next its tile goes on by one, or its run, or both: so does their sum.
+  // From one piece of a layer to the next the tile index grows by one, or the run index, or both: so does their sum.
   PO_HOST_DEVICE uint32_t partial(const LayerStages& layer, uint32_t n, const Tile& tile, uint32_t stage) const {
     constexpr TriangleNumbers kTiles{1, 1};
     return n * layer.sample_tiles + kTiles.first_of(tile) + stage / run_stages - layer.first / run_stages;
   }
 };
 
-// Pixels of a pipeline stage: it moves four panels of `depth`, four stretches of pixels of a narrow map, two of a tile
-// on the diagonal, one of any other tile.
+// Depths (panels along the pixels) of a pipeline stage, which moves four panels: four of a narrow map, two of a
+// diagonal tile, one of any other tile.
 PO_HOST_DEVICE int stage_stretches(int64_t channels, const Tile& tile) {
   return channels <= kNarrow ? 4 : tile.row == tile.column ? 2 : 1;
 }
 
 // The stages of some layers of a launch. False where 32 bits cannot count them.
 inline bool plan_stages(const FeatureMap* maps, int layers, int64_t depth, StageList& list) {
-  // Runs of some 32 stages or more in up to four waves, so that the partial sums stay under a tenth of what is read; of
-  // two at least where there are too few for the device.
-  constexpr uint32_t kUsual = 32, kMostWaves = 4, kLeast = 2;
+  // Runs of about 32 stages or more in up to four waves, so that writing partial sums stays under a tenth of the
+  // traffic; of two stages at least where there are too few to fill the device.
+  constexpr uint32_t kUsual = 32, kMaxWaves = 4, kMinStages = 2;
   int64_t stages = 0;
   for (int l = 0; l < layers; ++l) {
     const FeatureMap& map = maps[l];
@@ -162,14 +162,14 @@ inline bool plan_stages(const FeatureMap* maps, int layers, int64_t depth, Stage
   }
   list.layers = layers;
   list.stages = static_cast<uint32_t>(stages);
-  list.waves = std::clamp(list.stages / (StageList::kBlocks * kUsual), 1u, kMostWaves);
-  list.run_stages = std::max<uint32_t>(kLeast, ceil_div(list.stages, StageList::kBlocks * list.waves));
+  list.waves = std::clamp(list.stages / (StageList::kBlocks * kUsual), 1u, kMaxWaves);
+  list.run_stages = std::max<uint32_t>(kMinStages, ceil_div(list.stages, StageList::kBlocks * list.waves));
   return true;
 }
 
-// Work items of several layers, each layer's spread evenly over the whole list: some layers wait for memory and some
-// for tensor cores, and an SM that has both at a time waits least. Every layer has count * round / kRounds items before
-// a round, so that an item's place is found without a list in memory.
+// Interleaves the work items of several layers evenly: some layers are memory-bound, others bound by tensor cores, and
+// they overlap on an SM. Every layer has count * round / kRounds items before a round, so that an item is found without
+// a list in memory.
 struct Interleaving {
   static constexpr int kLogRounds = 6, kRounds = 1 << kLogRounds;
 

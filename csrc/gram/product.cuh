@@ -1,10 +1,10 @@
-// Products of panels. A warp makes 64 x 32 results, a lane 64 of them, laid out as mma wants them: [16-row block]
-// [8-column block][row + 0 or 8, two neighbouring columns].
+// Warp-level products of panels. A warp computes 64 x 32 results, a lane 64 of them in the accumulator layout of mma:
+// [16-row block][8-column block][row + 0 or 8, two neighbouring columns].
 //
-// Tensor cores cut sums off instead of rounding them, and post-ReLU sums only grow, so that the error does too. So a
-// product of few numbers starts from zero and is added to the totals by the fp32 units: every 32 numbers of fp16 and
-// bfloat16, every 16 of fp32, whose products are made of three of TF32 (3xTF32: the upper and lower parts of both
-// factors, but not lower times lower), the small ones first.
+// Tensor cores truncate during accumulation, and sums of post-ReLU features only grow, so the error grows with the
+// depth. Accumulator promotion bounds it: a short chain starts from zero and is added to the totals by the fp32 units,
+// every 32 terms of fp16 and bfloat16, every 16 of fp32. fp32 products are 3xTF32: upper and lower parts of both
+// factors without lower times lower, the small products first.
 #pragma once
 
 #include "../common/mma.cuh"
@@ -22,9 +22,9 @@ using Totals = DeviceAccumulator<T>[kRowBlocks][kColumnBlocks][4];
 
 __device__ __forceinline__ int lane_index() { return fresh_thread_index() % 32; }
 
-// Where this lane begins to read an operand, row 0 and depth 0 of a panel. ldmatrix takes rows of 16 bytes, those of
-// A's four 8 x 8 matrices rows first, of B's depths first; as pairs of 16 bits it cannot turn fp32 numbers, which are
-// read one by one where the rows lie side by side.
+// Byte offset at which this lane reads an operand, at row 0 and depth 0 of a panel. ldmatrix takes rows of 16 bytes:
+// A's four 8 x 8 matrices rows first, B's depths first. It transposes 16-bit elements only, so fp32 elements are read
+// one by one where the rows are contiguous.
 template <class T, bool kOfA, bool kDepthAlong>
 __device__ __forceinline__ int first_place() {
   const int lane = lane_index();
@@ -33,8 +33,8 @@ __device__ __forceinline__ int first_place() {
   return kOfA == kDepthAlong ? unit_place<T, true>(pair, half) : unit_place<T, true>(half * 8 + lane % 8, lane / 8 % 2);
 }
 
-// The place so many rows, a multiple of 8, and depths, a multiple of 4, further. In a swizzle that repeats after eight
-// lines (four, where it turns by two) a step across lines moves by their bytes, and one along them is an XOR.
+// The offset `rows` (a multiple of 8) and `depths` (a multiple of 4) further. The swizzle repeats every eight lines
+// (four where it XORs with twice the line), so a step across lines adds their bytes, and a step along them is an XOR.
 template <class T, bool kDepthAlong>
 __device__ __forceinline__ int moved_place(int place, int rows, int depths) {
   const int lines = kDepthAlong ? rows : rows / kDepth<T> * kDepth<T> + depths;
@@ -42,7 +42,7 @@ __device__ __forceinline__ int moved_place(int place, int rows, int depths) {
   return (place ^ along / kUnit<T> * 16) + lines * kLineBytes;
 }
 
-// A (16 x 16) and two B (16 x 8 each, side by side) of 16-bit numbers, half as deep of fp32.
+// Loads A (16 x 16), or two neighbouring B (16 x 8 each), of 16-bit elements; half as deep for fp32.
 template <class T, bool kOfA, bool kDepthAlong>
 __device__ __forceinline__ void load_operand(const unsigned char* panels, int place, int row, int depth,
                                              uint32_t (&words)[4]) {
@@ -57,8 +57,8 @@ __device__ __forceinline__ void load_operand(const unsigned char* panels, int pl
   }
 }
 
-// fp32 numbers as the sum of two of TF32, right to 22 bits: rounded, and what is left, which tensor cores cut off
-// themselves. Infinities, NaN and what would be rounded to infinity stay whole, and are in neither part.
+// Splits fp32 into two TF32 numbers, exact to 22 bits: the rounded upper part and the remainder, which tensor cores
+// truncate to TF32. Infinities, NaN and values that would round to infinity stay in `whole` and are in neither part.
 __device__ __forceinline__ void split_tf32(uint32_t (&whole)[4], uint32_t (&upper)[4], uint32_t (&lower)[4]) {
   constexpr uint32_t kTooLarge = 0x7f7ff000u, kKept = 0xffffe000u, kHalf = 0x1000u;
 #pragma unroll
@@ -72,19 +72,19 @@ __device__ __forceinline__ void split_tf32(uint32_t (&whole)[4], uint32_t (&uppe
   }
 }
 
-// Which halves of a warp's rows hold anything that is wanted. A branch for each also keeps the compiler from beginning
-// so many products at a time that it spills.
+// Which halves of a warp's rows are needed. The branch per half also limits how many products the compiler interleaves,
+// which would spill.
 struct RowHalves {
   bool first, last;
 };
 
-// totals += A B^T over one panel's depth, A the 64 rows of a panel, B 32 rows of another from first_b on. `a_panel` and
-// `b_panel` are where they begin in `panels`, bytes.
+// totals += A B^T over one panel's depth: A the 64 rows of a panel, B 32 rows of another from first_b on. `a_panel` and
+// `b_panel` are byte offsets in `panels`.
 template <class T, bool kADepthAlong, bool kBDepthAlong>
 struct PanelProduct {
-  static constexpr int kStep = 32 / int(sizeof(T)), kSteps = 2;  // depth of a product, products between additions
+  static constexpr int kStep = 32 / int(sizeof(T)), kSteps = 2;  // depth of one mma, mmas between promotions
 
-  // B as it is, and of fp32 its two parts; each for two steps and pairs of eight columns.
+  // B, and its two TF32 parts for fp32; each for kSteps steps and pairs of eight columns.
   using Columns = uint32_t[kSteps][kColumnBlocks / 2][4];
   struct Factor {
     Columns whole, upper, lower;
@@ -126,7 +126,7 @@ struct PanelProduct {
       for (int j = 0; j < kColumnBlocks; ++j) {
         float sums[4] = {};
         if constexpr (sizeof(T) == 4) {
-          // An infinity counts once, in the product of the whole numbers: with a lower part its sign could be another.
+          // An infinity enters only the product of whole values: times a lower part its sign could differ.
           multiply(lower, b.upper, j, sums);
           multiply(upper, b.lower, j, sums);
         }
@@ -155,7 +155,7 @@ struct PanelProduct {
   }
 };
 
-// fp64 is for checks, not for speed: plain multiplications and additions, the results laid out as those of mma.
+// fp64 is for checks, not for speed: scalar arithmetic, with results in the accumulator layout of mma.
 template <bool kADepthAlong, bool kBDepthAlong>
 struct PanelProduct<double, kADepthAlong, kBDepthAlong> {
   static __device__ __forceinline__ void add(const unsigned char* panels, int a_place, int b_place, int first_b,

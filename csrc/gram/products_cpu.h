@@ -1,4 +1,4 @@
-// The two matrix products of the Gram room on the CPU.
+// Matrix products of the Gram and of its gradient on the CPU.
 #pragma once
 
 #include "../common/cpu.h"

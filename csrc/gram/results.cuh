@@ -1,11 +1,11 @@
-// The epilogue of the gradient: what becomes of a warp's products on their way to memory.
+// Epilogue of the gradient: scales a warp's results, adds another gradient, stores coalesced.
 #pragma once
 
 #include "product.cuh"
 
 namespace perceptual_ops {
 
-// Where results go, and what is added to them.
+// The output of the epilogue and the gradient added to it.
 template <class T>
 struct ResultWriter {
   T* dx;
@@ -14,13 +14,13 @@ struct ResultWriter {
   bool aligned;
   Matrix<T> other;  // lines are rows; null data: nothing
 
-  // Starts to bring what is added to kUnit results of row `row`, from column `column` on.
+  // Starts the copy of the kUnit elements that are added at row `row`, from column `column` on.
   __device__ __forceinline__ void fill_other(int row, int column, unsigned char* to) const {
     const int count = row < rows ? max(0, min(columns - column, kUnit<T>)) : 0;
     fill_unit(other.data + (count > 0 ? row * other.line_stride + column : 0), count, other.aligned, to);
   }
 
-  // kUnit results of row `row`, from column `column` on.
+  // Stores kUnit results of row `row`, from column `column` on.
   __device__ __forceinline__ void store(int row, int column, const Pack<T>& results) const {
     if (row >= rows || column >= columns) return;
     T* to = dx + row * row_stride + column;
@@ -36,9 +36,9 @@ struct ResultWriter {
   }
 };
 
-// Where a unit of a warp's results waits to be stored: an XOR swizzle, by which neither the lanes that write eight rows
-// at a time nor those that read them in the order of memory share banks. Rows that are eight apart, or as many as a
-// warp stores at a time, differ by nothing but their bytes.
+// Byte offset of a unit of a warp's results while they are staged in shared memory: XOR swizzle against bank conflicts,
+// both of the lanes that write eight rows at a time and of those that read them in the order of global memory. Rows
+// that are eight apart, or as many as a warp stores at a time, differ by a fixed number of bytes.
 template <class T>
 __device__ __forceinline__ int result_place(int row, int unit) {
   constexpr int kUnits = kWarpColumns / kUnit<T>;
@@ -46,8 +46,8 @@ __device__ __forceinline__ int result_place(int row, int unit) {
   return (row * kUnits + ((unit ^ turn) & (kUnits - 1))) * 16;
 }
 
-// Multiplies a warp's results by the factors of their channels, brings them to the lanes in the order of memory, and
-// out. What is added comes the other way: it waits where its results will.
+// Scales a warp's results by their channels' factors, transposes them through shared memory and stores them coalesced.
+// The other gradient is loaded into the staging memory first.
 template <bool kNhwc, bool kAdds, class T>
 __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int first_row, int first_column,
                                              const DeviceAccumulator<T>* factors,  // of the warp's rows, or columns
@@ -70,6 +70,7 @@ __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int 
   for (int first = 0; first < kRowBlocks; first += kStaged) {
     const int first_stored = first_row + 16 * first + stored_row, at = first_column + unit * kUnit<T>;
     __syncwarp();  // the rows before are read
+    // Load the other gradient.
     if constexpr (kAdds) {
 #pragma unroll 1
       for (int rows = 0; rows < kStaged * 16; rows += kStoredRows) {
@@ -79,6 +80,7 @@ __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int 
       wait_copies<0>();
       __syncwarp();  // what is added is there
     }
+    // Scale, add, round, stage.
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
 #pragma unroll
@@ -100,6 +102,7 @@ __device__ __forceinline__ void store_totals(const ResultWriter<T>& writer, int 
       }
     }
     __syncwarp();  // the rows are there
+    // Store.
     const auto results = [&](int rows) { return *reinterpret_cast<const Pack<T>*>(moved + rows * kRowBytes); };
     if (whole) {
       T* to = writer.dx + first_stored * writer.row_stride + at;

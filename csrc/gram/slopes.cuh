@@ -1,6 +1,6 @@
-// What is done to S between the Gram and the gradient: D + D^T of an upstream gradient, and S in 16 bits.
+// Prepares S for the gradient: D + D^T of an upstream gradient, and row-scaled S in 16 bits.
 //
-// Targets: 128 threads, 42 registers (12 blocks on an SM): short, memory-bound, one block a row of a matrix.
+// Targets: 128 threads, 42 registers (12 blocks per SM): short, memory-bound, one block per row of a matrix.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -40,7 +40,7 @@ struct NarrowTable {
   NarrowLayer entries[kMaxLayers];
 };
 
-// The power of two that brings `largest` to [1, 2), where fp16 neither overflows nor loses its upper bits. 1 for what
+// The power of two that scales `largest` to [1, 2), where fp16 neither overflows nor loses its upper bits. 1 for what
 // has no such power: zero, infinity, NaN.
 __device__ __forceinline__ float power_to_one(float largest) {
   const uint32_t exponent = __float_as_uint(largest) >> 23;
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocksPerSm)
   const NarrowLayer& layer = table.entries[l];
   const int64_t row = blockIdx.x - layer.first_row;
   const float* s = layer.s + row * layer.channels;
+  // Reduce: the largest magnitude of the row.
   float largest = 0;
   for (uint32_t i = threadIdx.x; i < layer.channels; i += kRowThreads) largest = max(largest, fabsf(s[i]));
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
@@ -67,6 +68,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocksPerSm)
   __syncthreads();
   for (float other : warp_largest) largest = max(largest, other);
 
+  // Scale and store.
   const float power = power_to_one(largest);
   T* out = static_cast<T*>(layer.narrow) + row * layer.pitch;
   for (uint32_t i = threadIdx.x; i < layer.channels; i += kRowThreads) out[i] = narrow<T>(power * s[i]);

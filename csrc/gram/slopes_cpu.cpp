@@ -1,5 +1,4 @@
-// A matrix and its transpose are walked in pairs of tiles that fit the first cache, so that neither of them is read
-// down its columns.
+// A matrix and its transpose are processed in pairs of tiles that fit L1, so that neither is read column by column.
 #include "slopes_cpu.h"
 
 namespace perceptual_ops {
@@ -74,7 +73,7 @@ PO_INLINE double load_slopes(const T* raw, const T* target, int64_t pitch, int64
 }
 
 template <class T>
-PO_INLINE void symmetrised_pair(const TilePair& pair, const T* from, double factor, T* out) {
+PO_INLINE void symmetrise_pair_impl(const TilePair& pair, const T* from, double factor, T* out) {
   T upper[kTile * kTile], lower[kTile * kTile];
   load_tile(from + pair.upper(), pair.pitch, pair.rows, pair.columns, upper);
   load_tile(from + pair.lower(), pair.pitch, pair.columns, pair.rows, lower);
@@ -82,8 +81,8 @@ PO_INLINE void symmetrised_pair(const TilePair& pair, const T* from, double fact
 }
 
 template <Distance kDistance, class T>
-PO_INLINE double finished_pair(const TilePair& pair, T* raw, const T* target, double scale, double parameter,
-                               double factor) {
+PO_INLINE double finish_pair_impl(const TilePair& pair, T* raw, const T* target, double scale, double parameter,
+                                  double factor) {
   T upper[kTile * kTile], lower[kTile * kTile];
   const T s = static_cast<T>(scale), p = static_cast<T>(parameter);
   const double above = load_slopes<kDistance>(raw + pair.upper(), target + pair.upper(), pair.pitch, pair.rows,
@@ -95,7 +94,7 @@ PO_INLINE double finished_pair(const TilePair& pair, T* raw, const T* target, do
 }
 
 template <class T>
-PO_INLINE void scaled_row(const T* from, T* to, int64_t count, double factor) {
+PO_INLINE void scale_row_impl(const T* from, T* to, int64_t count, double factor) {
   const T f = static_cast<T>(factor);
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) to[i] = f * from[i];
@@ -105,7 +104,7 @@ PO_INLINE void scaled_row(const T* from, T* to, int64_t count, double factor) {
 #define PO_FINISH(kDistance, T)                                                                               \
   PO_CPU_CLONES double finish_pair(std::integral_constant<Distance, kDistance>, const TilePair& pair, T* raw, \
                                    const T* target, double scale, double parameter, double factor) {          \
-    return finished_pair<kDistance>(pair, raw, target, scale, parameter, factor);                             \
+    return finish_pair_impl<kDistance>(pair, raw, target, scale, parameter, factor);                          \
   }
 #define PO_SLOPES_OF(T)                                                                            \
   PO_FINISH(Distance::kSquared, T)                                                                 \
@@ -113,10 +112,10 @@ PO_INLINE void scaled_row(const T* from, T* to, int64_t count, double factor) {
   PO_FINISH(Distance::kCharbonnier, T)                                                             \
   PO_FINISH(Distance::kHuber, T)                                                                   \
   PO_CPU_CLONES void symmetrise_pair(const TilePair& pair, const T* from, double factor, T* out) { \
-    symmetrised_pair(pair, from, factor, out);                                                     \
+    symmetrise_pair_impl(pair, from, factor, out);                                                 \
   }                                                                                                \
   PO_CPU_CLONES void scale_row(const T* from, T* to, int64_t count, double factor) {               \
-    scaled_row(from, to, count, factor);                                                           \
+    scale_row_impl(from, to, count, factor);                                                       \
   }
 PO_SLOPES_OF(float)
 PO_SLOPES_OF(double)

@@ -1,4 +1,4 @@
-// The small (C, C) work between the two products of the Gram room on the CPU.
+// The (C, C) work between a Gram's forward and backward products on the CPU.
 #pragma once
 
 #include <vector>

@@ -2,8 +2,8 @@
 // packs of 16 bytes each, from the one time they are read until their gradients are written in their place. Sums over
 // the channels are shuffles.
 //
-// A thread starts 6 or 8 loads before it uses the first. Lanes are as few as that allows: roots and reciprocals, about
-// 60 instructions a pixel, each lane works out for itself.
+// A thread issues 6 or 8 loads before it uses the first. Lanes per pixel are as few as that allows, since each lane
+// computes roots and reciprocals, about 60 instructions per pixel, for itself.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -15,7 +15,7 @@ namespace perceptual_ops {
 template <int kPacks>
 constexpr int kLanePixels = kPacks == 2 ? 2 : 1;
 
-// Sums over `lanes` neighbours, a power of two, in each of them: all at once, for a shuffle takes its time.
+// All-reduce over `lanes` neighbours, a power of two; all sums are interleaved to hide the latency of shuffles.
 template <int kCount, class Acc>
 __device__ __forceinline__ void lane_sums(Acc (&values)[kCount], int lanes) {
   for (int offset = lanes / 2; offset > 0; offset /= 2) {
@@ -71,7 +71,7 @@ struct HeldPixels {
     }
   }
 
-  // The distances stay sums of this lane's channels.
+  // The distances stay partial sums over this lane's channels.
   template <int kGradients>
   __device__ __forceinline__ void find_sums(const Weights& weights, int lanes) {
 #pragma unroll
@@ -135,12 +135,16 @@ __device__ __forceinline__ DeviceAccumulator<T> walk_lanes(const PixelRun<T>& ru
   Acc sum = 0;
   for (int first = team; first - team < run.count; first += kPixels * teams) {
     Held held;
-    // Past the end, the last pixel again: without branches all loads start together, and every lane joins a shuffle.
+    // Out of bounds, the last pixel again: without branches all loads are issued together, and every lane takes part in
+    // the shuffles.
     const auto place = [&](int u) { return min(first + u * teams, run.count - 1) * run.channels + lane * kWidth; };
+    // Load.
 #pragma unroll
     for (int u = 0; u < kPixels; ++u) held.load(u, run, place(u), step);
+    // Reduce over the channels.
     held.find_lengths(weights, run.norm, lanes);
     held.template find_sums<kGradients>(weights, lanes);
+    // Store.
     Acc distances[kPixels];
 #pragma unroll
     for (int u = 0; u < kPixels; ++u) {

@@ -95,7 +95,7 @@ PixelTable<T> pixel_table(const std::vector<LpipsLayer>& layers, int64_t first_l
   table.batch = batch;
   table.first_layer = first_layer;
   table.partial = static_cast<Acc*>(values.partial);
-  table.arrived = values.arrived;
+  table.arrivals = values.arrivals;
   table.values = static_cast<Acc*>(values.values);
   table.loss = static_cast<Acc*>(values.loss);
   table.grad = static_cast<const Acc*>(grad);

@@ -1,15 +1,15 @@
 // Kernel of LPIPS: all layers in one launch, values and gradients in one pass. A block takes a run of pixels of one
 // sample of one layer, by lanes.cuh where a pixel of an NHWC map fits into registers and by tiles.cuh elsewhere; the
-// last block of a sample's layer sums its runs, the last layer of a sample its losses. A gradient by y alone is one by
-// x with the two exchanged: the distance is symmetric.
+// last block of a sample's layer sums its runs, the last layer of a sample its losses. The gradient with respect to y
+// alone is that of x with the two swapped: the distance is symmetric.
 //
 // 2 inputs are read and 1 or 2 outputs written an element. With one gradient that is 12 bytes in fp32, in which time an
 // H200 issues 54 instructions; the loops of lanes.cuh have 28, so that memory bounds them. In 16 bits it issues 27 in
-// the time of 6 bytes, and the loops have 31: instructions bound them, at 0.85 of the memory's speed. Targets on every
-// architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 to 8 loads of 16 bytes under
-// way before it uses the first, together at least 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy.
-// Both gradients at once, which few ask for, take more registers and have one block an SM, with half of that. Shared
-// memory: at most 12 KB.
+// the time of 6 bytes, and the loops have 31: instructions bound them, at 0.85 of the memory bandwidth. Targets on
+// every architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has 6 to 8 loads of 16 bytes
+// in flight before it uses the first, together at least 48 KB per SM, where an H200 needs about 25 KB to saturate its
+// memory. Both gradients at once, which few ask for, take more registers and have one block an SM, with half of that.
+// Shared memory: at most 12 KB.
 #pragma once
 
 #include "../common/last_block.cuh"
@@ -20,9 +20,9 @@ namespace perceptual_ops {
 
 template <int kGradients>
 constexpr int kLpipsBlocks = kGradients > 1 ? 1 : 2;  // an SM
-constexpr int kLpipsSweeps = 2;   // of a block's threads over its run: two hide what it spends on its sum
-constexpr int kPixelLayers = 32;  // of a launch
-// Whether a lane may hold four packs. In 16 bits their weights would take the registers of two maps more.
+constexpr int kLpipsSweeps = 2;                       // of a block over its run: two hide the block reduction
+constexpr int kPixelLayers = 32;                      // of a launch
+// Whether a lane may hold four packs. In 16 bits their weights would take the registers of two more maps.
 template <class T>
 constexpr bool kFourLanePacks = sizeof(T) > 2;
 
@@ -57,7 +57,7 @@ struct PixelTable {
   uint32_t count, batch;
   uint32_t first_layer;  // layers in earlier launches
   Acc* partial;          // (blocks) of this launch, or null where no values are wanted
-  uint32_t* arrived;     // (L + 1, N): runs of a layer's samples; layers of the samples, of all launches
+  uint32_t* arrivals;    // (L + 1, N): runs of a layer's samples; layers of the samples, of all launches
   Acc* values;           // (L, N)
   Acc* loss;             // (N)
   const Acc* grad;       // (N) or null
@@ -87,7 +87,7 @@ __device__ __forceinline__ PixelRun<T> pixel_run(const PixelTable<T>& table, con
           stride_p};
 }
 
-// Adds up what the blocks of a launch found: `value` of each thread, of one run of sample `n` of a layer.
+// Reduces over the blocks of a launch: `value` of each thread, of one run of sample `n` of a layer.
 template <class T>
 __device__ __forceinline__ void finish_lpips(const PixelTable<T>& table, uint32_t l, uint32_t n, uint32_t number,
                                              DeviceAccumulator<T> value) {
@@ -97,9 +97,9 @@ __device__ __forceinline__ void finish_lpips(const PixelTable<T>& table, uint32_
   const int64_t place = int64_t(table.first_layer + l) * table.batch + n;
   Acc sum;
   // The counters of the samples come first: (1, N), then (L, N).
-  if (!ends_sum<kLpipsThreads>(value, number, layer.runs, slots, table.arrived + table.batch + place, sum)) return;
+  if (!ends_sum<kLpipsThreads>(value, number, layer.runs, slots, table.arrivals + table.batch + place, sum)) return;
   if (threadIdx.x == 0) table.values[place] = sum / Acc(layer.pixels);
-  if (!arrives_last(table.arrived + n, table.first_layer + table.count) || threadIdx.x != 0) return;
+  if (!arrives_last(table.arrivals + n, table.first_layer + table.count) || threadIdx.x != 0) return;
   Acc loss = table.first_layer > 0 ? table.loss[n] : Acc(0);
   for (uint32_t i = 0; i < table.count; ++i) {
     loss += table.values[int64_t(table.first_layer + i) * table.batch + n];
@@ -107,8 +107,8 @@ __device__ __forceinline__ void finish_lpips(const PixelTable<T>& table, uint32_
   table.loss[n] = loss;
 }
 
-// kGradients: none, by x, or by x and y. Grid: the layers one after the other, N * runs blocks each, runs innermost;
-// under 2^31 (lpips.cu checks): a 64-bit division would be a call that spills.
+// kGradients: 0 none, 1 with respect to x, 2 to x and y. Grid: the layers one after the other, N * runs blocks each,
+// runs innermost; under 2^31 (lpips.cu checks): a 64-bit division would be a call that spills.
 template <class T, int kGradients>
 __global__ void __launch_bounds__(kLpipsThreads, kLpipsBlocks<kGradients>) lpips_kernel(const PixelTable<T> table) {
   uint32_t l = 0;

@@ -29,10 +29,10 @@ struct LpipsLayer {
 
 // Where the values go; all null where none are wanted.
 struct LpipsValues {
-  void* partial;      // (lpips_blocks) Acc, scratch
-  uint32_t* arrived;  // (L + 1, N), zeros that the launch uses up
-  void* values;       // (L, N) Acc
-  void* loss;         // (N) Acc
+  void* partial;       // (lpips_blocks) Acc, scratch
+  uint32_t* arrivals;  // (L + 1, N), zeros that the launch uses up
+  void* values;        // (L, N) Acc
+  void* loss;          // (N) Acc
 };
 
 // Partial sums of all layers and samples.

@@ -8,11 +8,10 @@
 namespace perceptual_ops {
 namespace {
 
-// Pixels that are walked together: in NHWC as many as the first cache holds of both maps, in NCHW whole cache lines of
-// each channel, held in the second.
+// Pixels of a block: in NHWC as many of both maps as fit L1, in NCHW whole cache lines of each channel, held in L2.
 int64_t block_pixels(Layout layout, int64_t channels) {
-  return layout == Layout::kNHWC ? std::clamp<int64_t>(2048 / channels, 4, kMostPixels)
-                                 : std::clamp<int64_t>(32768 / channels, 16, kMostPixels);
+  return layout == Layout::kNHWC ? std::clamp<int64_t>(2048 / channels, 4, kMaxPixels)
+                                 : std::clamp<int64_t>(32768 / channels, 16, kMaxPixels);
 }
 
 // A map whose blocks are read in the accumulation type.
@@ -28,8 +27,8 @@ class BlockReader {
 
   int64_t buffer_size() const { return in_place() ? 0 : map_.channels * block_pixels(layout_, map_.channels); }
 
-  // The block that begins at pixel `first` of sample n. Channels of an NCHW map lie powers of two apart, which caches
-  // hold few of: they are read once.
+  // The block that begins at pixel `first` of sample n. Channels of an NCHW map lie powers of two apart and so
+  // conflict in cache: they are read once.
   Rows<const Acc> read(int64_t n, int64_t first, const BlockShape& shape, Acc* buffer) const {
     const bool nchw = layout_ == Layout::kNCHW;
     const T* data = static_cast<const T*>(tensor_.data_ptr()) + run_start(map_, layout_, n, 0, first);
@@ -55,7 +54,7 @@ struct Settings {
   bool by_features, by_targets;
 };
 
-// What multiplies the slopes of a pixel's distance: one number a sample, or one a pixel.
+// The upstream gradient: one number per sample, or one per pixel.
 struct Upstream {
   std::vector<double> of_samples;   // (N)
   std::optional<Tensor> of_pixels;  // (N, 1, H, W)
@@ -111,32 +110,32 @@ class LayerWalk {
     const BlockShape shape{layer_.layout, channels_, count};
     const auto x = x_.read(n, first, shape, buffer), y = y_.read(n, first, shape, buffer + x_.buffer_size());
     const Acc* weights = static_cast<const Acc*>(weights_.data_ptr());
-    PixelNumbers<Acc> numbers;
-    sum_squares(shape, x, y, numbers);
-    find_errors(shape, settings_, numbers);
-    sum_distances(shape, x, y, weights, numbers);
+    PixelSums<Acc> sums;
+    sum_squares(shape, x, y, sums);
+    find_errors(shape, settings_, sums);
+    sum_distances(shape, x, y, weights, sums);
     if (layer_.pixels) {
-      std::copy_n(numbers.distance, count, static_cast<Acc*>(layer_.pixels->data_ptr()) + n * pixels_ + first);
+      std::copy_n(sums.distance, count, static_cast<Acc*>(layer_.pixels->data_ptr()) + n * pixels_ + first);
     }
     if (layer_.dx || layer_.dy) {
-      double upstream[kMostPixels];
+      double upstream[kMaxPixels];
       upstream_of(n, first, count, upstream);
       for (Tensor* out : {layer_.dx, layer_.dy}) {
         if (out == nullptr) continue;
         const bool by_targets = out == layer_.dy;
-        GradientNumbers<Acc> gradient;
-        find_gradient(shape, settings_, numbers, upstream, by_targets, gradient);
-        store_gradient(shape, x, y, weights, numbers, gradient, by_targets, rows_of(*out, n, first));
+        GradientFactors<Acc> gradient;
+        find_gradient(shape, settings_, sums, upstream, by_targets, gradient);
+        store_gradient(shape, x, y, weights, sums, gradient, by_targets, rows_of(*out, n, first));
       }
     }
-    return std::accumulate(numbers.distance, numbers.distance + count, 0.0);
+    return std::accumulate(sums.distance, sums.distance + count, 0.0);
   }
 
-  void upstream_of(int64_t n, int64_t first, int64_t count, double* numbers) const {
+  void upstream_of(int64_t n, int64_t first, int64_t count, double* upstream) const {
     if (upstream_.of_pixels) {
-      std::copy_n(static_cast<const Acc*>(upstream_.of_pixels->data_ptr()) + n * pixels_ + first, count, numbers);
+      std::copy_n(static_cast<const Acc*>(upstream_.of_pixels->data_ptr()) + n * pixels_ + first, count, upstream);
     } else {
-      std::fill_n(numbers, count, upstream_.of_samples[n] / static_cast<double>(pixels_));
+      std::fill_n(upstream, count, upstream_.of_samples[n] / static_cast<double>(pixels_));
     }
   }
 

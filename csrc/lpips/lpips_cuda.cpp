@@ -82,7 +82,7 @@ Result run(const std::vector<Tensor>& features,         // L x (N, C, H, W)
 
   Result result;
   DenseLayers dense(features, targets, channel_weights, upstream, asked, result);
-  std::optional<Tensor> partial, arrived, grad;
+  std::optional<Tensor> partial, arrivals, grad;
   LpipsValues values{};
   if (asked.values) {
     const auto accumulators = [&](std::vector<int64_t> sizes) {
@@ -91,8 +91,8 @@ Result run(const std::vector<Tensor>& features,         // L x (N, C, H, W)
     result.loss = accumulators({batch});
     result.values = accumulators({count, batch});
     partial = accumulators({lpips_blocks(element, dense.layers, batch)});
-    arrived = torch::stable::new_zeros(first, {{count + 1, batch}}, ScalarType::Int);
-    values = {partial->data_ptr(), static_cast<uint32_t*>(arrived->data_ptr()), result.values->data_ptr(),
+    arrivals = torch::stable::new_zeros(first, {{count + 1, batch}}, ScalarType::Int);
+    values = {partial->data_ptr(), static_cast<uint32_t*>(arrivals->data_ptr()), result.values->data_ptr(),
               result.loss->data_ptr()};
   }
   if (upstream.grad) grad = torch::stable::contiguous(*upstream.grad);

@@ -1,9 +1,9 @@
-// LPIPS of one pixel, channel by channel: what the walks over NHWC and NCHW maps (lanes.cuh, tiles.cuh) share.
+// LPIPS of one pixel, channel by channel: shared by the kernels of NHWC and NCHW maps (lanes.cuh, tiles.cuh).
 //
 // With sx = sqrt(sum x^2), nx = sx + eps or sqrt(sum x^2 + eps), u = x / nx, v = y / ny, e = u - v: d = sum of w e^2,
-// and by x_c the gradient is 2 / nx * (w_c e_c - r_c T), T = sum of w e u, where r = x / sx, or x / nx if eps is
-// inside; by y_c it is -2 / ny * (w_c e_c - q_c S), S = sum of w e v. 1 / nx and 1 / sx stay apart: their product
-// overflows.
+// d d/dx_c = 2 / nx * (w_c e_c - r_c T), T = sum of w e u, where r = x / sx, or x / nx if eps is inside, and
+// d d/dy_c = -2 / ny * (w_c e_c - q_c S), S = sum of w e v. 1 / nx and 1 / sx are separate factors, since their product
+// may overflow.
 #pragma once
 
 #include "../common/cuda_element.cuh"
@@ -25,7 +25,7 @@ struct Length {
   Acc inverse;  // 1 / nx
   Acc radial;   // r = radial * x
 
-  // A pixel without features has, by definition, no direction and no gradient. NaN is no such pixel.
+  // A pixel whose features are all 0 has, by definition, no direction and no gradient. NaN is not such a pixel.
   static __device__ __forceinline__ Length of(Acc squares, const Norm<Acc>& norm) {
     const Acc root = std::sqrt(squares + norm.inside);
     if (root == Acc(0)) return {Acc(0), Acc(0)};
@@ -33,8 +33,8 @@ struct Length {
   }
 };
 
-// A product that is rounded before it is subtracted from another: joined to one fma with the subtraction, equal pixels
-// would lie apart by the rounding of a product.
+// A product that is rounded before the subtraction: contracted to an fma, equal pixels would differ by a rounding
+// error.
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
@@ -73,7 +73,7 @@ __device__ __forceinline__ void slopes_in_place(T& x, T& y, Acc weight, const Le
   x = narrow<T>(by_x);
 }
 
-// Part of the pixels of one sample of a layer. Pointers to its first pixel; strides in elements.
+// A run of pixels of one sample of a layer. Pointers to its first pixel; strides in elements.
 template <class T>
 struct PixelRun {
   using Acc = DeviceAccumulator<T>;

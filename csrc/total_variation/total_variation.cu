@@ -58,7 +58,7 @@ cudaError_t launch_total_variation(Element element, Wanted wanted, const ImageRo
           launch_kernel(total_variation_kernel<T, decltype(kind)::value, decltype(pass)::value, decltype(width)::value,
                                                decltype(step)::value>,
                         rows.batch * strips.blocks, kVariationThreads, 0, stream, x, rows.stride_n, rows.size(), strips,
-                        grad, dx, values.partial, values.arrived, values.values);
+                        grad, dx, values.partial, values.arrivals, values.values);
         });
       });
     });

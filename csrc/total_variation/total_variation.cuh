@@ -4,8 +4,8 @@
 //
 // Bound by memory: an element is read once and written once, against 10 to 20 instructions. Targets on every
 // architecture: at most 128 registers, for 2 blocks (512 threads) an SM; each thread has its loads of 16 bytes, 4 rows
-// and the 2 around them, under way before it uses the first (ptxas holds some of the 16-bit rows back: at least 2),
-// together 16 to 48 KB an SM, where an H200 needs about 25 KB to keep its memory busy, half of it for writing. Shared
+// and the 2 around them, in flight before it uses the first (ptxas delays some of the 16-bit rows: at least 2),
+// together 16 to 48 KB per SM, where an H200 needs about 25 KB to saturate its memory, half of it for writing. Shared
 // memory: under 100 bytes.
 #pragma once
 
@@ -67,13 +67,14 @@ struct Sides {
   }
 };
 
-// The sum of distances that begin in a strip, and the gradient by its elements. A pixel is the right end of one
-// difference, the left end of another, and so below and above. The strip begins at `x`, column `i` of row `row`.
+// The sum of distances that begin in a strip, and the gradient with respect to its elements. A pixel is the right end
+// of one difference and the left end of another, likewise below and above. The strip begins at `x`, column `i` of row
+// `row`.
 template <Distance kDistance, Wanted kWanted, int kWidth, int kStep, class T, class Acc>
 __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int row, int i, Acc grad, T* dx) {
   Pack<T, kWidth> lines[kStripRows + 2];  // with the row above and the row below
   Sides<T, kWidth, kStep> sides(strips, i);
-  // Outside the plane, the nearest row: without branches, also where they are used, all loads start together.
+  // Load. Out of bounds, the nearest row: without branches, here and at their use, all loads are issued together.
 #pragma unroll
   for (int r = kWantsGradient<kWanted> ? 0 : 1; r < kStripRows + 2; ++r) {
     const int nearest = max(0, min(row + r - 1, strips.height - 1));
@@ -81,6 +82,7 @@ __device__ __forceinline__ Acc walk_strip(const T* x, const Strips& strips, int 
     lines[r] = load_pack<T, kWidth>(here);
     if (r > 0 && r <= kStripRows) sides.load(r - 1, here, kWantsGradient<kWanted>);
   }
+  // Compute, store.
   const auto point = [](bool exists, Acc to, Acc from) {
     return distance_at<kDistance>(exists ? to - from : Acc(0), Acc(0));
   };
@@ -120,10 +122,10 @@ template <class T, Distance kDistance, Wanted kWanted, int kWidth, int kStep>
 __global__ void __launch_bounds__(kVariationThreads, kVariationBlocks)
     total_variation_kernel(const T* __restrict__ x,  // (N, planes, H, length)
                            int64_t stride_n, int64_t size, const Strips strips,
-                           const DeviceAccumulator<T>* __restrict__ grad,                   // (N) or null
-                           T* __restrict__ dx,                                              // (N, planes, H, length)
-                           DeviceAccumulator<T>* partial,                                   // (N, blocks)
-                           uint32_t* arrived, DeviceAccumulator<T>* __restrict__ values) {  // (N), (N)
+                           const DeviceAccumulator<T>* __restrict__ grad,                    // (N) or null
+                           T* __restrict__ dx,                                               // (N, planes, H, length)
+                           DeviceAccumulator<T>* partial,                                    // (N, blocks)
+                           uint32_t* arrivals, DeviceAccumulator<T>* __restrict__ values) {  // (N), (N)
   using Acc = DeviceAccumulator<T>;
   const uint32_t n = blockIdx.x / strips.blocks, block = blockIdx.x % strips.blocks;
   const uint32_t strip = block * kVariationThreads + threadIdx.x;
@@ -136,10 +138,11 @@ __global__ void __launch_bounds__(kVariationThreads, kVariationBlocks)
     T* out = kWantsGradient<kWanted> ? dx + n * size + place : nullptr;
     sum = walk_strip<kDistance, kWanted, kWidth, kStep>(x + n * stride_n + place, strips, row, i, upstream, out);
   }
+  // Reduce.
   if constexpr (kWantsValue<kWanted>) {
     Acc* slots = partial + int64_t(n) * strips.blocks;
     Acc all;
-    if (!ends_sum<kVariationThreads>(sum, block, strips.blocks, slots, arrived + n, all)) return;
+    if (!ends_sum<kVariationThreads>(sum, block, strips.blocks, slots, arrivals + n, all)) return;
     if (threadIdx.x == 0) values[n] = all;
   }
 }

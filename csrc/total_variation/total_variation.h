@@ -25,9 +25,9 @@ struct ImageRows {
 
 // Where the values go; nothing of it is touched where none are wanted.
 struct VariationValues {
-  void* partial;      // (N, total_variation_slots) Acc, scratch
-  uint32_t* arrived;  // (N), zeros that the launch uses up
-  void* values;       // (N) Acc
+  void* partial;       // (N, total_variation_slots) Acc, scratch
+  uint32_t* arrivals;  // (N), zeros that the launch uses up
+  void* values;        // (N) Acc
 };
 
 // Partial sums of an image that any launch has room in.

@@ -26,7 +26,7 @@ Rows rows_of(const Tensor& x, Layout layout) {  // (N, C, H, W)
   return {1, x.size(2), x.size(3) * x.size(1), x.size(1)};
 }
 
-// Elements of a row that are walked together: what is read and written five times stays in the first cache.
+// Elements of a row that are processed together: what is read and written five times stays in L1.
 constexpr int64_t kPiece = 1024;
 
 struct Piece {
@@ -44,7 +44,7 @@ PO_INLINE Point<Accumulator<T>> difference(T to, T from) {
   return distance_at<kDistance>(static_cast<Acc>(to) - static_cast<Acc>(from), Acc(0));
 }
 
-// The sum of d(to[i] - from[i]), and their slopes times `sign`, which is 1 or -1, added to slopes[i], where wanted.
+// Returns the sum of d(to[i] - from[i]); adds `sign` (1 or -1) * d' to slopes[i]; each if wanted.
 template <Distance kDistance, Wanted kWanted, class T>
 PO_INLINE Accumulator<T> differences(const T* to, const T* from, int64_t count, Accumulator<T> sign,
                                      Accumulator<T>* slopes) {
@@ -63,8 +63,8 @@ PO_INLINE Accumulator<T> differences(const T* to, const T* from, int64_t count, 
   return sum;
 }
 
-// The sum of the differences that begin in a piece, and the gradient by its elements, where they are wanted: an element
-// is the left end of one difference, the right end of another, and so above and below.
+// The sum of the differences that begin in a piece, and the gradient with respect to its elements, where wanted: an
+// element is the left end of one difference, the right end of another, and so above and below.
 template <Distance kDistance, Wanted kWanted, class T>
 PO_INLINE double piece_walk(const T* x, T* dx, const Piece& piece, double factor) {
   using Acc = Accumulator<T>;

@@ -37,15 +37,15 @@ Result run(const Tensor& x,  // (N, C, H, W)
   const ImageRows rows = rows_of(dense, layout);
 
   Result result;
-  std::optional<Tensor> partial, arrived, upstream;
+  std::optional<Tensor> partial, arrivals, upstream;
   std::optional<LikeOutput> dx;
   VariationValues values{};
   if (wanted != Wanted::kGradient) {
     const int64_t slots = total_variation_slots(rows);
     result.values = torch::stable::new_empty(x, {{rows.batch}}, accumulator_type(x));
     partial = torch::stable::new_empty(x, {{rows.batch, slots}}, accumulator_type(x));
-    arrived = torch::stable::new_zeros(x, {{rows.batch}}, ScalarType::Int);
-    values = {partial->data_ptr(), static_cast<uint32_t*>(arrived->data_ptr()), result.values->data_ptr()};
+    arrivals = torch::stable::new_zeros(x, {{rows.batch}}, ScalarType::Int);
+    values = {partial->data_ptr(), static_cast<uint32_t*>(arrivals->data_ptr()), result.values->data_ptr()};
   }
   if (wanted != Wanted::kValue) dx.emplace(x, layout);
   if (grad) upstream = torch::stable::contiguous(*grad);

@@ -235,5 +235,5 @@ MUTANTS = [
     Mutant("loss scale: as if nothing had grown", "loss_scale", SCALING, "bound *= «*scaling.grown»", "1.0f", VALUES),
     Mutant("loss scale: by itself", "loss_scale", SCALING, "exponent_of(scale) + exponent_of(room / bound)",
            "exponent_of(room / bound)", VALUES),
-    Mutant("loss scale: no end below", "loss_scale", SCALING, "exponent < -kMostExponent", "false", VALUES),
+    Mutant("loss scale: no end below", "loss_scale", SCALING, "exponent < -kMaxExponent", "false", VALUES),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ MUTANTS = [
     Mutant("channel statistics: no eps beneath the root", "channel_statistics", KERNELS,
            "sqrt(variance[0] + Acc(kDeviationEps))", "sqrt(variance[0])", VALUES, case="far from zero"),
     Mutant("channel statistics: groups of the first layer", "channel_statistics", KERNELS,
-           "table.arrived + layer.first_group + group", "table.arrived + group", f"{VALUES}|{ORDER}"),
+           "table.arrivals + layer.first_group + group", "table.arrivals + group", f"{VALUES}|{ORDER}"),
     Mutant("channel statistics: samples side by side", "channel_statistics", KERNELS,
            "«place.n * layer.stride_x»}}", "place.n * layer.pixels * layer.channels", f"{VALUES}|{MISALIGNED}"),
     Mutant("channel statistics backward: numbers of folded channels", "channel_statistics_backward", KERNELS,

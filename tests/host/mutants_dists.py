@@ -35,7 +35,7 @@ MUTANTS = [
     Mutant("dists: slots of the first sample", "dists", DISTS,
            "int64_t(group) * layer.chunks", "int64_t(place.group) * layer.chunks", f"{VALUES}|{ORDER}"),
     Mutant("dists: loss before all groups are there", "dists", DISTS,
-           "table.arrived + place.n, «table.groups»)", "1", f"{VALUES}|{ORDER}"),
+           "table.arrivals + place.n, «table.groups»)", "1", f"{VALUES}|{ORDER}"),
     Mutant("dists: earlier launches forgotten", "dists", DISTS,
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     Mutant("dists: NaN has no variance", "dists", MOMENTS,

@@ -11,7 +11,7 @@ PLAN = "gram/plan.h"
 STAGE = "«__syncthreads();»  // this stage is whole, and the one before it is read"
 PRODUCTS = """
         if constexpr (sizeof(T) == 4) {
-          // An infinity counts once, in the product of the whole numbers: with a lower part its sign could be another.
+          // An infinity enters only the product of whole values: times a lower part its sign could differ.
           multiply(lower, b.upper, j, sums);
           multiply(upper, b.lower, j, sums);
         }
@@ -45,11 +45,11 @@ MUTANTS = [
     # sums over pieces
     Mutant("gram: stages used before they are whole", "gram", GRAM,
            STAGE, "", f"{ORDER}|{VALUES}|missing lanes"),
-    Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kStages - 2>();", "", f"{ORDER}|{VALUES}"),
-    Mutant("gram: a stage too few waited for", "gram", GRAM,
-           "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();", f"{ORDER}|{VALUES}"),
+    Mutant("gram: no wait for the copies", "gram", GRAM, "wait_copies<kPipelineStages - 2>();", "",
+    f"{ORDER}|{VALUES}"), Mutant("gram: a stage too few waited for", "gram", GRAM,
+           "wait_copies<kPipelineStages - 2>();", "wait_copies<kPipelineStages - 1>();", f"{ORDER}|{VALUES}"),
     Mutant("gram: a buffer filled while it is read", "gram", GRAM,
-           "unsigned char* to = shared + «stage % kStages»", "stage % (kStages - 1)",
+           "unsigned char* to = shared + «stage % kPipelineStages»", "stage % (kPipelineStages - 1)",
            f"{ORDER}|{VALUES}", case="32768"),
     Mutant("gram: every piece begins where its tile does", "gram", GRAM,
            "int64_t(piece.first) * job.stage_pixels", "0", VALUES),
@@ -135,7 +135,8 @@ MUTANTS = [
     Mutant("gradient: stages used before they are whole", "gram_gradient", GRADIENT,
            STAGE, "", f"{ORDER}|{VALUES}"),
     Mutant("gradient: a stage too few waited for", "gram_gradient", GRADIENT,
-           "wait_copies<Shape::kStages - 2>();", "wait_copies<Shape::kStages - 1>();", f"{ORDER}|{VALUES}"),
+           "wait_copies<Shape::kPipelineStages - 2>();", "wait_copies<Shape::kPipelineStages - 1>();",
+           f"{ORDER}|{VALUES}"),
     Mutant("gradient: pixels beyond the last taken for whole", "gram_gradient", GRADIENT,
            "job.first_pixel + tile_pixels <= pixels", "true", ADDRESS, configuration="address",
            case="bfloat16 nhwc [(2, 128"),

@@ -43,7 +43,7 @@ MUTANTS = [
            "layer.first_block + n * layer.chunks", "layer.first_block", f"{VALUES}|{ORDER}",
            case="bfloat16 mse 2 (25003"),
     Mutant("feature loss: loss before all layers are there", "feature_loss", FEATURE,
-           "table.arrived + n, «table.first_layer + table.count»)", "1", f"{VALUES}|{ORDER}"),
+           "table.arrivals + n, «table.first_layer + table.count»)", "1", f"{VALUES}|{ORDER}"),
     Mutant("feature loss: earlier launches forgotten", "feature_loss", FEATURE,
            "table.first_layer > 0 ? table.loss[n] : Acc(0)", "Acc(0)", VALUES),
     # gradient of the feature loss
@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant("total variation: one strip too many", "total_variation", VARIATION,
            "strip < strips.count", "strip <= strips.count", VALUES),
     Mutant("total variation: counted with the first image", "total_variation", VARIATION,
-           "«arrived + n», all)", "arrived", f"{VALUES}|{ORDER}"),
+           "«arrivals + n», all)", "arrivals", f"{VALUES}|{ORDER}"),
     Mutant("total variation: packs of odd rows", "total_variation", VARIATION_LAUNCH,
            "rows.length % kWidth == 0", "true", f"{MISALIGNED}|{VALUES}"),
     Mutant("total variation: colours as grey", "total_variation", VARIATION_LAUNCH,

@@ -37,7 +37,7 @@ def needed(adds: bool, of_gradient: bool, shapes: Shapes, size: int) -> Bytes:
 def workspace(layout: str, module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
     sizes = [(layout == "nhwc", c, h * w) for _, c, h, w in shapes]
     partial_sums, groups = module.statistics_sizes(element(dtype), sizes, shapes[0][0])
-    return {"partial": FP32 * partial_sums, "arrived": 4 * groups}
+    return {"partial": FP32 * partial_sums, "arrivals": 4 * groups}
 
 
 ROWS = [

@@ -46,7 +46,7 @@ def needed(maps: tuple[str, ...], per_sample: tuple[str, ...], shapes: Shapes, s
 def workspace(layout: str, module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
     batch = shapes[0][0]
     partial_sums, groups = module.sizes(element(dtype), [(layout == "nhwc", c, h * w) for _, c, h, w in shapes], batch)
-    return {"partial": FP32 * partial_sums, "of_groups": FP32 * groups, "arrived": 4 * (batch + groups)}
+    return {"partial": FP32 * partial_sums, "of_groups": FP32 * groups, "arrivals": 4 * (batch + groups)}
 
 
 def pool_bytes(pooled: str, maps: tuple[str, ...], shapes: Shapes, size: int) -> Bytes:

@@ -45,7 +45,7 @@ def needed(variant: str, shapes: Shapes, size: int) -> Bytes:
 def workspace(layout: str, module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
     batch = shapes[0][0]
     blocks = [module.blocks(element(dtype), channels, h * w, batch, layout) for _, channels, h, w in shapes]
-    return {"partial": FP32 * sum(blocks), "arrived": 4 * (len(shapes) + 1) * batch}
+    return {"partial": FP32 * sum(blocks), "arrivals": 4 * (len(shapes) + 1) * batch}
 
 
 ROWS = [

@@ -58,13 +58,13 @@ def narrow_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> 
 
 def feature_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
     batch, size = shapes[0][0], prod(shapes[0][1:])
-    return {"partial": FP32 * module.blocks(element(dtype), size, batch), "arrived": 4 * 2 * batch}
+    return {"partial": FP32 * module.blocks(element(dtype), size, batch), "arrivals": 4 * 2 * batch}
 
 
 def variation_workspace(module: ModuleType, dtype: torch.dtype, shapes: Shapes) -> Bytes:
     batch, channels, height, width = shapes[0]
     rows = (batch, channels, height, width, 1, channels * height * width)
-    return {"partial": FP32 * batch * module.slots(rows), "arrived": 4 * batch}
+    return {"partial": FP32 * batch * module.slots(rows), "arrivals": 4 * batch}
 
 
 def feature_loss(wanted: str, dtype: torch.dtype, layout: str, shapes: Shapes) -> Launch:

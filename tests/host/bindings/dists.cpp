@@ -64,7 +64,7 @@ py::tuple dists(const std::string& element, int64_t batch, const std::vector<py:
   const MomentSizes sizes = dists_sizes(memory.element(), layers, batch);
   const DistsValues values{memory.accumulators("partial", sizes.partial),
                            memory.accumulators("of_groups", sizes.groups),
-                           memory.counters("arrived", batch + sizes.groups),
+                           memory.counters("arrivals", batch + sizes.groups),
                            memory.accumulators("values", layers.size() * batch), memory.accumulators("loss", batch)};
   memory.check(launch_dists(memory.element(), layers, batch, values, nullptr));
   py::list outputs;
@@ -122,8 +122,8 @@ py::tuple channel_statistics(const std::string& element, int64_t batch, const st
   }
   const MomentSizes sizes = statistics_sizes(memory.element(), layers, batch);
   void* partial = memory.accumulators("partial", sizes.partial);
-  uint32_t* arrived = memory.counters("arrived", sizes.groups);
-  memory.check(launch_channel_statistics(memory.element(), layers, batch, partial, arrived, nullptr));
+  uint32_t* arrivals = memory.counters("arrivals", sizes.groups);
+  memory.check(launch_channel_statistics(memory.element(), layers, batch, partial, arrivals, nullptr));
   py::list outputs;
   for (const StatisticsLayer& layer : layers) outputs.append(memory.result(layer.statistics));
   return py::tuple(outputs);

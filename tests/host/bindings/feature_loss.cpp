@@ -45,7 +45,7 @@ PYBIND11_MODULE(feature_loss, m) {
         FeatureValues values{};
         if (wanted != "gradient") {
           values = {memory.accumulators("partial", feature_loss_blocks(memory.element(), layers, batch)),
-                    memory.counters("arrived", (count + 1) * batch), memory.accumulators("values", count * batch),
+                    memory.counters("arrivals", (count + 1) * batch), memory.accumulators("values", count * batch),
                     memory.accumulators("loss", batch)};
           results.push_back(values.values);
           results.push_back(values.loss);

@@ -67,7 +67,7 @@ PYBIND11_MODULE(lpips, m) {
         LpipsValues values{};
         if (wants_values) {
           values = {memory.accumulators("partial", lpips_blocks(memory.element(), layers, batch)),
-                    memory.counters("arrived", (count + 1) * batch), memory.accumulators("values", count * batch),
+                    memory.counters("arrivals", (count + 1) * batch), memory.accumulators("values", count * batch),
                     memory.accumulators("loss", batch)};
         }
         memory.check(launch_lpips(memory.element(), layers, batch, eps, eps_inside, values,

@@ -34,7 +34,7 @@ PYBIND11_MODULE(total_variation, m) {
         if (wanted != "value") gradient = memory.changed("dx", dx);
         if (wanted != "gradient") {
           values = {memory.accumulators("partial", rows.batch * total_variation_slots(rows)),
-                    memory.counters("arrived", rows.batch), memory.accumulators("values", rows.batch)};
+                    memory.counters("arrivals", rows.batch), memory.accumulators("values", rows.batch)};
         }
         memory.check(launch_total_variation(memory.element(), wanted_named(wanted), rows, variation_distance(kind),
                                             memory.at(memory.input("x", x), before_x), values,
