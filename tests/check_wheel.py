@@ -1,12 +1,13 @@
 """What `make check-wheel` checks: that an index takes both wheels, and that each runs where there is no compiler.
 
-With --cuda, which a release passes, a compiled library without its CUDA part is an error.
+With --release, a compiled library without its CUDA part, or without its code for newer processors, is an error.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 import site
 import subprocess
 import sys
@@ -30,6 +31,9 @@ cuda = native.cuda_reason or native.build_info["cuda"]
 print(f"plain: {native.reason}" if native.reason else f"compiled, CUDA: {cuda}")
 """
 
+# Instructions that only the code for newer processors has, which a g++ older than 12 leaves out (csrc/common/cpu.h).
+NEWER = {"AVX2": r"vfmadd\d+ps\s.*%ymm", "AVX-512": r"vfmadd\d+ps\s.*%zmm", "AMX": r"tdpbf16ps"}
+
 
 def metadata(wheel: Path) -> dict[str, bytes]:
     """What an index and pip read of a wheel, without the file that says how it was packed."""
@@ -50,6 +54,23 @@ def check_tag(wheel: Path) -> None:
     said = json.loads(subprocess.run([*show, "--json", wheel], check=True, capture_output=True, text=True).stdout)
     to_eliminate = said["policy_upgrades"].get(TAG, {}).get("libs_to_eliminate")
     assert to_eliminate == ["libtorch_cpu.so"], f"{TAG}: {said}"
+
+
+def missing_code(library: Path) -> list[str]:
+    """The levels of NEWER whose instructions are not in a library."""
+    command = ["objdump", "-d", "--no-show-raw-insn", library]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [level for level, instruction in NEWER.items() if not re.search(instruction, listing)]
+
+
+def check_release(wheel: Path, said: str) -> None:
+    assert "no CUDA part" not in said, "a release needs nvcc: put it on the PATH"
+    if platform.machine() != "x86_64":
+        return
+    library = FOLDER / "_C.so"
+    library.write_bytes(code(wheel)["perceptual_ops/_C.so"])
+    missing = missing_code(library)
+    assert not missing, f"the library has no code for {', '.join(missing)}: a release needs g++ >= 12, named by CXX"
 
 
 def check_example(wheel: Path) -> str:
@@ -83,7 +104,8 @@ def main() -> None:
     assert code(plain) == {name: text for name, text in code(compiled).items() if name not in library}
     check_tag(compiled)
     said = [check_example(wheel) for wheel in wheels]
-    assert "--cuda" not in sys.argv or "no CUDA part" not in said[1], "a release needs nvcc: put it on the PATH"
+    if "--release" in sys.argv:
+        check_release(compiled, said[1])
 
 
 if __name__ == "__main__":

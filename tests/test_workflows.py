@@ -37,6 +37,7 @@ def test_what_a_workflow_runs_exists(file: Path) -> None:
 def test_actions_are_pinned_and_may_only_read(file: Path) -> None:
     workflow: dict[str, Any] = yaml.safe_load(file.read_text())
     used = re.findall(r"uses: (\S+)(.*)", file.read_text())
+    used = [(action, version) for action, version in used if action != "./.github/workflows/ci.yml"]
     assert used and all(re.search(r"@[0-9a-f]{40}$", action) and "# v" in version for action, version in used)
     assert len(dict(action.split("@") for action, _ in used)) == len({action for action, _ in used})
     assert workflow["permissions"] == {"contents": "read"} and "group" in workflow["concurrency"]
@@ -47,6 +48,21 @@ def test_only_the_publishing_jobs_may_identify_themselves() -> None:
     assert asked == {"publish": {"id-token": "write"}, "pages": {"id-token": "write", "pages": "write"}}
     assert RELEASE["jobs"]["pages"]["environment"] and "publish" in RELEASE["jobs"]["pages"]["needs"]
     assert [step["uses"].split("@")[0] for step in RELEASE["jobs"]["pages"]["steps"]] == ["actions/deploy-pages"]
-    assert RELEASE["jobs"]["publish"]["environment"] and RELEASE["jobs"]["publish"]["needs"] == "build"
+    assert RELEASE["jobs"]["publish"]["environment"] and RELEASE["jobs"]["publish"]["needs"] == ["ci", "build"]
     steps = [step.get("uses", "").split("@")[0] for step in RELEASE["jobs"]["publish"]["steps"]]
     assert steps == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+
+
+def test_what_is_published_has_passed_ci() -> None:
+    assert RELEASE["jobs"]["ci"] == {"uses": "./.github/workflows/ci.yml"}
+    assert "workflow_call" in CI[True]  # YAML's `on`
+
+
+@pytest.mark.parametrize("job", [CI["jobs"]["compiled"], RELEASE["jobs"]["build"]], ids=["ci", "release"])
+def test_the_compiler_has_the_vectorised_code(job: dict[str, Any]) -> None:
+    guards = [(ROOT / "csrc" / file).read_text() for file in ("common/cpu.h", "gram/amx_cpu.h")]
+    least = {int(number) for guard in guards for number in re.findall(r"__GNUC__ >= (\d+)", guard)}
+    assert least
+    for variable, compiler in {"CC": "gcc", "CXX": "g++", "CUDAHOSTCXX": "g++"}.items():
+        name, _, version = job["env"][variable].rpartition("-")
+        assert name == compiler and int(version) >= max(least)
