@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 # As torchmetrics says it, which tests of projects wait for.
 WORDS = "Expected both input arguments to be normalized tensors with shape [N, 3, H, W]"
 
+# An older torch captures CUDA graphs of compiled code with every operator in them, and its custom_op takes no tags.
+_SETTINGS: dict[str, Any] = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
-@torch.library.custom_op("perceptual_ops::check_ranges", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+
+@torch.library.custom_op(
+    "perceptual_ops::check_ranges", mutates_args=(),
+    schema="(Tensor img1, Tensor img2, bool normalize) -> Tensor",  # torch 2.4 reads no annotations that are strings
+    **_SETTINGS,
+)  # fmt: skip
 def check_ranges(img1: Tensor, img2: Tensor, normalize: bool) -> Tensor:  # (N, 3, H, W) twice -> ()
     """0 for images in range, to be added to their scores: what nobody reads the compiler leaves out.
 
