@@ -47,6 +47,9 @@ def missing_for_a_tag(root: Path, address: str) -> list[str]:
     found = []
     if unreleased := written(root, "CHANGELOG.md", r"^(## .*unreleased.*)"):
         found.append(f"CHANGELOG.md says '{unreleased}': write the date")
+    for page in ("README.md", "docs/installation.md"):
+        if before := written(root, page, r"(# once released; until then.*)"):
+            found.append(f"{page} says '{before}': remove this remark")
     repository = written(root, "setup.py", r'^REPOSITORY = "(.+?)"')
     if "/OWNER/" in repository or (address and repository != address):
         found.append(f"REPOSITORY in setup.py is {repository}: write the address of the repository {address}".rstrip())

@@ -1,4 +1,4 @@
-"""What `make release` refuses, in a repository of three files."""
+"""What `make release` refuses, in a repository of five files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import check_release
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://host/someone/perceptual_ops"
+PAGES = ("README.md", "docs/installation.md")
 
 
 def git(repository: Path, *arguments: str) -> None:
@@ -26,6 +28,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "perceptual_ops").mkdir()
     (tmp_path / "perceptual_ops" / "__init__.py").write_text('__version__ = "1.2.0"\n')
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (2030-01-01)\n\n- A change.\n\n## 1.1.0\n")
+    (tmp_path / "docs").mkdir()
+    for page in PAGES:
+        (tmp_path / page).write_text("pip install perceptual_ops\n")
     (tmp_path / "setup.py").write_text(f'REPOSITORY = "{ADDRESS}"\n')
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
@@ -81,6 +86,25 @@ def test_what_a_rehearsal_may_lack(repository: Path, capsys: pytest.CaptureFixtu
     assert "before the tag, CHANGELOG.md says" in capsys.readouterr().err
     git(repository, "tag", "v1.2.0")
     assert "write the date" in refused(capsys, "--tag", "v1.2.0")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_that_tells_how_to_install_before_the_release(
+    repository: Path, capsys: pytest.CaptureFixture[str], page: str
+) -> None:
+    commit(repository, page, "pip install perceptual_ops   # once released; until then in a checkout: pip install .\n")
+    assert check_release.main([]) == 0
+    assert f"before the tag, {page} says '# once released; until then in a checkout" in capsys.readouterr().err
+    assert f"{page} says" in refused(capsys, "--tag", "v1.2.0")
+
+
+def test_the_pages_say_whether_it_is_released() -> None:
+    """As CHANGELOG does, and in the words that a release is refused for."""
+    unreleased = "(unreleased)" in (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## ")[1]
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        assert text.count("pip install perceptual_ops") == 1
+        assert text.count("until then") == text.count("# once released; until then") == unreleased
 
 
 @pytest.mark.parametrize(("repository_url", "given"), [("https://github.com/OWNER/x", ""), (ADDRESS, f"{ADDRESS}s")])
