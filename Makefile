@@ -75,7 +75,7 @@ test: build
 # commands, trainings and what is built on losses; of files and weights; of names and modes, which are read before an
 # operator runs; of drop-ins' classes beside those whose numbers are compared; and what takes minutes.
 OF_THE_COMPILED_FILE := build* cuda_choice* gram_plan* host_* kernel_* launches* library_file* manylinux* native_library* sass* setup*
-OF_THE_HOUSE := bench* check_* import* makefile* metadata* typing* workflows*
+OF_THE_HOUSE := bench* check_* import* makefile* metadata* parity* typing* workflows*
 OF_COMMANDS := cli* command_outputs* compare* examples* inversion* programs* progress* recipe_networks* train_cli* training*
 OF_FILES := broken_* captured_weights* crops* damaged_models* files* heat_map* image_lists* images* malformed* metric_weights* model_files* \
     picture* state_dicts* stlpips* weights*

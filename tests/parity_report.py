@@ -99,7 +99,7 @@ def stlpips_cases() -> Iterator[tuple[str, str, Difference]]:
         theirs = package.LPIPS(net="alex", variant="shift_tolerant", verbose=False).requires_grad_(False)
         theirs.register_forward_hook(lambda module, inputs, value: value.flatten())  # (N, 1, 1, 1)
         for name in stlpips.PHOTOGRAPHS:
-            found = difference(po.LPIPS("alex", weights="stlpips"), theirs, *stlpips.pair(name), stlpips.set_input_map)
+            found = difference(po.LPIPS("alex", weights="stlpips"), theirs, *stlpips.pair(name), lpips.set_input_map)
             yield "stlpips-pytorch", f"LPIPS alex, {name}", found
 
 
