@@ -124,9 +124,9 @@ class Case(ABC):
     def call(self, name: str, device: torch.device) -> Call:
         """() -> tensors, such as (loss, image gradient)."""
 
-    def warm_up(self, name: str, device: torch.device) -> Call:
-        """A call that leaves in a fresh process what the first one does."""
-        return self.call(name, device)
+    def warm_up(self, name: str, device: torch.device) -> Call | None:
+        """A shorter call of the same module, after which it is as it is after `call`; None: `call` itself."""
+        return None
 
     def variant(self, name: str) -> Variant:
         return self.variants[name]

@@ -10,7 +10,7 @@ import torch
 from bench_runs import CPU, by_name, run, suite_of
 from torch import nn
 
-from bench import console, memory, peers, timing
+from bench import console, memory, peers, runner, timing
 from bench.case import BF16, FP32, Case, ImageCase, Variant, verify
 from bench.plain import PlainFeatureLoss, PlainLoss
 from bench.suites import adaptive, clips, loss, metrics, modules, steps, suites, tiles
@@ -235,6 +235,21 @@ def doubled(n_mib: int):
         return torch.ones(n_mib * MIB, dtype=torch.uint8) + 1
 
     return call
+
+
+@pytest.mark.parametrize("name", ["loss", "tiles"])
+def test_memory_is_that_of_a_module_that_was_called_before(name: str, monkeypatch) -> None:
+    """What a first call prepares and keeps, such as weights, is none of a call's memory."""
+    called: list[int] = []
+    call = nn.Module.__call__
+
+    def counted(module: nn.Module, *arguments: object, **keywords: object) -> object:
+        called.append(id(module))
+        return call(module, *arguments, **keywords)
+
+    monkeypatch.setattr(nn.Module, "__call__", counted)
+    runner._fresh_peak(CASES[name], "ours fp32", CPU)
+    assert len(called) == 3 and len(set(called)) == 1
 
 
 def peak_of_doubled(n_mib: int) -> memory.Peak:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,13 @@ VARIANTS = named(
     Variant("ours, tiles of 512", partial(own_loss, tile_size=512), chunk=None),
     Variant("ours, tiles", partial(own_loss, tile_size="auto"), chunk=None),
 )
+
+
+@lru_cache(maxsize=1)  # the warm-up and the call are of one module
+def built(loss: str, name: str, device: torch.device) -> Any:
+    return VARIANTS[name].build(loss).to(device)
+
+
 TOLERANCE = {FP32: (1e-5, 1e-2)}
 
 
@@ -68,7 +76,7 @@ class TileCase(ImageCase):
         draw = torch.Generator(device).manual_seed(0)
         output, target = torch.rand((2, 1, 3, self.height, self.width), generator=draw, device=device)
         output.requires_grad_()
-        loss = self.variant(name).build(self.loss).to(device)
+        loss = built(self.loss, name, device)
         given = () if isinstance(loss, PerceptualLoss) and not loss.content_layers else (target,)
 
         def call() -> tuple[Tensor, Tensor]:
@@ -77,7 +85,7 @@ class TileCase(ImageCase):
 
         return call
 
-    def warm_up(self, name: str, device: torch.device) -> Call:
+    def warm_up(self, name: str, device: torch.device) -> Call | None:
         return replace(self, height=64, width=64).call(name, device)
 
 
