@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from perceptual_ops import files
 
+resource = pytest.importorskip("resource", reason="owners, modes and limits of POSIX")
 ROOT = Path(__file__).resolve().parent.parent
 
 

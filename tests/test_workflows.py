@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from perceptual_ops._native import LEAST_TORCH
+
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI, RELEASE = (
@@ -22,6 +24,16 @@ def test_plain_pytorch_runs_on_every_python_and_system() -> None:
     assert matrix["python"] == served
     assert {name.split("-")[0] for name in matrix["system"]} == {"ubuntu", "macos", "windows"}
     assert set(CI["jobs"]["compiled"]["strategy"]["matrix"]["python"]) == {served[0], served[-1]}
+
+
+def test_torch_from_the_oldest_on_is_tried() -> None:
+    """The oldest, which make has, up to the least of the compiled library; docs/installs.md names them."""
+    tried = CI["jobs"]["older-torch"]["strategy"]["matrix"]["torch"]
+    assert [f"TORCH ?= {tried[0]}"] == re.findall(r"^TORCH \?= .*", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    minors = [tuple(map(int, version.split(".")[:2])) for version in tried]
+    named = ", ".join(f"{major}.{minor}" for major, minor in minors[:-1]) + " and {}.{}".format(*minors[-1])
+    assert f"on torch {named}" in (ROOT / "docs" / "installs.md").read_text("utf-8")
+    assert minors == sorted(set(minors)) and minors[-1] == LEAST_TORCH
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
