@@ -175,6 +175,11 @@ def readme_of_the_index() -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^()]+)\)", absolute, (ROOT / "README.md").read_text("utf-8"))
 
 
+if switch("NATIVE") not in ("", "0", "1"):
+    sys.exit(
+        f'PERCEPTUAL_OPS_NATIVE: expected "0", which compiles nothing, "1", an error where nothing can be compiled, or '
+        f"nothing, got {switch('NATIVE')!r} in the environment; set it to one of these, or unset it"
+    )
 reason = why_not_compiled()
 if reason and switch("NATIVE") == "1":
     sys.exit(f"PERCEPTUAL_OPS_NATIVE=1 asks for the compiled library, but {reason}")

@@ -154,8 +154,18 @@ def _loaders_error(library: Path) -> str:
 
 
 def _why_not_wanted() -> str:
-    """Why no library is searched for; empty if one is."""
-    if os.environ.get(SWITCH) == "0":
+    """Why no library is searched for; empty if one is.
+
+    Raises:
+        ValueError: Another value of the environment variable.
+    """
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "0", "1"):
+        raise ValueError(
+            f'{SWITCH}: expected "0", which chooses plain PyTorch, "1" or nothing, got {value!r} in the environment; '
+            f"set it to one of these, or unset it"
+        )
+    if value == "0":
         return SWITCHED_OFF
     if not sys.platform.startswith("linux"):
         return f"the compiled operators are for Linux, this is {sys.platform}"

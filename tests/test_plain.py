@@ -76,6 +76,13 @@ def test_why_no_library_is_looked_for(
     assert _native._why_not_wanted() == reason
 
 
+@pytest.mark.parametrize("value", ["false", "off", "no", "2", " 0"])
+def test_an_unknown_value_of_the_switch_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_native.SWITCH, value)
+    with pytest.raises(ValueError, match=f'PERCEPTUAL_OPS_NATIVE: expected "0", .*, got \'{value}\' .*, or unset it'):
+        _native._why_not_wanted()
+
+
 def test_native_is_refused_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "native", _native.NativeLibrary(_native.SWITCHED_OFF, _native.SWITCHED_OFF))
     with pytest.raises(RuntimeError, match="PERCEPTUAL_OPS_NATIVE=0"):

@@ -154,6 +154,8 @@ def test_the_environment_says_who_is_a_developer(checkout: Path, setting: str, p
             {"missing": "ninja"},
             "run `pip install ninja`, or set PERCEPTUAL_OPS_NATIVE=0 for the library in plain PyTorch",
         ),
+        ({"NATIVE": "off"}, "PERCEPTUAL_OPS_NATIVE: expected "),
+        ({"NATIVE": "false", "torch": "none"}, "got 'false' in the environment; set it to one of these, or unset it"),
         ({"missing": "cmake ninja"}, "is compiled by cmake and ninja: run `pip install cmake ninja`, or set"),
     ],
 )
