@@ -136,7 +136,20 @@ class LPIPS(MetricLoss):
         ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """See `forward`."""
+            """The distance of image pairs; `forward` says more.
+
+            Args:
+                output, target: Images (N, 3 or 1, H, W) in input_range, clips (N, 3, T, H, W), or two lists of N images
+                    of any sizes; either may be a batch of 1. Gradients flow to those that require them.
+                return_layers: Whether to return the value of each layer too.
+                frames: Whether to return the distance of each frame instead of their mean; for reduction="none".
+                sample_weight: (N,) numbers by which the distances are multiplied.
+                mask: (N or 1, 1, H, W) in [0, 1], which pixels are compared; not for spatial maps.
+
+            Returns:
+                (N,), (N, T) with frames, or a scalar for another reduction; (N, 1, H, W) for spatial, (N, 1, T, H, W)
+                of clips. With return_layers also a list of the same for each layer. fp32 (fp64 for a network in fp64).
+            """
 
     def forward(
         self,

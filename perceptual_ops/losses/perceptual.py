@@ -193,7 +193,22 @@ class PerceptualLoss(PerceptualSettings):
         ) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...  # fmt: skip
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """See `forward`."""
+            """The loss of a batch of images, of a list of them, or of clips; `forward` says more.
+
+            Args:
+                output: Images (N, 3 or 1, H, W) in input_range, clips (N, 3 or 1, T, H, W), or a list of N of either,
+                    of any sizes; the gradient flows to them.
+                target: Content images, shaped like the output or with a batch of 1. Default: those of `set_content`.
+                style: Style images. Default: those of `set_style`.
+                return_terms: Whether to return the terms too.
+                frames: Whether to return the numbers of each frame instead of their mean; for reduction="none".
+                sample_weight: (N,) numbers by which the values of the samples are multiplied.
+                mask: (N or 1, 1, H, W) in [0, 1], which pixels are compared; (N or 1, 1, T or 1, H, W) of clips.
+
+            Returns:
+                A scalar, or (N,) for reduction="none", (N, T) with frames; fp32 (fp64 for a network in fp64). With
+                return_terms also a dict of detached values.
+            """
 
     def forward(
         self,

@@ -134,7 +134,17 @@ class LPIPS(LpipsModule):
         ) -> Tensor | tuple[Tensor, list[Tensor]]: ...
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """See `forward`."""
+            """The distance of image pairs.
+
+            Args:
+                in0, in1: Images (N, 3, H, W), or (N, 1, H, W) for grey; either may be a batch of 1, or (3, H, W).
+                    Gradients flow to those that require them.
+                retPerLayer: Whether to return the value of each layer too, a list of the same shape.
+                normalize: Whether the images are in [0, 1] instead of [-1, 1].
+
+            Returns:
+                (N, 1, 1, 1), or (N, 1, H, W) for spatial.
+            """
 
     def forward(
         self, in0: Tensor, in1: Tensor, retPerLayer: bool = False, normalize: bool = False
