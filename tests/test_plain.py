@@ -79,7 +79,7 @@ def test_why_no_library_is_looked_for(
 @pytest.mark.parametrize("value", ["false", "off", "no", "2", " 0"])
 def test_an_unknown_value_of_the_switch_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(_native.SWITCH, value)
-    with pytest.raises(ValueError, match=f'PERCEPTUAL_OPS_NATIVE: expected "0", .*, got \'{value}\' .*, or unset it'):
+    with pytest.raises(ValueError, match=f"PERCEPTUAL_OPS_NATIVE: expected \"0\", .*, got '{value}' .*, or unset it"):
         _native._why_not_wanted()
 
 
