@@ -93,7 +93,8 @@ test-older-torch:
 	test -x build/torch-$(TORCH)/bin/pytest || { $(PYTHON) -m venv build/torch-$(TORCH) && \
 	    build/torch-$(TORCH)/bin/pip install -q torch==$(TORCH) numpy pillow pytest safetensors; }
 	OMP_WAIT_POLICY=passive PYTHONPATH=. build/torch-$(TORCH)/bin/python -m pytest $(patsubst %,tests/test_%.py,plain operators activation \
-	    activation_pooling l2_pool loss_scale channel_statistics lean_engine compiled_calls import)
+	    activation_pooling l2_pool loss_scale channel_statistics lean_engine compiled_calls import clips masks image_lists \
+	    metric_engine perceptual_loss tiled_losses)
 
 # The operators of a library without its CUDA part, built beside the usual one.
 test-cpu: $(VENV)/.installed
