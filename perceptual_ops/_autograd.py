@@ -265,9 +265,9 @@ def layer_loss(
     return _LayerLoss.apply(name, len(features), settings, *features, *targets)[:2]
 
 
-def register() -> None:
-    """Registers fake kernels and gradients; once per process."""
-    register_fakes()
+def register(registrations: torch.library.Library) -> None:
+    """Registers fake kernels and gradients, for as long as the library of these registrations lives."""
+    register_fakes(registrations)
     for name, setup, backward in (
         ("gram_matrix", _gram_matrix_setup, _gram_matrix_backward),
         ("channel_statistics", _channel_statistics_setup, _channel_statistics_backward),
@@ -275,4 +275,4 @@ def register() -> None:
         ("lpips_map", _lpips_map_setup, _lpips_map_backward),
         *((name, *functions) for name, functions in _LISTS.items()),
     ):
-        torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup)
+        torch.library.register_autograd(f"perceptual_ops::{name}", backward, setup_context=setup, lib=registrations)

@@ -5,6 +5,8 @@ Strides are those of `torch.empty_like`, which the kernels follow too.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -37,9 +39,9 @@ def _statistics_like(features: list[Tensor], count: int) -> list[Tensor]:  # L x
     return [x.new_empty((x.shape[0], count, x.shape[1]), dtype=checks.accumulator_dtype(x)) for x in features]
 
 
-def register_fakes() -> None:
-    """Registers the fake kernels; once per process."""
-    fake = torch.library.register_fake
+def register_fakes(library: torch.library.Library) -> None:
+    """Registers the fake kernels, for as long as the library lives."""
+    fake = partial(torch.library.register_fake, lib=library)
 
     @fake("perceptual_ops::gram_matrix")
     def _(x, normalize):
@@ -77,13 +79,13 @@ def register_fakes() -> None:
     def _(features, targets, weights, distance, parameter, grad=None):
         return (*_losses_like(features), [torch.empty_like(x) for x in features])
 
-    _register_total_variation()
-    _register_metrics()
-    _register_activation()
+    _register_total_variation(library)
+    _register_metrics(library)
+    _register_activation(library)
 
 
-def _register_total_variation() -> None:
-    fake = torch.library.register_fake
+def _register_total_variation(library: torch.library.Library) -> None:
+    fake = partial(torch.library.register_fake, lib=library)
 
     @fake("perceptual_ops::total_variation")
     def _(x, kind):
@@ -98,8 +100,8 @@ def _register_total_variation() -> None:
         return x.new_empty(x.shape[0], dtype=checks.accumulator_dtype(x)), torch.empty_like(x)
 
 
-def _register_metrics() -> None:
-    fake = torch.library.register_fake
+def _register_metrics(library: torch.library.Library) -> None:
+    fake = partial(torch.library.register_fake, lib=library)
 
     @fake("perceptual_ops::lpips_distance")
     def _(features, targets, channel_weights, eps, eps_inside):
@@ -132,8 +134,8 @@ def _register_metrics() -> None:
         return _pair_like(features, by_features, by_targets)
 
 
-def _register_activation() -> None:
-    fake = torch.library.register_fake
+def _register_activation(library: torch.library.Library) -> None:
+    fake = partial(torch.library.register_fake, lib=library)
 
     @fake("perceptual_ops::normalize_images")
     def _(images, scale, shift, dtype):

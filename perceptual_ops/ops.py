@@ -28,10 +28,7 @@ from ._autograd import layer_loss, register
 from ._native import fall_back, native
 from .names import Backend, Distance, FeatureDistance, GramNormalization, Reduction, Variation
 
-if not native.loaded:
-    plain.define()
-plain.serve()
-register()
+register(plain.serve(defines=not native.loaded))
 
 
 def use_native(inputs: Sequence[Tensor], backend: str) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
 
 import perceptual_ops as po
 
@@ -24,6 +27,32 @@ def test_the_import_brings_nothing_but_itself() -> None:
     root = Path(po.__file__).parents[1]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "\n", "")
+
+
+@pytest.mark.parametrize("switch", ["0", ""])
+@pytest.mark.parametrize("again", ["reload", "removal"])
+def test_a_second_import_in_one_process(switch: str, again: str) -> None:
+    """The new copy's operators take the place of those of the copy before, plain or compiled."""
+    script = """
+        import importlib, sys, torch
+        import perceptual_ops as po
+        for _ in range(2):
+            if sys.argv[1] == "reload":
+                importlib.reload(po.ops)
+            else:
+                for name in [name for name in sys.modules if name.partition(".")[0] == "perceptual_ops"]:
+                    del sys.modules[name]
+                import perceptual_ops as po
+        x = torch.rand(1, 3, 32, 32, requires_grad=True)
+        loss = po.LPIPS("squeeze", weights="random")(x, torch.rand(1, 3, 32, 32)).sum() + po.gram_matrix(x).sum()
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert gradient.isfinite().all() and gradient.any()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), again]
+    root = Path(po.__file__).parents[1]
+    environment = {**os.environ, "PERCEPTUAL_OPS_NATIVE": switch}
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_every_module_imports() -> None:

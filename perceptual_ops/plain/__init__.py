@@ -51,7 +51,23 @@ OPERATORS: tuple[Callable[..., Any], ...] = (
     activations.loss_scale,
 )
 
-_fragment = torch.library.Library("perceptual_ops", "FRAGMENT")
+HOLDER = "plain_library"  # of torch's namespace of the operators, which outlives a copy of this package
+
+
+def _replace_library() -> None:
+    """Ends the operators of a copy imported before in this process, as by importlib.reload, and begins those of this.
+
+    Torch refuses to define an operator twice, and its functions keep that copy alive.
+    """
+    if former := vars(torch.ops.perceptual_ops).get(HOLDER):
+        former._destroy()  # no public way
+    _replace_once.cache_clear()
+    setattr(torch.ops.perceptual_ops, HOLDER, torch.library.Library("perceptual_ops", "FRAGMENT"))
+
+
+def _library() -> torch.library.Library:
+    found: torch.library.Library = getattr(torch.ops.perceptual_ops, HOLDER)
+    return found
 
 
 def _without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,18 +81,24 @@ def _without_autocast(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 def _implement(dispatch_key: str, **settings: bool) -> None:
     for operator in OPERATORS:
-        _fragment.impl(operator.__name__, _without_autocast(operator), dispatch_key, **settings)
+        _library().impl(operator.__name__, _without_autocast(operator), dispatch_key, **settings)
 
 
-def define() -> None:
-    """Declares the operators, in a process without the compiled library."""
-    for operator in OPERATORS:
-        _fragment.define(f"{operator.__name__}{SCHEMAS[operator.__name__]}")
+def serve(defines: bool) -> torch.library.Library:
+    """Registers these operators for all tensors without a compiled one.
 
+    Args:
+        defines: Whether they are declared, too, as in a process without the compiled library.
 
-def serve() -> None:
-    """Registers these operators for all tensors without a compiled one."""
+    Returns:
+        What holds the registrations; a copy of this package imported after it ends them.
+    """
+    _replace_library()
+    if defines:
+        for operator in OPERATORS:
+            _library().define(f"{operator.__name__}{SCHEMAS[operator.__name__]}")
     _implement("CompositeExplicitAutograd")
+    return _library()
 
 
 @constant_when_compiled
