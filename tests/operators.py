@@ -25,12 +25,14 @@ class Operator:
             reference, `maps` the layers' features.
         naive: The same as a user writes it in eager PyTorch in the maps' own dtype.
         smooth: Whether it is differentiable everywhere, so that finite differences agree.
+        of_grams: Whether the order of the pixels is of no account but for rounding.
     """
 
     name: str
     run: Callable[..., Tensor]
     naive: Callable[[list[Tensor]], Tensor]
     smooth: bool = True
+    of_grams: bool = False
 
 
 def wide(x: Tensor) -> torch.dtype:
@@ -87,7 +89,7 @@ def _gram(normalize: str) -> Operator:
         "hw": lambda x: x.shape[1],
         "none": lambda x: x.shape[1] * x.shape[2] * x.shape[3],
     }[normalize]
-    return Operator(f"gram-{normalize}", run, lambda maps: naive_gram(maps[0]) * factor(maps[0]))
+    return Operator(f"gram-{normalize}", run, lambda maps: naive_gram(maps[0]) * factor(maps[0]), of_grams=True)
 
 
 def naive_statistics(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 2, C)
@@ -114,7 +116,7 @@ def _style(distance: str) -> Operator:
         ]
         return torch.stack(terms).sum(0)
 
-    return Operator(f"style-{distance}", run, naive, smooth=distance != "l1")
+    return Operator(f"style-{distance}", run, naive, smooth=distance != "l1", of_grams=True)
 
 
 def _feature(distance: str) -> Operator:
@@ -222,6 +224,20 @@ def value_and_gradient(
     value = run(leaves)
     upstream = random_map(tuple(value.shape), torch.float64, str(value.device), upstream_seed).to(value.dtype)
     return value.detach(), list(torch.autograd.grad(value, leaves, upstream, materialize_grads=True))
+
+
+def naive_runs(operator: Operator, maps: list[Tensor]) -> list[list[Tensor]]:
+    """Value and gradients of naive runs, in one order of the pixels or two.
+
+    Two nearly equal Grams have a difference, and so a gradient, that the order of their sums decides: one run alone may
+    be lucky.
+    """
+    value, gradients = value_and_gradient(operator.naive, maps)
+    runs = [[value, *gradients]]
+    if operator.of_grams:
+        value, gradients = value_and_gradient(operator.naive, [x.flip(2, 3) for x in maps])
+        runs.append([value, *(gradient.flip(2, 3) for gradient in gradients)])
+    return runs
 
 
 def run_native(operator: Operator, maps: list[Tensor]) -> Tensor:
