@@ -20,9 +20,10 @@ def headline(rows: Sequence[Row]) -> str:
         of = by_case(rows, dtype).get(HEADLINE, {})
         if {"ours", rival} <= of.keys():
             own, theirs = (memory(float(of[who]["allocated_mb"])) for who in ("ours", rival))
-            gain = f"{own} in place of {theirs}, {ratio(of[rival], of['ours']):.1f} times as fast"
-            found.append(f"in {dtype} **{gain}** as {name}")
-    return f"VGG16 style and content loss with its gradient, 16 images of 256x256: {', '.join(found)}."
+            gain = f"{own} of tensors instead of {theirs}, {ratio(of[rival], of['ours']):.1f} times as fast"
+            whole, their_whole = (memory(float(of[who]["resident_mb"])) for who in ("ours", rival))
+            found.append(f"in {dtype} **{gain}** as {name} (the process: {whole} instead of {their_whole})")
+    return f"VGG16 style and content loss with its gradient, 16 images of 256x256: {'; '.join(found)}."
 
 
 def adaptive(rows: Sequence[Row]) -> str:

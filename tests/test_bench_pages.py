@@ -161,12 +161,12 @@ def test_regions_that_cannot_be_made(words: str, message: str, tmp_path: Path) -
 
 
 def test_sentences(tmp_path: Path) -> None:
-    large = [row | {"case": "16x256x256"} for row in ROWS[2:]]
+    large = [row | {"case": "16x256x256", "resident_mb": "2100"} for row in ROWS[2:]]
     text, _ = made(tmp_path, "headline cpu", large)
-    assert "in fp32 **60 MB in place of 2 GB, 3.2 times as fast** as eager PyTorch" in text
-    assert "in bf16 **70 MB in place of 265 MB, 1.1 times as fast** as `torch.compile`." in text
+    assert "in fp32 **60 MB of tensors instead of 2 GB, 3.2 times as fast** as eager PyTorch" in text
+    assert "in bf16 **70 MB of tensors instead of 265 MB, 1.1 times as fast** as `torch.compile` (the process:" in text
     assert markdown.by_case(large[:2], "bf16") == {}
-    assert sentences.headline(large[:2]).endswith("3.2 times as fast** as eager PyTorch.")
+    assert sentences.headline(large[:2]).endswith("(the process: 2.1 GB instead of 2.1 GB).")
 
 
 def test_what_adaptive_weights_gain(tmp_path: Path) -> None:

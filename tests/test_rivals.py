@@ -17,7 +17,7 @@ from bench.memory import allocated_peak
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 HEADING = "## Compared with other libraries"
-ANSWERS = {"yes": True, "no": False}
+ANSWERS = {"✓": True, "✗": False}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,7 +85,7 @@ def keeps_the_gradient_alone(loss: Loss) -> bool:
     return sum(kept.values()) <= 2 * x.numel() * x.element_size()
 
 
-def takes_one_sample_at_a_time(loss: Loss) -> bool:
+def takes_a_chunk_at_a_time(loss: Loss) -> bool:
     def peak(batch: int) -> int:
         x, y = images(batch).requires_grad_(), images(batch, seed=1)
         return allocated_peak(lambda: loss(x, y).sum().backward())
@@ -140,9 +140,19 @@ def is_the_same_in_train_mode(loss: nn.Module) -> bool:
     return torch.equal(loss.train()(images(), images(seed=1)), expected)
 
 
+def has_second_derivatives(loss: Loss) -> bool:
+    x = images().requires_grad_()
+    try:
+        (gradient,) = torch.autograd.grad(loss(x, images(seed=1)).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), x)
+    except RuntimeError:
+        return False
+    return bool(second.any())
+
+
 QUESTIONS: dict[str, Callable[[Any], bool]] = {
     "no activations kept for backward": keeps_the_gradient_alone,
-    "memory of one sample, whatever the batch": takes_one_sample_at_a_time,
+    "memory of one chunk, whatever the batch": takes_a_chunk_at_a_time,
     "a second backward runs no network": runs_the_network_once,
     "`torch.compile(fullgraph=True)`": compiles_as_one_graph,
     "finite gradients in fp16": has_gradients_in_fp16,
@@ -150,6 +160,7 @@ QUESTIONS: dict[str, Callable[[Any], bool]] = {
     "no trainable parameters": trains_nothing,
     "nothing in your checkpoint": adds_nothing_to_a_checkpoint,
     "the same number in `.train()`": is_the_same_in_train_mode,
+    "second derivatives by default": has_second_derivatives,
 }
 
 
