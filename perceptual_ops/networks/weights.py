@@ -174,17 +174,18 @@ def _expected_digits(path: Path) -> str:
 def _download(url: str, path: Path, progress: bool) -> None:
     """Fetches the file and checks its hash; what fails the check is never left at `path`."""
     expected = _expected_digits(path)
-    remedy = f"put the file at {path}, or pass weights=<a path>, a state dict or 'stlpips' (VGG16, AlexNet)"
+    others = "a state dict, 'stlpips' (VGG16, AlexNet) or, for a trial, 'random'"
+    remedy = f"put the file at {path}, or pass weights=<a path>, {others}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(url, path, expected, progress)
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors, a cut connection the other
-        raise OSError(f"weights: could not download {url} ({error}); {remedy}") from error
+        raise OSError(f"weights: could not download {url} ({error}); {remedy}") from None
     except WrongHash as error:
         raise ValueError(
             f"weights: expected a file whose SHA-256 begins with {expected}, got another from {url} ({error}); "
             f"try again without a proxy, or {remedy}"
-        ) from error
+        ) from None
 
 
 def _read_state_dict(path: Path, remedy: str) -> Mapping[str, object]:
