@@ -1,14 +1,16 @@
 """Fused, differentiable perceptual losses for PyTorch."""
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _program, reference  # noqa: F401  # the first before torch, which reference imports
-from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
 from .metric_ops import dists_distance, lpips_distance
-from .networks import load_network
 from .ops import channel_statistics, feature_loss, gram_matrix, style_loss, total_variation
+
+if TYPE_CHECKING:
+    from . import distributed, losses, networks  # noqa: F401  # the last two are modules to be found, no public names
+    from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
+    from .networks import load_network
 
 __version__ = "0.1.0"
 
@@ -30,13 +32,25 @@ __all__ = [
     "total_variation",
 ]
 
+_ROOMS = ("distributed", "losses", "networks")
+_FROM_ROOMS = {
+    **dict.fromkeys(("DISTS", "LPIPS", "PerceptualLoss", "chunked", "gradient_of"), "losses"),
+    "load_network": "networks",
+}
 
-if TYPE_CHECKING:
-    from . import distributed
-else:
 
-    def __getattr__(name: str) -> ModuleType:
-        """`distributed`, when it is asked for: it imports torch.compile, which takes as long as all the rest."""
-        if name != "distributed":
+if not TYPE_CHECKING:  # where any name would do
+
+    def __getattr__(name: str) -> Any:
+        """What `import perceptual_ops` does not take time for: imported when it is first asked for."""
+        if name in _ROOMS:
+            return importlib.import_module(f".{name}", __name__)
+        if name not in _FROM_ROOMS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return importlib.import_module(".distributed", __name__)
+        value = getattr(importlib.import_module(f".{_FROM_ROOMS[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS, *_FROM_ROOMS})
