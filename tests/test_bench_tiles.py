@@ -29,6 +29,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     names = {96: ("ours", "ours, tiles of 32"), 100: ("ours, tiles",)}
     monkeypatch.setattr(tiles, "LOSSES", losses)
     monkeypatch.setattr(tiles.TileCase, "variants", variants)
+    monkeypatch.setattr(tiles, "VARIANTS", variants)
     cases = [
         tiles.TileCase(tuple(f"{name} fp32" for name in chosen), loss=loss, rounds=2, **of_size(f"1x{side}x{side}"))
         for loss in losses
