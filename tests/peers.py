@@ -258,16 +258,6 @@ def _doubled(module: nn.Module) -> nn.Module:
     return module.set_dtype(torch.float64) if hasattr(module, "set_dtype") else module.double()
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def assert_frozen(loss: nn.Module) -> None:
     """Nothing that trains, for a checkpoint or to write to the caller's images; `.train()` changes nothing."""
     assert not list(loss.parameters())
