@@ -21,8 +21,9 @@ def headline(rows: Sequence[Row]) -> str:
         if {"ours", rival} <= of.keys():
             own, theirs = (memory(float(of[who]["allocated_mb"])) for who in ("ours", rival))
             gain = f"{own} of tensors instead of {theirs}, {ratio(of[rival], of['ours']):.1f} times as fast"
-            whole, their_whole = (memory(float(of[who]["resident_mb"])) for who in ("ours", rival))
-            found.append(f"in {dtype} **{gain}** as {name} (the process: {whole} instead of {their_whole})")
+            whole = [of[who]["resident_mb"] for who in ("ours", rival)]  # not known of a GPU
+            processes = " instead of ".join(memory(float(size)) for size in whole if size)
+            found.append(f"in {dtype} **{gain}** as {name}" + (f" (the process: {processes})" if processes else ""))
     return f"VGG16 style and content loss with its gradient, 16 images of 256x256: {'; '.join(found)}."
 
 
