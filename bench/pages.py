@@ -93,17 +93,21 @@ def plain(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row])
     return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, 'make bench-plain')}"
 
 
-def headline(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
-    """The largest gain, in a sentence."""
-    meant = [row for row in rows if row["suite"] == "loss" and row["case"] == sentences.HEADLINE]
-    shown = report.shown([row for row in meant if row["busy"] == "0" and row["form"] == "compiled"], "headline")
-    return f"{sentences.headline(shown)} *{markdown.caption(shown, command('loss'))}*"
+def sentence(name: str) -> Region:
+    """The region of a sentence on what was measured."""
+    suite, case, say = SENTENCES[name]
+
+    def region(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+        meant = [row for row in rows if row["suite"] == suite and row["busy"] == "0" and row["form"] == "compiled"]
+        shown = report.shown([row for row in meant if case in ("", row["case"])], name)
+        return f"{say(shown)} *{markdown.caption(shown, command(suite))}*"
+
+    return region
 
 
-def adaptive(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
-    """What adaptive weights gain, in a sentence."""
-    shown = report.shown([row for row in rows if row["suite"] == "adaptive" and row["busy"] == "0"], "adaptive")
-    return f"{sentences.adaptive(shown)} *{markdown.caption(shown, command('adaptive'))}*"
+def training(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+    shown = report.shown(rows, "training")
+    return f"{sentences.training(shown)} *{markdown.caption(shown, 'make bench-training')}*"
 
 
 def precision(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -164,10 +168,18 @@ def scaling_plot(report: Report, page: Path, words: Sequence[str], rows: Sequenc
     return f"{picture}\n\n{markdown.caption(shown, command(suite))}"
 
 
+# Suite, case (any where empty) and what is said of them.
+SENTENCES: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
+    "headline": ("loss", sentences.HEADLINE, sentences.headline),
+    "chunks": ("loss", sentences.CHUNKS, sentences.chunks),
+    "large": ("metrics", sentences.LARGE, sentences.large),
+    "modules": ("modules", "", sentences.modules),
+    "adaptive": ("adaptive", "", sentences.adaptive),
+}
 Region = Callable[[Report, Path, Sequence[str], Sequence[Row]], str]
 REGIONS: Mapping[str, Region] = {
-    "headline": headline,
-    "adaptive": adaptive,
+    **{name: sentence(name) for name in SENTENCES},
+    "training": training,
     "compared": compared,
     "plain": plain,
     "precision": precision,

@@ -22,7 +22,7 @@ CODE = {
     "steps": "perceptual_ops/recipes/transform_net.py",
     "tiles": "perceptual_ops/engine/tiled_loss.py",
 }
-OUT_OF_MEMORY = "bench/out_of_memory.py"
+OF_OTHER_TABLES = {"limit_mb": "bench/out_of_memory.py", "run": "bench/training.py"}  # by a column
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,17 @@ def test_commits_hold_what_they_measured(report: pages.Report) -> None:
         pytest.skip("not a git checkout: the commits of rows cannot be looked up")
     if results.git("rev-parse", "--is-shallow-repository") == "true":
         pytest.skip("a shallow clone: the commits of rows are not in it")
-    wanted = {(row["commit"], CODE[row["suite"]] if "suite" in row else OUT_OF_MEMORY) for row in report.rows}
+    wanted = {(row["commit"], code_of(row)) for row in report.rows}
     assert not [
         f"{commit} is not known, or has no {path}" for commit, path in sorted(wanted) if not holds(commit, path)
     ]
+
+
+def code_of(row: results.Row) -> str:
+    """A file that the row's commit must hold."""
+    return (
+        CODE[row["suite"]] if "suite" in row else next(OF_OTHER_TABLES[name] for name in OF_OTHER_TABLES if name in row)
+    )
 
 
 def holds(commit: str, path: str) -> bool:

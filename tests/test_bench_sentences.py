@@ -1,0 +1,102 @@
+"""What the pages say of the benches in sentences, and that they say no measured figure anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from bench import pages, results, sentences
+
+# A figure as a bench measures it: memory, time, a share or a multiple.
+FIGURE = re.compile(r"\d\s?(?:[MG]B|ms|s|seconds|minutes|hours|%)(?!\w)|\b1/\d|\d times (?:as fast|eager)")
+# What is no result of a bench, by page.
+OTHERS: Mapping[str, tuple[str, ...]] = {
+    "README.md": (
+        "computed within a 2 GB limit",  # the limit, of `make bench-photograph`
+        "stops after four minutes at most",
+    ),
+    "docs/guides/large-images.md": (
+        "refused more than 2 GB",  # as above
+        "maps beyond 32 MB are handed back",  # glibc's threshold
+        "saves 18 % of the time (fp32) to 30 % (bf16)",  # by environment variables that a bench does not set
+        "holes between maps of about 25 MB",  # glibc
+    ),
+    "docs/guides/metrics.md": ("16 bits by up to about 1 %",),  # of precision.csv, one row of a table rounded
+    "docs/guides/several-gpus.md": ("2.8 MB to each other rank",),  # bytes that follow from the layers
+}
+
+
+def row(suite: str, case: str, variant: str, ms: float, mb: str, dtype: str = "fp32", **more: str) -> results.Row:
+    named = {"suite": suite, "case": case, "variant": variant, "dtype": dtype, "median_ms": f"{ms:g}"}
+    return dict.fromkeys(results.COLUMNS, "") | named | {"allocated_mb": mb, "status": "passed"} | more
+
+
+def test_figures_stand_in_regions() -> None:
+    """Elsewhere nothing would notice that they are old."""
+    checked = [results.ROOT / "README.md", results.ROOT / "docs" / "performance.md"]
+    found = []
+    for page in [*checked, *sorted((results.ROOT / "docs" / "guides").glob("*.md"))]:
+        name = str(page.relative_to(results.ROOT))
+        found += [f"{name}: {line}" for line in figures_outside(page.read_text(), OTHERS.get(name, ()))]
+    assert not found, "make them a sentence of bench/sentences.py, or say here why they are none of a bench"
+
+
+def figures_outside(text: str, others: tuple[str, ...] = ()) -> list[str]:
+    """The paragraphs with figures outside of regions and blocks of code; what is allowed must be there."""
+    for pattern in (pages.REGION, re.compile("```.*?```", re.DOTALL)):
+        text = pattern.sub("", text)
+    text = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+    for other in others:
+        assert other in text, f"no longer on the page: {other}"
+        text = text.replace(other, "")
+    return [line for line in text.splitlines() if FIGURE.search(line)]
+
+
+@pytest.mark.parametrize(
+    "text", ["takes 51 MB", "is 1.4 times as fast", "in 1/13 of the memory", "lasts 45 s", "8 % off"]
+)
+def test_a_figure_outside_of_a_region_is_found(text: str) -> None:
+    assert figures_outside(f"It\n{text} here\n") == [f"It {text} here"]
+    assert figures_outside(f"<!-- report: large cpu -->\n{text}\n<!-- /report -->\n```\n{text}\n```\n") == []
+    assert figures_outside(f"It {text} here", (text,)) == []
+    with pytest.raises(AssertionError, match="no longer on the page"):
+        figures_outside("It", (text,))
+
+
+def test_a_large_image() -> None:
+    rows = [row("metrics", sentences.LARGE, name, 1, mb) for name, mb in (("lpips", "8780"), ("ours", "552.4"))]
+    assert "takes 552 MB, with the package lpips 8.78 GB" in sentences.large(rows)
+
+
+def test_chunk_sizes() -> None:
+    rows = [row("loss", sentences.CHUNKS, f"ours, chunk {size}", 1, mb) for size, mb in ((1, "72.6"), (32, "1544"))]
+    assert "take 72.6 MB at `chunk_size=1`, 1.54 GB at `chunk_size=32`" in sentences.chunks(rows)
+
+
+def test_networks_of_other_packages() -> None:
+    """Those with eager alone, from the least to the most."""
+    rows = [
+        row("modules", f"{network} 16x224x224", name, ms, mb, ratio=ratio)
+        for network, eager, ratio in (("convnext-s", 900, "0.9"), ("vit-s14", 1100, "1.1"))
+        for name, ms, mb, ratio in (("eager", eager, "1300", ratio), ("ours", 1000, "100", "1"))
+    ]
+    rows += [row("modules", "lpips-squeeze 16x224x224", name, 1, mb) for name, mb in (("lpips", "900"), ("ours", "40"))]
+    text = sentences.modules(rows)
+    assert text.startswith("Over convnext-s, vit-s14, 16 images") and "takes 1/13 of eager's" in text
+    assert text.endswith("at 0.90 to 1.10 times its speed.")
+
+
+def test_trainings(tmp_path: Path) -> None:
+    runs = (
+        ("plain", "0", "63.5"),
+        ("plain NHWC", "0.016", "58"),
+        ("ours", "0.0154", "45.3"),
+        ("ours bf16", "0.083", "13.1"),
+    )
+    rows = [{"run": run, "steps": "200", "mean_difference": off, "seconds": seconds} for run, off, seconds in runs]
+    text = sentences.training(rows)
+    assert "for 200 steps" in text and "1.5% off on average, where the plain loss in channels_last is 1.6% off" in text
+    assert text.endswith("It takes 45 s, with the plain loss 64 s; in bf16 13 s, and the curve is 8% off.")
