@@ -157,6 +157,8 @@ class Case(ABC):
 class ImageCase(Case):
     """A batch of images, and pairs of them."""
 
+    is_of_module: ClassVar[bool] = False  # whether the network runs by its own forward
+
     batch: int = field(kw_only=True)
     height: int = field(kw_only=True)
     width: int = field(kw_only=True)
@@ -173,7 +175,7 @@ class ImageCase(Case):
         variant = self.variant(name)
         if variant.chunk == 0:
             return self.batch
-        default = default_chunk_size(self.height, self.width, variant.dtype, device_type)
+        default = default_chunk_size(self.height, self.width, variant.dtype, device_type, self.is_of_module)
         return min(variant.chunk or default, self.batch)
 
     def available(self, device_type: str) -> tuple[str, ...]:

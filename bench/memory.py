@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 PROCESS = Path("/proc/self")
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler would announce itself on stderr
 
 
 @dataclass(frozen=True)

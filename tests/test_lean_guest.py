@@ -115,11 +115,13 @@ def test_in_a_cuda_graph(kind: str) -> None:
 
 
 def test_default_chunk_size() -> None:
-    def size(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> int:
-        return default_chunk_size(*shape, dtype, device)
+    def size(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", is_module: bool = False) -> int:
+        return default_chunk_size(*shape, dtype, device, is_module)
 
     assert [size(256, 256), size(128, 128), size(1024, 1024), size(256, 256, device="cuda")] == [1, 4, 1, 32]
     assert [size(256, 256, dtype=torch.bfloat16), size(128, 128, dtype=torch.float64)] == [2, 2]
+    assert [size(224, 224, is_module=True), size(512, 512, is_module=True)] == [4, 1]
+    assert size(256, 256, device="cuda", is_module=True) == 32
 
 
 def test_nothing_but_the_image_gradient_is_kept() -> None:
