@@ -18,7 +18,7 @@
 # traffic  bytes and products of every launcher over those needed, written to bench/results/kernel_traffic.csv
 # accuracy  errors of every operator and kernel beside a naive run's, written to bench/results/accuracy.csv, and of LPIPS
 #     and Johnson's loss in fp32, fp16 and bf16 over photographs, written to bench/results/precision.csv
-# docs   the site of docs/ in build/docs, warnings are errors
+# docs   the site of docs/ in build/docs, warnings are errors      links  whether its links to other sites answer
 # parity  how far losses are from the packages they stand in for, written to bench/results/parity.csv
 # sanitize  the CUDA kernels executed on the CPU under ASan + UBSan and TSan
 # check-wheel  what an index would say of both wheels, and a loss by each in an environment without compiler
@@ -58,7 +58,7 @@ PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m 
 CLANG_FORMAT := $(RUN) -c "from clang_format import clang_format; clang_format()"
 CPP := $(shell find csrc tests/host -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench out-of-memory report bench-training bench-photograph bench-sharded bench-plain bench-commits guard kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs sanitize gpu build compiled clean another-python
+.PHONY: demo paper test test-plain test-older-torch test-cpu lint bench out-of-memory report bench-training bench-photograph bench-sharded bench-plain bench-commits guard kernel-resources kernel-model bank-conflicts launches traffic accuracy parity wheels check-wheel check-older-glibc check-install release check-compilers docs links sanitize gpu build compiled clean another-python
 
 demo: compiled
 	$(RUN) examples/demo.py
@@ -139,7 +139,7 @@ bench-sharded: build
 bench-plain: build
 	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m bench --full --only "loss 4x256" "loss 16x256" "lpips-vgg 4x256" "lpips-alex 4x256" \
 	    "metrics dists 4x256" \
-	    --variants "eager fp32" "lpips fp32" "DISTS_pytorch fp32" "ours fp32"
+	    --variants "eager fp32" "lpips fp32" "DISTS_pytorch fp32" "ours fp32" "ours, chunk 4 fp32"
 
 bench-commits: build
 	$(RUN) -m bench.commits $(COMMIT)
@@ -192,6 +192,9 @@ release: $(VENV)/.installed
 
 check-compilers: $(VENV)/.installed
 	$(RUN) tests/check_compilers.py
+
+links: $(VENV)/.docs
+	PERCEPTUAL_OPS_NATIVE=0 $(RUN) -m sphinx -q -b linkcheck -d build/doctrees docs build/links
 
 # From nothing: a page that is kept from the last build would not repeat its warnings.
 docs: $(VENV)/.docs

@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(torch.device(options.device), options.seconds, options.busy)
     cache = ColdCache(plan.device)
     machine = results.this_machine(plan.device)
+    keys = results.KEYS if options.variants == [""] else results.KEYS_OF_VARIANT
     limits = ceilings([case for _, case in options.chosen], cache)
     path, start = options.out / f"{machine.slug}.csv", time.monotonic()
     known = [(suite.name, case.name) for suite in suites() for case in suite.cases[options.device]]
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - start:5.0f} s  {suite} {case.name} ...", file=sys.stderr, flush=True)
         limit = limits.get(case.variant(case.names[0]).dtype)
         outcomes.append(run_case(suite, case, plan, cache, limit))
-        results.update(path, outcomes[-1].rows(machine), known)
+        results.update(path, outcomes[-1].rows(machine), known, keys)
     print(f"\n{machine}\n{path}\n")
     print(console.report(outcomes, [case for _, case in options.cases]))
     return 1 if any(outcome.problem for outcome in outcomes) else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -100,12 +101,17 @@ def changes(before: Sequence[Row], now: Sequence[Row], columns: Sequence[str]) -
 def not_comparable(before: Sequence[Row], now: Sequence[Row], columns: Sequence[str]) -> str:
     """Why the columns are not to be compared; empty where they are."""
     (maker,) = {MAKERS[column] for column in columns}
-    theirs, ours = ({row[maker] for row in rows if row[columns[0]]} for rows in (before, now))
+    theirs, ours = ({release(row[maker]) for row in rows if row[columns[0]]} for rows in (before, now))
     if theirs == ours:
         return ""
     return (
         f"{TABLE.name} has {', '.join(columns)} of {maker} {'; '.join(theirs)}, here it is {'; '.join(ours) or 'none'}"
     )
+
+
+def release(version: str) -> str:
+    """Torch's without "+cpu" or "+cu130", which run the same operators on a CPU; "GNU 12" of a compiler's "GNU 12.2.0"."""
+    return re.sub(r"\+.*", "", version) if version[0].isdigit() else re.sub(r"(\d+)\..*", r"\1", version)
 
 
 def main() -> None:

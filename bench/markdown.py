@@ -11,13 +11,21 @@ DTYPES = ("fp32", "bf16", "fp16")
 # Why a rival takes less time than ours, by suite, and parts of the case and of the variant. A row without a reason is
 # an error of the report: find out why, or mend it.
 REASONS = {
-    ("modules", "", "eager fp32"): "one image at a time gives convolutions little to do, which is the price of its "
-    "memory; a larger `chunk_size` takes eager's time",
-    ("modules", "lpips-squeeze", "lpips fp32"): "as above, with a larger `chunk_size` ours is faster",
+    (
+        "metrics",
+        "lpips-vgg",
+        "compiled fp32",
+    ): "ours adds the products of fp32 convolutions in shorter sums, which round less and take longer",
+    (
+        "metrics",
+        "lpips-alex",
+        "lpips fp32",
+    ): "AlexNet's maps are small: one image at a time gives its convolutions little "
+    "to do, a larger `chunk_size` takes the package's time",
     ("metrics", "forward", "compiled bf16"): "without a gradient both run the same convolutions once and keep nothing",
     ("operators", "1x64x64", "compiled fp32"): "maps of some kilobytes: what is timed are the calls",
-    ("operators", "gram", "eager fp32"): "a Gram matrix alone is one matrix product, the same in both",
-    ("operators", "gram", "compiled fp32"): "a Gram matrix alone is one matrix product, the same in both",
+    ("operators", "gram fwd ", "eager fp32"): "a Gram matrix alone is one matrix product, the same in both",
+    ("operators", "gram fwd ", "compiled fp32"): "a Gram matrix alone is one matrix product, the same in both",
 }
 
 
@@ -69,7 +77,7 @@ def comparison(rows: Sequence[Row]) -> str:
     """A table for each dtype: ours, each rival and how many times longer it takes, memory of ours and the first's."""
     parts = []
     for dtype in DTYPES:
-        cases = {case: of for case, of in by_case(rows, dtype).items() if "ours" in of}
+        cases = {case: of for case, of in by_case(rows, dtype).items() if any(name.startswith("ours") for name in of)}
         variants = rivals_first({name for of in cases.values() for name in of} - {"ours"}, rows)
         lines = [
             [case.removesuffix(f" {dtype}"), *(timed(of, name) for name in ("ours", *variants)), share_of_memory(of)]
@@ -92,16 +100,21 @@ def rivals_first(variants: Container[str], rows: Iterable[Row]) -> list[str]:
 
 
 def timed(of: dict[str, Row], name: str) -> str:
-    """The time of a variant, and of a rival how many times that is of ours."""
+    """The time of a variant, how many times that is of ours, and the memory of other settings of ours."""
     if name not in of or not of[name]["median_ms"]:
         return ""
-    own = time(float(of[name]["median_ms"]))
-    return own if name == "ours" or not of["ours"]["median_ms"] else f"{own} ({ratio(of[name], of['ours']):.2f}x)"
+    row, ours = of[name], of.get("ours")
+    parts = [time(float(row["median_ms"]))]
+    if name != "ours" and ours and ours["median_ms"]:
+        parts.append(f"({ratio(row, ours):.2f}x)")
+    if name.startswith("ours,") and row["allocated_mb"]:
+        parts.append(f"in {memory(float(row['allocated_mb']))}")
+    return " ".join(parts)
 
 
 def share_of_memory(of: dict[str, Row]) -> str:
     """Such as "51 MB, 1/11 of eager's 561 MB"."""
-    ours = float(of["ours"]["allocated_mb"] or 0)
+    ours = float(of["ours"]["allocated_mb"] or 0) if "ours" in of else 0
     rivals = [(name, float(row["allocated_mb"] or 0)) for name, row in of.items() if not name.startswith("ours")]
     if not ours:
         return ""
@@ -127,17 +140,20 @@ def steps(rows: Sequence[Row]) -> str:
 
 def busy(rows: Sequence[Row]) -> str:
     """Ratios on an idle machine, and beside processes that take the CPU."""
-    idle = {(row["case"], row["variant"], row["dtype"]): row for row in rows if row["busy"] == "0"}
+    keys = ("suite", "form", "case", "variant", "dtype")
+    idle = {tuple(row[key] for key in keys): row for row in rows if row["busy"] == "0"}
     lines = []
     for row in rows:
-        key = row["case"], row["variant"], row["dtype"]
-        if row["busy"] != "0" and row["ratio"] and row["variant"] != "ours" and key in idle and idle[key]["ratio"]:
-            lines.append(
-                [f"{row['suite']} {row['case']}", f"{row['variant']} {row['dtype']}", *map(spread, (idle[key], row))]
-            )
-    return table(
-        ["case", "rival", "times ours, idle [20-80 %]", "beside busy processes [20-80 %]"], lines, words=(0, 1)
-    )
+        before = idle.get(tuple(row[key] for key in keys))
+        if row["busy"] != "0" and is_rival(row) and row["ratio"] and before and before["ratio"]:
+            name = f"{row['variant']} {row['dtype']}"
+            lines.append([f"{row['suite']} {row['case']}", name, *map(spread, (before, row))])
+    heading = ["case", "rival", "times ours, idle [20-80 %]", "beside busy processes [20-80 %]"]
+    return table(heading, lines, words=(0, 1))
+
+
+def is_rival(row: Row) -> bool:
+    return not row["variant"].startswith(("ours", "without", "autograd"))
 
 
 def spread(row: Row) -> str:
@@ -147,22 +163,25 @@ def spread(row: Row) -> str:
 
 def slower(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
     """The rows of rivals that take less time than ours in the same dtype, and their ratio."""
-    for dtype in DTYPES:
-        for of in by_case([row for row in rows if row["busy"] == "0"], dtype).values():
-            ours = of.get("ours")
-            for name, row in of.items():
-                is_rival = not name.startswith(("ours", "without", "autograd"))
-                if ours and is_rival and row["median_ms"] and ours["median_ms"] and ratio(row, ours) < 1:
-                    yield row, ratio(row, ours)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in ("suite", "form", "busy")), []).append(row)
+    for group in groups.values():
+        for dtype in DTYPES:
+            for of in by_case(group, dtype).values():
+                ours = of.get("ours")
+                for row in of.values():
+                    if ours and is_rival(row) and row["median_ms"] and ours["median_ms"] and ratio(row, ours) < 1:
+                        yield row, ratio(row, ours)
 
 
 def not_fastest(rows: Sequence[Row]) -> str:
     lines = []
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        for row, found in slower([row for row in rows if row["suite"] == suite]):
-            name = f"{row['variant']} {row['dtype']}"
-            lines.append([f"{suite} {row['case']}", name, f"{found:.2f}", reason(row, name)])
-    return table(["case", "faster", "its time over ours", "why"], lines, words=(0, 1, 3))
+    for row, found in slower(rows):
+        how = [", in plain PyTorch"] * (row["form"] == "plain") + [", beside busy processes"] * (row["busy"] != "0")
+        name = f"{row['variant']} {row['dtype']}"
+        lines.append([f"{row['suite']} {row['case']}{''.join(how)}", name, f"{found:.2f}", reason(row, name)])
+    return table(["case", "faster", "its time over ours", "why"], lines, words=(0, 1, 3)) if lines else "None."
 
 
 def reason(row: Row, name: str) -> str:
@@ -181,8 +200,12 @@ def out_of_memory(rows: Sequence[Row]) -> str:
     for row in rows:
         key = row["loss"], row["axis"], row["variant"]
         lines.setdefault(key, {})[int(row["limit_mb"])] = f"{'at least ' if row['at_cap'] else ''}{row['largest']}"
-    heading = ["loss", "largest", "by", *(memory(limit) for limit in limits)]
-    cells = ([*key, *(of.get(limit, "") for limit in limits)] for key, of in lines.items())
+    units = {"batch": "batch of 256x256", "side": "side in pixels"}
+    heading = ["loss", "largest", "implementation", *(memory(limit) for limit in limits)]
+    cells = (
+        [loss, units[axis], variant, *(of.get(limit, "") for limit in limits)]
+        for (loss, axis, variant), of in lines.items()
+    )
     return table(heading, cells, words=(0, 1, 2))
 
 
@@ -202,22 +225,18 @@ def precision(rows: Sequence[Row]) -> str:
     return table(heading, lines, words=(0, 1))
 
 
-def scaling(rows: Sequence[Row], axis: str, value: str) -> dict[str, list[tuple[float, float]]]:
-    """Points (batch, or side) of each variant in fp32, from cases of 256 x 256 pixels, or of one square image.
+def on_axis(rows: Sequence[Row], axis: str) -> dict[str, list[tuple[float, Row]]]:
+    """Rows in fp32 by variant with their batch or side: of 256 x 256 pixels, or of one square image; two at least.
 
     Args:
         axis: "batch" or "side".
-        value: The column, such as "median_ms".
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
         size = re.search(r"(?:^| )(\d+)x(\d+)x(\d+)$", row["case"])
-        if not size or "forward" in row["case"] or row["dtype"] != "fp32" or not row[value] or row["busy"] != "0":
+        if not size or "forward" in row["case"] or row["dtype"] != "fp32" or not row["median_ms"] or row["busy"] != "0":
             continue
         batch, height, width = map(int, size.groups())
-        is_meant = height == width == 256 if axis == "batch" else batch == 1 and height == width
-        if is_meant:
-            found.setdefault(row["variant"], []).append(
-                (float(batch if axis == "batch" else height), float(row[value]))
-            )
-    return {name: sorted(points) for name, points in found.items() if len(points) > 1}
+        if height == width == 256 if axis == "batch" else batch == 1 and height == width:
+            found.setdefault(row["variant"], []).append((float(batch if axis == "batch" else height), row))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items() if len(points) > 1}

@@ -41,8 +41,8 @@ LIMITS = (1000, 2000, 4000)  # MB, 1e6 bytes
 KEYS = ("loss", "axis", "variant", "dtype", "limit_mb")
 COLUMNS = (*KEYS, "largest", "at_cap", *results.OF_MACHINE)
 SHARE = 32  # what fits is found to this part of itself
-# What errors say of memory that was refused: torch's allocators, C++'s, oneDNN's.
-REFUSED = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a", "could not execute a primitive")
+# What errors say of memory that was refused: torch's allocators, C++'s. Others, such as oneDNN's, name no reason.
+REFUSED = ("can't allocate memory", "out of memory", "bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def fits(case: ImageCase, name: str, limit: int, device: torch.device) -> bool:
     try:
         case.call(name, device)()
     except (MemoryError, RuntimeError) as error:
-        if not is_refusal(error):  # as those of torch's stable ABI, which lose their text
+        if not is_refusal(error):  # memory it was where the call passes without the cap
             lift()
             case.call(name, device)()
         return False
@@ -166,12 +166,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="default here: %(default)s")
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the CSV")
-    parser.add_argument("--limits", type=int, nargs="+", default=LIMITS, metavar="MB", help="default: 1000 2000 4000")
+    default_limits = f"default: {' '.join(map(str, LIMITS))}, of a GPU also all its memory"
+    parser.add_argument("--limits", type=int, nargs="+", metavar="MB", help=default_limits)
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help='by parts, such as "dists batch"')
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS, metavar="NAME")
     caps = ", ".join(f"{axis.name} {axis.quick_cap} or {axis.cap}" for axis in AXES)
     parser.add_argument("--full", action="store_true", help=f"searches end later: {caps}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.limits:
+        options.limits = [*LIMITS]
+        if options.device == "cuda":
+            options.limits.append(torch.cuda.get_device_properties("cuda").total_memory // 10**6)
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

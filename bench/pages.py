@@ -7,6 +7,7 @@ to a commit is not shown. Plots go to docs/plots.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -43,6 +44,9 @@ class Report:
         for page in sorted([self.root / "README.md", *(self.root / "docs").rglob("*.md")]):
             text = page.read_text()
             if "<!-- report: " in text:
+                marks = re.findall(r"<!-- (/?report)\b", text)
+                if marks != ["report", "/report"] * (len(marks) // 2):
+                    raise ValueError(f"{page}: expected a <!-- /report --> after each <!-- report: ... -->")
                 self.pages[page] = REGION.sub(lambda found, page=page: self._region(found, page), text)
         return self
 
@@ -73,8 +77,12 @@ class Report:
         return f"![{description}]({os.path.relpath(path, page.parent)})"
 
 
-def command(suite: str) -> str:
-    return f"make bench ONLY={suite} FULL=1"
+def command(suite: str, rows: Sequence[Row]) -> str:
+    """What makes rows of a suite."""
+    cases = importlib.import_module(f"{__package__}.suites.{suite}").SUITE.cases
+    quick = {case.name for case in cases["cuda" if rows[0]["clock"] == "cuda" else "cpu"] if case.quick}
+    full = "" if {row["case"] for row in rows} <= quick else " FULL=1"
+    return f"make bench ONLY={suite}{full}"
 
 
 def compared(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -83,7 +91,7 @@ def compared(report: Report, page: Path, words: Sequence[str], rows: Sequence[Ro
     meant = [row for row in rows if row["suite"] == suite and row["busy"] == "0" and row["form"] == "compiled"]
     meant = [row for row in meant if not parts or any(part in row["case"] for part in parts)]
     shown = report.shown(meant, f"compared {suite}")
-    return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, command(suite))}"
+    return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, command(suite, shown))}"
 
 
 def plain(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -100,7 +108,7 @@ def sentence(name: str) -> Region:
     def region(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
         meant = [row for row in rows if row["suite"] == suite and row["busy"] == "0" and row["form"] == "compiled"]
         shown = report.shown([row for row in meant if case in ("", row["case"])], name)
-        return f"{say(shown)} *{markdown.caption(shown, command(suite))}*"
+        return f"{say(shown)} *{markdown.caption(shown, command(suite, shown))}*"
 
     return region
 
@@ -117,7 +125,7 @@ def precision(report: Report, page: Path, words: Sequence[str], rows: Sequence[R
 
 def steps(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     shown = report.shown([row for row in rows if row["suite"] == "steps" and row["busy"] == "0"], "steps")
-    return f"{markdown.steps(shown)}\n\n{markdown.caption(shown, command('steps'))}"
+    return f"{markdown.steps(shown)}\n\n{markdown.caption(shown, command('steps', shown))}"
 
 
 def busy(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -127,14 +135,14 @@ def busy(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) 
 
 
 def not_fastest(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
-    timed = [row for row in rows if row["suite"] != "commits" and row["form"] == "compiled"]
+    timed = [row for row in rows if row["suite"] != "commits"]
     report.shown([row for row, _ in markdown.slower(timed)] or timed, "not-fastest")
     return f"{markdown.not_fastest(timed)}\n\n{markdown.caption(timed, 'make bench FULL=1')}"
 
 
 def out_of_memory(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     shown = report.shown(rows, "out-of-memory")
-    return f"{markdown.out_of_memory(shown)}\n\n{markdown.caption(shown, 'make out-of-memory FULL=1')}"
+    return f"{markdown.out_of_memory(shown)}\n\n{markdown.caption(shown, 'make out-of-memory')}"
 
 
 def out_of_memory_plot(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -142,13 +150,17 @@ def out_of_memory_plot(report: Report, page: Path, words: Sequence[str], rows: S
     (loss,) = words
     shown = report.shown([row for row in rows if row["loss"] == loss and int(row["largest"])], "out-of-memory-plot")
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    at_least = []
     for row in shown:
-        points = panels.setdefault(f"largest {row['axis']}", {}).setdefault(row["variant"], [])
-        points.append((float(row["limit_mb"]), float(row["largest"])))
+        title, limit = f"largest {row['axis']}", float(row["limit_mb"])
+        panels.setdefault(title, {}).setdefault(row["variant"], []).append((limit, float(row["largest"])))
+        if row["at_cap"]:
+            at_least.append((title, row["variant"], limit))
     labels = ["images of 256x256" if "batch" in title else "pixels on a side" for title in panels]
-    text = plots.lines(panels, "limit of memory", labels, markdown.memory)
+    text = plots.lines(panels, "limit of memory", labels, markdown.memory, at_least)
     picture = report.plot(page, f"out-of-memory-{loss}", text, f"The largest batch and image of {loss} by memory")
-    return f"{picture}\n\n{markdown.caption(shown, 'make out-of-memory FULL=1')}"
+    arrows = " Arrows: the search ended there." if at_least else ""
+    return f"{picture}\n\n{markdown.caption(shown, 'make out-of-memory')}{arrows}"
 
 
 def scaling_plot(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -156,16 +168,19 @@ def scaling_plot(report: Report, page: Path, words: Sequence[str], rows: Sequenc
     axis, suite, *parts = words
     meant = [row for row in rows if row["suite"] == suite and row["form"] == "compiled"]
     meant = [row for row in meant if not parts or parts[0] in row["case"]]
+    points = markdown.on_axis(meant, axis)
+    shown = report.shown([row for of in points.values() for _, row in of], "scaling-plot")
     columns = {"time": "median_ms", "memory": "allocated_mb"}
-    panels = {title: markdown.scaling(meant, axis, column) for title, column in columns.items()}
-    drawn = {name for series in panels.values() for name in series}
-    shown = report.shown([row for row in meant if row["variant"] in drawn and row["dtype"] == "fp32"], "scaling-plot")
+    panels = {
+        title: {name: [(x, float(row[column])) for x, row in of if row[column]] for name, of in points.items()}
+        for title, column in columns.items()
+    }
     label = "images of 256x256" if axis == "batch" else "pixels on a side"
     text = plots.lines(panels, label, ["ms", "MB"], lambda x: f"{x:.0f}")
     what = " ".join([suite, *parts])
     name = "-".join([*what.split(), axis])
     picture = report.plot(page, name, text, f"Time and memory of {what} against the {axis}")
-    return f"{picture}\n\n{markdown.caption(shown, command(suite))}"
+    return f"{picture}\n\n{markdown.caption(shown, command(suite, shown))}"
 
 
 # Suite, case (any where empty) and what is said of them.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 GREY = "#848d97"
 # Ours first; the others in the order in which they come. Distinct to the colour-blind (Okabe and Ito 2008).
 OURS, COLOURS = "#e69f00", ("#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#999999")
+DASHES = ("-", "--", ":")
 # Points (x, y) of each line, by its name.
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -37,34 +38,54 @@ def style() -> dict[str, Any]:
     }
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    others = [name for name in names if not name.startswith("ours")]
-    found = dict(zip(others, COLOURS, strict=False))
-    return {name: found.get(name, OURS) for name in names}
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour for each rival, and a dash for each setting of ours.
+
+    Raises:
+        ValueError: There are more of them than can be told apart.
+    """
+    every = [*dict.fromkeys(names)]
+    ours, others = ([name for name in every if name.startswith("ours") is own] for own in (True, False))
+    if len(ours) > len(DASHES) or len(others) > len(COLOURS):
+        raise ValueError(f"plot: expected up to {len(DASHES)} of ours and {len(COLOURS)} rivals, got {every}")
+    return {
+        **{name: {"color": OURS, "linestyle": dash} for name, dash in zip(ours, DASHES, strict=False)},
+        **{name: {"color": colour} for name, colour in zip(others, COLOURS, strict=False)},
+    }
 
 
-def lines(panels: Mapping[str, Series], x_label: str, y_labels: Sequence[str], unit: Callable[[float], str]) -> str:
+def lines(
+    panels: Mapping[str, Series],
+    x_label: str,
+    y_labels: Sequence[str],
+    unit: Callable[[float], str],
+    at_least: Collection[tuple[str, str, float]] = (),
+) -> str:
     """Lines on logarithmic axes, a panel for each series beside the other, as SVG.
 
     Args:
         panels: By title.
         y_labels: Of each panel.
         unit: How a number on the x axis is written.
+        at_least: Points (title, name, x) that may be higher; an arrow says so.
     """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
     with matplotlib.rc_context(style()):
+        shown = looks(name for series in panels.values() for name in series)
         figure = Figure(figsize=(3.6 * len(panels), 2.9), layout="constrained")
         for axes, (title, series), y_label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(),
                                                   y_labels, strict=True):  # fmt: skip
-            shades, ours = colours([*series]), 0
             for name, points in series.items():
-                marks = {"color": shades[name], "marker": "o", "markersize": 3, "linewidth": 1.6}
-                if name.startswith("ours"):
-                    marks["linestyle"], ours = ("-", "--", ":")[ours % 3], ours + 1
-                axes.plot(*zip(*points, strict=True), label=name, **marks)
+                axes.plot(
+                    *zip(*points, strict=True), label=name, marker="o", markersize=3, linewidth=1.6, **shown[name]
+                )
+                for x, y in points:
+                    if (title, name, x) in at_least:
+                        arrow = {"arrowstyle": "<-", "color": shown[name]["color"]}  # its head is at the second point
+                        axes.annotate("", (x, y), (0, 14), textcoords="offset points", arrowprops=arrow)
             ticks = sorted({x for points in series.values() for x, _ in points})
             axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
             axes.set_xticks(ticks, [unit(x) for x in ticks])
@@ -72,7 +93,7 @@ def lines(panels: Mapping[str, Series], x_label: str, y_labels: Sequence[str], u
             axes.minorticks_off()
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")
             axes.legend(fontsize=8)
-        return svg(figure, panels)
+        return svg(figure, {"lines": panels, "at least": sorted(at_least)})
 
 
 def svg(figure: Any, data: Any) -> str:

@@ -27,7 +27,8 @@ COLUMNS = (
     *("median_ms", "p20_ms", "p80_ms", "count", "clock", "versus", "ratio", "ratio_p20", "ratio_p80"),
     *("allocated_mb", "resident_mb", "error", "floor_ms", "busy", "others_cpu", *OF_MACHINE),
 )
-KEYS = ("suite", "case", "form", "busy")
+KEYS = ("suite", "case", "form", "busy")  # of the rows that a run of all variants replaces
+KEYS_OF_VARIANT = (*KEYS, "variant", "dtype")
 # Share of the CPU in other hands above which a row is disturbed; what `busy` processes take does not count.
 DISTURBED = 0.05
 

@@ -275,3 +275,11 @@ def test_csv_keeps_the_known_cases_that_were_not_run(tmp_path):
         ("loss", "kept", "0", "1"),
         ("commits", "LPIPS", "0", "1"),
     ]
+
+
+def test_a_run_of_one_variant_leaves_the_others(tmp_path) -> None:
+    path = tmp_path / "device.csv"
+    rows = [row_of("loss", "4x256x256", "1") | {"variant": variant, "dtype": "fp32"} for variant in ("eager", "ours")]
+    results.write(path, rows)
+    results.update(path, [rows[1] | {"date": "2"}], [("loss", "4x256x256")], results.KEYS_OF_VARIANT)
+    assert [(row["variant"], row["date"]) for row in results.read(path)] == [("eager", "1"), ("ours", "2")]

@@ -213,7 +213,7 @@ def test_memsave_is_on_no_index() -> None:
     assert "git+https://github.com/plutonium-239/memsave_torch" in peers.missing("memsave_torch")
 
 
-@pytest.mark.parametrize("package", ["lpips", "torchmetrics", "piq", "DISTS_pytorch"])
+@pytest.mark.parametrize("package", ["lpips", "torchmetrics", "piq", "pyiqa", "DISTS_pytorch"])
 def test_peers_are_frozen_copies_of_our_random_trunk(package: str) -> None:
     if reason := peers.missing(package):
         pytest.skip(reason)

@@ -132,6 +132,32 @@ def test_a_table_compares_like_with_like(tmp_path: Path) -> None:
     assert len(report.rows) == 6
 
 
+def test_other_settings_of_ours_have_their_memory() -> None:
+    """Also of what is too large for any other way."""
+    rows = [
+        row("tiles", "lpips-vgg 1x1024x1024", "ours", "fp32", 100, ratio="1", allocated_mb="300"),
+        row("tiles", "lpips-vgg 1x1024x1024", "ours, tiles", "fp32", 137, ratio="1.37", allocated_mb="145"),
+        row("tiles", "lpips-vgg 1x4096x4096", "ours, tiles", "fp32", 900, ratio="1", allocated_mb="147"),
+    ]
+    assert markdown.comparison(rows).splitlines()[2:] == [
+        "| lpips-vgg 1x1024x1024 | 100 ms | 137 ms (1.37x) in 145 MB | 300 MB |",
+        "| lpips-vgg 1x4096x4096 |  | 900 ms in 147 MB |  |",
+    ]
+
+
+def test_a_region_without_an_end(tmp_path: Path) -> None:
+    report = checkout(tmp_path, region("compared loss cpu").replace("<!-- /report -->", "", 1) + region("headline cpu"))
+    with pytest.raises(ValueError, match="expected a <!-- /report --> after each"):
+        report.make()
+
+
+def test_more_lines_than_can_be_told_apart() -> None:
+    looks = plots.looks(["eager", "ours", "lpips", "ours, chunk 1", "eager"])
+    assert len({str(look) for look in looks.values()}) == len(looks) == 4
+    with pytest.raises(ValueError, match="expected up to 3 of ours and 6 rivals"):
+        plots.looks([f"rival {i}" for i in range(7)])
+
+
 def test_made_again_it_is_the_same(tmp_path: Path) -> None:
     text, _ = made(tmp_path, "compared loss 1x cpu")
     assert "4x256x256" not in text
@@ -206,6 +232,9 @@ def test_ratios_beside_busy_processes(tmp_path: Path) -> None:
     other = row("loss", "1x256x256", "eager", "fp32", 700, busy="2", ratio="2.8", ratio_p20="2.5", ratio_p80="3.3")
     text, _ = made(tmp_path, "busy cpu", [*ROWS, other])
     assert "| loss 1x256x256 | eager fp32 | 3.00 [2.90-3.10] | 2.80 [2.50-3.30] |" in text
+    own = other | {"variant": "ours, chunk 1"}
+    alike = other | {"suite": "tiles"}
+    assert len(markdown.busy([*ROWS, other, own, own | {"busy": "0"}, alike]).splitlines()) == 3
 
 
 def test_rows_that_are_not_the_fastest_have_a_reason(tmp_path: Path) -> None:
@@ -216,6 +245,18 @@ def test_rows_that_are_not_the_fastest_have_a_reason(tmp_path: Path) -> None:
     unknown = row("loss", "4x256x256", "piq", "fp32", 100, ratio="0.25")
     with pytest.raises(markdown.Unexplained, match="expected why piq fp32 is faster than ours in loss 4x256x256"):
         markdown.not_fastest([*ROWS, unknown])
+    assert markdown.not_fastest(ROWS) == "None."
+
+
+@pytest.mark.parametrize(
+    ("changed", "how"), [({"busy": "2"}, "beside busy processes"), ({"form": "plain"}, "in plain PyTorch")]
+)
+def test_rows_that_are_not_the_fastest_in_other_ways(changed: dict[str, str], how: str) -> None:
+    case = "lpips-vgg forward 4x256x256"
+    slower = row("metrics", case, "compiled", "bf16", 90, ratio="0.93", **changed)
+    ours = row("metrics", case, "ours", "bf16", 97, ratio="1", **changed)
+    assert f"| metrics {case}, {how} | compiled bf16 | 0.93 |" in markdown.not_fastest([*ROWS, slower, ours])
+    assert markdown.not_fastest([slower, ours | {"busy": "0", "form": "compiled"}]) == "None."  # two runs are no pair
 
 
 def limits(variant: str, axis: str, *sizes: int, at_cap: str = "") -> list[results.Row]:
@@ -230,8 +271,8 @@ def limits(variant: str, axis: str, *sizes: int, at_cap: str = "") -> list[resul
 def test_what_fits(tmp_path: Path) -> None:
     rows = [*limits("ours", "batch", 300, 512, at_cap="yes"), *limits("DISTS_pytorch", "batch", 3, 7)]
     assert markdown.out_of_memory(rows).splitlines()[2:] == [
-        "| dists | batch | ours | at least 300 | at least 512 |",
-        "| dists | batch | DISTS_pytorch | 3 | 7 |",
+        "| dists | batch of 256x256 | ours | at least 300 | at least 512 |",
+        "| dists | batch of 256x256 | DISTS_pytorch | 3 | 7 |",
     ]
 
 
@@ -239,17 +280,21 @@ def test_the_plot_of_what_fits(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, which draws, is not installed")
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(region("out-of-memory-plot dists cpu"))
-    sides = [row | {"axis": "side"} for row in limits("ours", "batch", 2048, 4096)]
+    sides = [row | {"axis": "side"} for row in limits("ours", "batch", 2048, 4096, at_cap="yes")]
     rows = [*limits("ours", "batch", 300, 512), *limits("DISTS_pytorch", "batch", 0, 7), *sides]
     results.write(tmp_path / "results" / "cpu.csv", rows, out_of_memory.COLUMNS)
     report = pages.Report(tmp_path, tmp_path / "results").make()
     (text,) = report.plots.values()
     assert plots.data_of(text) == {
-        "largest batch": {"ours": [[1000.0, 300.0], [2000.0, 512.0]], "DISTS_pytorch": [[2000.0, 7.0]]},
-        "largest side": {"ours": [[1000.0, 2048.0], [2000.0, 4096.0]]},
+        "lines": {
+            "largest batch": {"ours": [[1000.0, 300.0], [2000.0, 512.0]], "DISTS_pytorch": [[2000.0, 7.0]]},
+            "largest side": {"ours": [[1000.0, 2048.0], [2000.0, 4096.0]]},
+        },
+        "at least": [["largest side", "ours", 1000.0], ["largest side", "ours", 2000.0]],
     }
     (page,) = report.pages.values()
     assert "](docs/plots/out-of-memory-dists.svg)" in page and "1 GB" in text
+    assert "`make out-of-memory`. Arrows: the search ended there." in page
 
 
 def test_plots_hold_their_numbers_and_are_the_same_again(tmp_path: Path) -> None:
@@ -258,7 +303,7 @@ def test_plots_hold_their_numbers_and_are_the_same_again(tmp_path: Path) -> None
     assert "![Time and memory of loss against the batch](plots/loss-batch.svg)" in text
     ((path, drawn),) = report.plots.items()
     assert path == tmp_path / "docs" / "plots" / "loss-batch.svg"
-    assert plots.data_of(drawn) == {
+    assert plots.data_of(drawn)["lines"] == {
         "time": {"eager": [[1.0, 300.0], [4.0, 1300.0]], "ours": [[1.0, 100.0], [4.0, 400.0]]},
         "memory": {"eager": [[1.0, 500.0], [4.0, 2000.0]], "ours": [[1.0, 50.0], [4.0, 60.0]]},
     }

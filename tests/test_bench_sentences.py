@@ -77,12 +77,13 @@ def test_chunk_sizes() -> None:
 
 
 def test_networks_of_other_packages() -> None:
-    """Those with eager alone, from the least to the most."""
+    """Those with eager, of 16 images, from the least to the most."""
     rows = [
         row("modules", f"{network} 16x224x224", name, ms, mb, ratio=ratio)
         for network, eager, ratio in (("convnext-s", 900, "0.9"), ("vit-s14", 1100, "1.1"))
         for name, ms, mb, ratio in (("eager", eager, "1300", ratio), ("ours", 1000, "100", "1"))
     ]
+    rows += [row("modules", "resnet-50 8x224x224", name, 1, "1") for name in ("eager", "ours")]
     rows += [row("modules", "lpips-squeeze 16x224x224", name, 1, mb) for name, mb in (("lpips", "900"), ("ours", "40"))]
     text = sentences.modules(rows)
     assert text.startswith("Over convnext-s, vit-s14, 16 images") and "takes 1/13 of eager's" in text

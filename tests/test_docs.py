@@ -1,4 +1,4 @@
-"""Every block of code in README and docs runs; every command that they name exists, with its options."""
+"""README and docs: every block of Python runs, every command exists with its options, every link leads somewhere."""
 
 from __future__ import annotations
 

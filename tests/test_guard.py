@@ -74,7 +74,10 @@ def test_a_case_of_one_side_alone_is_named() -> None:
 
 def test_what_another_torch_or_compiler_made_is_not_compared() -> None:
     assert not guard.not_comparable([ROW], [ROW], guard.COUNTS)
-    newer = ROW | {"torch": "2.14.0", "compiler": "GNU 13"}
+    alike = ROW | {"torch": "2.13.0+cu130", "compiler": "GNU 12.3.0"}
+    assert not guard.not_comparable([ROW], [alike], guard.COUNTS)
+    assert not guard.not_comparable([ROW], [alike], (guard.INSTRUCTIONS,))
+    newer = ROW | {"torch": "2.14.0", "compiler": "GNU 13.2.0"}
     assert "torch 2.13.0, here it is 2.14.0" in guard.not_comparable([ROW], [newer], guard.COUNTS)
     assert "compiler GNU 12, here it is GNU 13" in guard.not_comparable([ROW], [newer], (guard.INSTRUCTIONS,))
 

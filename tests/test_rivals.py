@@ -140,6 +140,24 @@ def is_the_same_in_train_mode(loss: nn.Module) -> bool:
     return torch.equal(loss.train()(images(), images(seed=1)), expected)
 
 
+def has_the_same_bits_again(loss: Loss) -> bool:
+    def call() -> list[Tensor]:
+        x = images(3).requires_grad_()
+        value = loss(x, images(3, seed=1))
+        return [value.detach(), *torch.autograd.grad(value.sum(), x)]
+
+    return all(map(torch.equal, call(), call()))
+
+
+def takes_masks(loss: Any) -> bool:
+    """A mask of nothing gives 0."""
+    try:
+        value = loss(images(), images(seed=1), mask=torch.zeros(1, 1, 40, 40))
+    except (TypeError, ValueError):
+        return False
+    return bool((value == 0).all())
+
+
 def has_second_derivatives(loss: Loss) -> bool:
     x = images().requires_grad_()
     try:
@@ -160,6 +178,8 @@ QUESTIONS: dict[str, Callable[[Any], bool]] = {
     "no trainable parameters": trains_nothing,
     "nothing in your checkpoint": adds_nothing_to_a_checkpoint,
     "the same number in `.train()`": is_the_same_in_train_mode,
+    "masks": takes_masks,
+    "the same bits in every run, on a CPU": has_the_same_bits_again,
     "second derivatives by default": has_second_derivatives,
 }
 

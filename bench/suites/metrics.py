@@ -34,7 +34,7 @@ def ours(dtype: torch.dtype, chunk: int | None = None) -> Variant:
 
 
 TILES = Variant("ours, tiles", partial(own_metric, tile_size="auto"), chunk=None, tiles=True)
-OURS = (ours(FP32), ours(FP32, 1), ours(BF16), ours(BF16, 1), TILES)
+OURS = (ours(FP32), ours(FP32, 1), ours(FP32, 4), ours(BF16), ours(BF16, 1), TILES)
 # Ours by ordinary autograd over the reference, where a peer is not installed.
 PLAIN = Variant("plain", partial(own_metric, engine="autograd", backend="reference"))
 LPIPS = named(
@@ -57,6 +57,7 @@ DISTS = named(
     *OURS,
 )
 ALEX = tuple(name for name in LPIPS if not name.startswith("piq"))  # which has VGG16 alone
+FOR_ALEX = "ours, chunk 4 fp32"  # whose maps are small
 # As of the whole loss; the gradient through relu5_3 is up to 0.18 off in bf16, ours and lpips under autocast alike.
 TOLERANCE = {FP32: (1e-5, 1e-2), BF16: (0.01, 0.25)}
 
@@ -103,7 +104,8 @@ class MetricCase(ImageCase):
 def of(metric: str, size: str, names: Sequence[str] = (), **settings: Any) -> MetricCase:
     """With all variants but tiles unless some are named."""
     every = DISTS if metric == "dists" else LPIPS if metric == "lpips-vgg" else ALEX
-    names = names or [name for name in every if name != TILES.name]
+    left_out = (TILES.name,) if metric == "lpips-alex" else (TILES.name, FOR_ALEX)
+    names = names or [name for name in every if name not in left_out]
     return MetricCase(tuple(names), metric=metric, **of_size(size), **settings)
 
 
