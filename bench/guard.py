@@ -110,7 +110,7 @@ def not_comparable(before: Sequence[Row], now: Sequence[Row], columns: Sequence[
 
 
 def release(version: str) -> str:
-    """Torch's without "+cpu" or "+cu130", which run the same operators on a CPU; "GNU 12" of a compiler's "GNU 12.2.0"."""
+    """Of torch what all its builds share ("2.13.0" of "2.13.0+cpu"), of a compiler its major version."""
     return re.sub(r"\+.*", "", version) if version[0].isdigit() else re.sub(r"(\d+)\..*", r"\1", version)
 
 
