@@ -81,18 +81,19 @@ def by_case(rows: Iterable[Row], dtype: str) -> dict[str, dict[str, Row]]:
 
 
 def comparison(rows: Sequence[Row]) -> str:
-    """A table for each dtype: ours, each rival and how many times longer it takes, memory of ours and the first's."""
+    """A table for each dtype: ours, its memory and the first rival's, each rival and how many times longer it takes."""
     parts = []
     for dtype in DTYPES:
-        cases = {case: of for case, of in by_case(rows, dtype).items() if any(name.startswith("ours") for name in of)}
+        timed_rows = [row for row in rows if row["median_ms"]]
+        cases = {
+            case: of for case, of in by_case(timed_rows, dtype).items() if any(name.startswith("ours") for name in of)
+        }
         variants = rivals_first({name for of in cases.values() for name in of} - {"ours"}, rows)
         lines = [
-            [case.removesuffix(f" {dtype}"), *(timed(of, name) for name in ("ours", *variants)), share_of_memory(of)]
+            [case.removesuffix(f" {dtype}"), timed(of, "ours"), share_of_memory(of), *(timed(of, x) for x in variants)]
             for case, of in cases.items()
         ]
-        heading = [dtype, "ours", *variants, "memory"]
-        if not any(line[-1] for line in lines):
-            heading, lines = heading[:-1], [line[:-1] for line in lines]
+        heading = [dtype, "ours", "memory", *variants]
         if lines:
             parts.append(table(heading, lines))
     return "\n\n".join(parts)
@@ -120,15 +121,12 @@ def timed(of: dict[str, Row], name: str) -> str:
 
 
 def share_of_memory(of: dict[str, Row]) -> str:
-    """Such as "51 MB, 1/11 of eager's 561 MB"."""
+    """Such as "51 MB, 1/11 of 561 MB", the first rival's."""
     ours = float(of["ours"]["allocated_mb"] or 0) if "ours" in of else 0
-    rivals = [(name, float(row["allocated_mb"] or 0)) for name, row in of.items() if not name.startswith("ours")]
+    theirs = next((float(row["allocated_mb"] or 0) for name, row in of.items() if not name.startswith("ours")), 0)
     if not ours:
         return ""
-    if not rivals or not rivals[0][1]:
-        return memory(ours)
-    name, theirs = rivals[0]
-    return f"{memory(ours)}, 1/{theirs / ours:.2g} of {name}'s {memory(theirs)}"
+    return f"{memory(ours)}, 1/{theirs / ours:.2g} of {memory(theirs)}" if theirs else memory(ours)
 
 
 def steps(rows: Sequence[Row]) -> str:
