@@ -146,7 +146,7 @@ def update(
     suites = {case[0] for case in known}
 
     def key(row: Row) -> tuple[str, ...]:
-        return tuple(row[name] for name in keys)
+        return tuple(row.get(name, "") for name in keys)  # a case that is incorrect has no variant
 
     def place(row: Row) -> int | None:
         return next((order[key(row)[:count]] for count in (1, 2) if key(row)[:count] in order), None)

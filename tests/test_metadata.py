@@ -76,7 +76,9 @@ def test_readme_of_the_index_has_absolute_addresses(metadata: dict[str, Any]) ->
             continue
         kind = "raw" if picture else "blob"
         assert address == f"{metadata['repository']}/{kind}/v{po.__version__}/{link}"
-        tracked = subprocess.run(["git", "ls-files", link], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        tracked = subprocess.run(
+            ["git", "ls-files", link.partition("#")[0]], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         assert tracked, f"README.md: {link} is no file of the repository"
 
 
