@@ -18,6 +18,7 @@ OTHERS: Mapping[str, tuple[str, ...]] = {
         "computed within a 2 GB limit",  # the limit, of `make bench-photograph`
         "stops after four minutes at most",
     ),
+    "docs/performance.md": ("limited to 1, 2 and 4 GB",),  # the limits of `make out-of-memory`
     "docs/guides/large-images.md": (
         "refused more than 2 GB",  # as above
         "maps beyond 32 MB are handed back",  # glibc's threshold

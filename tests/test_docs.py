@@ -101,6 +101,11 @@ def test_public_names_are_in_the_reference(room: ModuleType) -> None:
     assert set(room.__all__) <= shown
 
 
+def test_readme_is_short() -> None:
+    """What it does not say in a few screens belongs to docs/."""
+    assert len(PAGES[0].read_text("utf-8").splitlines()) < 150
+
+
 @pages
 def test_commands_exist(page: Path) -> None:
     for block in Document.parse(str(page), CodeBlockParser("bash")).examples():
