@@ -8,7 +8,9 @@ from .metric_ops import dists_distance, lpips_distance
 from .ops import channel_statistics, feature_loss, gram_matrix, style_loss, total_variation
 
 if TYPE_CHECKING:
-    from . import distributed, losses, networks  # noqa: F401  # the last two are modules to be found, no public names
+    from . import distributed
+    from . import losses as losses  # `x as x`: for type checkers an attribute of the package, though not in __all__
+    from . import networks as networks
     from .losses import DISTS, LPIPS, PerceptualLoss, chunked, gradient_of
     from .networks import load_network
 

@@ -169,6 +169,14 @@ def test_a_wrong_operator_is_incorrect_and_not_timed(operator, tmp_path, capsys,
     assert f"incorrect: small {SMALL.name}: ours" in capsys.readouterr().out
 
 
+def test_a_run_of_some_variants_keeps_the_rows_of_others(tmp_path, library: None) -> None:
+    with suite_of(SMALL):
+        _, before = run(tmp_path, "--variants", "eager fp32", "ours fp32")
+        _, after = run(tmp_path, "--variants", "ours fp32")
+    assert {*by_name(before)} == {*by_name(after)} == {"eager fp32", "ours fp32"}
+    assert by_name(before)["eager fp32"] == by_name(after)["eager fp32"]
+
+
 def test_a_wrong_rival_hides_no_figure_of_ours(tmp_path, capsys, monkeypatch, library: None):
     class Wrong(OperatorCase):
         def call(self, name, device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,14 @@ def test_more_memory_is_searched_from_what_less_held(monkeypatch) -> None:
     case = out_of_memory.LOSSES["dists"]
     assert out_of_memory.search("ours fp32", case, AXES["batch"], [100, 200, 9000], 64, CPU) == [10, 20, 64]
     assert next(size for limit, size in tried if limit == 200) == 10
+
+
+@pytest.mark.parametrize(("device", "more"), [("cpu", []), ("cuda", [143_771])])
+def test_limits_of_a_gpu_end_with_the_card(device: str, more: list[int], monkeypatch) -> None:
+    card = SimpleNamespace(total_memory=143_771_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert out_of_memory.parse(["--device", device]).limits == [1000, 2000, 4000, *more]
+    assert out_of_memory.parse(["--device", device, "--limits", "500"]).limits == [500]
 
 
 @pytest.mark.parametrize(

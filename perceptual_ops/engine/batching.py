@@ -15,8 +15,8 @@ from .._autocast import autocast
 # call; on a GPU, the first maps are a few hundred MB, enough to occupy it.
 CPU_PIXELS = 256 * 256
 GPU_PIXELS = 8 * 512 * 512
-# The deep layers of most networks have few pixels and many weights, which each chunk reads anew: on two cores ResNet-50
-# takes 1.4 times eager's time an image at a time.
+# The deep layers of most networks have few pixels and many weights, which each chunk reads anew: an image at a time
+# they take 1.1 to 1.4 times the time of eager on two cores, four at a time about the same (bench/NOTES.md).
 MODULE_CPU_PIXELS = 4 * 224 * 224
 # Side of a tile through all layers on a CPU: VGG16's halo, 45 pixels on each side to relu4_3 and 100 to relu5_3, is to
 # be small beside it.
@@ -28,8 +28,8 @@ WHERE_LARGE, AUTO = 0, -1  # tile sizes of None and "auto"
 def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type: str, is_module: bool = False) -> int:
     """The chunk size for chunk_size=None. It depends on nothing else, so that the same input gives the same bits.
 
-    As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU, through a module (a trunk that is no
-    chain) 4 times 224 x 224, and 8 times 512 x 512 elsewhere; in 16 bits twice, in fp64 half as many. At least one.
+    As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU (4 times 224 x 224 through a module, a
+    trunk that is no chain), and 8 times 512 x 512 elsewhere; in 16 bits twice, in fp64 half as many. At least one.
     """
     return max(1, _pixels(dtype, device_type, is_module) // (height * width))
 
