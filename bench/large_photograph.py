@@ -3,7 +3,7 @@
 A photograph of scikit-image is enlarged and lies in a file of 8-bit numbers, of which the loss reads one rectangle
 after another; the gradient goes to another file. What is capped is the private memory of the process (RLIMIT_DATA),
 that of Python, torch and weights with it, but not the pages of both files. The same at 1024 pixels is compared with the
-gradient of the whole image.
+gradient of the whole image. `*-photograph.csv` has what both took.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from perceptual_ops import PerceptualLoss, gradient_of
 from perceptual_ops.images import read_image
 from perceptual_ops.recipes.photographs import photograph
 
+from . import results
 from .case import error
 from .memory import in_fresh_process, status_bytes
 
 STYLE = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 COMPARED = 1024  # pixels on a side at which the whole image fits
 TOLERANCE = 1e-3  # of the gradient's 2-norm, as rounding moves maxima
+KEYS = ("side", "weights", "limit_mb")
+COLUMNS = (*KEYS, "loss", "seconds", "cpu_seconds", "resident_mb", "error", *results.OF_MACHINE)
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,24 @@ def difference(folder: Path, weights: str) -> float:
     return error(torch.from_numpy(np.load(folder / "gradient.npy"))[None], expected)
 
 
-def run(side: int, weights: str, limit: int, folder: Path) -> Result:
+def run(side: int, weights: str, limit: int, folder: Path) -> results.Row:
+    """Prints what the gradient of a photograph of `side` pixels squared took, and returns it but for the machine."""
     enlarge(folder / "photograph.npy", side)
     result = in_fresh_process(capped_gradient, folder, weights, limit)
     print(
         f"{side} x {side}: loss {result.loss:.6g}, {result.seconds:.0f} s, {result.cpu_seconds:.0f} of the CPU; "
         f"private memory below {limit / 1e6:.0f} MB; {result.resident / 1e6:.0f} MB resident at most with the files"
     )
-    return result
+    return {
+        "side": str(side),
+        "weights": weights,
+        "limit_mb": results.number(limit / 1e6),
+        "loss": f"{result.loss:.6g}",
+        "seconds": f"{result.seconds:.0f}",
+        "cpu_seconds": f"{result.cpu_seconds:.0f}",
+        "resident_mb": results.number(result.resident / 1e6),
+        "error": "",
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,16 +134,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=2000, metavar="MB", help="of memory; default: %(default)s")
     parser.add_argument("--weights", default="stlpips", help="of VGG16; default: %(default)s")
     parser.add_argument("--folder", type=Path, help="of photograph and gradient, which stay; default: a temporary one")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the CSV")
     options = parser.parse_args(arguments)
     limit = int(options.limit * 1e6)
+    machine = results.this_machine(torch.device("cpu"))
+    path = options.out / f"{machine.slug}-photograph.csv"
+    known = [(str(side),) for side in (COMPARED, options.side)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        run(COMPARED, options.weights, limit, folder)
+        compared = run(COMPARED, options.weights, limit, folder)
         off = in_fresh_process(difference, folder, options.weights)
         print(f"the gradient is {off:.1e} from that of the whole image at once, {TOLERANCE:g} are allowed", flush=True)
         if off > TOLERANCE:
             return 1
-        run(options.side, options.weights, limit, folder)
+        rows = [compared | {"error": f"{off:.1e}"}, run(options.side, options.weights, limit, folder)]
+    results.update(path, [row | vars(machine) for row in rows], known, KEYS, COLUMNS)
     return 0
 
 

@@ -118,6 +118,11 @@ def training(report: Report, page: Path, words: Sequence[str], rows: Sequence[Ro
     return f"{sentences.training(shown)} *{markdown.caption(shown, 'make bench-training')}*"
 
 
+def photograph(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+    shown = report.shown(rows, "photograph")
+    return f"{sentences.photograph(shown)} *{markdown.caption(shown, 'make bench-photograph')}*"
+
+
 def precision(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     """Of `make accuracy`, which no speed is in: the build alone decides it."""
     return f"{markdown.precision(rows)}\n\nWorst, and in brackets the median; `make accuracy`."
@@ -195,6 +200,7 @@ Region = Callable[[Report, Path, Sequence[str], Sequence[Row]], str]
 REGIONS: Mapping[str, Region] = {
     **{name: sentence(name) for name in SENTENCES},
     "training": training,
+    "photograph": photograph,
     "compared": compared,
     "plain": plain,
     "precision": precision,

@@ -62,6 +62,18 @@ def modules(rows: Sequence[Row]) -> str:
     )
 
 
+def photograph(rows: Sequence[Row]) -> str:
+    """Of a style gradient in capped memory, `bench.large_photograph`: the largest, and the error of a small one."""
+    largest = max(rows, key=lambda row: int(row["side"]))
+    limit, minutes = memory(float(largest["limit_mb"])), float(largest["seconds"]) / 60
+    small = next(row for row in rows if row["error"])
+    return (
+        f"The style gradient of a photograph of {largest['side']}x{largest['side']} pixels was computed in a process "
+        f"limited to {limit} of memory, in {minutes:.0f} minutes; at "
+        f"{small['side']}x{small['side']} it differs from the whole image's by {float(small['error']):.1e}."
+    )
+
+
 def training(rows: Sequence[Row]) -> str:
     """Of whole trainings with our loss and with the plain one, `bench.training`."""
     of = {row["run"]: row for row in rows}

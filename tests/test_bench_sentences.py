@@ -102,3 +102,13 @@ def test_trainings(tmp_path: Path) -> None:
     text = sentences.training(rows)
     assert "for 200 steps" in text and "1.5% off on average, where the plain loss in channels_last is 1.6% off" in text
     assert text.endswith("It takes 45 s, with the plain loss 64 s; in bf16 13 s, and the curve is 8% off.")
+
+
+def test_a_photograph_in_capped_memory() -> None:
+    rows = [
+        {"side": "1024", "limit_mb": "2000", "seconds": "40", "error": "1.8e-07"},
+        {"side": "8000", "limit_mb": "2000", "seconds": "1500", "error": ""},
+    ]
+    text = sentences.photograph(rows)
+    assert "of 8000x8000 pixels" in text and "limited to 2 GB of memory, in 25 minutes" in text
+    assert text.endswith("at 1024x1024 it differs from the whole image's by 1.8e-07.")

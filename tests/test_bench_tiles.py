@@ -54,12 +54,20 @@ def test_a_photograph_in_a_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(large_photograph, "COMPARED", 40)
     monkeypatch.setattr(large_photograph, "in_fresh_process", in_this_process)
     monkeypatch.setattr(large_photograph.resource, "setrlimit", lambda *limit: limits.append(limit))
-    assert large_photograph.main(["--side=50", "--limit=1500", "--weights=random", f"--folder={tmp_path}"]) == 0
+    options = ["--side=50", "--weights=random", f"--folder={tmp_path}", f"--out={tmp_path}"]
+    assert large_photograph.main([*options, "--limit=1500"]) == 0
     assert np.load(tmp_path / "photograph.npy").shape == (50, 50, 3)
     gradient = torch.from_numpy(np.load(tmp_path / "gradient.npy"))
     assert gradient.shape == (3, 50, 50) and gradient.abs().max() > 0
     assert limits == 2 * [(large_photograph.resource.RLIMIT_DATA, (1500 * 10**6,) * 2)]
+    (table,) = tmp_path.glob("*-photograph.csv")
+    small, large = results.read(table)
+    assert tuple(small) == large_photograph.COLUMNS
+    assert (small["side"], large["side"], large["limit_mb"]) == ("40", "50", "1500")
+    assert 0 <= float(small["error"]) < 1e-3 and not large["error"]
+    assert float(large["cpu_seconds"]) >= 0 and float(large["resident_mb"]) > 100
     monkeypatch.setattr(large_photograph, "TOLERANCE", 0.0)
     monkeypatch.setattr(large_photograph, "difference", lambda *arguments: 1e-9)
-    assert large_photograph.main(["--side=50", "--weights=random", f"--folder={tmp_path}"]) == 1
+    assert large_photograph.main(options) == 1
     assert "1.0e-09" in capsys.readouterr().out
+    assert len(results.read(table)) == 2, "what is wrong is not kept"
