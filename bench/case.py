@@ -157,8 +157,6 @@ class Case(ABC):
 class ImageCase(Case):
     """A batch of images, and pairs of them."""
 
-    is_of_module: ClassVar[bool] = False  # whether the network runs by its own forward
-
     batch: int = field(kw_only=True)
     height: int = field(kw_only=True)
     width: int = field(kw_only=True)
@@ -171,11 +169,16 @@ class ImageCase(Case):
     def name(self) -> str:
         return self.size
 
+    @property
+    def has_small_maps(self) -> bool:
+        """Of the network, see `engine.registry.FrozenTrunk`."""
+        return False
+
     def chunk(self, name: str, device_type: str) -> int | None:
         variant = self.variant(name)
         if variant.chunk == 0:
             return self.batch
-        default = default_chunk_size(self.height, self.width, variant.dtype, device_type, self.is_of_module)
+        default = default_chunk_size(self.height, self.width, variant.dtype, device_type, self.has_small_maps)
         return min(variant.chunk or default, self.batch)
 
     def available(self, device_type: str) -> tuple[str, ...]:

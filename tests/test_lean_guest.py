@@ -115,13 +115,22 @@ def test_in_a_cuda_graph(kind: str) -> None:
 
 
 def test_default_chunk_size() -> None:
-    def size(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", is_module: bool = False) -> int:
-        return default_chunk_size(*shape, dtype, device, is_module)
+    def size(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu", has_small_maps: bool = False) -> int:
+        return default_chunk_size(*shape, dtype, device, has_small_maps)
 
     assert [size(256, 256), size(128, 128), size(1024, 1024), size(256, 256, device="cuda")] == [1, 4, 1, 32]
     assert [size(256, 256, dtype=torch.bfloat16), size(128, 128, dtype=torch.float64)] == [2, 2]
-    assert [size(224, 224, is_module=True), size(512, 512, is_module=True)] == [4, 1]
-    assert size(256, 256, device="cuda", is_module=True) == 32
+    assert [size(224, 224, has_small_maps=True), size(512, 512, has_small_maps=True)] == [4, 1]
+    assert size(256, 256, device="cuda", has_small_maps=True) == 32
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"), [("vgg16", 4), ("alex", 12), ("squeeze", 12)], ids=["VGG", "AlexNet", "a module"]
+)
+def test_default_chunk_size_of_a_network(network: str, expected: int) -> None:
+    images = torch.empty(1, 3, 1, 1).expand(32, 3, 128, 128)
+    loss = po.LPIPS(network, weights="random")
+    assert loss.trunk_input(images).samples_at_a_time(images) == expected
 
 
 def test_nothing_but_the_image_gradient_is_kept() -> None:

@@ -47,7 +47,7 @@ def test_a_gradient_that_grows_on_its_way_does_not_overflow_in_fp16() -> None:
 
 
 def test_a_chunk_is_of_the_size_in_which_images_enter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perceptual_ops.engine.batching.MODULE_CPU_PIXELS", 32 * 32)
+    monkeypatch.setattr("perceptual_ops.engine.batching.SMALL_MAPS_CPU_PIXELS", 32 * 32)
     monkeypatch.setattr("perceptual_ops.engine.batching.GPU_PIXELS", 32 * 32)
     Held.alive = Held.most = 0
     loss = placed(po.PerceptualLoss(Counted(), content_layers=["output"], input_size=32))

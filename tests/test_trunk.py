@@ -65,17 +65,41 @@ def test_frozen_convolution(geometry: tuple[int, int, int], dtype: torch.dtype, 
         torch.testing.assert_close(found.double(), by_input, rtol=0, atol=4 * tolerance(dtype))
 
 
-def test_weights_are_in_the_blocks_that_they_are_used_in(capfd: pytest.CaptureFixture[str]) -> None:
+# inputs, outputs, kernel: of VGG's deep layers, and of AlexNet forward and backward
+@pytest.mark.parametrize(
+    "shape", [(512, 512, 3), (64, 192, 5), (192, 64, 5), (192, 384, 3), (384, 192, 3), (256, 384, 3), (256, 256, 3)]
+)
+def test_weights_are_in_the_blocks_that_they_are_used_in(
+    shape: tuple[int, int, int], capfd: pytest.CaptureFixture[str]
+) -> None:
     """oneDNN would reorder others at every call; which it wants depends on the size, of some CPUs also in fp32."""
-    convolution = Convolution(drawn((512, 512, 3, 3), torch.float32, "cpu"), None, 1, 1)
-    for size in (4, 14, 16):
-        x = drawn((1, 512, size, size), torch.float32, "cpu")
+    inputs, outputs, kernel = shape
+    weight = drawn((outputs, inputs, kernel, kernel), torch.float32, "cpu")
+    convolution = Convolution(weight, None, 1, kernel // 2)
+    for size in (4, 7, 14, 16):
+        x = drawn((1, inputs, size, size), torch.float32, "cpu")
         convolution(x)
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             convolution(x)
     said = capfd.readouterr().out
-    assert said.count(",convolution,") == 3 * 512 / convolution._group
+    assert said.count(",convolution,") == 4 * inputs / convolution._group
     assert ",reorder," not in said
+
+
+def test_blocks_of_two_sizes_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """Those of AlexNet, whose last chunk may be smaller than the others."""
+    convolution = Convolution(drawn((192, 64, 5, 5), torch.float32, "cpu"), None, 1, 2)
+    if convolution._sizes == 1:
+        pytest.skip("without AVX-512 those of one size are")
+    chunks = [drawn((batch, 64, 7, 7), torch.float32, "cpu") for batch in (3, 1)]
+    for x in [*chunks, *chunks]:
+        convolution(x)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        for x in chunks:
+            convolution(x)
+    assert ",reorder," not in capfd.readouterr().out
+    convolution(drawn((1, 64, 9, 9), torch.float32, "cpu"))
+    assert [size and size[2] for size in convolution._blocked] == [7, 9], "the older of the two goes"
 
 
 @pytest.mark.parametrize("size", [6, 14])  # torch runs oneDNN for the larger alone

@@ -80,6 +80,10 @@ class MetricCase(ImageCase):
     def name(self) -> str:
         return f"{self.metric}{'' if self.gradient else ' forward'} {self.size}"
 
+    @property
+    def has_small_maps(self) -> bool:
+        return self.metric == "lpips-alex"
+
     def variant(self, name: str) -> Variant:
         return (DISTS if self.metric == "dists" else LPIPS)[name]
 
@@ -116,6 +120,7 @@ PAIRS = (
     of("lpips-vgg", "4x256x256"),
     of("lpips-vgg", "4x256x256", gradient=False),
     of("lpips-alex", "4x256x256"),
+    of("lpips-alex", "16x64x64"),
     of("dists", "4x256x256"),
     *(of("lpips-vgg", size, SCALED, rounds=3) for size in ("1x256x256", "16x256x256", "1x512x512", "1x1024x1024")),
     of("lpips-vgg", "1x1080x1920", rounds=3),

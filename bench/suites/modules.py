@@ -169,11 +169,14 @@ class ModuleCase(ImageCase):
 
     variants = VARIANTS
     tolerance = TOLERANCE
-    is_of_module = True
 
     @property
     def name(self) -> str:
         return f"{self.network} {self.size}"
+
+    @property
+    def has_small_maps(self) -> bool:
+        return True
 
     @property
     def package(self) -> str:

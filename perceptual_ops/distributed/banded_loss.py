@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.batching import chunks, default_chunk_size, rows_of
+from ..engine.batching import rows_of
 from ..engine.custom_op import TrunkInput, refuse_second_derivative, times_upstream, wanted_gradients
 from ..engine.modes import no_autograd
 from ..engine.tile_parts import Share
@@ -41,7 +41,8 @@ def loss_of_bands(
     rows = _rows_of(reports)
     shape = torch.Size([*output.shape[:2], max(band.stop for band in rows), output.shape[3]])
     criterion.check_size("output", shape, criterion.network_layers)
-    plan = _plan(criterion, trunk_input, side, output.new_empty(()).expand(shape), target, wanted)
+    whole = output.new_empty(()).expand(shape)
+    plan = _plan(criterion, trunk_input, side, whole, target, wanted)
     bands = Bands(ranks, rows, [plan.reads(band) for band in rows])
     plan.share = Share(bands.own, ranks.rank == 0, ranks.gathered)
     with no_autograd(output):
@@ -50,8 +51,7 @@ def loss_of_bands(
             bands.zeros(x, trunk_input.wide) if x is not None and is_wanted else None
             for x, is_wanted in zip((output, target), wanted, strict=True)
         ]
-        size = trunk_input.chunk_size or default_chunk_size(shape[2], shape[3], trunk_input.dtype, output.device.type)
-        losses = [_of_samples(plan, samples, *images, *made).loss() for samples in chunks(shape[0], size)]
+        losses = [_of_samples(plan, samples, *images, *made).loss() for samples in trunk_input.chunks(whole)]
         gradients = [None if gradient is None else bands.returned(gradient) for gradient in made]
     loss: Tensor = _MadeInForward.apply(output, target, torch.cat(losses), *gradients)
     return loss

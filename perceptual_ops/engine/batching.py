@@ -17,7 +17,7 @@ CPU_PIXELS = 256 * 256
 GPU_PIXELS = 8 * 512 * 512
 # The deep layers of most networks have few pixels and many weights, which each chunk reads anew: an image at a time
 # they take 1.1 to 1.4 times the time of eager on two cores, four at a time about the same (bench/NOTES.md).
-MODULE_CPU_PIXELS = 4 * 224 * 224
+SMALL_MAPS_CPU_PIXELS = 4 * 224 * 224
 # Side of a tile through all layers on a CPU: VGG16's halo, 45 pixels on each side to relu4_3 and 100 to relu5_3, is to
 # be small beside it.
 TILE_PIXELS = 768 * 768
@@ -25,20 +25,23 @@ LARGE = 2 * GPU_PIXELS  # of an image whose maps would take gigabytes
 WHERE_LARGE, AUTO = 0, -1  # tile sizes of None and "auto"
 
 
-def default_chunk_size(height: int, width: int, dtype: torch.dtype, device_type: str, is_module: bool = False) -> int:
+def default_chunk_size(
+    height: int, width: int, dtype: torch.dtype, device_type: str, has_small_maps: bool = False
+) -> int:
     """The chunk size for chunk_size=None. It depends on nothing else, so that the same input gives the same bits.
 
-    As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU (4 times 224 x 224 through a module, a
-    trunk that is no chain), and 8 times 512 x 512 elsewhere; in 16 bits twice, in fp64 half as many. At least one.
+    As many samples of (height, width) as have 256 x 256 pixels in fp32 on a CPU (4 times 224 x 224 through a trunk that
+    has small maps: AlexNet and all that is no chain), and 8 times 512 x 512 elsewhere; in 16 bits twice, in fp64 half
+    as many. At least one.
     """
-    return max(1, _pixels(dtype, device_type, is_module) // (height * width))
+    return max(1, _pixels(dtype, device_type, has_small_maps) // (height * width))
 
 
-def samples_at_a_time(images: Tensor, dtype: torch.dtype, is_module: bool = False) -> int:
+def samples_at_a_time(images: Tensor, dtype: torch.dtype, has_small_maps: bool = False) -> int:
     """The default chunk size of images (N, C, H, W), or of clips (N, C, D, H, W), whose frames are all of a sample."""
     height, width = images.shape[-2:]
     frames = images.shape[2] if images.dim() == 5 else 1
-    return default_chunk_size(height * frames, width, dtype, images.device.type, is_module)
+    return default_chunk_size(height * frames, width, dtype, images.device.type, has_small_maps)
 
 
 def tile_side(
@@ -74,8 +77,8 @@ def default_tile_side(height: int, width: int, dtype: torch.dtype, device_type: 
     return math.isqrt(pixels) if height * width > 2 * pixels else None
 
 
-def _pixels(dtype: torch.dtype, device_type: str, is_module: bool = False) -> int:
-    on_cpu = MODULE_CPU_PIXELS if is_module else CPU_PIXELS
+def _pixels(dtype: torch.dtype, device_type: str, has_small_maps: bool = False) -> int:
+    on_cpu = SMALL_MAPS_CPU_PIXELS if has_small_maps else CPU_PIXELS
     return (on_cpu if device_type == "cpu" else GPU_PIXELS) * 4 // dtype.itemsize
 
 

@@ -22,9 +22,9 @@ class Convolution:
 
     On a CPU, oneDNN reorders weights into its blocked layout at every call: for 512 channels 9 MB of scratch memory in
     fp32, and a tenth of the time in bf16. Here the reordered weights are cached, as Inductor does with frozen weights.
-    Where the layout depends on the input size, in bf16 and without AVX-512, they are reordered again for another size:
-    otherwise oneDNN would do so at every call, by code that takes ten times as long as the convolution. In fp32 the
-    input channels are convolved in groups and the results added.
+    Where the layout depends on the input size they are reordered again for another size: otherwise oneDNN would do so
+    at every call, by code that takes ten times as long as the convolution. In fp32 the input channels are convolved in
+    groups and the results added.
 
     Args:
         weight: (out, in, k, k).
@@ -38,14 +38,14 @@ class Convolution:
         self.padding: int = padding
         self._shape = weight.shape
         self._group = _group(weight)
-        self._blocked: tuple[torch.Size | None, list[Tensor]] | None = None
+        self._blocked: dict[torch.Size | None, list[Tensor]] = {}  # by size of the input
         self._weight: Tensor | None = weight
         self._has_blocks = _has_blocks(weight)
-        self._by_size = weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2"
+        self._sizes = _sizes(weight)
         if not self._has_blocks:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
-        elif not self._by_size:
-            self._blocked, self._weight = (None, self._in_blocks(weight, None)), None
+        elif not self._sizes:
+            self._blocked, self._weight = {None: self._in_blocks(weight, None)}, None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:  # (N, in, H, W) -> (N, out, H', W')
         """The convolution, with its bias or without."""
@@ -71,13 +71,14 @@ class Convolution:
         return result
 
     def _blocked_for(self, x: Tensor) -> list[Tensor]:
-        size = x.shape if self._by_size else None
+        size = x.shape if self._sizes else None
         found = self._blocked  # read once: another thread may replace it
-        if found is None or found[0] != size:
+        if size not in found:
             assert self._weight is not None
+            others = list(found.items())[-1:] if self._sizes > 1 else []
             with torch.inference_mode(False):
-                found = self._blocked = (size, self._in_blocks(self._weight, size))
-        return found[1]
+                found = self._blocked = dict([*others, (size, self._in_blocks(self._weight, size))])
+        return found[size]
 
     def _in_blocks(self, weight: Tensor, size: torch.Size | None) -> list[Tensor]:
         """The weights of each group of input channels."""
@@ -133,6 +134,15 @@ def _group(weight: Tensor) -> int:
     if weight.dtype != torch.float32:  # in 16 bits the rounding of the result is far larger
         return channels
     return max(16, min(CHAIN // (height * width), channels // 2) // 16 * 16)
+
+
+def _sizes(weight: Tensor) -> int:
+    """Of how many input sizes the reordered weights are kept; 0 where their layout depends on none."""
+    if weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return 1
+    # With AVX-512 in blocks of 48 or of 64 output channels, by the size of the map. AlexNet alone has such: small
+    # weights, and the last chunk of a batch may be another size.
+    return 2 if weight.shape[0] % 48 == 0 else 0
 
 
 def _has_blocks(weight: Tensor) -> bool:

@@ -64,11 +64,11 @@ class TrunkInput(OperatorSettings):
         """By the size of the trunk's input."""
         if self.chunk_size:
             return self.chunk_size
-        is_module = not isinstance(trunk_by_key(self.trunk_key), Trunk)
+        has_small_maps = trunk_by_key(self.trunk_key).has_small_maps
         if self.input_size.is_given:
             height, width = self.input_size.height, self.input_size.width
-            return default_chunk_size(height, width, self.dtype, images.device.type, is_module)
-        return samples_at_a_time(images, self.dtype, is_module)
+            return default_chunk_size(height, width, self.dtype, images.device.type, has_small_maps)
+        return samples_at_a_time(images, self.dtype, has_small_maps)
 
     def tile_side(self, images: Tensor, is_nested: bool = False) -> int | None:
         """The side of the tiles that run through all layers; None: images run whole."""

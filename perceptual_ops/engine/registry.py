@@ -32,8 +32,10 @@ class FrozenTrunk(ABC):
 
     Attributes:
         graphs: Captured CUDA graphs of calls over it.
+        has_small_maps: Whether most of its maps have far fewer pixels than the image, see `default_chunk_size`.
     """
 
+    has_small_maps: bool = True
     _content: str | None
 
     def __init__(self, name: str, network: nn.Module) -> None:

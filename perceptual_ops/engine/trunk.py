@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..networks.feature_network import FeatureNetwork
-from ..networks.layers import Conv, check_chained
+from ..networks.layers import Conv, check_chained, convolutions_of
 from .convolution import FrozenConv
 from .joined_runs import JoinedRuns, are_few
 from .modes import made_to_keep
@@ -62,6 +62,7 @@ class Trunk(FrozenTrunk):
         if not network.is_chain:
             raise ValueError(f"network: expected one that is_chain, got {network.name}; run it by autograd")
         self.network = network
+        self.has_small_maps = convolutions_of(network.layers)[0].stride > 1
         self._lock = threading.Lock()
         super().__init__(network.name, network)
 
