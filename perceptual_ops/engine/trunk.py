@@ -62,7 +62,7 @@ class Trunk(FrozenTrunk):
         if not network.is_chain:
             raise ValueError(f"network: expected one that is_chain, got {network.name}; run it by autograd")
         self.network = network
-        self.has_small_maps = convolutions_of(network.layers)[0].stride > 1
+        self.has_small_maps: bool = convolutions_of(network.layers)[0].stride > 1
         self._lock = threading.Lock()
         super().__init__(network.name, network)
 
