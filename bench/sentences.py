@@ -69,7 +69,7 @@ def photograph(rows: Sequence[Row]) -> str:
     small = next(row for row in rows if row["error"])
     return (
         f"The style gradient of a photograph of {largest['side']}x{largest['side']} pixels was computed in a process "
-        f"limited to {limit} of memory, in {minutes:.0f} minutes; at "
+        f"limited to {limit} of private memory, in {minutes:.0f} minutes; at "
         f"{small['side']}x{small['side']} it differs from the whole image's by {float(small['error']):.1e}."
     )
 

@@ -110,5 +110,5 @@ def test_a_photograph_in_capped_memory() -> None:
         {"side": "8000", "limit_mb": "2000", "seconds": "1500", "error": ""},
     ]
     text = sentences.photograph(rows)
-    assert "of 8000x8000 pixels" in text and "limited to 2 GB of memory, in 25 minutes" in text
+    assert "of 8000x8000 pixels" in text and "limited to 2 GB of private memory, in 25 minutes" in text
     assert text.endswith("at 1024x1024 it differs from the whole image's by 1.8e-07.")
