@@ -19,7 +19,7 @@ from ._schemas import SCHEMAS
 HEADER = 64  # bytes of a 64-bit ELF file
 TEXTS = 1 << 18  # bytes around the first schema that contain the others
 PROCESSORS = {3: "x86", 21: "ppc64", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
-BUILD = "run `pip install --no-build-isolation .` in a checkout"
+BUILD = 'run `pip install cmake ninja "setuptools>=77"` and `pip install --no-build-isolation .` in a checkout'
 
 
 def find_library(own: Path) -> tuple[Path | None, str]:

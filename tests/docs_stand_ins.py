@@ -64,14 +64,14 @@ def readers_names() -> dict[str, Any]:
         "features": maps, "target_features": [x.flip(0) for x in maps], "style_features": maps,
         "generator": Generator(), "noise": images(*batch), "discriminator": nn.Conv2d(3, 1, 4, 2),
         "clip": nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 4)),
-        "text_embeddings": images(2, 4),
+        "text_embeddings": images(2, 4), "device": torch.device("cpu"),
     }  # fmt: skip
 
 
 def names_of_docstrings() -> dict[str, Any]:
     """What the examples of docstrings take besides."""
     return {
-        **vars(recipes), "Path": Path, "device": torch.device("cpu"), "resize": nn.Identity(),
+        **vars(recipes), "Path": Path, "resize": nn.Identity(),
         "clip": lambda x: x.mean((2, 3)), "text_embeddings": images(2, 3),
         "state": {"param_groups": [{"params": [0, 1, 2]}]}, "first": 1, "count": 1,
         "make_network": recipes.StyleNet, "crops": RandomCrops(training_photographs()[:2], 32),

@@ -128,7 +128,7 @@ def test_the_cause_is_named(make: Callable[[Path], None], cause: str, tmp_path: 
     assert not state.loaded and state.cuda_reason == state.reason
     assert state.reason.startswith("_C.so does not load: it ") and cause in state.reason
     assert "\n" not in state.reason and str(tmp_path) not in state.reason
-    assert state.reason.endswith("run `pip install --no-build-isolation .` in a checkout")
+    assert state.reason.endswith('ninja "setuptools>=77"` and `pip install --no-build-isolation .` in a checkout')
     monkeypatch.setattr(doctor, "native", state)
     doctor._print_versions()
     assert f"library                  {state.reason}\n" in capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_a_library_of_other_code_is_left_alone(change: str, copies: tuple[Path, 
     assert library is None
     assert f"{own.parent}, which Python imports, has no _C.so" in reason
     assert f"{installed} is for other code ({Path('networks', 'vgg.py')} differs)" in reason
-    assert "start Python in another folder, or again run `pip install --no-build-isolation .` in" in reason
+    assert "start Python in another folder, or again run `pip install cmake ninja" in reason
     assert f"in {own.parents[1]}, where torch is" in reason
 
 
