@@ -201,6 +201,8 @@ def test_sentences(tmp_path: Path) -> None:
     assert "in bf16 **70 MB of tensors instead of 265 MB, 1.1 times as fast** as `torch.compile` (the process:" in text
     assert markdown.by_case(large[:2], "bf16") == {}
     assert sentences.headline(large[:2]).endswith("(the process: 2.1 GB instead of 2.1 GB).")
+    compiled = large[1] | {"variant": "compiled", "median_ms": "120", "ratio": "1.2"}
+    assert sentences.headline([*large[:2], compiled]).endswith("GB), 1.2 times as fast as `torch.compile`.")
     of_a_gpu = [row | {"resident_mb": ""} for row in large[:2]]
     assert sentences.headline(of_a_gpu).endswith("3.2 times as fast** as eager PyTorch.")
 
