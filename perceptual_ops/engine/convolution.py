@@ -15,6 +15,7 @@ from ..networks.layers import Conv
 # grows with the square root of its length: at 512 channels, six times that of torch's gradient in NCHW. Chains of this
 # length cost 10 % more time.
 CHAIN = 576
+SMALL = torch.Size((1, 16, 4, 4))  # of maps that stands for all small ones
 
 
 class Convolution:
@@ -41,10 +42,12 @@ class Convolution:
         self._blocked: dict[torch.Size | None, list[Tensor]] = {}  # by size of the input
         self._weight: Tensor | None = weight
         self._has_blocks = _has_blocks(weight)
-        self._sizes = _sizes(weight)
+        self._by_size = weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2"
+        # With AVX-512 in blocks of 48 output channels where a map is small, else of 64. AlexNet alone has such.
+        self._has_two = not self._by_size and weight.shape[0] % 48 == 0
         if not self._has_blocks:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
-        elif not self._sizes:
+        elif not self._by_size and not self._has_two:
             self._blocked, self._weight = {None: self._in_blocks(weight, None)}, None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:  # (N, in, H, W) -> (N, out, H', W')
@@ -71,13 +74,13 @@ class Convolution:
         return result
 
     def _blocked_for(self, x: Tensor) -> list[Tensor]:
-        size = x.shape if self._sizes else None
+        size = x.shape if self._by_size else SMALL if self._has_two and _is_small(x) else None
         found = self._blocked  # read once: another thread may replace it
         if size not in found:
             assert self._weight is not None
-            others = list(found.items())[-1:] if self._sizes > 1 else []
+            others = {} if self._by_size else found
             with torch.inference_mode(False):
-                found = self._blocked = dict([*others, (size, self._in_blocks(self._weight, size))])
+                found = self._blocked = {**others, size: self._in_blocks(self._weight, size)}
         return found[size]
 
     def _in_blocks(self, weight: Tensor, size: torch.Size | None) -> list[Tensor]:
@@ -136,13 +139,10 @@ def _group(weight: Tensor) -> int:
     return max(16, min(CHAIN // (height * width), channels // 2) // 16 * 16)
 
 
-def _sizes(weight: Tensor) -> int:
-    """Of how many input sizes the reordered weights are kept; 0 where their layout depends on none."""
-    if weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2":
-        return 1
-    # With AVX-512 in blocks of 48 or of 64 output channels, by the size of the map. AlexNet alone has such: small
-    # weights, and the last chunk of a batch may be another size.
-    return 2 if weight.shape[0] % 48 == 0 else 0
+def _is_small(x: Tensor) -> bool:  # (N, C, H, W)
+    """Whether oneDNN takes blocks of 48 for it, as found by trying (bench/NOTES.md)."""
+    height, width = x.shape[2:]
+    return height * width <= 81 or min(height, width) <= 5
 
 
 def _has_blocks(weight: Tensor) -> bool:
