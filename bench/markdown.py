@@ -25,7 +25,7 @@ MORE_REGIONS = "each of the shorter sums of fp32 is a parallel region, at whose 
 REASONS = {
     **{("steps", "sr", f"{name} fp32"): SHORTER_SUMS for name in ("eager", "channels_last", "compiled")},
     ("metrics", "lpips-vgg", "compiled fp32"): SHORTER_SUMS,
-    **{("metrics", "lpips-alex", f"{name} fp32"): SMALL_MAPS for name in ("lpips", "compiled")},
+    **{("metrics", "lpips-alex", f"{name} fp32"): SMALL_MAPS for name in ("lpips", "channels_last", "compiled")},
     ("metrics", "forward", "compiled bf16"): NO_GRADIENT,
     **{("modules", case, "eager fp32"): CHUNKS for case in ("convnext-s", "resnet-50 8x224x224")},
     ("operators", "1x64x64", "compiled fp32"): "maps of some kilobytes: what is timed are the calls",

@@ -15,7 +15,7 @@ from ..networks.layers import Conv
 # grows with the square root of its length: at 512 channels, six times that of torch's gradient in NCHW. Chains of this
 # length cost 10 % more time.
 CHAIN = 576
-SMALL = torch.Size((1, 16, 4, 4))  # of maps that stands for all small ones
+SMALL = torch.Size((1, 16, 4, 4))  # a size (N, C, H, W) that stands for those of all small maps
 
 
 class Convolution:
@@ -43,7 +43,8 @@ class Convolution:
         self._weight: Tensor | None = weight
         self._has_blocks = _has_blocks(weight)
         self._by_size = weight.dtype == torch.bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2"
-        # With AVX-512 in blocks of 48 output channels where a map is small, else of 64. AlexNet alone has such.
+        # With AVX-512 in blocks of 32 output channels where a map is small, else of 48, between which oneDNN has no
+        # fast reordering. AlexNet alone has such.
         self._has_two = not self._by_size and weight.shape[0] % 48 == 0
         if not self._has_blocks:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
@@ -140,9 +141,8 @@ def _group(weight: Tensor) -> int:
 
 
 def _is_small(x: Tensor) -> bool:  # (N, C, H, W)
-    """Whether oneDNN takes blocks of 48 for it, as found by trying (bench/NOTES.md)."""
-    height, width = x.shape[2:]
-    return height * width <= 81 or min(height, width) <= 5
+    """Whether oneDNN takes the smaller blocks for it, as its log says (bench/NOTES.md)."""
+    return x.shape[2] * x.shape[3] < 84
 
 
 def _has_blocks(weight: Tensor) -> bool:
