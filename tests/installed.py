@@ -14,12 +14,13 @@ import torch
 READERS = """
 import torch
 torch.manual_seed(0)
+device = "cpu"
 model = torch.nn.Conv2d(3, 3, 3, padding=1)
 optimizer = torch.optim.Adam(model.parameters())
 loader = [(torch.rand(2, 3, 48, 48), torch.rand(2, 3, 48, 48)) for _ in range(2)]
 before = model.weight.detach().clone()
 """
-HERE = {'"vgg16", ': '"vgg16", weights="random", ', ").cuda()": ")"}
+HERE = {'"vgg16", ': '"vgg16", weights="random", '}
 
 
 def imports(form: str) -> str:
