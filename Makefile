@@ -51,7 +51,7 @@ RUN := $(VENV)/bin/python
 ANOTHER_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(shell \
     [ "$$($(PYTHON) -V)" = "$$($(RUN) -V 2>/dev/null)" ] || echo another-python))
 # Two files of tests at a time; threads that wait leave their core to the other process. Skips are listed with reasons.
-PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(RUN)" -m pytest -rfEs -n 2 --dist loadfile --no-loadscope-reorder
 # Type checkers of editors: the programs of tests/typing_cases.py, and whether every public name has a type.
 PYRIGHT := PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m pyright
 # Not the script in $(VENV)/bin, whose first line names where the checkout was when it was made.

@@ -60,18 +60,26 @@ def code_of(library: Path) -> range:
     return range(int(start, 16), int(end, 16))
 
 
-def instructions_of(profile: str, code: range) -> int:
-    """Instructions that ran at these addresses, from the text of a profile.
+def instructions_of(profile: str, library: Path, code: range) -> int:
+    """Instructions of a library that ran, from the text of a profile.
 
-    By address: valgrind forgets whose code it is, since perceptual_ops has read the library as a file before.
+    Args:
+        code: Where the process had the library's code. valgrind may forget whose code it is, since perceptual_ops has
+            read the library as a file before: then a line has the address itself, else what is left of it in the file.
     """
-    found, is_of_a_call = 0, False
+    objects: dict[str, str] = {}  # by their numbers, which stand for names once those were given
+    found, is_of_a_call, is_own = 0, False, False
     for line in profile.splitlines():
-        if line.startswith("calls="):
+        if line.startswith(("ob=", "cob=")):
+            number, _, name = line.partition("=")[2].partition(" ")
+            objects[number] = name or objects[number]
+            if line.startswith("ob="):
+                is_own = objects[number] == str(library)
+        elif line.startswith("calls="):
             is_of_a_call = True  # the next line is what the callee took
         elif line.startswith("0x"):
             address, _, count = line.split()
-            if not is_of_a_call and int(address, 16) in code:
+            if not is_of_a_call and (is_own or int(address, 16) in code):
                 found += int(count)
             is_of_a_call = False
     return found

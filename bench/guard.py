@@ -74,7 +74,8 @@ def with_instructions(rows: Sequence[Row]) -> list[dict[str, str]]:
         requests = str(callgrind.compile_requests(folder))
         made = worker(["--requests", requests], lambda command, settings: callgrind.run(command, folder, settings))
         profiles = [(folder / f"profile.{i}").read_text() for i, _ in enumerate(made["cases"], start=1)]
-    counts = [callgrind.instructions_of(profile, range(*made["code"])) for profile in profiles]
+    library, code = native.file.resolve(), range(*made["code"])
+    counts = [callgrind.instructions_of(profile, library, code) for profile in profiles]
     if not all(counts):
         raise RuntimeError(f"expected instructions of the library in every case, got {counts}")
     by_case = dict(zip(made["cases"], map(str, counts), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from .results import DISTURBED, Row
 
@@ -34,10 +34,20 @@ REASONS = {
     **{("loss busy", "4x128x128", f"{name} fp32"): MORE_REGIONS for name in ("channels_last", "compiled")},
     **{("metrics busy", "", f"{name} fp32"): MORE_REGIONS for name in ("channels_last", "compiled", "torchmetrics")},
 }
+# Why a rival takes less memory, in the same way.
+MEMORY_REASONS = {
+    (
+        "steps",
+        "sr 8x192x192",
+        "compiled bf16",
+    ): "the loss's default chunk in 16 bits, three such images, beside all maps "
+    "of the network; `chunk_size=2` does not raise the step's peak",
+    ("operators", "1x64x64", "compiled fp32"): "partial sums for as many threads and blocks as large maps have",
+}
 
 
 class Unexplained(ValueError):
-    """A row in which ours is not the fastest has no reason in `REASONS`."""
+    """A row in which a rival takes less has no reason in `REASONS` or `MEMORY_REASONS`."""
 
 
 def table(heading: Sequence[str], lines: Iterable[Sequence[str]], words: Container[int] = (0,)) -> str:
@@ -168,33 +178,58 @@ def spread(row: Row) -> str:
 
 def slower(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
     """The rows of rivals that take less time than ours in the same dtype, and their ratio."""
+    for row, ours in beside_ours(rows):
+        if row["median_ms"] and ours["median_ms"] and ratio(row, ours) < 1:
+            yield row, ratio(row, ours)
+
+
+def larger(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """The rows of rivals that take less memory than ours in the same dtype, and ours."""
+    for row, ours in beside_ours(rows):
+        if row["allocated_mb"] and ours["allocated_mb"] and float(row["allocated_mb"]) < float(ours["allocated_mb"]):
+            yield row, ours
+
+
+def beside_ours(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Each row of a rival, and ours of the same run and dtype."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in ("suite", "form", "busy")), []).append(row)
     for group in groups.values():
         for dtype in DTYPES:
             for of in by_case(group, dtype).values():
-                ours = of.get("ours")
-                for row in of.values():
-                    if ours and is_rival(row) and row["median_ms"] and ours["median_ms"] and ratio(row, ours) < 1:
-                        yield row, ratio(row, ours)
+                yield from ((row, of["ours"]) for row in of.values() if "ours" in of and is_rival(row))
 
 
 def not_fastest(rows: Sequence[Row]) -> str:
-    lines = []
-    for row, found in slower(rows):
-        how = [", in plain PyTorch"] * (row["form"] == "plain") + [", beside busy processes"] * (row["busy"] != "0")
-        name = f"{row['variant']} {row['dtype']}"
-        lines.append([f"{row['suite']} {row['case']}{''.join(how)}", name, f"{found:.2f}", reason(row, name)])
+    lines = [[*named(row), f"{found:.2f}", reason(row, REASONS)] for row, found in slower(rows)]
     return table(["case", "faster", "its time over ours", "why"], lines, words=(0, 1, 3)) if lines else "None."
 
 
-def reason(row: Row, name: str) -> str:
-    how = row["suite"] + " busy" * (row["busy"] != "0")
-    for (suite, case, variant), why in REASONS.items():
+def not_least(rows: Sequence[Row]) -> str:
+    lines = [
+        [*named(row), *(memory(float(x["allocated_mb"])) for x in (row, ours)), reason(row, MEMORY_REASONS)]
+        for row, ours in larger(rows)
+    ]
+    heading = ["case", "smaller", "its memory", "ours", "why"]
+    return table(heading, lines, words=(0, 1, 4)) if lines else "Ours takes the least memory in all of them."
+
+
+def named(row: Row) -> list[str]:
+    """The case of a row and how it was run, and its variant."""
+    how = [", in plain PyTorch"] * (row["form"] == "plain") + [", beside busy processes"] * (row["busy"] != "0")
+    return [f"{row['suite']} {row['case']}{''.join(how)}", f"{row['variant']} {row['dtype']}"]
+
+
+def reason(row: Row, reasons: Mapping[tuple[str, str, str], str]) -> str:
+    """Why a rival takes less than ours; a time is level with ours where the middle of the pairs is on both sides."""
+    if reasons is REASONS and float(row["ratio_p80"] or 0) >= 1:
+        return f"level: {spread(row)} over the pairs"
+    how, name = row["suite"] + " busy" * (row["busy"] != "0"), f"{row['variant']} {row['dtype']}"
+    for (suite, case, variant), why in reasons.items():
         if how == suite and case in row["case"] and variant == name:
             return why
-    raise Unexplained(f"bench/markdown.py, REASONS: expected why {name} is faster than ours in {how} {row['case']}")
+    raise Unexplained(f"bench/markdown.py: expected why {name} takes less than ours in {how} {row['case']}")
 
 
 def out_of_memory(rows: Sequence[Row]) -> str:

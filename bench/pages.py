@@ -101,6 +101,12 @@ def plain(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row])
     return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, 'make bench-plain')}"
 
 
+def plain_sentence(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+    of_plain = [row | {"case": f"{row['suite']} {row['case']}"} for row in rows if row["form"] == "plain"]
+    shown = report.shown(of_plain, "plain-sentence")
+    return f"{sentences.plain(shown)} *{markdown.caption(shown, 'make bench-plain')}*"
+
+
 def sentence(name: str) -> Region:
     """The region of a sentence on what was measured."""
     suite, case, say = SENTENCES[name]
@@ -128,6 +134,10 @@ def precision(report: Report, page: Path, words: Sequence[str], rows: Sequence[R
     return f"{markdown.precision(rows)}\n\nWorst, and in brackets the median; `make accuracy`."
 
 
+def precision_sentence(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
+    return f"{sentences.precision(rows)} *`make accuracy`.*"
+
+
 def steps(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     shown = report.shown([row for row in rows if row["suite"] == "steps" and row["busy"] == "0"], "steps")
     return f"{markdown.steps(shown)}\n\n{markdown.caption(shown, command('steps', shown))}"
@@ -141,8 +151,10 @@ def busy(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) 
 
 def not_fastest(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     timed = [row for row in rows if row["suite"] != "commits"]
-    report.shown([row for row, _ in markdown.slower(timed)] or timed, "not-fastest")
-    return f"{markdown.not_fastest(timed)}\n\n{markdown.caption(timed, 'make bench FULL=1')}"
+    shown = [row for row, _ in markdown.slower(timed)] + [row for row, _ in markdown.larger(timed)]
+    report.shown(shown or timed, "not-fastest")
+    tables = f"{markdown.not_fastest(timed)}\n\n{markdown.not_least(timed)}"
+    return f"{tables}\n\n{markdown.caption(timed, 'make bench FULL=1')}"
 
 
 def out_of_memory(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
@@ -162,9 +174,9 @@ def out_of_memory_plot(report: Report, page: Path, words: Sequence[str], rows: S
         if row["at_cap"]:
             at_least.append((title, row["variant"], limit))
     labels = ["images of 256x256" if "batch" in title else "pixels on a side" for title in panels]
-    text = plots.lines(panels, "limit of memory", labels, markdown.memory, at_least)
+    text = plots.lines(panels, "memory beyond what torch and the weights take", labels, markdown.memory, at_least)
     picture = report.plot(page, f"out-of-memory-{loss}", text, f"The largest batch and image of {loss} by memory")
-    arrows = " Arrows: the search ended there." if at_least else ""
+    arrows = " Arrows: at least so much, the search ended." if at_least else ""
     return f"{picture}\n\n{markdown.caption(shown, 'make out-of-memory')}{arrows}"
 
 
@@ -190,9 +202,9 @@ def scaling_plot(report: Report, page: Path, words: Sequence[str], rows: Sequenc
 
 # Suite, case (any where empty) and what is said of them.
 SENTENCES: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], str]]] = {
-    "headline": ("loss", sentences.HEADLINE, sentences.headline),
+    "headline": ("metrics", sentences.HEADLINE, sentences.headline),
+    "style": ("loss", sentences.STYLE, sentences.style),
     "chunks": ("loss", sentences.CHUNKS, sentences.chunks),
-    "large": ("metrics", sentences.LARGE, sentences.large),
     "modules": ("modules", "", sentences.modules),
     "adaptive": ("adaptive", "", sentences.adaptive),
 }
@@ -203,7 +215,9 @@ REGIONS: Mapping[str, Region] = {
     "photograph": photograph,
     "compared": compared,
     "plain": plain,
+    "plain-sentence": plain_sentence,
     "precision": precision,
+    "precision-sentence": precision_sentence,
     "steps": steps,
     "busy": busy,
     "not-fastest": not_fastest,

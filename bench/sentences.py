@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from .markdown import by_case, memory, ratio
+from .markdown import by_case, is_rival, memory, ratio
 from .results import Row
 
 # Cases that sentences are of.
-HEADLINE, CHUNKS, LARGE = "16x256x256", "32x256x256", "lpips-vgg 1x1080x1920"
+HEADLINE, STYLE, CHUNKS = "lpips-vgg 16x256x256", "16x256x256", "32x256x256"
 
 
 def headline(rows: Sequence[Row]) -> str:
+    """Of LPIPS-VGG, 16 images: memory and time beside the package lpips, as it is and under torch.compile."""
+    of = by_case(rows, "fp32").get(HEADLINE, {})
+    if not {"ours", "lpips"} <= of.keys():
+        raise ValueError(f"report headline: expected ours and lpips at {HEADLINE}, got {', '.join(of) or 'neither'}")
+    found = f"**{gain(of, 'lpips')}** as the package lpips{processes(of, 'lpips')}"
+    if "compiled" in of:
+        found += f"; under `torch.compile` lpips takes {in_all(of, 'compiled')}"
+    return f"LPIPS-VGG with its gradient, 16 images of 256x256 in fp32: {found}."
+
+
+def style(rows: Sequence[Row]) -> str:
     """Of Johnson's loss, 16 images: memory and time beside eager's in fp32, and beside torch.compile's in bf16.
 
-    Of what was measured: few CPUs multiply bf16. In fp32 the time is also beside torch.compile's.
+    Of what was measured: few CPUs multiply bf16. In fp32 torch.compile is named as well.
     """
     found = []
     for dtype, rival, name in (("fp32", "eager", "eager PyTorch"), ("bf16", "compiled", "`torch.compile`")):
-        of = by_case(rows, dtype).get(HEADLINE, {})
+        of = by_case(rows, dtype).get(STYLE, {})
         if {"ours", rival} <= of.keys():
-            own, theirs = (memory(float(of[who]["allocated_mb"])) for who in ("ours", rival))
-            gain = f"{own} of tensors instead of {theirs}, {ratio(of[rival], of['ours']):.1f} times as fast"
-            whole = [of[who]["resident_mb"] for who in ("ours", rival)]  # not known of a GPU
-            processes = " instead of ".join(memory(float(size)) for size in whole if size)
-            found.append(f"in {dtype} **{gain}** as {name}" + (f" (the process: {processes})" if processes else ""))
+            found.append(f"in {dtype} **{gain(of, rival)}** as {name}{processes(of, rival)}")
             if rival != "compiled" and "compiled" in of:
-                found[-1] += f", {ratio(of['compiled'], of['ours']):.1f} times as fast as `torch.compile`"
+                found[-1] += f"; `torch.compile` takes {in_all(of, 'compiled')}"
     if not found:
-        raise ValueError(f"report headline: expected ours and eager or compiled at {HEADLINE}, got neither")
+        raise ValueError(f"report style: expected ours and eager or compiled at {STYLE}, got neither")
     return f"VGG16 style and content loss with its gradient, 16 images of 256x256: {'; '.join(found)}."
 
 
-def large(rows: Sequence[Row]) -> str:
-    """Of LPIPS-VGG with its gradient, one image of 1080p."""
-    of = by_case(rows, "fp32")[LARGE]
-    own, theirs = (memory(float(of[who]["allocated_mb"])) for who in ("ours", "lpips"))
-    return f"LPIPS-VGG of a 1080p image with its gradient takes {own}, with the package lpips {theirs}, both in fp32."
+def gain(of: Mapping[str, Row], rival: str) -> str:
+    own, theirs = (memory(float(of[who]["allocated_mb"])) for who in ("ours", rival))
+    return f"{own} of tensors instead of {theirs}, {ratio(of[rival], of['ours']):.2f} times as fast"
+
+
+def processes(of: Mapping[str, Row], rival: str) -> str:
+    """What the processes take; not known of a GPU."""
+    sizes = [of[who]["resident_mb"] for who in ("ours", rival)]
+    return f" (the process: {' instead of '.join(memory(float(size)) for size in sizes)})" if all(sizes) else ""
+
+
+def in_all(of: Mapping[str, Row], rival: str) -> str:
+    return f"{memory(float(of[rival]['allocated_mb']))} and {ratio(of[rival], of['ours']):.2f} times our time"
 
 
 def chunks(rows: Sequence[Row]) -> str:
@@ -46,6 +61,22 @@ def chunks(rows: Sequence[Row]) -> str:
     return (
         f"Style and content loss of 32 images of 256x256 in fp32 take {one} at `chunk_size=1`, {all_at_once} at "
         "`chunk_size=32`."
+    )
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Of the library in plain PyTorch, over the losses that were measured beside what they stand in for."""
+    pairs = [
+        (of["ours"], theirs)
+        for of in by_case(rows, "fp32").values()
+        for theirs in of.values()
+        if "ours" in of and is_rival(theirs)
+    ]
+    parts = (float(theirs["allocated_mb"]) / float(own["allocated_mb"]) for own, theirs in pairs)
+    speeds = (ratio(theirs, own) for own, theirs in pairs)
+    return (
+        f"In plain PyTorch the losses take {span(parts, '.2g', '1/')} of the memory of eager PyTorch, lpips and "
+        f"DISTS_pytorch in fp32, at {span(speeds, '.2f')} times their speed."
     )
 
 
@@ -73,6 +104,23 @@ def photograph(rows: Sequence[Row]) -> str:
         f"The style gradient of a photograph of {largest['side']}x{largest['side']} pixels was computed in a process "
         f"limited to {limit} of private memory, in {minutes:.0f} minutes; at "
         f"{small['side']}x{small['side']} it differs from the whole image's by {float(small['error']):.1e}."
+    )
+
+
+def precision(rows: Sequence[Row]) -> str:
+    """How far values are from fp64 over photographs, at most: `bench.precision`."""
+
+    def worst(images: str, dtype: str) -> str:
+        lpips = (row for row in rows if row["loss"].startswith("LPIPS") and row["images"] == images)
+        return f"{max(float(row['value_worst']) for row in lpips if row['dtype'] == dtype):.2g}"
+
+    spoiled, equal = (
+        [worst(images, dtype) for dtype in ("float32", "float16", "bfloat16")] for images in ("spoiled", "nearly equal")
+    )
+    return (
+        f"LPIPS differs from fp64, relatively and at most, by {spoiled[0]} in fp32, {spoiled[1]} in fp16 and "
+        f"{spoiled[2]} in bf16 over blurred and noisy photographs; of images that differ by one step of 8 bits here "
+        f"and there by {equal[0]}, {equal[1]} and {equal[2]}."
     )
 
 

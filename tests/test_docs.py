@@ -24,7 +24,10 @@ import perceptual_ops as po
 from perceptual_ops import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/NOTES.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
@@ -54,6 +57,14 @@ def test_addresses_are_whole(page: Path) -> None:
     for address in re.findall(r"\]\((\w+://[^)]*)\)|<(\w+://[^>]*)>", page.read_text("utf-8")):
         parts = urlsplit("".join(address))
         assert parts.scheme == "https" and "." in parts.netloc and " " not in parts.geturl(), address
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(((?!https)[^)]*#[^)]+)\)", PAGES[0].read_text("utf-8")))
+def test_sections_that_readme_links_to(link: str) -> None:
+    """By GitHub's names of headings; `make docs` follows the links of the other pages."""
+    path, _, section = link.partition("#")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / (path or "README.md")).read_text("utf-8"), re.MULTILINE)
+    assert section in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture
@@ -169,7 +180,8 @@ class Command:
         if source.exists():
             files = source.rglob("*.py") if source.is_dir() else [source]
             code = "".join(file.read_text("utf-8") for file in files)
-            unknown = [word for word in options if word.startswith("--") and f'"{word}"' not in code]
+            known = ("--help", *re.findall(r'"(--[\w-]+)"', code))
+            unknown = [word for word in options if word.startswith("--") and word not in known]
             assert not unknown, f"{source.name} has no option {', '.join(unknown)}"
 
     def torchrun(self) -> None:

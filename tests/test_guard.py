@@ -111,7 +111,29 @@ fn=(2)
 
 
 def test_instructions_at_addresses_are_summed_without_those_of_calls() -> None:
-    assert callgrind.instructions_of(PROFILE, range(0x1000, 0x2000)) == 7 + 5 + 19 + 2
+    assert callgrind.instructions_of(PROFILE, Path("/a/_C.so"), range(0x1000, 0x2000)) == 7 + 5 + 19 + 2
+
+
+OF_A_FILE = """ob=(3) /a/python
+fn=(1) main
+0x10 0 1000
+cob=(5) /a/_C.so
+cfn=(2) walk
+calls=19 0x10 0
+0x14 0 500
+ob=(5)
+fn=(2)
+0x10 0 7
+fl=(9) a header
+0x14 0 2
+ob=(3)
+fn=(1)
+0x18 0 300
+"""
+
+
+def test_instructions_of_a_file_are_summed_where_valgrind_knows_it() -> None:
+    assert callgrind.instructions_of(OF_A_FILE, Path("/a/_C.so"), range(0x900, 0xA00)) == 7 + 2
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
