@@ -17,7 +17,7 @@ from .timing import Call, ColdCache, Timing
 
 # Of an x86 CPU that multiplies bf16; others widen each number, and take minutes for what is a second in fp32.
 BF16_PRODUCTS = ("avx512_bf16", "amx_bf16")
-MORE_ROUNDS = 3  # times as many beside busy processes, where a call's time varies with the scheduler
+MORE_ROUNDS = 3  # times as many on a busy machine, where a call's time varies with the scheduler
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ def test_rows_that_take_less_memory_have_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "how"), [({"busy": "2"}, "beside busy processes"), ({"form": "plain"}, "in plain PyTorch")]
+    ("changed", "how"), [({"busy": "2"}, "on a busy machine"), ({"form": "plain"}, "in plain PyTorch")]
 )
 def test_rows_that_are_not_the_fastest_in_other_ways(changed: dict[str, str], how: str) -> None:
     case = "lpips-vgg 4x256x256"
