@@ -123,23 +123,22 @@ def cap(limit: int, device: torch.device) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def largest(is_fit: Callable[[int], bool], cap: int, start: int = 1) -> int:
+def largest(is_fit: Callable[[int], bool], cap: int, start: int = 1, known: int = 0) -> int:
     """The largest number up to `cap` that fits, to a part of itself; 0 where none does.
 
     Args:
         is_fit: True up to some number, False above it.
         start: Where the search begins, by doubling or halving.
+        known: A number that fits, where one is known; the search begins above it.
     """
-    low, high = 0, cap + 1
-    size = min(start, cap)
-    while high - low > max(1, low // SHARE):
+    low, high = known, cap + 1
+    size = min(2 * known or start, cap)
+    while low < cap and high - low > max(1, low // SHARE):
         if is_fit(size):
             low = size
         else:
             high = size
         size = min(2 * low, cap) if high > cap else (low + high) // 2
-        if low == cap:
-            break
     return low
 
 
@@ -154,8 +153,8 @@ def search(name: str, case: ImageCase, axis: Axis, limits: Sequence[int], cap: i
             print(f"  {name}, {limit} MB: {size} {'fits' if fit else 'does not fit'}", file=sys.stderr, flush=True)
             return fit
 
-        start = found[-1] // axis.unit if found else 4
-        found.append(axis.unit * largest(is_fit, cap // axis.unit, max(start, 1)))
+        known = found[-1] // axis.unit if found else 0
+        found.append(axis.unit * largest(is_fit, cap // axis.unit, 4, known))
     return found
 
 
