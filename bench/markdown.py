@@ -235,10 +235,11 @@ def reason(row: Row, reasons: Mapping[tuple[str, str, str], str]) -> str:
 
 
 def out_of_memory(rows: Sequence[Row]) -> str:
-    """The largest that fits, by limit."""
+    """The largest that fits, by limit: rivals as they come, then ours."""
     limits = sorted({int(row["limit_mb"]) for row in rows})
     lines: dict[tuple[str, str, str], dict[int, str]] = {}
-    for row in rows:
+    searches = [*dict.fromkeys((row["loss"], row["axis"]) for row in rows)]
+    for row in sorted(rows, key=lambda row: (searches.index((row["loss"], row["axis"])), not is_rival(row))):
         key = row["loss"], row["axis"], row["variant"]
         lines.setdefault(key, {})[int(row["limit_mb"])] = f"{'at least ' if row['at_cap'] else ''}{row['largest']}"
     units = {"batch": "batch of 256x256", "side": "side in pixels"}

@@ -75,7 +75,7 @@ def lines(
 
     with matplotlib.rc_context(style()):
         shown = looks(name for series in panels.values() for name in series)
-        figure = Figure(figsize=(3.6 * len(panels), 2.9), layout="constrained")
+        figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
         for axes, (title, series), y_label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(),
                                                   y_labels, strict=True):  # fmt: skip
             for name, points in series.items():
@@ -92,7 +92,10 @@ def lines(
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.minorticks_off()
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")
-            axes.legend(fontsize=8)
+        drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+        handles = {name: handle for found in drawn for handle, name in zip(*found, strict=True)}
+        names = sorted(handles, key=[*shown].index)
+        figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=6, fontsize=8)
         return svg(figure, {"lines": panels, "at least": sorted(at_least)})
 
 
