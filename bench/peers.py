@@ -236,6 +236,7 @@ def pyiqa_lpips(metric: str) -> nn.Module:
         (network,) = (network for network in ("alex", "vgg") if network in request.full_url)
         return urllib.request.urlopen((LPIPS_WEIGHTS / f"lpips-v0.1-{network}.pth").as_uri())
 
+    import_torchvision()
     pyiqa = importlib.import_module("pyiqa")
     with _untrained(), mock.patch("torch.hub.urlopen", opened):
         module = pyiqa.create_metric("lpips" if metric == "lpips-alex" else metric, as_loss=True)

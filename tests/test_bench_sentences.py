@@ -14,13 +14,9 @@ from bench import pages, results, sentences
 FIGURE = re.compile(r"\d\s?(?:[MG]B|ms|s|seconds|minutes|hours|%)(?!\w)|\b1/\d|\d times (?:as fast|eager)")
 # What is no result of a bench, by page.
 OTHERS: Mapping[str, tuple[str, ...]] = {
-    "README.md": (
-        "computed within a 2 GB limit",  # the limit, of `make bench-photograph`
-        "stops after four minutes at most",
-    ),
+    "README.md": ("stops after four minutes at most",),
     "docs/performance.md": ("more than 1, 2 and 4 GB",),  # the limits of `make out-of-memory`
     "docs/guides/large-images.md": (
-        "refused more than 2 GB",  # as above
         "maps beyond 32 MB are handed back",  # glibc's threshold
         "saves 18 % of the time (fp32) to 30 % (bf16)",  # by environment variables that a bench does not set
         "holes between maps of about 25 MB",  # glibc
