@@ -176,7 +176,7 @@ def out_of_memory_plot(report: Report, page: Path, words: Sequence[str], rows: S
     labels = ["images of 256x256" if "batch" in title else "pixels on a side" for title in panels]
     text = plots.lines(panels, "memory beyond what torch and the weights take", labels, markdown.memory, at_least)
     picture = report.plot(page, f"out-of-memory-{loss}", text, f"The largest batch and image of {loss} by memory")
-    arrows = " Arrows: at least so much, the search ended." if at_least else ""
+    arrows = " Arrows: at least this; the search ended there." if at_least else ""
     return f"{picture}\n\n{markdown.caption(shown, 'make out-of-memory')}{arrows}"
 
 

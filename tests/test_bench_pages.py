@@ -323,7 +323,7 @@ def test_the_plot_of_what_fits(tmp_path: Path) -> None:
     }
     (page,) = report.pages.values()
     assert "](docs/plots/out-of-memory-dists.svg)" in page and "1 GB" in text
-    assert "`make out-of-memory`. Arrows: at least so much, the search ended." in page
+    assert "`make out-of-memory`. Arrows: at least this; the search ended there." in page
 
 
 def test_plots_hold_their_numbers_and_are_the_same_again(tmp_path: Path) -> None:
