@@ -81,13 +81,11 @@ def names_of_docstrings() -> dict[str, Any]:
 
 
 def install(patch: pytest.MonkeyPatch, code: str, folder: Path) -> None:
-    """No GPU, no network and nothing in the reader's folder: weights are random, files are made in `folder`.
+    """No network and nothing in the reader's folder: weights are random, files are made in `folder`.
 
     Skips the test where a package of others that the code builds a network with is not installed.
     """
     patch.chdir(folder)
-    if not torch.cuda.is_available():
-        patch.setattr(nn.Module, "cuda", lambda module: module)
     read, stylize = load.read_weights, recipes.stylize
 
     def read_weights(weights: Any, network: str, progress: bool = True) -> tuple[Any, str]:
