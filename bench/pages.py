@@ -94,16 +94,18 @@ def compared(report: Report, page: Path, words: Sequence[str], rows: Sequence[Ro
     return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, command(suite, shown))}"
 
 
+def of_plain(rows: Sequence[Row]) -> list[Row]:
+    return [row | {"case": f"{row['suite']} {row['case']}"} for row in rows if row["form"] == "plain"]
+
+
 def plain(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
     """The library in plain PyTorch beside its rivals."""
-    of_plain = [row | {"case": f"{row['suite']} {row['case']}"} for row in rows if row["form"] == "plain"]
-    shown = report.shown(of_plain, "plain")
+    shown = report.shown(of_plain(rows), "plain")
     return f"{markdown.comparison(shown)}\n\n{markdown.caption(shown, 'make bench-plain')}"
 
 
 def plain_sentence(report: Report, page: Path, words: Sequence[str], rows: Sequence[Row]) -> str:
-    of_plain = [row | {"case": f"{row['suite']} {row['case']}"} for row in rows if row["form"] == "plain"]
-    shown = report.shown(of_plain, "plain-sentence")
+    shown = report.shown(of_plain(rows), "plain-sentence")
     return f"{sentences.plain(shown)} *{markdown.caption(shown, 'make bench-plain')}*"
 
 
